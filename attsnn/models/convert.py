@@ -1,0 +1,123 @@
+"""Published checkpoints in our names: `from_published`, `load_published`, and a command line, file to file.
+
+    python -m attsnn.models.convert ma_snn published.t7 ours.safetensors
+
+Tensors keep their values; 1x1 convolutions of the gates' MLPs become the matrices that they are.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_MA_SNN = [
+    (r"convAttLIF(\d+)\.", r"features.\1."),
+    (r"FC(\d+)\.", r"classifier.\1."),
+    (r"\.conv2d\.", ".current.conv."),
+    (r"\.linear\.", ".current.linear."),
+    (r"\.BNLayer\.", ".current.norm."),
+    (r"\.attention\.ta\.sharedMLP\.0\.", ".attention.temporal.reduce."),
+    (r"\.attention\.ta\.sharedMLP\.2\.", ".attention.temporal.expand."),
+    (r"\.attention\.ca\.sharedMLP\.0\.", ".attention.channel.reduce."),
+    (r"\.attention\.ca\.sharedMLP\.2\.", ".attention.channel.expand."),
+    (r"\.attention\.sa\.conv\.", ".attention.spatial.conv."),
+]
+FAMILIES = {"ma_snn": _MA_SNN}
+_WRAPPERS = ("net", "model", "state_dict")
+
+
+def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
+    """A published state dict in our names, for a strict load.
+
+    Takes the bare dict, or one inside a checkpoint ({"net": ...}, {"model": ...}, {"state_dict": ...}); a
+    `module.` prefix is dropped. Raises ValueError for a family or a key that it does not know.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
+    while wrapper := next((w for w in _WRAPPERS if isinstance(state_dict.get(w), Mapping)), None):
+        state_dict = state_dict[wrapper]
+    ours = {}
+    for key, value in state_dict.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{key!r} holds {type(value).__name__}, not a tensor: this is no state dict of {family}")
+        name = "." + key.removeprefix("module.")
+        for pattern, replacement in FAMILIES[family]:
+            name = re.sub(pattern, replacement, name)
+        if name == "." + key.removeprefix("module."):
+            raise ValueError(f"{key!r} is no key of a published {family} network")
+        matrix = ".reduce." in name or ".expand." in name
+        ours[name.removeprefix(".")] = value.flatten(1) if matrix else value
+    return ours
+
+
+def infer_ma_snn(state: Mapping[str, Tensor]) -> dict:
+    """The name and keywords of `create` that fit converted weights; emit and dt are not in the file."""
+    conv = [k for k in state if re.fullmatch(r"features\.\d+\.current\.conv\.weight", k)]
+    gate = "features.0.attention."
+    letters = "".join(x[0].upper() for x in ("temporal", "channel", "spatial") if any(gate + x in k for k in state))
+    classes = state["classifier.1.current.linear.weight"].shape[0]
+    model = "ma_snn_dvs_gesture" if len(conv) == 3 else "ma_snn_dvs_gait" if classes > 11 else "ma_snn_cifar10_dvs"
+    kwargs = {"name": model, "attention": letters + "A" if letters else None, "num_classes": classes}
+    kwargs["channels"] = tuple(state[k].shape[0] for k in conv)
+    kwargs["hidden"] = state["classifier.0.current.linear.weight"].shape[0]
+    if "T" in letters:
+        hidden, steps = state[gate + "temporal.reduce.weight"].shape
+        kwargs |= {"steps": steps, "temporal_ratio": steps // hidden}
+    if "C" in letters:
+        hidden, channels = state[gate + "channel.reduce.weight"].shape
+        kwargs["channel_ratio"] = channels // hidden
+    return kwargs
+
+
+def load_published(path: str | Path, family: str = "ma_snn") -> tuple[dict[str, Tensor], dict]:
+    """(state dict in our names, keywords of `create` with its name) of a published .t7 or .pth file.
+
+    Reads with `weights_only=True`: a file that needs more is refused, never executed.
+    """
+    try:
+        published = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; give a published checkpoint (.t7, .pth)") from None
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path}: not a checkpoint that can be read safely (weights only): {reason}") from None
+    if not isinstance(published, Mapping):
+        raise ValueError(f"{path}: holds {type(published).__name__}, wanted a state dict")
+    state = from_published(published, family)
+    try:
+        return state, infer_ma_snn(state)
+    except KeyError as error:
+        raise ValueError(f"{path}: an incomplete {family} network, {error} is missing") from None
+
+
+def main(family: str, source: Path, target: Path) -> None:
+    """Converts a published checkpoint to safetensors in the names of attsnn.
+
+    Args:
+        family: which published code wrote it (ma_snn).
+        source: the published file, .t7 or .pth.
+        target: the .safetensors file to write.
+    """
+    from safetensors.torch import save_file
+
+    from attsnn.models import create
+
+    try:
+        state, kwargs = load_published(source, family)
+        create(**kwargs).load_state_dict(state, strict=True)
+        metadata = {k: repr(v) for k, v in kwargs.items()}
+        beside = target.with_name(f".{target.name}.part")
+        save_file({k: v.contiguous() for k, v in state.items()}, beside, metadata=metadata)
+        beside.replace(target)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"convert: {error}")
+    print(f"{target}: {len(state)} tensors, create({', '.join(f'{k}={v!r}' for k, v in kwargs.items())})")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(main))

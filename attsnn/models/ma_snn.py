@@ -1,0 +1,144 @@
+"""MA-SNN: spiking networks with attention for event cameras (Attention SNN, TPAMI 2023; the released code's form).
+
+A layer is convolution -> batch norm -> [average pool] -> attention -> LIF; the read-out is the mean over time of
+what the last layer emits. Input [T, N, 2, H, W], output [N, classes].
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from attsnn import neurons
+from attsnn._extension import Backend
+from attsnn.attention import NAMES, attention
+from attsnn.layers import Rate, conv_norm, linear_norm
+
+from .registry import register
+
+EMITS = {"spike": "spike", "membrane": "relu_membrane"}  # "membrane" is the published LIAF
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What differs between the data sets."""
+
+    channels: tuple[int, ...]
+    pools: tuple[int, ...]
+    size: int  # side of the square input, in pixels
+    classes: int
+    steps: int
+    temporal_ratio: int
+    half_width: float  # of the surrogate's window
+    hidden: int = 256
+    channel_ratio: int = 8
+
+
+GESTURE = Plan((64, 128, 128), (1, 2, 2), size=32, classes=11, steps=60, temporal_ratio=5, half_width=0.25)
+_FIVE = {"channels": (32, 64, 128, 256, 512), "pools": (2, 2, 2, 2, 4), "size": 128, "temporal_ratio": 2}
+CIFAR10_DVS = Plan(**_FIVE, classes=10, steps=20, half_width=0.5)
+GAIT = Plan(**_FIVE, classes=21, steps=8, half_width=0.25)
+
+
+class MASNN(nn.Module):
+    """The network of a plan. `features` and `classifier` are the layers of the paper's table, in order."""
+
+    def __init__(self, plan: Plan, attention_name: str | None, emit: str, backend: Backend):
+        super().__init__()
+        if emit not in EMITS:
+            raise ValueError(f"emit must be one of {', '.join(EMITS)}, got {emit!r}")
+        if attention_name is not None and attention_name not in NAMES:
+            raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {attention_name!r}")
+
+        def layer(current: nn.Module, channels: int | None) -> nn.Sequential:
+            gates = attention(
+                attention_name,
+                channels=channels,
+                steps=plan.steps,
+                channel_ratio=plan.channel_ratio,
+                temporal_ratio=plan.temporal_ratio,
+            )
+            neuron = neurons.ma_snn(half_width=plan.half_width, emit=EMITS[emit], backend=backend)
+            parts = nn.Sequential()
+            for name, part in (("current", current), ("attention", gates), ("neuron", neuron)):
+                parts.add_module(name, part)
+            return parts
+
+        widths, side = (2, *plan.channels), plan.size
+        self.features = nn.Sequential()
+        for i, pool in enumerate(plan.pools):
+            side //= pool
+            current = conv_norm(widths[i], widths[i + 1], pool=pool)
+            self.features.append(layer(current, widths[i + 1]))
+        flat = widths[-1] * side * side
+        self.classifier = nn.Sequential(
+            layer(linear_norm(flat, plan.hidden), None),
+            layer(linear_norm(plan.hidden, plan.classes), None),
+        )
+        self.read_out = Rate()
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> Tensor:  # [T, N, 2, H, W] -> [N, classes]
+        plan = self.plan
+        if x.dim() != 5 or x.shape[2:] != (2, plan.size, plan.size):
+            want = f"[T, N, 2, {plan.size}, {plan.size}]"
+            raise ValueError(f"x must be frames {want}, got shape {tuple(x.shape)}")
+        x = self.features(x)  # [T, N, C, H, W]
+        return self.read_out(self.classifier(x.flatten(2)))
+
+
+def _build(plan: Plan, attention, emit, backend, *, width: float, **overrides) -> MASNN:
+    values = {**plan.__dict__, **{k: v for k, v in overrides.items() if v is not None}}
+    if len(values["channels"]) != len(plan.pools):
+        raise ValueError(f"channels must name {len(plan.pools)} widths, got {values['channels']!r}")
+    ratio = values["channel_ratio"]
+    scale = lambda n: max(ratio, round(n * width / ratio) * ratio)  # noqa: E731  (the ratio must divide a width)
+    if width != 1.0:
+        values["channels"] = tuple(scale(c) for c in values["channels"])
+        values["hidden"] = scale(values["hidden"])
+    return MASNN(Plan(**values), attention, emit, backend)
+
+
+def _register(name: str, plan: Plan, what: str) -> None:
+    def builder(
+        *,
+        attention: str | None = "TCSA",
+        steps: int = plan.steps,
+        emit: str = "spike",
+        backend: Backend = "auto",
+        num_classes: int = plan.classes,
+        size: int = plan.size,
+        channels: tuple[int, ...] | None = None,
+        hidden: int | None = None,
+        width: float = 1.0,
+        channel_ratio: int = plan.channel_ratio,
+        temporal_ratio: int = plan.temporal_ratio,
+    ) -> MASNN:
+        return _build(
+            plan,
+            attention,
+            emit,
+            backend,
+            width=width,
+            steps=steps,
+            classes=num_classes,
+            size=size,
+            channels=channels,
+            hidden=hidden,
+            channel_ratio=channel_ratio,
+            temporal_ratio=temporal_ratio,
+        )
+
+    builder.__name__ = name
+    builder.__doc__ = f"""MA-SNN for {what}: [T, N, 2, {plan.size}, {plan.size}] -> [N, {plan.classes}].
+
+    attention: one of the seven names (TA, CA, SA, TCA, TSA, CSA, TCSA) or None; steps: T, which temporal attention
+    fixes; emit: "spike", or "membrane" for the published LIAF; width: multiplies every layer's channels, for small
+    machines; channels, hidden, num_classes, size: the layer table itself; channel_ratio, temporal_ratio: of the
+    gates' MLPs; backend: "auto", "fused" or "reference".
+    """
+    globals()[name] = register(builder)
+
+
+_register("ma_snn_dvs_gesture", GESTURE, "DVS128 Gesture, three convolutions")
+_register("ma_snn_cifar10_dvs", CIFAR10_DVS, "CIFAR10-DVS, five convolutions")
+_register("ma_snn_dvs_gait", GAIT, "DVS128 Gait, five convolutions")

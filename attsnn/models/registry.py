@@ -1,0 +1,40 @@
+"""The list of models: a function registers itself by its name."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+
+from torch import nn
+
+_models: dict[str, Callable[..., nn.Module]] = {}
+
+
+def register(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Makes the builder available as `create(builder.__name__)`."""
+    _models[builder.__name__] = builder
+    return builder
+
+
+def names() -> list[str]:
+    """The names that `create` knows."""
+    _load()
+    return sorted(_models)
+
+
+def create(name: str, **kwargs) -> nn.Module:
+    """The model of that name; the keywords are those of its builder (`help(attsnn.models.ma_snn)` documents them)."""
+    _load()
+    if name not in _models:
+        close = difflib.get_close_matches(name, _models, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"no model {name!r}{hint} (attsnn.models.names(): {', '.join(sorted(_models))})")
+    builder = _models[name]
+    unknown = set(kwargs) - set(inspect.signature(builder).parameters)
+    if unknown:
+        known = ", ".join(inspect.signature(builder).parameters)
+        raise TypeError(f"{name} has no keyword {', '.join(sorted(unknown))}; it takes {known}")
+    return builder(**kwargs)
+
+
+def _load() -> None:
+    from . import ma_snn  # noqa: F401  (registers its models)

@@ -1,0 +1,238 @@
+"""Neurons as modules: `LIF`, the whole family, and the presets that name their paper.
+
+A module keeps no state between calls: the membrane comes in as `v0` and goes out of `run`, so there is nothing to
+reset. Inputs are [T, N, C, H, W], [T, N, F] or [T, N].
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from ._extension import Backend
+from .reference import CONSTANTS, Surrogate, arctan, rectangular
+
+Constant = float | Tensor
+
+
+class LIF(nn.Module):
+    """The LIF family: h = (leak v + bias) + gain x; fire at the threshold; reset. `ops.lif` documents the equation.
+
+    Constants are numbers, or tensors [C], one value a channel (dimension 2 of the input). Those named in `learn`
+    become parameters: scalars, or [channels] where `channels` is given. `v_reset` is None for the soft reset and
+    "threshold" for a reset to the threshold itself, learned or not.
+    """
+
+    def __init__(
+        self,
+        *,
+        leak: Constant = 1.0,
+        gain: Constant = 1.0,
+        bias: Constant = 0.0,
+        threshold: Constant = 1.0,
+        v_reset: Constant | str | None = 0.0,
+        learn: Iterable[str] = (),
+        channels: int | None = None,
+        surrogate: Surrogate = rectangular(),  # noqa: B008  (a NamedTuple: immutable)
+        strict: bool = False,
+        detach_reset: bool = False,
+        emit: str = "spike",
+        start: str = "zero",
+        backend: Backend = "auto",
+    ):
+        super().__init__()
+        if isinstance(v_reset, str) and v_reset != "threshold":
+            raise ValueError(f"v_reset must be a number, a tensor, None or 'threshold', got {v_reset!r}")
+        self._constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
+        learn = tuple(learn)
+        for name in learn:
+            if not isinstance(self._constants.get(name), int | float | Tensor):
+                raise ValueError(f"learn: {name!r} is not a constant with a value; they are {', '.join(CONSTANTS)}")
+        for name, value in self._constants.items():
+            if name in learn:
+                value = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+                if channels is not None:
+                    value = value.expand(channels).clone()
+                self.register_parameter(name, nn.Parameter(value))
+            elif isinstance(value, Tensor):
+                self.register_buffer(name, value)
+        for name in (*self._parameters, *self._buffers):
+            del self._constants[name]
+        self.surrogate, self.strict, self.detach_reset = surrogate, strict, detach_reset
+        self.emit, self.start, self.backend = emit, start, backend
+
+    def constants(self) -> dict[str, Constant | None]:
+        """The five constants of the equation, as they are now."""
+        values = {**self._constants, **self._parameters, **self._buffers}
+        if isinstance(values["v_reset"], str):
+            values["v_reset"] = values["threshold"]
+        return values
+
+    def _call(self, x: Tensor, v0: Tensor | None, final_state: bool) -> tuple[Tensor, Tensor | None]:
+        return ops.lif(
+            x,
+            v0,
+            **self.constants(),
+            surrogate=self.surrogate,
+            strict=self.strict,
+            detach_reset=self.detach_reset,
+            emit=self.emit,
+            start=self.start,
+            final_state=final_state,
+            backend=self.backend,
+        )
+
+    def forward(self, x: Tensor, v0: Tensor | None = None) -> Tensor:
+        """The emitted tensor, of x's shape and type, from the state v0 [N, ...] or from rest."""
+        return self._call(x, v0, False)[0]
+
+    def run(self, x: Tensor, v0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(emitted, v): v [N, ...] continues the sequence, so that T cut in two gives the same bits as whole."""
+        return self._call(x, v0, True)
+
+    def extra_repr(self) -> str:
+        fixed = {k: v for k, v in self._constants.items()}
+        rules = {k: getattr(self, k) for k in ("strict", "detach_reset", "emit", "start")}
+        return ", ".join(f"{k}={v}" for k, v in {**fixed, "surrogate": self.surrogate.kind, **rules}.items())
+
+
+class PLIF(LIF):
+    """Parametric LIF (Fang et al., 2021): h = v + sigmoid(w) (x - (v - v_reset)), w learned, 1/tau = sigmoid(w).
+
+    w is a scalar, or [channels]. Differs from the published text by the order of rounding only.
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        *,
+        channels: int | None = None,
+        surrogate: Surrogate = arctan(),  # noqa: B008
+        detach_reset: bool = False,
+        **kwargs,
+    ):
+        _check_tau(tau)
+        super().__init__(
+            threshold=threshold,
+            v_reset=v_reset,
+            surrogate=surrogate,
+            detach_reset=detach_reset,
+            start="reset",
+            **kwargs,
+        )
+        w = -torch.log(torch.tensor(tau - 1.0))  # sigmoid(w) = 1 / tau
+        self.w = nn.Parameter(w if channels is None else w.expand(channels).clone())
+
+    def constants(self) -> dict[str, Constant | None]:
+        gain, v_reset = torch.sigmoid(self.w), self._constants["v_reset"]
+        own = {"leak": 1 - gain, "gain": gain, "bias": 0.0 if not v_reset else v_reset * gain}
+        return {**self._constants, **own}
+
+
+def _check_tau(tau: float) -> None:
+    if not tau > 1:
+        raise ValueError(f"tau must be greater than 1 step, got {tau!r}")
+
+
+def integrate_and_fire(threshold: float = 1.0, v_reset: float | None = 0.0, **kwargs) -> LIF:
+    """IF: no leak. SpikingJelly's `IFNode`."""
+    return LIF(threshold=threshold, v_reset=v_reset, **{"surrogate": arctan(), **kwargs})
+
+
+def leaky(
+    tau: float = 2.0,
+    threshold: float = 1.0,
+    v_reset: float | None = 0.0,
+    *,
+    decay_input: bool = True,
+    **kwargs,
+) -> LIF:
+    """LIF with time constant tau, SpikingJelly's `LIFNode`: h = v + (x - (v - v_reset)) / tau, or with
+    `decay_input=False` h = v - (v - v_reset) / tau + x. Rest is v_reset (0 for the soft reset, None)."""
+    _check_tau(tau)
+    return LIF(
+        leak=1 - 1 / tau,
+        gain=1 / tau if decay_input else 1.0,
+        bias=(v_reset or 0.0) / tau,
+        threshold=threshold,
+        v_reset=v_reset,
+        start="reset",
+        **{"surrogate": arctan(), **kwargs},
+    )
+
+
+def ma_snn(
+    alpha: float = 0.3,
+    beta: float = 0.0,
+    threshold: float = 0.3,
+    *,
+    half_width: float = 0.25,
+    learn: Iterable[str] = (),
+    **kwargs,
+) -> LIF:
+    """MA-SNN (Attention SNN, TPAMI 2023, released code): resets to the threshold, then decays by alpha, plus beta.
+
+    The reset stays in the graph. `learn` takes "alpha", "beta", "threshold".
+    """
+    names = {"alpha": "leak", "beta": "bias", "threshold": "threshold"}
+    unknown = set(learn) - set(names)
+    if unknown:
+        raise ValueError(f"learn: {', '.join(sorted(unknown))} unknown; MA-SNN learns {', '.join(names)}")
+    return LIF(
+        leak=alpha,
+        bias=beta,
+        threshold=threshold,
+        v_reset="threshold",
+        learn=[names[n] for n in learn],
+        **{"surrogate": rectangular(half_width), **kwargs},
+    )
+
+
+def ms_resnet(decay: float = 0.25, threshold: float = 0.5, **kwargs) -> LIF:
+    """MS-ResNet and Att-Res-SNN (`mem_update`): strict >, reset to 0 detached from the graph."""
+    rules = {"strict": True, "detach_reset": True, "surrogate": rectangular(0.5)}
+    return LIF(leak=decay, threshold=threshold, **{**rules, **kwargs})
+
+
+def fsvae(decay: float = 0.25, threshold: float = 0.2, **kwargs) -> LIF:
+    """Fully spiking VAE: strict >, reset kept in the graph, window centred on 0, not on the threshold."""
+    rules = {"strict": True, "surrogate": rectangular(0.5, centre=0.0)}
+    return LIF(leak=decay, threshold=threshold, **{**rules, **kwargs})
+
+
+PRESETS: dict[str, Callable[..., LIF]] = {
+    "integrate_and_fire": integrate_and_fire,
+    "leaky": leaky,
+    "plif": PLIF,
+    "ma_snn": ma_snn,
+    "ms_resnet": ms_resnet,
+    "fsvae": fsvae,
+}
+
+
+@contextmanager
+def watch(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Collects what each LIF layer emits, [T, N, ...], detached, by layer name, in the order in which they run.
+
+    `with watch(model) as seen: model(x)`; the firing rate of a layer is `(seen[name] > 0).float().mean()`.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def remember(name: str):
+        def hook(module, args, output):
+            seen[name] = output.detach()
+
+        return hook
+
+    handles = [
+        m.register_forward_hook(remember(name)) for name, m in model.named_modules() if isinstance(m, LIF)
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,277 @@
+"""`lif`: the LIF family over all T steps as one differentiable op, on the kernels of csrc or the reference.
+
+The dispatcher ops `attsnn::<neuron>_forward` and `_backward` are functional and are registered for every neuron that
+`attsnn._C` lists: shape rule (fake), gradient, and sentences for what they do not do. Python decides before the
+call what autograd must keep (`_keep`); the backward op recomputes the membrane from it.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from attsnn import reference
+from attsnn._extension import Backend, compiled, use_fused
+from attsnn.reference import CONSTANTS, EMITS, SURROGATES, Surrogate, rectangular, state_dtype
+from attsnn.reference.neuron import Constant
+
+STARTS = ("zero", "reset")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+CHECKPOINT_ABOVE, CHECKPOINT_EVERY = 64, 32  # steps; csrc/core/walk.h has the same numbers, a test compares
+
+
+def lif(
+    x: Tensor,
+    v0: Tensor | None = None,
+    *,
+    leak: Constant = 1.0,
+    gain: Constant = 1.0,
+    bias: Constant = 0.0,
+    threshold: Constant = 1.0,
+    v_reset: Constant | None = 0.0,
+    surrogate: Surrogate = rectangular(),  # noqa: B008  (a NamedTuple: immutable)
+    strict: bool = False,
+    detach_reset: bool = False,
+    emit: str = "spike",
+    start: str = "zero",
+    soft: bool = False,
+    final_state: bool = True,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor | None]:
+    """LIF neurons through all T steps: affine charge, fire, reset.
+
+    h = (leak v + bias) + gain x;  s = fire(h - threshold);  v = (1 - s) h + s v_reset, or h - s threshold.
+
+    Args:
+        x: input current [T, N, C, H, W], [T, N, F] or [T, N], T >= 1, float64, float32, bfloat16 or float16, in any
+            dense layout after T, which the result keeps. An input expanded over T (stride 0) is read once.
+        v0: membrane [N, ...] after the reset of the step before; None: at rest.
+        leak, gain, bias, threshold, v_reset: numbers, or tensors of one value or one value a channel (dimension 2),
+            with gradients where they require them. v_reset None is the soft reset.
+        surrogate: the slope in place of the spike's derivative, from `attsnn.reference` (rectangular, arctan, ...).
+        strict: fire at h > threshold instead of h >= threshold.
+        detach_reset: no gradient flows through the spike in the reset.
+        emit: "spike"; "membrane", h; "relu_membrane", relu(h), the LIAF of MA-SNN; "relu_overshoot",
+            relu(h - threshold).
+        start: without v0, the first charge is gain x ("zero"), or as from v = v_reset ("reset").
+        soft: the surrogate's primitive instead of the step, for gradient checks; the kernels do it in float64.
+        final_state: whether the state is wanted.
+        backend: "fused" (an error where there is no kernel), "reference", or "auto".
+
+    Returns:
+        (out, v): out of x's shape, type and layout; v [N, ...], the state after the last step, in float32 (float64
+        for float64), or None.
+
+    Raises:
+        TypeError, ValueError: for input that does not fit; the sentence names the argument.
+        RuntimeError: backend "fused" without kernels.
+
+    The equation is that of attsnn/reference/neuron.py, to the bit for spikes.
+    """
+    constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
+    _check(x, v0, constants, surrogate, emit, start)
+    if not use_fused(backend, x.device.type):
+        flags = {"strict": strict, "detach_reset": detach_reset, "emit": emit, "start": start, "soft": soft}
+        return reference.lif(x, v0, **constants, surrogate=surrogate, **flags, final_state=final_state)
+    if soft and x.dtype != torch.float64:
+        raise TypeError(f"soft: the kernels compute soft spikes in float64 only, got x in {x.dtype}")
+
+    hard, centred = v_reset is not None, surrogate.centre is None
+    rules = [hard, detach_reset, strict, soft, centred, start == "reset", EMITS.index(emit)]
+    rules = [int(rule) for rule in (*rules, list(SURROGATES).index(surrogate.kind))]
+    numbers = [0.0 if c is None or isinstance(c, Tensor) else float(c) for c in constants.values()]
+    numbers += [surrogate.scale, 0.0 if centred else surrogate.centre]
+    learns = sum(1 << i for i, c in enumerate(constants.values()) if isinstance(c, Tensor) and c.requires_grad)
+    exact = surrogate.kind == "rectangular" and not soft and emit == "spike" and (detach_reset or not hard)
+
+    x = x if _dense(x) else x.contiguous()
+    if v0 is not None:
+        v0 = _like(v0, x.stride()[1:])
+    keep = _keep(x, v0, learns, two_bits_suffice=exact)
+    op = torch.ops.attsnn.lif_forward
+    out, v, _ = op(x, v0, _stack(constants, x), numbers, rules, learns, keep, final_state)
+    return out, v if final_state else None
+
+
+def _keep(x: Tensor, v0: Tensor | None, learns: int, *, two_bits_suffice: bool) -> str:
+    """What autograd keeps for backward: "nothing", the "input", or two "bits" per element and step.
+
+    Two bits, the spike and the surrogate's window, suffice for a rectangular surrogate where the reset needs no
+    membrane, and where neither leak nor gain is learned (their gradients sum v and x).
+    """
+    wanted = learns or x.requires_grad or (v0 is not None and v0.requires_grad)
+    if not (torch.is_grad_enabled() and wanted):
+        return "nothing"
+    return "bits" if two_bits_suffice and not learns & 0b11 else "input"
+
+
+def _stack(constants: dict[str, Constant | None], x: Tensor) -> Tensor | None:
+    """The constants as one tensor [5, 1 or C] where any of them is a tensor."""
+    sizes = [c.numel() for c in constants.values() if isinstance(c, Tensor)]
+    if not sizes:
+        return None
+    dtype = state_dtype(x)
+
+    def row(c: Constant | None) -> Tensor:
+        if isinstance(c, Tensor):
+            return c.to(dtype).reshape(-1).expand(max(sizes))
+        return torch.full((max(sizes),), 0.0 if c is None else float(c), dtype=dtype, device=x.device)
+
+    return torch.stack([row(c) for c in constants.values()])
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether one step x[t] fills its memory without gaps or overlaps, in any order of its dimensions."""
+    if x.shape.numel() == 0:
+        return True
+    expected = 1
+    for stride, size in sorted((x.stride(d), x.size(d)) for d in range(1, x.dim()) if x.size(d) != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The tensor with these strides of its last dimensions, itself if it has them; dimensions before are free.
+
+    Where a size is 1, a stride means nothing.
+    """
+    inner = tensor.dim() - len(strides)
+    if all(n == 1 or a == b for a, b, n in zip(tensor.stride()[inner:], strides, tensor.shape[inner:], strict=True)):
+        return tensor
+    outer = (math.prod(tensor.shape[inner:]),) * inner  # at most one dimension, time, stands before
+    return tensor.new_empty_strided(tensor.shape, (*outer, *strides)).copy_(tensor)
+
+
+def _check(x, v0, constants, surrogate, emit, start) -> None:
+    """Sentences for what does not fit. Looks at shapes, types and Python numbers, never at values of tensors."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor [T, N, ...], got {type(x).__name__}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"x must be float64, float32, bfloat16 or float16, got {x.dtype}: convert it first")
+    if x.dim() < 2:
+        raise ValueError(f"x must be [T, N, ...] with time first, got shape {tuple(x.shape)}")
+    if x.shape[0] == 0:
+        raise ValueError(f"x must have at least one time step, got T = 0 in shape {tuple(x.shape)}")
+    if v0 is not None:
+        _check_state(v0, x)
+    for name, value in constants.items():
+        _check_constant(name, value, x)
+    if not isinstance(surrogate, Surrogate) or surrogate.kind not in SURROGATES:
+        raise TypeError(f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}), got {surrogate!r}")
+    if emit not in EMITS:
+        raise ValueError(f"emit must be one of {', '.join(EMITS)}, got {emit!r}")
+    if start not in STARTS:
+        raise ValueError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
+
+
+def _check_state(v0, x: Tensor) -> None:
+    want = f"a {state_dtype(x)} tensor {tuple(x.shape[1:])} on {x.device}"
+    if not isinstance(v0, Tensor):
+        raise TypeError(f"v0 must be {want}, got {type(v0).__name__}")
+    if v0.shape != x.shape[1:] or v0.device != x.device:
+        raise ValueError(f"v0 must be {want}, got shape {tuple(v0.shape)} on {v0.device}")
+    if v0.dtype != state_dtype(x):
+        raise TypeError(f"v0 must be {want}, for x in {x.dtype}; got {v0.dtype}")
+
+
+def _check_constant(name: str, value, x: Tensor) -> None:
+    if value is None and name == "v_reset":
+        return
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
+        return
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = value.dtype if isinstance(value, Tensor) else repr(value)
+        raise TypeError(f"{name} must be a number or a floating-point tensor, got {got}")
+    channels = x.shape[2] if x.dim() > 2 else None
+    if value.dim() > 1 or (value.numel() != 1 and value.numel() != channels):
+        want = f"one value or [C] = [{channels}]" if channels is not None else "one value, for x [T, N] has no channels"
+        raise ValueError(f"{name} must be {want}, got shape {tuple(value.shape)} for x {tuple(x.shape)}")
+    if value.device != x.device:
+        raise ValueError(f"{name} must be on x's device {x.device}, got {value.device}")
+
+
+# ---- the dispatcher ops ------------------------------------------------------------------------------------------
+
+
+def _forward_shapes(x, v0, learned, numbers, rules, learns, keep, final_state):
+    steps, step = x.shape[0], x.shape[1:]
+    n = math.prod(step)
+    out = x.new_empty_strided(x.shape, (n, *x.stride()[1:]))
+    state = state_dtype(x)
+    v = x.new_empty_strided(step, x.stride()[1:], dtype=state) if final_state else x.new_empty(0, dtype=state)
+    if keep == "bits":
+        kept = x.new_empty((steps, (n + 3) // 4), dtype=torch.uint8)
+    elif keep == "input" and steps > CHECKPOINT_ABOVE:
+        kept = x.new_empty(((steps - 1) // CHECKPOINT_EVERY, n), dtype=state)
+    else:
+        kept = x.new_empty(0, dtype=state)
+    return out, v, kept
+
+
+def _backward_shapes(grad_out, grad_v, x, v0, learned, kept, numbers, rules, learns, keep, wants_v0):
+    shape, inner = grad_out.shape, grad_out.stride()[1:]
+    grad_x = grad_out.new_empty_strided(shape, (math.prod(shape[1:]), *inner))
+    state = state_dtype(grad_out)
+    none = grad_out.new_empty(0, dtype=state)
+    grad_v0 = grad_out.new_empty_strided(shape[1:], inner, dtype=state) if wants_v0 else none
+    return grad_x, grad_v0, learned.new_empty(learned.shape) if learns else torch.empty_like(none)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, v0, learned, ctx.numbers, ctx.rules, ctx.learns, ctx.keep, _ = inputs
+    _, _, kept = output
+    ctx.shape, ctx.strides, ctx.dtype = x.shape, x.stride()[1:], x.dtype
+    ctx.save_for_backward(x if ctx.keep == "input" else None, v0, learned, kept)
+    ctx.mark_non_differentiable(kept)
+    ctx.set_materialize_grads(False)
+
+
+def _make_backward(op):
+    def backward(ctx, grad_out, grad_v, _):
+        if grad_out is None and grad_v is None:
+            return (None,) * 8
+        x, v0, learned, kept = ctx.saved_tensors
+        if grad_out is None:  # only the final state was used: one step of zeros stands for all
+            zeros = torch.zeros_like(grad_v, dtype=ctx.dtype)
+            grad_out = zeros.new_zeros(ctx.shape[1:].numel()).as_strided(ctx.shape, (0, *ctx.strides))
+        else:
+            grad_out = _like(grad_out, ctx.strides)
+        if grad_v is not None:
+            grad_v = _like(grad_v, ctx.strides)
+        grad_x, grad_v0, grad_learned = op(
+            *(grad_out, grad_v, x, v0, learned, kept),
+            *(ctx.numbers, ctx.rules, ctx.learns, ctx.keep, ctx.needs_input_grad[1]),
+        )
+        wants_v0 = ctx.needs_input_grad[1]
+        return grad_x, grad_v0 if wants_v0 else None, grad_learned if ctx.learns else None, *[None] * 5
+
+    return backward
+
+
+def _refuse(sentence: str):
+    def raise_it(*_, **__):
+        raise NotImplementedError(sentence)
+
+    return raise_it
+
+
+def _register(name: str) -> None:
+    forward, backward = f"attsnn::{name}_forward", f"attsnn::{name}_backward"
+    twice = f"{name}: no double backward (create_graph=True); backend='reference' has one"
+    vmapped = f"{name}: no vmap; N is the batch dimension, or use backend='reference'"
+    torch.library.register_fake(forward, _forward_shapes)
+    torch.library.register_fake(backward, _backward_shapes)
+    op = getattr(torch.ops.attsnn, f"{name}_backward")
+    torch.library.register_autograd(forward, _make_backward(op), setup_context=_setup_context)
+    torch.library.register_autograd(backward, _refuse(twice))
+    torch.library.register_vmap(forward, _refuse(vmapped))
+    torch.library.register_vmap(backward, _refuse(vmapped))
+
+
+if compiled() is not None:
+    for _name in compiled().neurons:
+        _register(_name)

@@ -1,0 +1,33 @@
+"""The definitions in plain PyTorch: what every fused kernel is held to. Imports nothing of attsnn, needs no build."""
+
+from .gates import channel_gate, spatial_gate, temporal_gate
+from .neuron import CONSTANTS, EMITS, lif, neurons, state_dtype
+from .surrogate import (
+    SURROGATES,
+    Surrogate,
+    arctan,
+    erf,
+    fast_sigmoid,
+    rectangular,
+    sigmoid,
+    triangle,
+)
+
+__all__ = [
+    "CONSTANTS",
+    "EMITS",
+    "SURROGATES",
+    "Surrogate",
+    "arctan",
+    "channel_gate",
+    "erf",
+    "fast_sigmoid",
+    "lif",
+    "neurons",
+    "rectangular",
+    "sigmoid",
+    "spatial_gate",
+    "state_dtype",
+    "temporal_gate",
+    "triangle",
+]

@@ -1,0 +1,57 @@
+"""Fixtures, and the reasons for which a test may be skipped."""
+
+import os
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS
+
+import pytest
+import torch
+
+from attsnn import _extension
+
+REQUIRE = os.environ.get("ATTSNN_REQUIRE", "").split(",")  # fused, cuda: what must not be skipped
+SKIPS = ("no CUDA GPU", "the kernels are not built", "extra plot", "extra tb", "no nvcc", "less than 12 GiB free")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    return request.param
+
+
+@pytest.fixture(params=["reference", "fused"])
+def backend(request):
+    if request.param == "fused" and _extension.compiled() is None:
+        pytest.skip("the kernels are not built")
+    return request.param
+
+
+@pytest.fixture
+def fused():
+    """The compiled module; the test is skipped where there is none."""
+    if _extension.compiled() is None:
+        pytest.skip("the kernels are not built")
+    return _extension.compiled()
+
+
+@pytest.fixture(autouse=True)
+def _seeded_and_deterministic():
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)  # empty tensors hold NaN: an output left unwritten shows
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A skip for a reason that is not listed, or of what ATTSNN_REQUIRE names, is a failure."""
+    outcome = yield
+    report = outcome.get_result()
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    required = ("fused" in REQUIRE and "not built" in reason) or ("cuda" in REQUIRE and "no CUDA GPU" in reason)
+    if required or not any(allowed in reason for allowed in SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, which is not allowed here: {reason}"
