@@ -1,0 +1,28 @@
+// How a membrane becomes a spike.
+#pragma once
+#include "host_device.h"
+
+namespace attsnn {
+
+// A step: 1 above the threshold, `at_zero` on it (1 for >=, 0 for the strict >). NaN does not fire.
+template <class Real>
+struct HardFire {
+  Real at_zero;
+  template <class Terms>
+  ATTSNN_INLINE Real operator()(Real h, const Terms& terms) const {
+    const Real distance = h - terms.threshold;
+    return (distance > 0 ? Real(1) : Real(0)) + at_zero * (distance == 0 ? Real(1) : Real(0));
+  }
+};
+
+// The surrogate's primitive: a differentiable spike, whose gradients can be checked by finite differences.
+template <class Real, class Surrogate>
+struct SoftFire {
+  Surrogate surrogate;
+  template <class Terms>
+  ATTSNN_INLINE Real operator()(Real h, const Terms& terms) const {
+    return surrogate.value(h - terms.centre);
+  }
+};
+
+}  // namespace attsnn

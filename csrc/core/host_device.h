@@ -1,0 +1,8 @@
+// The one macro: a function of a few operations, inlined into every driver, on the host and on the device.
+#pragma once
+
+#if defined(__CUDACC__)
+#define ATTSNN_INLINE __host__ __device__ __forceinline__
+#else
+#define ATTSNN_INLINE inline __attribute__((always_inline))
+#endif

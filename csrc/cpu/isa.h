@@ -1,0 +1,64 @@
+// Runs a function compiled for the widest instruction set of this machine: one build runs anywhere.
+// ATTSNN_ISA=baseline|avx2|avx512 chooses a narrower one; the results have the same bits.
+#pragma once
+#include <cstdlib>
+#include <string_view>
+
+namespace attsnn {
+
+enum class Isa { kBaseline, kAvx2, kAvx512 };
+
+#if defined(__x86_64__) && !defined(ATTSNN_NO_ISA_DISPATCH)
+#define ATTSNN_ISA_DISPATCH 1
+#endif
+
+inline Isa widest_isa() {
+#ifdef ATTSNN_ISA_DISPATCH
+  __builtin_cpu_init();
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512) return Isa::kAvx512;
+  if (__builtin_cpu_supports("avx2")) return Isa::kAvx2;
+#endif
+  return Isa::kBaseline;
+}
+
+// The choice is made once a process; a wider set than the machine has is not taken.
+inline Isa isa() {
+  static const Isa chosen = [] {
+    const char* asked = std::getenv("ATTSNN_ISA");
+    const Isa widest = widest_isa();
+    if (asked == nullptr) return widest;
+    const std::string_view name(asked);
+    const Isa wanted = name == "baseline" ? Isa::kBaseline : name == "avx2" ? Isa::kAvx2 : Isa::kAvx512;
+    return wanted < widest ? wanted : widest;
+  }();
+  return chosen;
+}
+
+inline const char* name(Isa isa) {
+  return isa == Isa::kAvx512 ? "avx512" : isa == Isa::kAvx2 ? "avx2" : "baseline";
+}
+
+// The clones inline everything below them (flatten), so that no code of a wider set is shared with another clone.
+#ifdef ATTSNN_ISA_DISPATCH
+template <auto kFunction, class... Args>
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"), flatten, noinline)) void on_avx512(Args... args) {
+  kFunction(args...);
+}
+template <auto kFunction, class... Args>
+__attribute__((target("avx2"), flatten, noinline)) void on_avx2(Args... args) {
+  kFunction(args...);
+}
+#endif
+
+template <auto kFunction, class... Args>
+inline void with_isa(Args... args) {
+#ifdef ATTSNN_ISA_DISPATCH
+  if (isa() == Isa::kAvx512) return on_avx512<kFunction>(args...);
+  if (isa() == Isa::kAvx2) return on_avx2<kFunction>(args...);
+#endif
+  kFunction(args...);
+}
+
+}  // namespace attsnn

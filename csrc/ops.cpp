@@ -1,0 +1,63 @@
+// Every op's schema, and the module _C: what was compiled, and what is no tensor op.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+#include <vector>
+
+#include "core/call.h"
+#include "core/neurons.h"
+#include "core/surrogate.h"
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+
+void bind_events(py::module_& m);  // cpu/events_python.cpp
+
+#ifdef ATTSNN_WITH_CUDA
+namespace attsnn {
+int cuda_runtime_version();  // cuda/launch.cu
+int cuda_driver_version();
+}  // namespace attsnn
+#endif
+
+STABLE_TORCH_LIBRARY(attsnn, m) {
+  using namespace attsnn;
+  Neurons::for_each([&](auto type) {
+    const std::string name = decltype(type)::type::kName;
+    m.def((name +
+           "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, str keep, "
+           "bool final_state) -> (Tensor out, Tensor v, Tensor kept)")
+              .c_str());
+    m.def((name +
+           "_backward(Tensor grad_out, Tensor? grad_v, Tensor? x, Tensor? v0, Tensor? learned, Tensor kept, "
+           "float[] numbers, int[] rules, int learns, str keep, bool wants_v0) -> "
+           "(Tensor grad_x, Tensor grad_v0, Tensor grad_learned)")
+              .c_str());
+  });
+}
+
+PYBIND11_MODULE(_C, m) {
+  using namespace attsnn;
+  m.doc() = "What attsnn compiled, and the decoding of events.";
+  std::vector<std::string> neurons, surrogates;
+  Neurons::for_each([&](auto type) { neurons.emplace_back(decltype(type)::type::kName); });
+  Surrogates<float>::for_each([&](auto type) { surrogates.emplace_back(decltype(type)::type::kName); });
+  m.attr("neurons") = neurons;
+  m.attr("surrogates") = surrogates;
+  m.attr("emits") = std::vector<std::string>(std::begin(kEmits), std::end(kEmits));
+  m.attr("checkpoint_above") = kCheckpointAbove;
+  m.attr("checkpoint_every") = kCheckpointEvery;
+  m.attr("compiler") = ATTSNN_COMPILER;
+  m.attr("cuda_architectures") = ATTSNN_CUDA_ARCHITECTURES;
+  m.def("isa", [] { return name(isa()); }, "The instruction set that the CPU kernels use in this process.");
+#ifdef ATTSNN_WITH_CUDA
+  m.attr("cuda_runtime") = cuda_runtime_version();
+  m.def("cuda_driver_version", &cuda_driver_version, "1000 major + 10 minor; 0 where there is no driver.");
+#else
+  m.attr("cuda_runtime") = 0;
+  m.def("cuda_driver_version", [] { return 0; });
+#endif
+  bind_events(m);
+}

@@ -1,0 +1,225 @@
+// The neurons' dispatcher ops, but for the loops: reads the arguments, allocates the results, hands typed calls to a
+// driver (CPU or CUDA). The shape rule is that of attsnn/ops/neuron.py: the inner order of x is kept.
+#pragma once
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "core/call.h"
+#include "tensor/dispatch.h"
+
+namespace attsnn {
+
+using torch::stable::Tensor;
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+
+inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& sizes,
+                            const std::vector<int64_t>& strides, ScalarType type) {
+  using torch::stable::detail::from;
+  const std::optional<torch::headeronly::Layout> layout;
+  const std::optional<torch::stable::Device> device;
+  const std::optional<bool> pinned;
+  std::array<StableIValue, 7> stack{from(like),
+                                    from(Sizes(sizes.data(), sizes.size())),
+                                    from(Sizes(strides.data(), strides.size())),
+                                    from(std::optional<ScalarType>(type)),
+                                    from(layout),
+                                    from(device),
+                                    from(pinned)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+inline Tensor empty_flat(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * sizes[d];
+  return empty_strided(like, sizes, strides, type);
+}
+
+template <class T>
+T* data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+template <class T>
+const T* const_data(const std::optional<Tensor>& tensor) {
+  return tensor ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+}
+
+inline ScalarType state_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The sizes of [T, N, ...] and how one step lies in memory.
+struct Geometry {
+  std::vector<int64_t> sizes, inner_sizes, inner_strides;
+  Shape shape;
+
+  explicit Geometry(const Tensor& x, const std::optional<Tensor>& learned) {
+    STD_TORCH_CHECK(x.dim() >= 2 && x.size(0) >= 1, "x must be [T, N, ...] with at least one time step");
+    int64_t neurons = 1;
+    for (int64_t d = 0; d < x.dim(); ++d) {
+      sizes.push_back(x.size(d));
+      if (d == 0) continue;
+      inner_sizes.push_back(x.size(d));
+      inner_strides.push_back(x.stride(d));
+      neurons *= x.size(d);
+    }
+    int64_t extent = 1;  // of one step in memory: equal to its size where it is dense
+    for (size_t d = 0; d < inner_sizes.size(); ++d) extent += (inner_sizes[d] - 1) * inner_strides[d];
+    STD_TORCH_CHECK(neurons == 0 || extent == neurons, "x[t] must be dense: make x contiguous first");
+    const int64_t channels = learned ? learned->size(1) : 1;
+    STD_TORCH_CHECK(channels == 1 || (x.dim() > 2 && x.size(2) == channels),
+                    "learned must be [constants, 1 or C], C the size of dimension 2 of x");
+    shape = {x.size(0), neurons, channels, channels > 1 ? x.stride(2) : 1};
+  }
+
+  Tensor steps(const Tensor& like, ScalarType type) const {
+    std::vector<int64_t> strides{shape.neurons};
+    strides.insert(strides.end(), inner_strides.begin(), inner_strides.end());
+    return empty_strided(like, sizes, strides, type);
+  }
+  Tensor step(const Tensor& like, ScalarType type) const {
+    return empty_strided(like, inner_sizes, inner_strides, type);
+  }
+  bool lies_like(const Tensor& other) const {  // other: [T, ...] or [...], in the same inner order
+    const size_t outer = other.dim() - inner_sizes.size();
+    for (size_t d = 0; d < inner_sizes.size(); ++d) {
+      const int64_t at = int64_t(outer + d);
+      if (other.size(at) != inner_sizes[d]) return false;
+      if (inner_sizes[d] > 1 && other.stride(at) != inner_strides[d]) return false;
+    }
+    return true;
+  }
+};
+
+template <class T>
+Steps<T> steps_of(const std::optional<Tensor>& tensor) {
+  if (!tensor) return {nullptr, 0};
+  return {static_cast<T*>(const_cast<void*>(tensor->const_data_ptr())), tensor->stride(0)};
+}
+
+// The order of `rules` and `numbers` is that in attsnn/ops/neuron.py.
+struct Choices {
+  bool hard_reset, detach_reset, strict, soft, centred, start_at_reset;
+  int64_t emit, surrogate;
+  double scale, centre;
+};
+
+template <class Cell>
+Choices choices_of(const std::vector<int64_t>& rules, const std::vector<double>& numbers) {
+  STD_TORCH_CHECK(rules.size() == 8, "rules: wanted 8 integers, got ", rules.size());
+  STD_TORCH_CHECK(numbers.size() == Cell::kConstants + 2, "numbers: wanted ", Cell::kConstants + 2, ", got ",
+                  numbers.size());
+  STD_TORCH_CHECK(rules[6] >= 0 && rules[6] < int64_t(std::size(kEmits)), "rules: there is no emit ", rules[6]);
+  return {rules[0] != 0, rules[1] != 0, rules[2] != 0, rules[3] != 0, rules[4] != 0, rules[5] != 0,
+          rules[6],      rules[7],      numbers[Cell::kConstants], numbers[Cell::kConstants + 1]};
+}
+
+template <class Cell, class Real>
+Neuron<Cell, Real> neuron_of(const Choices& choices, const std::vector<double>& numbers,
+                             const std::optional<Tensor>& learned, ScalarType state) {
+  Neuron<Cell, Real> neuron{};
+  Real* values = reinterpret_cast<Real*>(&neuron.constants);
+  for (int k = 0; k < Cell::kConstants; ++k) values[k] = Real(numbers[k]);
+  STD_TORCH_CHECK(!learned || (learned->scalar_type() == state && learned->size(0) == Cell::kConstants &&
+                               learned->is_contiguous()),
+                  "learned must be a contiguous tensor [constants, 1 or C] of the state's type");
+  neuron.learned = const_data<Real>(learned);
+  neuron.rules = {Real(choices.hard_reset), Real(!choices.detach_reset), Real(choices.centred),
+                  choices.start_at_reset, Emit(choices.emit)};
+  neuron.centre = Real(choices.centre);
+  return neuron;
+}
+
+template <class Cell, class Driver>
+std::tuple<Tensor, Tensor, Tensor> neuron_forward(const Tensor& x, const std::optional<Tensor>& v0,
+                                                  const std::optional<Tensor>& learned,
+                                                  const std::vector<double>& numbers,
+                                                  const std::vector<int64_t>& rules, int64_t /*learns*/,
+                                                  std::string keep, bool final_state) {
+  const Geometry geometry(x, learned);
+  const Shape& shape = geometry.shape;
+  const ScalarType state = state_type(x);
+  STD_TORCH_CHECK(!v0 || (v0->scalar_type() == state && v0->dim() + 1 == x.dim() && geometry.lies_like(*v0)),
+                  "v0 must lie in memory like one step of x, in the state's type");
+  const Choices choices = choices_of<Cell>(rules, numbers);
+  const bool bits = keep == "bits", checkpoints = keep == "input" && shape.steps > kCheckpointAbove;
+  Tensor out = geometry.steps(x, x.scalar_type());
+  Tensor v = final_state ? geometry.step(x, state) : empty_flat(x, {0}, state);
+  Tensor kept = bits          ? empty_flat(x, {shape.steps, bytes_of_bits(shape.neurons)}, ScalarType::Byte)
+                : checkpoints ? empty_flat(x, {(shape.steps - 1) / kCheckpointEvery, shape.neurons}, state)
+                              : empty_flat(x, {0}, state);
+  if (shape.neurons == 0) return {out, v, kept};
+  dispatch_type(x.scalar_type(), [&]<class Io, class Real>() {
+    ForwardCall<Cell, Io, Real> call{};
+    call.shape = shape;
+    call.neuron = neuron_of<Cell, Real>(choices, numbers, learned, state);
+    call.x = steps_of<const Io>(x);
+    call.out = steps_of<Io>(out);
+    call.v0 = const_data<Real>(v0);
+    call.v = final_state ? data<Real>(v) : nullptr;
+    call.checkpoints = checkpoints ? data<Real>(kept) : nullptr;
+    call.bits = bits ? data<uint8_t>(kept) : nullptr;
+    const Rectangular<Real> window(choices.scale);
+    if (!choices.soft) return Driver::forward(x, call, HardFire<Real>{Real(choices.strict ? 0 : 1)}, window);
+    dispatch_surrogate<Real>(choices.surrogate, choices.scale, [&](const auto& surrogate) {
+      dispatch_fire<Real>(true, choices.strict, surrogate,
+                          [&](const auto& fire) { Driver::forward(x, call, fire, window); });
+    });
+  });
+  return {out, v, kept};
+}
+
+template <class Cell, class Driver>
+std::tuple<Tensor, Tensor, Tensor> neuron_backward(const Tensor& grad_out, const std::optional<Tensor>& grad_v,
+                                                   const std::optional<Tensor>& x, const std::optional<Tensor>& v0,
+                                                   const std::optional<Tensor>& learned, const Tensor& kept,
+                                                   const std::vector<double>& numbers,
+                                                   const std::vector<int64_t>& rules, int64_t learns,
+                                                   std::string keep, bool wants_v0) {
+  const Geometry geometry(grad_out, learned);
+  const Shape& shape = geometry.shape;
+  const ScalarType state = state_type(grad_out);
+  const Choices choices = choices_of<Cell>(rules, numbers);
+  const bool bits = keep == "bits";
+  STD_TORCH_CHECK(bits || (x && x->scalar_type() == grad_out.scalar_type() && geometry.lies_like(*x)),
+                  "x must be given, in the type and inner order of grad_out");
+  STD_TORCH_CHECK((!grad_v || geometry.lies_like(*grad_v)) && (!v0 || geometry.lies_like(*v0)),
+                  "grad_v and v0 must lie in memory like one step of grad_out");
+  STD_TORCH_CHECK(!learns || learned, "learns: constants are learned, but `learned` is not given");
+  Tensor grad_x = geometry.steps(grad_out, grad_out.scalar_type());
+  Tensor grad_v0 = wants_v0 ? geometry.step(grad_out, state) : empty_flat(grad_out, {0}, state);
+  Tensor grad_learned =
+      learns ? torch::stable::new_zeros(*learned, learned->sizes()) : empty_flat(grad_out, {0}, state);
+  if (shape.neurons == 0) return {grad_x, grad_v0, grad_learned};
+  Tensor sums = empty_flat(grad_out, {learns ? Cell::kConstants : 0, shape.neurons}, state);
+  dispatch_type(grad_out.scalar_type(), [&]<class Io, class Real>() {
+    BackwardCall<Cell, Io, Real> call{};
+    call.shape = shape;
+    call.neuron = neuron_of<Cell, Real>(choices, numbers, learned, state);
+    call.grad_out = steps_of<const Io>(grad_out);
+    call.grad_v = const_data<Real>(grad_v);
+    if (!bits) call.x = steps_of<const Io>(x);
+    call.v0 = const_data<Real>(v0);
+    call.checkpoints = !bits && shape.steps > kCheckpointAbove ? const_data<Real>(kept) : nullptr;
+    call.bits = bits ? const_data<uint8_t>(kept) : nullptr;
+    call.grad_x = steps_of<Io>(grad_x);
+    call.grad_v0 = wants_v0 ? data<Real>(grad_v0) : nullptr;
+    call.sums = learns ? data<Real>(sums) : nullptr;
+    dispatch_surrogate<Real>(choices.surrogate, choices.scale, [&](const auto& surrogate) {
+      dispatch_fire<Real>(choices.soft, choices.strict, surrogate,
+                          [&](const auto& fire) { Driver::backward(grad_out, call, fire, surrogate); });
+    });
+    if (learns) Driver::reduce(grad_out, call.shape, Cell::kConstants, call.sums, data<Real>(grad_learned));
+  });
+  return {grad_x, grad_v0, grad_learned};
+}
+
+}  // namespace attsnn
