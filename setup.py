@@ -47,12 +47,16 @@ def torch_dir() -> Path:
 
 def find_nvcc() -> "str | None":
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    candidates = [os.environ.get("CUDACXX"), *(f"{home}/bin/nvcc" for home in homes if home), shutil.which("nvcc")]
+    candidates = [
+        os.environ.get("CUDACXX"),
+        *(f"{home}/bin/nvcc" for home in homes if home),
+        shutil.which("nvcc"),
+    ]
     return next((c for c in candidates if c and shutil.which(c)), None)
 
 
 def gpu_architectures() -> str:
-    """TORCH_CUDA_ARCH_LIST in CMake's words: "9.0a;8.0+PTX" -> "90a-real;80". """
+    """TORCH_CUDA_ARCH_LIST in CMake's words: "9.0a;8.0+PTX" -> "90a-real;80"."""
     import torch
 
     asked = os.environ.get("TORCH_CUDA_ARCH_LIST")
@@ -88,6 +92,18 @@ def cuda_arguments() -> list[str]:
     ]
 
 
+def keep_resource_reports(build: Path) -> None:
+    """Keeps what ptxas said of each CUDA source compiled in this build: registers, spills (a test reads
+    it).
+    """
+    sections = re.split(
+        r"^\[\d+/\d+\] ", (build / "building.log").read_text(errors="replace"), flags=re.MULTILINE
+    )
+    for section in sections:
+        if source := re.match(r"Building CUDA object \S*/(\w+)\.cu\.o", section):
+            (build / f"{source[1]}.ptxas").write_text(section)
+
+
 class CMakeBuild(build_ext):
     """Configures and builds with CMake and Ninja; in place where `build_ext` was typed."""
 
@@ -102,13 +118,11 @@ class CMakeBuild(build_ext):
 
         if not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")):
             fail("no C++ compiler was found: install g++ >= 11 or clang++ >= 14, or set CXX")
-        target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        target.mkdir(parents=True, exist_ok=True)
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
         configure = [
             *(tool("cmake"), "-G", "Ninja", "-S", str(ROOT), "-B", str(build)),
             f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={build}",  # the same for every command: relinks nothing
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DTORCH_DIR={torch}",
@@ -116,6 +130,10 @@ class CMakeBuild(build_ext):
         ]
         self._run(configure, build, "configuring")
         self._run([tool("cmake"), "--build", str(build)], build, "building")
+        keep_resource_reports(build)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(build / target.name, target)
 
     def _run(self, command: list[str], build: Path, what: str) -> None:
         build.mkdir(parents=True, exist_ok=True)

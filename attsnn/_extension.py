@@ -59,7 +59,9 @@ def obstacle(device_type: str) -> str | None:
 
 
 def use_fused(backend: Backend, device_type: str) -> bool:
-    """Whether to run the fused kernel. "fused" raises where there is none; "auto" falls back and says so once."""
+    """Whether to run the fused kernel. "fused" raises where there is none; "auto" falls back and says so
+    once.
+    """
     if backend == "reference":
         return False
     if backend not in BACKENDS:

@@ -31,7 +31,9 @@ class _Excitation(nn.Module):
 
 
 class TemporalAttention(_Excitation):
-    """TA: weighs the steps. x [T, N, C, H, W] or [T, N, F]; fixes T to `steps`; `steps // ratio` hidden units."""
+    """TA: weighs the steps. x [T, N, C, H, W] or [T, N, F]; fixes T to `steps`; `steps // ratio` hidden
+    units.
+    """
 
     def __init__(self, steps: int, ratio: int = 16):
         super().__init__(steps, ratio, "steps", "temporal_ratio")
@@ -64,7 +66,9 @@ class SpatialAttention(nn.Module):
 
 
 class Attention(nn.Sequential):
-    """The gates of one name in their order, then ReLU. Children: those of `temporal`, `channel`, `spatial` present."""
+    """The gates of one name in their order, then ReLU. Children: those of `temporal`, `channel`, `spatial`
+    present.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(super().forward(x))
@@ -80,8 +84,8 @@ def attention(
 ) -> nn.Module:
     """The attention of that name for [T, N, C, H, W] inputs; None is the identity, without ReLU.
 
-    With `channels=None`, the form for fully connected layers, [T, N, F]: it knows the temporal gate only, alone,
-    for every name that has a T, and is the identity for the others (as published).
+    With `channels=None`, the form for fully connected layers, [T, N, F]: it knows the temporal gate only,
+    alone, for every name that has a T, and is the identity for the others (as published).
     """
     if name is not None and name not in NAMES:
         raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {name!r}")

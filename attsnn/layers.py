@@ -14,7 +14,9 @@ class OverTime(nn.Sequential):
 
 
 def conv_norm(in_channels: int, out_channels: int, *, pool: int = 1) -> OverTime:
-    """3x3 convolution with bias, batch norm over (T, N, H, W), average pool: MA-SNN's current into a neuron."""
+    """3x3 convolution with bias, batch norm over (T, N, H, W), average pool: MA-SNN's current into a
+    neuron.
+    """
     layers = {
         "conv": nn.Conv2d(in_channels, out_channels, 3, padding=1),
         "norm": nn.BatchNorm2d(out_channels),

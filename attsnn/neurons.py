@@ -1,7 +1,7 @@
 """Neurons as modules: `LIF`, the whole family, and the presets that name their paper.
 
-A module keeps no state between calls: the membrane comes in as `v0` and goes out of `run`, so there is nothing to
-reset. Inputs are [T, N, C, H, W], [T, N, F] or [T, N].
+A module keeps no state between calls: the membrane comes in as `v0` and goes out of `run`, so there is
+nothing to reset. Inputs are [T, N, C, H, W], [T, N, F] or [T, N].
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,11 +18,12 @@ Constant = float | Tensor
 
 
 class LIF(nn.Module):
-    """The LIF family: h = (leak v + bias) + gain x; fire at the threshold; reset. `ops.lif` documents the equation.
+    """The LIF family: h = (leak v + bias) + gain x; fire at the threshold; reset. `ops.lif` documents the
+    equation.
 
-    Constants are numbers, or tensors [C], one value a channel (dimension 2 of the input). Those named in `learn`
-    become parameters: scalars, or [channels] where `channels` is given. `v_reset` is None for the soft reset and
-    "threshold" for a reset to the threshold itself, learned or not.
+    Constants are numbers, or tensors [C], one value a channel (dimension 2 of the input). Those named in
+    `learn` become parameters: scalars, or [channels] where `channels` is given. `v_reset` is None for the
+    soft reset and "threshold" for a reset to the threshold itself, learned or not.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class LIF(nn.Module):
         learn = tuple(learn)
         for name in learn:
             if not isinstance(self._constants.get(name), int | float | Tensor):
-                raise ValueError(f"learn: {name!r} is not a constant with a value; they are {', '.join(CONSTANTS)}")
+                raise ValueError(
+                    f"learn: {name!r} is not a constant with a value; they are {', '.join(CONSTANTS)}"
+                )
         for name, value in self._constants.items():
             if name in learn:
                 value = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
@@ -89,17 +92,20 @@ class LIF(nn.Module):
         return self._call(x, v0, False)[0]
 
     def run(self, x: Tensor, v0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(emitted, v): v [N, ...] continues the sequence, so that T cut in two gives the same bits as whole."""
+        """(emitted, v): v [N, ...] continues the sequence, so that T cut in two gives the same bits as
+        whole.
+        """
         return self._call(x, v0, True)
 
     def extra_repr(self) -> str:
-        fixed = {k: v for k, v in self._constants.items()}
+        fixed = dict(self._constants.items())
         rules = {k: getattr(self, k) for k in ("strict", "detach_reset", "emit", "start")}
         return ", ".join(f"{k}={v}" for k, v in {**fixed, "surrogate": self.surrogate.kind, **rules}.items())
 
 
 class PLIF(LIF):
-    """Parametric LIF (Fang et al., 2021): h = v + sigmoid(w) (x - (v - v_reset)), w learned, 1/tau = sigmoid(w).
+    """Parametric LIF (Fang et al., 2021): h = v + sigmoid(w) (x - (v - v_reset)), w learned, 1/tau =
+    sigmoid(w).
 
     w is a scalar, or [channels]. Differs from the published text by the order of rounding only.
     """
@@ -174,7 +180,8 @@ def ma_snn(
     learn: Iterable[str] = (),
     **kwargs,
 ) -> LIF:
-    """MA-SNN (Attention SNN, TPAMI 2023, released code): resets to the threshold, then decays by alpha, plus beta.
+    """MA-SNN (Attention SNN, TPAMI 2023, released code): resets to the threshold, then decays by alpha, plus
+    beta.
 
     The reset stays in the graph. `learn` takes "alpha", "beta", "threshold".
     """
@@ -216,7 +223,8 @@ PRESETS: dict[str, Callable[..., LIF]] = {
 
 @contextmanager
 def watch(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collects what each LIF layer emits, [T, N, ...], detached, by layer name, in the order in which they run.
+    """Collects what each LIF layer emits, [T, N, ...], detached, by layer name, in the order in which they
+    run.
 
     `with watch(model) as seen: model(x)`; the firing rate of a layer is `(seen[name] > 0).float().mean()`.
     """

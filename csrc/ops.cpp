@@ -17,7 +17,7 @@ void bind_events(py::module_& m);  // cpu/events_python.cpp
 
 #ifdef ATTSNN_WITH_CUDA
 namespace attsnn {
-int cuda_runtime_version();  // cuda/launch.cu
+int cuda_runtime_version();  // cuda/version.cu
 int cuda_driver_version();
 }  // namespace attsnn
 #endif
@@ -26,9 +26,9 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
   using namespace attsnn;
   Neurons::for_each([&](auto type) {
     const std::string name = decltype(type)::type::kName;
-    m.def((name +
-           "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, str keep, "
-           "bool final_state) -> (Tensor out, Tensor v, Tensor kept)")
+    m.def((name + "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, "
+                  "str keep, "
+                  "bool final_state) -> (Tensor out, Tensor v, Tensor kept)")
               .c_str());
     m.def((name +
            "_backward(Tensor grad_out, Tensor? grad_v, Tensor? x, Tensor? v0, Tensor? learned, Tensor kept, "

@@ -25,7 +25,9 @@ def as_exact_as_eager(ours: Tensor, eager: Tensor, exact: Tensor, what: str = ""
 
 
 def equal_off_threshold(a: Tensor, b: Tensor, distance: Tensor, band: float, share: float = 0.01) -> None:
-    """Spikes equal where |h - threshold| > band; inside, at most `share` of all differ, in both directions alike."""
+    """Spikes equal where |h - threshold| > band; inside, at most `share` of all differ, in both directions
+    alike.
+    """
     flipped = a != b
     assert not (flipped & (distance.abs() > band)).any(), "spikes differ off the threshold"
     assert flipped.float().mean().item() <= share, f"{flipped.float().mean().item():.3%} of the spikes differ"

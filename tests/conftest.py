@@ -10,7 +10,14 @@ import torch
 from attsnn import _extension
 
 REQUIRE = os.environ.get("ATTSNN_REQUIRE", "").split(",")  # fused, cuda: what must not be skipped
-SKIPS = ("no CUDA GPU", "the kernels are not built", "extra plot", "extra tb", "no nvcc", "less than 12 GiB free")
+SKIPS = (
+    "no CUDA GPU",
+    "the kernels are not built",
+    "extra plot",
+    "extra tb",
+    "no nvcc",
+    "less than 12 GiB free",
+)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -51,7 +58,9 @@ def pytest_runtest_makereport(item, call):
     if not report.skipped or hasattr(report, "wasxfail"):
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    required = ("fused" in REQUIRE and "not built" in reason) or ("cuda" in REQUIRE and "no CUDA GPU" in reason)
+    required = ("fused" in REQUIRE and "not built" in reason) or (
+        "cuda" in REQUIRE and "no CUDA GPU" in reason
+    )
     if required or not any(allowed in reason for allowed in SKIPS):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, which is not allowed here: {reason}"

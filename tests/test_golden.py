@@ -13,9 +13,15 @@ from attsnn import models
 from attsnn.models import convert
 
 GOLDEN = Path(__file__).parent / "golden"
-TASKS = {"DVSGestures": "ma_snn_dvs_gesture", "CIFAR10DVS": "ma_snn_cifar10_dvs", "DVSGait": "ma_snn_dvs_gait"}
+TASKS = {
+    "DVSGestures": "ma_snn_dvs_gesture",
+    "CIFAR10DVS": "ma_snn_cifar10_dvs",
+    "DVSGait": "ma_snn_dvs_gait",
+}
 EMITS = {"spike": "spike", "mem": "membrane"}
-FILES = sorted(p.stem for p in GOLDEN.glob("*.npz") if json.loads(str(np.load(p)["meta"]))["family"] == "ma-snn")
+FILES = sorted(
+    p.stem for p in GOLDEN.glob("*.npz") if json.loads(str(np.load(p)["meta"]))["family"] == "ma-snn"
+)
 
 
 def published_weights(meta) -> dict[str, torch.Tensor]:
@@ -33,7 +39,7 @@ def gradient_errors(meta, model) -> tuple[float, float]:
     grads = {k: p.grad for k, p in model.named_parameters()}
     error = size = 0.0
     for key, (norm, projection) in meta["grads"].items():
-        shape = dict((k, tuple(s)) for k, s in meta["keys"])[key]
+        shape = {k: tuple(s) for k, s in meta["keys"]}[key]
         (ours,) = convert.from_published({key: torch.zeros(shape)}, "ma_snn")
         grad = grads[ours].reshape(shape).numpy()
         direction = recipe.rng_for(7, key + "/proj").standard_normal(shape)

@@ -42,14 +42,20 @@ def make(shape, order, dtype=torch.float64, device="cpu") -> torch.Tensor:
 
 def run(backend, x, v0=None, weights=None, **kwargs):
     """(out, v, gradients of x, v0 and every tensor keyword) of a weighted sum of out and v."""
-    leaves = {k: t.detach().clone().requires_grad_() for k, t in kwargs.items() if isinstance(t, torch.Tensor)}
+    leaves = {
+        k: t.detach().clone().requires_grad_() for k, t in kwargs.items() if isinstance(t, torch.Tensor)
+    }
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     v0 = None if v0 is None else v0.detach().clone().requires_grad_()
     out, v = ops.lif(x, v0, backend=backend, **{**kwargs, **leaves})
     generator = torch.Generator().manual_seed(7)
     loss = sum((t.double() * torch.randn(t.shape, generator=generator).to(t)).sum() for t in (out, v))
     loss.backward()
-    grads = {"x": x.grad, **({"v0": v0.grad} if v0 is not None else {}), **{k: t.grad for k, t in leaves.items()}}
+    grads = {
+        "x": x.grad,
+        **({"v0": v0.grad} if v0 is not None else {}),
+        **{k: t.grad for k, t in leaves.items()},
+    }
     return out.detach(), v.detach(), grads
 
 
@@ -74,7 +80,9 @@ def test_shapes_and_layouts(fused, name):
     out = ops.lif(x, backend="fused")[0]
     if x.numel():
         inner = [(s, n) for s, n in zip(x.stride(), x.shape, strict=True)][1:]
-        assert all(a == s or n == 1 for a, (s, n) in zip(out.stride()[1:], inner, strict=True)), "layout not kept"
+        assert all(a == s or n == 1 for a, (s, n) in zip(out.stride()[1:], inner, strict=True)), (
+            "layout not kept"
+        )
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -177,7 +185,12 @@ def test_gradcheck(fused, kind, rules):
 
     def f(x, v0, *values):
         return ops.lif(
-            x, v0, **{**rules, **dict(zip(names, values, strict=True))}, surrogate=surrogate, soft=True, backend="fused"
+            x,
+            v0,
+            **{**rules, **dict(zip(names, values, strict=True))},
+            surrogate=surrogate,
+            soft=True,
+            backend="fused",
         )
 
     v0 = (make((2, 2, 2), None) * 0.1).requires_grad_()
@@ -258,7 +271,9 @@ def test_same_bits_for_any_number_of_threads(fused):
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append([run("fused", x, **constants), run("fused", x, **{k: c[0] for k, c in constants.items()})])
+            results.append(
+                [run("fused", x, **constants), run("fused", x, **{k: c[0] for k, c in constants.items()})]
+            )
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -273,7 +288,9 @@ def test_gradients_of_any_strides(fused):
     for weigh in (
         lambda out: out.sum(),  # expanded, stride 0
         lambda out: out.sum(0).square().sum(),  # expanded over T
-        lambda out: (out.permute(3, 1, 0, 2).contiguous() * torch.arange(5.0).view(1, 1, 5, 1).double()).sum(),
+        lambda out: (
+            out.permute(3, 1, 0, 2).contiguous() * torch.arange(5.0).view(1, 1, 5, 1).double()
+        ).sum(),
         lambda out: out[1:, :, ::2].square().sum(),
     ):
         grads = []
@@ -369,7 +386,10 @@ def test_lists_agree_with_the_kernels(fused):
     assert fused.neurons == list(reference.neurons)
     assert fused.surrogates == list(SURROGATES)
     assert fused.emits == list(EMITS)
-    assert (fused.checkpoint_above, fused.checkpoint_every) == (neuron.CHECKPOINT_ABOVE, neuron.CHECKPOINT_EVERY)
+    assert (fused.checkpoint_above, fused.checkpoint_every) == (
+        neuron.CHECKPOINT_ABOVE,
+        neuron.CHECKPOINT_EVERY,
+    )
 
 
 def test_the_reference_contracts_nothing():

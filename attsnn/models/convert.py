@@ -42,7 +42,9 @@ def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
     ours = {}
     for key, value in state_dict.items():
         if not isinstance(value, Tensor):
-            raise ValueError(f"{key!r} holds {type(value).__name__}, not a tensor: this is no state dict of {family}")
+            raise ValueError(
+                f"{key!r} holds {type(value).__name__}, not a tensor: this is no state dict of {family}"
+            )
         name = "." + key.removeprefix("module.")
         for pattern, replacement in FAMILIES[family]:
             name = re.sub(pattern, replacement, name)
@@ -57,9 +59,17 @@ def infer_ma_snn(state: Mapping[str, Tensor]) -> dict:
     """The name and keywords of `create` that fit converted weights; emit and dt are not in the file."""
     conv = [k for k in state if re.fullmatch(r"features\.\d+\.current\.conv\.weight", k)]
     gate = "features.0.attention."
-    letters = "".join(x[0].upper() for x in ("temporal", "channel", "spatial") if any(gate + x in k for k in state))
+    letters = "".join(
+        x[0].upper() for x in ("temporal", "channel", "spatial") if any(gate + x in k for k in state)
+    )
     classes = state["classifier.1.current.linear.weight"].shape[0]
-    model = "ma_snn_dvs_gesture" if len(conv) == 3 else "ma_snn_dvs_gait" if classes > 11 else "ma_snn_cifar10_dvs"
+    model = (
+        "ma_snn_dvs_gesture"
+        if len(conv) == 3
+        else "ma_snn_dvs_gait"
+        if classes > 11
+        else "ma_snn_cifar10_dvs"
+    )
     kwargs = {"name": model, "attention": letters + "A" if letters else None, "num_classes": classes}
     kwargs["channels"] = tuple(state[k].shape[0] for k in conv)
     kwargs["hidden"] = state["classifier.0.current.linear.weight"].shape[0]
@@ -83,7 +93,9 @@ def load_published(path: str | Path, family: str = "ma_snn") -> tuple[dict[str, 
         raise FileNotFoundError(f"{path}: no such file; give a published checkpoint (.t7, .pth)") from None
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: not a checkpoint that can be read safely (weights only): {reason}") from None
+        raise ValueError(
+            f"{path}: not a checkpoint that can be read safely (weights only): {reason}"
+        ) from None
     if not isinstance(published, Mapping):
         raise ValueError(f"{path}: holds {type(published).__name__}, wanted a state dict")
     state = from_published(published, family)

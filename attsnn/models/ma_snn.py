@@ -1,7 +1,8 @@
-"""MA-SNN: spiking networks with attention for event cameras (Attention SNN, TPAMI 2023; the released code's form).
+"""MA-SNN: spiking networks with attention for event cameras (Attention SNN, TPAMI 2023; the released code's
+form).
 
-A layer is convolution -> batch norm -> [average pool] -> attention -> LIF; the read-out is the mean over time of
-what the last layer emits. Input [T, N, 2, H, W], output [N, classes].
+A layer is convolution -> batch norm -> [average pool] -> attention -> LIF; the read-out is the mean over time
+of what the last layer emits. Input [T, N, 2, H, W], output [N, classes].
 """
 
 from dataclasses import dataclass
@@ -131,10 +132,10 @@ def _register(name: str, plan: Plan, what: str) -> None:
     builder.__name__ = name
     builder.__doc__ = f"""MA-SNN for {what}: [T, N, 2, {plan.size}, {plan.size}] -> [N, {plan.classes}].
 
-    attention: one of the seven names (TA, CA, SA, TCA, TSA, CSA, TCSA) or None; steps: T, which temporal attention
-    fixes; emit: "spike", or "membrane" for the published LIAF; width: multiplies every layer's channels, for small
-    machines; channels, hidden, num_classes, size: the layer table itself; channel_ratio, temporal_ratio: of the
-    gates' MLPs; backend: "auto", "fused" or "reference".
+    attention: one of the seven names (TA, CA, SA, TCA, TSA, CSA, TCSA) or None; steps: T, which temporal
+    attention fixes; emit: "spike", or "membrane" for the published LIAF; width: multiplies every layer's
+    channels, for small machines; channels, hidden, num_classes, size: the layer table itself; channel_ratio,
+    temporal_ratio: of the gates' MLPs; backend: "auto", "fused" or "reference".
     """
     globals()[name] = register(builder)
 

@@ -22,7 +22,9 @@ def names() -> list[str]:
 
 
 def create(name: str, **kwargs) -> nn.Module:
-    """The model of that name; the keywords are those of its builder (`help(attsnn.models.ma_snn)` documents them)."""
+    """The model of that name; the keywords are those of its builder (`help(attsnn.models.ma_snn)` documents
+    them).
+    """
     _load()
     if name not in _models:
         close = difflib.get_close_matches(name, _models, 1)

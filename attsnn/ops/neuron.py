@@ -1,8 +1,8 @@
 """`lif`: the LIF family over all T steps as one differentiable op, on the kernels of csrc or the reference.
 
-The dispatcher ops `attsnn::<neuron>_forward` and `_backward` are functional and are registered for every neuron that
-`attsnn._C` lists: shape rule (fake), gradient, and sentences for what they do not do. Python decides before the
-call what autograd must keep (`_keep`); the backward op recomputes the membrane from it.
+The dispatcher ops `attsnn::<neuron>_forward` and `_backward` are functional and are registered for every
+neuron that the extension lists: shape rule (fake), gradient, and sentences for what they do not do. Python
+decides before the call what autograd must keep (`_keep`); the backward op recomputes the membrane from it.
 """
 
 import math
@@ -43,24 +43,27 @@ def lif(
     h = (leak v + bias) + gain x;  s = fire(h - threshold);  v = (1 - s) h + s v_reset, or h - s threshold.
 
     Args:
-        x: input current [T, N, C, H, W], [T, N, F] or [T, N], T >= 1, float64, float32, bfloat16 or float16, in any
-            dense layout after T, which the result keeps. An input expanded over T (stride 0) is read once.
+        x: input current [T, N, C, H, W], [T, N, F] or [T, N], T >= 1, float64, float32, bfloat16 or float16,
+            in any dense layout after T, which the result keeps. An input expanded over T (stride 0) is read
+            once.
         v0: membrane [N, ...] after the reset of the step before; None: at rest.
-        leak, gain, bias, threshold, v_reset: numbers, or tensors of one value or one value a channel (dimension 2),
-            with gradients where they require them. v_reset None is the soft reset.
-        surrogate: the slope in place of the spike's derivative, from `attsnn.reference` (rectangular, arctan, ...).
+        leak, gain, bias, threshold, v_reset: numbers, or tensors of one value or one value a channel
+            (dimension 2), with gradients where they require them. v_reset None is the soft reset.
+        surrogate: the slope in place of the spike's derivative, from `attsnn.reference` (rectangular, arctan,
+            ...).
         strict: fire at h > threshold instead of h >= threshold.
         detach_reset: no gradient flows through the spike in the reset.
         emit: "spike"; "membrane", h; "relu_membrane", relu(h), the LIAF of MA-SNN; "relu_overshoot",
             relu(h - threshold).
         start: without v0, the first charge is gain x ("zero"), or as from v = v_reset ("reset").
-        soft: the surrogate's primitive instead of the step, for gradient checks; the kernels do it in float64.
+        soft: the surrogate's primitive instead of the step, for gradient checks; the kernels do it in
+            float64.
         final_state: whether the state is wanted.
         backend: "fused" (an error where there is no kernel), "reference", or "auto".
 
     Returns:
-        (out, v): out of x's shape, type and layout; v [N, ...], the state after the last step, in float32 (float64
-        for float64), or None.
+        (out, v): out of x's shape, type and layout; v [N, ...], the state after the last step, in float32
+        (float64 for float64), or None.
 
     Raises:
         TypeError, ValueError: for input that does not fit; the sentence names the argument.
@@ -81,7 +84,9 @@ def lif(
     rules = [int(rule) for rule in (*rules, list(SURROGATES).index(surrogate.kind))]
     numbers = [0.0 if c is None or isinstance(c, Tensor) else float(c) for c in constants.values()]
     numbers += [surrogate.scale, 0.0 if centred else surrogate.centre]
-    learns = sum(1 << i for i, c in enumerate(constants.values()) if isinstance(c, Tensor) and c.requires_grad)
+    learns = sum(
+        1 << i for i, c in enumerate(constants.values()) if isinstance(c, Tensor) and c.requires_grad
+    )
     exact = surrogate.kind == "rectangular" and not soft and emit == "spike" and (detach_reset or not hard)
 
     x = x if _dense(x) else x.contiguous()
@@ -96,8 +101,8 @@ def lif(
 def _keep(x: Tensor, v0: Tensor | None, learns: int, *, two_bits_suffice: bool) -> str:
     """What autograd keeps for backward: "nothing", the "input", or two "bits" per element and step.
 
-    Two bits, the spike and the surrogate's window, suffice for a rectangular surrogate where the reset needs no
-    membrane, and where neither leak nor gain is learned (their gradients sum v and x).
+    Two bits, the spike and the surrogate's window, suffice for a rectangular surrogate where the reset needs
+    no membrane, and where neither leak nor gain is learned (their gradients sum v and x).
     """
     wanted = learns or x.requires_grad or (v0 is not None and v0.requires_grad)
     if not (torch.is_grad_enabled() and wanted):
@@ -124,28 +129,36 @@ def _dense(x: Tensor) -> bool:
     """Whether one step x[t] fills its memory without gaps or overlaps, in any order of its dimensions."""
     if x.shape.numel() == 0:
         return True
+    left = [(x.stride(d), x.size(d)) for d in range(1, x.dim()) if x.size(d) != 1]
     expected = 1
-    for stride, size in sorted((x.stride(d), x.size(d)) for d in range(1, x.dim()) if x.size(d) != 1):
-        if stride != expected:
+    while left:  # not sorted: under torch.compile sizes may be symbolic, which can be compared only
+        place = next((i for i, (stride, _) in enumerate(left) if stride == expected), None)
+        if place is None:
             return False
-        expected *= size
+        expected *= left.pop(place)[1]
     return True
 
 
 def _like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """The tensor with these strides of its last dimensions, itself if it has them; dimensions before are free.
+    """The tensor with these strides of its last dimensions, itself if it has them; dimensions before are
+    free.
 
     Where a size is 1, a stride means nothing.
     """
     inner = tensor.dim() - len(strides)
-    if all(n == 1 or a == b for a, b, n in zip(tensor.stride()[inner:], strides, tensor.shape[inner:], strict=True)):
+    if all(
+        n == 1 or a == b
+        for a, b, n in zip(tensor.stride()[inner:], strides, tensor.shape[inner:], strict=True)
+    ):
         return tensor
     outer = (math.prod(tensor.shape[inner:]),) * inner  # at most one dimension, time, stands before
     return tensor.new_empty_strided(tensor.shape, (*outer, *strides)).copy_(tensor)
 
 
 def _check(x, v0, constants, surrogate, emit, start) -> None:
-    """Sentences for what does not fit. Looks at shapes, types and Python numbers, never at values of tensors."""
+    """Sentences for what does not fit. Looks at shapes, types and Python numbers, never at values of
+    tensors.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor [T, N, ...], got {type(x).__name__}")
     if x.dtype not in DTYPES:
@@ -159,7 +172,9 @@ def _check(x, v0, constants, surrogate, emit, start) -> None:
     for name, value in constants.items():
         _check_constant(name, value, x)
     if not isinstance(surrogate, Surrogate) or surrogate.kind not in SURROGATES:
-        raise TypeError(f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}), got {surrogate!r}")
+        raise TypeError(
+            f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}), got {surrogate!r}"
+        )
     if emit not in EMITS:
         raise ValueError(f"emit must be one of {', '.join(EMITS)}, got {emit!r}")
     if start not in STARTS:
@@ -180,7 +195,7 @@ def _check_constant(name: str, value, x: Tensor) -> None:
     if value is None and name == "v_reset":
         return
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        if not -math.inf < value < math.inf:  # of a number that may be symbolic, under torch.compile
             raise ValueError(f"{name} must be finite, got {value}")
         return
     if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -188,13 +203,18 @@ def _check_constant(name: str, value, x: Tensor) -> None:
         raise TypeError(f"{name} must be a number or a floating-point tensor, got {got}")
     channels = x.shape[2] if x.dim() > 2 else None
     if value.dim() > 1 or (value.numel() != 1 and value.numel() != channels):
-        want = f"one value or [C] = [{channels}]" if channels is not None else "one value, for x [T, N] has no channels"
+        want = (
+            f"one value or [C] = [{channels}]"
+            if channels is not None
+            else "one value, for x [T, N] has no channels"
+        )
         raise ValueError(f"{name} must be {want}, got shape {tuple(value.shape)} for x {tuple(x.shape)}")
     if value.device != x.device:
         raise ValueError(f"{name} must be on x's device {x.device}, got {value.device}")
 
 
-# ---- the dispatcher ops ------------------------------------------------------------------------------------------
+# ---- the dispatcher ops
+# ------------------------------------------------------------------------------------------
 
 
 def _forward_shapes(x, v0, learned, numbers, rules, learns, keep, final_state):
@@ -222,11 +242,11 @@ def _backward_shapes(grad_out, grad_v, x, v0, learned, kept, numbers, rules, lea
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, v0, learned, ctx.numbers, ctx.rules, ctx.learns, ctx.keep, _ = inputs
-    _, _, kept = output
+    x, v0, learned, ctx.numbers, ctx.rules, ctx.learns, ctx.keep, final_state = inputs
+    _, v, kept = output
     ctx.shape, ctx.strides, ctx.dtype = x.shape, x.stride()[1:], x.dtype
     ctx.save_for_backward(x if ctx.keep == "input" else None, v0, learned, kept)
-    ctx.mark_non_differentiable(kept)
+    ctx.mark_non_differentiable(*((kept,) if final_state else (v, kept)))
     ctx.set_materialize_grads(False)
 
 

@@ -1,4 +1,6 @@
-"""The definitions in plain PyTorch: what every fused kernel is held to. Imports nothing of attsnn, needs no build."""
+"""The definitions in plain PyTorch: what every fused kernel is held to. Imports nothing of attsnn, needs no
+build.
+"""
 
 from .gates import channel_gate, spatial_gate, temporal_gate
 from .neuron import CONSTANTS, EMITS, lif, neurons, state_dtype

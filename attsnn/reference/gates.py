@@ -1,7 +1,8 @@
-"""The attention gates of MA-SNN (Attention SNN, TPAMI 2023, section 3; spec of the released code), in plain PyTorch.
+"""The attention gates of MA-SNN (Attention SNN, TPAMI 2023, section 3; spec of the released code), in plain
+PyTorch.
 
-A gate squeezes the whole window to descriptors, the mean and the maximum, and excites them to weights in (0, 1).
-x is [T, N, C, H, W], or [T, N, F] for the temporal gate of a fully connected layer. Maxima are taken one
+A gate squeezes the whole window to descriptors, the mean and the maximum, and excites them to weights in (0,
+1). x is [T, N, C, H, W], or [T, N, F] for the temporal gate of a fully connected layer. Maxima are taken one
 dimension after the other with `max(dim)`, which sends the gradient to the first maximum in logical order.
 """
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 
 def _excite(mean: Tensor, peak: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
-    """sigmoid(MLP(mean) + MLP(max)) with one shared MLP; descriptors [N, D], reduce [D/r, D], expand [D, D/r]."""
+    """sigmoid(MLP(mean) + MLP(max)) with one shared MLP; descriptors [N, D], reduce [D/r, D], expand [D,
+    D/r].
+    """
 
     def mlp(d: Tensor) -> Tensor:
         return F.linear(F.relu(F.linear(d, reduce)), expand)
@@ -27,14 +30,16 @@ def temporal_gate(x: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
 
 
 def channel_gate(x: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
-    """CA: one weight a channel, shared by all steps, from mean and maximum over (T, H, W); returns [1, N, C, 1, 1]."""
+    """CA: one weight a channel, shared by all steps, from mean and maximum over (T, H, W); returns [1, N, C,
+    1, 1].
+    """
     flat = x.flatten(3)
     gate = _excite(flat.mean((0, 3)), flat.max(3).values.max(0).values, reduce, expand)
     return gate[None, :, :, None, None]
 
 
 def spatial_gate(x: Tensor, kernel: Tensor) -> Tensor:
-    """SA: one weight a pixel, shared by steps and channels: a convolution, kernel [1, 2, k, k], over the maps of
-    mean and maximum over (T, C); returns [1, N, 1, H, W]."""
+    """SA: one weight a pixel, shared by steps and channels: a convolution, kernel [1, 2, k, k], over the maps
+    of mean and maximum over (T, C); returns [1, N, 1, H, W]."""
     maps = torch.stack([x.mean((0, 2)), x.max(2).values.max(0).values], 1)
     return torch.sigmoid(F.conv2d(maps, kernel, padding=kernel.shape[-1] // 2))[None]

@@ -4,9 +4,9 @@
     s = fire(h - threshold)                     fire, >= or >
     v = (1 - s) * h + s * v_reset               hard reset;  soft: v = h - s * threshold
 
-Every published neuron is a row of constants (`attsnn.neurons` names them). The state is float32 whatever the type
-of the input, float64 for float64. Products and sums are separate operations here, as in the kernels: a contracted
-multiply-add would round once where these round twice, and a spike could flip.
+Every published neuron is a row of constants (`attsnn.neurons` names them). The state is float32 whatever the
+type of the input, float64 for float64. Products and sums are separate operations here, as in the kernels: a
+contracted multiply-add would round once where these round twice, and a spike could flip.
 """
 
 import torch

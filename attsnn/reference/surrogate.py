@@ -1,8 +1,8 @@
 """Surrogate gradients: the slope that stands in for the derivative of a spike.
 
 A spike is a step, whose derivative is zero almost everywhere. Training takes the slope of a soft step, the
-*primitive*, instead (Neftci, Mostafa, Zenke, "Surrogate Gradient Learning in SNNs", 2019). `z` is the distance
-of the membrane from the centre, which is the threshold unless the surrogate names another one.
+*primitive*, instead (Neftci, Mostafa, Zenke, "Surrogate Gradient Learning in SNNs", 2019). `z` is the
+distance of the membrane from the centre, which is the threshold unless the surrogate names another one.
 """
 
 import math
@@ -16,8 +16,9 @@ from torch import Tensor
 class Surrogate(NamedTuple):
     """One surrogate gradient, as plain numbers.
 
-    kind: a key of `SURROGATES`; scale: its half-width or steepness; centre: the membrane potential at which the
-    slope is centred, None for the threshold. With a centre of its own the threshold gets no surrogate gradient.
+    kind: a key of `SURROGATES`; scale: its half-width or steepness; centre: the membrane potential at which
+    the slope is centred, None for the threshold. With a centre of its own the threshold gets no surrogate
+    gradient.
     """
 
     kind: str

@@ -1,4 +1,5 @@
-// What a driver gets: raw pointers and numbers. Inner index i of a neuron is its place in the memory of one step.
+// What a driver gets: raw pointers and numbers. Inner index i of a neuron is its place in the memory of one
+// step.
 #pragma once
 #include <cstdint>
 
@@ -7,15 +8,18 @@
 
 namespace attsnn {
 
-// Above kCheckpointAbove steps the forward pass writes the state every kCheckpointEvery steps, and the backward
-// pass recomputes one such chunk at a time.
+// Above kCheckpointAbove steps the forward pass writes the state every kCheckpointEvery steps, and the
+// backward pass recomputes one such chunk at a time.
 inline constexpr int kCheckpointAbove = 64, kCheckpointEvery = 32;
 
-// Two bits a neuron and step, spike and window, four neurons a byte: kept for backward where they suffice. Laid out
-// [T, bytes]: a quarter byte a neuron and step for every T, and the backward pass streams, whatever T.
+// Two bits a neuron and step, spike and window, four neurons a byte: kept for backward where they suffice.
+// Laid out [T, bytes]: a quarter byte a neuron and step for every T, and the backward pass streams, whatever
+// T.
 inline constexpr int kNeuronsPerByte = 4;
 
-ATTSNN_INLINE constexpr int64_t bytes_of_bits(int64_t n) { return (n + kNeuronsPerByte - 1) / kNeuronsPerByte; }
+ATTSNN_INLINE constexpr int64_t bytes_of_bits(int64_t n) {
+  return (n + kNeuronsPerByte - 1) / kNeuronsPerByte;
+}
 ATTSNN_INLINE constexpr int64_t chunk_of(int64_t steps) {
   return steps > kCheckpointAbove ? kCheckpointEvery : steps;
 }
@@ -27,14 +31,15 @@ struct Shape {
   ATTSNN_INLINE int64_t channel(int64_t i) const { return channels == 1 ? 0 : i / channel_stride % channels; }
   // The k-th neuron of a channel.
   ATTSNN_INLINE int64_t member(int64_t channel, int64_t k) const {
-    return channels == 1 ? k : (k / channel_stride * channels + channel) * channel_stride + k % channel_stride;
+    return channels == 1 ? k
+                         : (k / channel_stride * channels + channel) * channel_stride + k % channel_stride;
   }
 };
 
 template <class Cell, class Real>
 struct Neuron {
   typename Cell::template Constants<Real> constants;
-  const Real* learned;  // [kConstants, channels] in place of `constants`, or null
+  const Real* learned = nullptr;  // [kConstants, channels] in place of `constants`, or null
   Rules<Real> rules;
   Real centre;  // of the surrogate, where it is not centred on the threshold
 
@@ -43,6 +48,7 @@ struct Neuron {
     typename Cell::template Constants<Real> own = constants;
     Real* values = reinterpret_cast<Real*>(&own);
     if (learned)
+#pragma unroll
       for (int k = 0; k < Cell::kConstants; ++k) values[k] = learned[k * channels + channel];
     return Cell::terms(own, rules, centre);
   }
@@ -51,8 +57,8 @@ struct Neuron {
 // A sequence of one step after the other, `stride` elements apart: 0 where every step is the same.
 template <class T>
 struct Steps {
-  T* data;
-  int64_t stride;
+  T* data = nullptr;
+  int64_t stride = 0;
   ATTSNN_INLINE T* operator[](int64_t t) const { return data + t * stride; }
 };
 
@@ -62,10 +68,10 @@ struct ForwardCall {
   Neuron<Cell, Real> neuron;
   Steps<const Io> x;
   Steps<Io> out;
-  const Real* v0;     // null: none given
-  Real* v;            // null: not wanted
-  Real* checkpoints;  // [(T - 1) / kCheckpointEvery, neurons], or null
-  uint8_t* bits;      // [T, bytes_of_bits(neurons)], or null
+  const Real* v0 = nullptr;     // null: none given
+  Real* v = nullptr;            // null: not wanted
+  Real* checkpoints = nullptr;  // [(T - 1) / kCheckpointEvery, neurons], or null
+  uint8_t* bits = nullptr;      // [T, bytes_of_bits(neurons)], or null
 };
 
 template <class Cell, class Io, class Real>
@@ -73,14 +79,14 @@ struct BackwardCall {
   Shape shape;
   Neuron<Cell, Real> neuron;
   Steps<const Io> grad_out;
-  const Real* grad_v;  // null: zero
-  Steps<const Io> x;   // null where bits are kept
-  const Real* v0;
-  const Real* checkpoints;
-  const uint8_t* bits;
+  const Real* grad_v = nullptr;  // null: zero
+  Steps<const Io> x;             // null where bits are kept
+  const Real* v0 = nullptr;
+  const Real* checkpoints = nullptr;
+  const uint8_t* bits = nullptr;
   Steps<Io> grad_x;
-  Real* grad_v0;  // null: not wanted
-  Real* sums;     // [kConstants, neurons], the gradients of the constants by neuron; null: not wanted
+  Real* grad_v0 = nullptr;  // null: not wanted
+  Real* sums = nullptr;  // [kConstants, neurons], the gradients of the constants by neuron; null: not wanted
 };
 
 }  // namespace attsnn

@@ -3,6 +3,8 @@
 
 #if defined(__CUDACC__)
 #define ATTSNN_INLINE __host__ __device__ __forceinline__
+#elif defined(ATTSNN_SANITIZED)  // instrumented code inlined everywhere takes minutes to compile
+#define ATTSNN_INLINE inline
 #else
 #define ATTSNN_INLINE inline __attribute__((always_inline))
 #endif

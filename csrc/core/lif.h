@@ -1,6 +1,7 @@
-// The LIF family: affine charge, fire, reset. One step forward, one step back; attsnn/reference/neuron.py says the
-// same equation. Every operation rounds on its own (no contraction), so that spikes are equal to the bit everywhere.
-// Rules enter as factors 0 or 1: a product with 1 and a sum with 0 round to nothing, and a step has no branch.
+// The LIF family: affine charge, fire, reset. One step forward, one step back; attsnn/reference/neuron.py
+// says the same equation. Every operation rounds on its own (no contraction), so that spikes are equal to the
+// bit everywhere. Rules enter as factors 0 or 1: a product with 1 and a sum with 0 round to nothing, and a
+// step has no branch.
 #pragma once
 #include "host_device.h"
 
@@ -11,9 +12,9 @@ inline constexpr const char* kEmits[] = {"spike", "membrane", "relu_membrane", "
 
 template <class Real>
 struct Rules {
-  Real hard;            // reset to v_reset, else by subtraction of the threshold
-  Real kept;            // the reset's spike stays in the graph
-  Real centred;         // the surrogate is centred on the threshold, which then has a gradient through the spike
+  Real hard;     // reset to v_reset, else by subtraction of the threshold
+  Real kept;     // the reset's spike stays in the graph
+  Real centred;  // the surrogate is centred on the threshold, which then has a gradient through the spike
   bool start_at_reset;  // without a given state: as from rest, else from nothing
   Emit emit;
 };
@@ -35,7 +36,11 @@ struct Lif {
 
   template <class Real>
   static ATTSNN_INLINE Terms<Real> terms(const Constants<Real>& c, const Rules<Real>& rules, Real centre) {
-    return {c.leak,      c.gain, c.bias, c.threshold, rules.hard != 0 ? c.v_reset : -c.threshold,
+    return {c.leak,
+            c.gain,
+            c.bias,
+            c.threshold,
+            rules.hard != 0 ? c.v_reset : -c.threshold,
             rules.centred != 0 ? c.threshold : centre};
   }
 
@@ -67,23 +72,25 @@ struct Lif {
   template <class Real>
   using Sums = Constants<Real>;
 
-  // One step back: the gradient of h from those of what was emitted and of the state after the reset, `slope` = ds/dh.
+  // One step back: the gradient of h from those of what was emitted and of the state after the reset, `slope`
+  // = ds/dh.
   template <class Real>
   static ATTSNN_INLINE Real back(const Terms<Real>& c, const Rules<Real>& rules, Emit what, Real h, Real s,
                                  Real slope, Real grad_out, Real grad_v, Sums<Real>& sums) {
     const bool overshoot = what == Emit::kReluOvershoot;
     const Real rectified = (overshoot ? h - c.threshold : h) > 0 ? grad_out : Real(0);
     const Real emitted = what == Emit::kSpike ? Real(0) : what == Emit::kMembrane ? grad_out : rectified;
-    const Real grad_s = (what == Emit::kSpike ? grad_out : Real(0)) +
-                        rules.kept * (grad_v * (c.target - rules.hard * h));
+    const Real grad_s =
+        (what == Emit::kSpike ? grad_out : Real(0)) + rules.kept * (grad_v * (c.target - rules.hard * h));
     const Real through = grad_s * slope, by_target = grad_v * s;
     sums.v_reset += rules.hard * by_target;
-    sums.threshold -= rules.centred * through + (1 - rules.hard) * by_target + (overshoot ? emitted : Real(0));
+    sums.threshold -=
+        rules.centred * through + (1 - rules.hard) * by_target + (overshoot ? emitted : Real(0));
     return through + emitted + grad_v * (1 - rules.hard * s);
   }
 
-  // Through the charge to its constants. The gradients of x and of the state before are gain and carried * leak times
-  // that of h.
+  // Through the charge to its constants. The gradients of x and of the state before are gain and carried *
+  // leak times that of h.
   template <class Real>
   static ATTSNN_INLINE void back_charge(Real carried, Real grad_h, Real v, Real x, Sums<Real>& sums) {
     sums.gain += grad_h * x;

@@ -1,5 +1,6 @@
-// Surrogate gradients: the slope that stands in for the derivative of a spike, and its primitive, the soft spike.
-// z is the distance of the membrane from the slope's centre. The formulas are those of attsnn/reference/surrogate.py.
+// Surrogate gradients: the slope that stands in for the derivative of a spike, and its primitive, the soft
+// spike. z is the distance of the membrane from the slope's centre. The formulas are those of
+// attsnn/reference/surrogate.py.
 #pragma once
 #include <cmath>
 

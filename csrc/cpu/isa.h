@@ -8,7 +8,7 @@ namespace attsnn {
 
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
-#if defined(__x86_64__) && !defined(ATTSNN_NO_ISA_DISPATCH)
+#if defined(__x86_64__) && !defined(ATTSNN_SANITIZED)
 #define ATTSNN_ISA_DISPATCH 1
 #endif
 
@@ -40,10 +40,12 @@ inline const char* name(Isa isa) {
   return isa == Isa::kAvx512 ? "avx512" : isa == Isa::kAvx2 ? "avx2" : "baseline";
 }
 
-// The clones inline everything below them (flatten), so that no code of a wider set is shared with another clone.
+// The clones inline everything below them (flatten), so that no code of a wider set is shared with another
+// clone.
 #ifdef ATTSNN_ISA_DISPATCH
 template <auto kFunction, class... Args>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"), flatten, noinline)) void on_avx512(Args... args) {
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"), flatten,
+               noinline)) void on_avx512(Args... args) {
   kFunction(args...);
 }
 template <auto kFunction, class... Args>

@@ -1,5 +1,5 @@
-// The CPU driver: tiles of neurons inside, time outside, so that a row vectorises and a tile's state stays in the
-// nearest cache. No torch here; neuron.cpp gives it memory and threads.
+// The CPU driver: tiles of neurons inside, time outside, so that a row vectorises and a tile's state stays in
+// the nearest cache. No torch here; neuron.cpp gives it memory and threads.
 #pragma once
 #include <algorithm>
 
@@ -11,15 +11,19 @@ namespace attsnn {
 // A row of x or of a gradient in the state's type: itself, or converted into the buffer.
 template <class Io, class Real>
 const Real* read_row(const Io* from, int64_t count, Real* buffer) {
-  if constexpr (std::is_same_v<Io, Real>) return from;
-  else return with_isa<convert_row<Io, Real>>(count, from, buffer), buffer;
+  if constexpr (std::is_same_v<Io, Real>)
+    return from;
+  else
+    return with_isa<convert_row<Io, Real>>(count, from, buffer), buffer;
 }
 
 // Where a row of results is computed, and what brings it to its place.
 template <class Io, class Real>
 Real* row_for(Io* to, Real* buffer) {
-  if constexpr (std::is_same_v<Io, Real>) return to;
-  else return buffer;
+  if constexpr (std::is_same_v<Io, Real>)
+    return to;
+  else
+    return buffer;
 }
 template <class Io, class Real>
 void write_row(const Real* row, int64_t count, Io* to) {
@@ -31,7 +35,8 @@ template <class Cell, class Real, bool kArrays>
 struct Workspace {
   RowTerms<Cell, Real, kArrays> terms;
   alignas(64) Real arrays[kArrays ? Cell::kTerms * kTile : 1];
-  alignas(64) Real v[kTile], s[kTile], slope[kTile], before[kTile], grad_v[kTile], in[kTile], out[kTile], x[kTile];
+  alignas(64) Real v[kTile], s[kTile], slope[kTile], before[kTile], grad_v[kTile], in[kTile], out[kTile],
+      x[kTile];
   alignas(64) Real sums[Cell::kConstants * kTile];
   alignas(64) Real h[kCheckpointAbove][kTile];  // of one chunk of steps
 
@@ -49,14 +54,19 @@ struct Workspace {
 template <class F>
 void dispatch_emit(Emit emit, const F& f) {
   switch (emit) {
-    case Emit::kSpike: return f.template operator()<Emit::kSpike>();
-    case Emit::kMembrane: return f.template operator()<Emit::kMembrane>();
-    case Emit::kReluMembrane: return f.template operator()<Emit::kReluMembrane>();
-    case Emit::kReluOvershoot: return f.template operator()<Emit::kReluOvershoot>();
+    case Emit::kSpike:
+      return f.template operator()<Emit::kSpike>();
+    case Emit::kMembrane:
+      return f.template operator()<Emit::kMembrane>();
+    case Emit::kReluMembrane:
+      return f.template operator()<Emit::kReluMembrane>();
+    case Emit::kReluOvershoot:
+      return f.template operator()<Emit::kReluOvershoot>();
   }
 }
 
-// The state before a tile's first step, into w.v; 0 where the sequence starts there from nothing, else 1 (`carried`).
+// The state before a tile's first step, into w.v; 0 where the sequence starts there from nothing, else 1
+// (`carried`).
 template <class Cell, class Real, bool kArrays>
 Real start_state(const Neuron<Cell, Real>& neuron, const Real* given, int64_t count,
                  Workspace<Cell, Real, kArrays>& w) {
@@ -84,7 +94,8 @@ void forward_tile(const ForwardCall<Cell, Io, Real>& call, const Fire& fire, con
     Real* out = row_for<Io, Real>(to, w.out);
     Real* s = rules.emit == Emit::kSpike ? out : w.s;
     const Real* x = read_row(call.x[t] + first, count, w.in);
-    with_isa<charge_row<Cell, Real, kArrays, Fire>>(count, terms, rules, fire, carried, x, &w.v[0], &w.h[0][0], s);
+    with_isa<charge_row<Cell, Real, kArrays, Fire>>(count, terms, rules, fire, carried, x, &w.v[0],
+                                                    &w.h[0][0], s);
     if (rules.emit != Emit::kSpike)
       dispatch_emit(rules.emit, [&]<Emit kEmit>() {
         with_isa<emit_row<Cell, Real, kArrays, kEmit>>(count, terms, h, s_of_step, out);
@@ -100,8 +111,8 @@ void forward_tile(const ForwardCall<Cell, Io, Real>& call, const Fire& fire, con
 
 // One step back from h, and s and slope in the workspace; h may be any row where the reset needs no membrane.
 template <class Cell, class Io, class Real, bool kLearned>
-void back_step(const BackwardCall<Cell, Io, Real>& call, int64_t t, Real carried, const Real* h, int64_t first,
-               int64_t count, Workspace<Cell, Real, kLearned>& w) {
+void back_step(const BackwardCall<Cell, Io, Real>& call, int64_t t, Real carried, const Real* h,
+               int64_t first, int64_t count, Workspace<Cell, Real, kLearned>& w) {
   Io* to = call.grad_x[t] + first;
   Real* grad_x = row_for<Io, Real>(to, w.out);
   const Real* grad_out = read_row(call.grad_out[t] + first, count, w.in);
@@ -116,10 +127,11 @@ void back_step(const BackwardCall<Cell, Io, Real>& call, int64_t t, Real carried
 
 // From two bits a neuron and step; the rows that only the gradients of leak and gain would read are zero.
 template <class Cell, class Io, class Real, bool kLearned>
-void backward_from_bits(const BackwardCall<Cell, Io, Real>& call, const Rectangular<Real>& window, int64_t first,
-                        int64_t count, Workspace<Cell, Real, kLearned>& w) {
+void backward_from_bits(const BackwardCall<Cell, Io, Real>& call, const Rectangular<Real>& window,
+                        int64_t first, int64_t count, Workspace<Cell, Real, kLearned>& w) {
   const int64_t bytes_a_step = bytes_of_bits(call.shape.neurons);
-  const Real carried = start_state<Cell, Real, kLearned>(call.neuron, call.v0 ? call.v0 + first : nullptr, count, w);
+  const Real carried =
+      start_state<Cell, Real, kLearned>(call.neuron, call.v0 ? call.v0 + first : nullptr, count, w);
   for (Real* row : {w.h[0], w.x, w.before}) std::fill_n(row, kTile, Real(0));
   for (int64_t t = call.shape.steps; t-- > 0;) {
     with_isa<unpack_row<Real>>(count, window, call.bits + t * bytes_a_step + first / kNeuronsPerByte, &w.s[0],
@@ -130,8 +142,9 @@ void backward_from_bits(const BackwardCall<Cell, Io, Real>& call, const Rectangu
 
 // From x: a chunk of steps at a time, forward to get h, then back.
 template <class Cell, class Io, class Real, bool kLearned, class Fire, class Surrogate>
-void backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& fire, const Surrogate& surrogate,
-                         int64_t first, int64_t count, Workspace<Cell, Real, kLearned>& w) {
+void backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& fire,
+                         const Surrogate& surrogate, int64_t first, int64_t count,
+                         Workspace<Cell, Real, kLearned>& w) {
   const Rules<Real> rules = call.neuron.rules;
   const int64_t steps = call.shape.steps, chunk = chunk_of(steps);
   const auto terms = w.terms;
@@ -148,7 +161,8 @@ void backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& f
       const Real* h = w.h[t - t0];
       if (kLearned && t > t0) {
         const Real* h_before = w.h[t - t0 - 1];
-        with_isa<reset_row<Cell, Real, kLearned, Fire>>(count, terms, rules, fire, h_before, &w.s[0], &w.before[0]);
+        with_isa<reset_row<Cell, Real, kLearned, Fire>>(count, terms, rules, fire, h_before, &w.s[0],
+                                                        &w.before[0]);
       } else if (kLearned) {
         start_state(call.neuron, given, count, w);
         std::copy_n(w.v, count, w.before);

@@ -11,11 +11,13 @@ namespace attsnn {
 namespace {
 
 struct CpuDriver {
-  // f(first, count, workspace) for every tile. Tiles depend on the shape alone, never on the number of threads.
+  // f(first, count, workspace) for every tile. Tiles depend on the shape alone, never on the number of
+  // threads.
   template <class Cell, class Real, bool kArrays, class F>
   static void over_tiles(const Shape& shape, const F& f) {
     const int64_t tiles = (shape.neurons + kTile - 1) / kTile;
-    const int64_t grain = std::max<int64_t>(1, 16384 / (kTile * shape.steps));  // below it a thread does not pay
+    const int64_t grain =
+        std::max<int64_t>(1, 16384 / (kTile * shape.steps));  // below it a thread does not pay
     torch::stable::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
       thread_local const auto workspace = std::make_unique<Workspace<Cell, Real, kArrays>>();
       for (int64_t tile = begin; tile < end; ++tile)
@@ -23,29 +25,33 @@ struct CpuDriver {
     });
   }
 
-  template <class Cell, class Io, class Real, class Fire>
-  static void forward(const Tensor&, const ForwardCall<Cell, Io, Real>& call, const Fire& fire,
-                      const Rectangular<Real>& window) {
+  template <class Cell, class Io, class Real>
+  static void forward(const Tensor&, const ForwardCall<Cell, Io, Real>& call, const Firing& firing) {
+    const Rectangular<Real> window(firing.scale);
     const auto run = [&]<bool kArrays>() {
-      over_tiles<Cell, Real, kArrays>(call.shape, [&](int64_t first, int64_t count, auto& workspace) {
-        forward_tile(call, fire, window, first, count, workspace);
+      dispatch_fire<Real>(firing, [&](const auto& fire) {
+        over_tiles<Cell, Real, kArrays>(call.shape, [&](int64_t first, int64_t count, auto& workspace) {
+          forward_tile(call, fire, window, first, count, workspace);
+        });
       });
     };
     call.neuron.learned ? run.template operator()<true>() : run.template operator()<false>();
   }
 
-  template <class Cell, class Io, class Real, class Fire, class Surrogate>
-  static void backward(const Tensor&, const BackwardCall<Cell, Io, Real>& call, const Fire& fire,
-                       const Surrogate& surrogate) {
+  template <class Cell, class Io, class Real>
+  static void backward(const Tensor&, const BackwardCall<Cell, Io, Real>& call, const Firing& firing) {
     const auto run = [&]<bool kLearned>() {
-      over_tiles<Cell, Real, kLearned>(call.shape, [&](int64_t first, int64_t count, auto& workspace) {
-        backward_tile(call, fire, surrogate, first, count, workspace);
+      dispatch_firing<Real>(firing, [&](const auto& fire, const auto& surrogate) {
+        over_tiles<Cell, Real, kLearned>(call.shape, [&](int64_t first, int64_t count, auto& workspace) {
+          backward_tile(call, fire, surrogate, first, count, workspace);
+        });
       });
     };
     call.neuron.learned ? run.template operator()<true>() : run.template operator()<false>();
   }
 
-  // sums [constants, neurons] -> result [constants, channels], in double, by tiles that follow from the shape.
+  // sums [constants, neurons] -> result [constants, channels], in double, by tiles that follow from the
+  // shape.
   template <class Real>
   static void reduce(const Tensor&, const Shape& shape, int constants, const Real* sums, Real* result) {
     const int64_t members = shape.neurons / shape.channels, tile = 8 * kTile;

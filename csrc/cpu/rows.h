@@ -1,5 +1,6 @@
-// What is done to a row, the neurons of a tile at one step: loops that vectorise. `with_isa` compiles each for every
-// instruction set; they know the state's type alone, so there are few. All rows are in the state's type.
+// What is done to a row, the neurons of a tile at one step: loops that vectorise. `with_isa` compiles each
+// for every instruction set; they know the state's type alone, so there are few. All rows are in the state's
+// type.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -30,9 +31,9 @@ struct RowTerms {
 
 // Charge, fire, reset: from x and v to h, s and the new v.
 template <class Cell, class Real, bool kArrays, class Fire>
-ATTSNN_INLINE void charge_row(int64_t count, RowTerms<Cell, Real, kArrays> terms, Rules<Real> rules, Fire fire,
-                              Real carried, const Real* __restrict x, Real* __restrict v, Real* __restrict h,
-                              Real* __restrict s) {
+ATTSNN_INLINE void charge_row(int64_t count, RowTerms<Cell, Real, kArrays> terms, Rules<Real> rules,
+                              Fire fire, Real carried, const Real* __restrict x, Real* __restrict v,
+                              Real* __restrict h, Real* __restrict s) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) {
     const auto c = terms[j];
@@ -71,13 +72,14 @@ ATTSNN_INLINE void slope_row(int64_t count, RowTerms<Cell, Real, kArrays> terms,
   for (int64_t j = 0; j < count; ++j) slope[j] = surrogate.slope(h[j] - terms[j].centre);
 }
 
-// One step back; the sums [kConstants, kTile], and what they need (x, the state before), only where constants learn.
+// One step back; the sums [kConstants, kTile], and what they need (x, the state before), only where constants
+// learn.
 template <class Cell, class Real, bool kLearned, Emit kEmit>
-ATTSNN_INLINE void back_row(int64_t count, RowTerms<Cell, Real, kLearned> terms, Rules<Real> rules, Real carried,
-                            const Real* __restrict h, const Real* __restrict s, const Real* __restrict slope,
-                            const Real* __restrict grad_out, const Real* __restrict x,
-                            const Real* __restrict before, Real* __restrict grad_v, Real* __restrict grad_x,
-                            Real* __restrict sums) {
+ATTSNN_INLINE void back_row(int64_t count, RowTerms<Cell, Real, kLearned> terms, Rules<Real> rules,
+                            Real carried, const Real* __restrict h, const Real* __restrict s,
+                            const Real* __restrict slope, const Real* __restrict grad_out,
+                            const Real* __restrict x, const Real* __restrict before, Real* __restrict grad_v,
+                            Real* __restrict grad_x, Real* __restrict sums) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) {
     const auto c = terms[j];
@@ -93,7 +95,8 @@ ATTSNN_INLINE void back_row(int64_t count, RowTerms<Cell, Real, kLearned> terms,
   }
 }
 
-// Two bits of four neurons in one byte, spike + 2 window, the first neuron lowest. Rows are padded to whole bytes.
+// Two bits of four neurons in one byte, spike + 2 window, the first neuron lowest. Rows are padded to whole
+// bytes.
 template <class Cell, class Real, bool kArrays>
 ATTSNN_INLINE void pack_row(int64_t count, RowTerms<Cell, Real, kArrays> terms, Rectangular<Real> window,
                             const Real* __restrict h, const Real* __restrict s, uint8_t* __restrict packed) {

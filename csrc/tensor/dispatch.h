@@ -16,28 +16,57 @@ using torch::headeronly::ScalarType;
 template <class F>
 void dispatch_type(ScalarType type, const F& f) {
   switch (type) {
-    case ScalarType::Double: return f.template operator()<double, double>();
-    case ScalarType::Float: return f.template operator()<float, float>();
-    case ScalarType::BFloat16: return f.template operator()<torch::headeronly::BFloat16, float>();
-    case ScalarType::Half: return f.template operator()<torch::headeronly::Half, float>();
-    default: STD_TORCH_CHECK(false, "x must be float64, float32, bfloat16 or float16");
+    case ScalarType::Double:
+      return f.template operator()<double, double>();
+    case ScalarType::Float:
+      return f.template operator()<float, float>();
+    case ScalarType::BFloat16:
+      return f.template operator()<torch::headeronly::BFloat16, float>();
+    case ScalarType::Half:
+      return f.template operator()<torch::headeronly::Half, float>();
+    default:
+      STD_TORCH_CHECK(false, "x must be float64, float32, bfloat16 or float16");
   }
 }
 
-// f(surrogate) with the surrogate of that index.
+// How the neurons fire: the surrogate, an index into Surrogates, with its scale; > or >=; the step or the
+// soft spike.
+struct Firing {
+  int64_t surrogate;
+  double scale;
+  bool strict, soft;
+};
+
+// f(surrogate).
 template <class Real, class F>
-void dispatch_surrogate(int64_t kind, double scale, const F& f) {
-  const bool known = Surrogates<Real>::at(int(kind), [&](auto type) { f(typename decltype(type)::type(scale)); });
-  STD_TORCH_CHECK(known, "rules: there is no surrogate ", kind);
+void dispatch_surrogate(const Firing& firing, const F& f) {
+  const bool known = Surrogates<Real>::at(int(firing.surrogate),
+                                          [&](auto type) { f(typename decltype(type)::type(firing.scale)); });
+  STD_TORCH_CHECK(known, "rules: there is no surrogate ", firing.surrogate);
 }
 
 // f(fire) with the step, or, in float64 alone, with the surrogate's soft spike.
-template <class Real, class Surrogate, class F>
-void dispatch_fire(bool soft, bool strict, const Surrogate& surrogate, const F& f) {
+template <class Real, class F>
+void dispatch_fire(const Firing& firing, const F& f) {
+  if (!firing.soft) return f(HardFire<Real>{Real(firing.strict ? 0 : 1)});
   if constexpr (sizeof(Real) == sizeof(double))
-    if (soft) return f(SoftFire<Real, Surrogate>{surrogate});
-  STD_TORCH_CHECK(!soft, "soft spikes are computed in float64 only");
-  f(HardFire<Real>{Real(strict ? 0 : 1)});
+    dispatch_surrogate<Real>(firing, [&](const auto& surrogate) {
+      f(SoftFire<Real, std::remove_cvref_t<decltype(surrogate)>>{surrogate});
+    });
+  else
+    STD_TORCH_CHECK(false, "soft spikes are computed in float64 only");
+}
+
+// f(fire, surrogate): what a backward pass needs.
+template <class Real, class F>
+void dispatch_firing(const Firing& firing, const F& f) {
+  dispatch_surrogate<Real>(firing, [&](const auto& surrogate) {
+    using Surrogate = std::remove_cvref_t<decltype(surrogate)>;
+    if constexpr (sizeof(Real) == sizeof(double))
+      if (firing.soft) return f(SoftFire<Real, Surrogate>{surrogate}, surrogate);
+    STD_TORCH_CHECK(!firing.soft, "soft spikes are computed in float64 only");
+    f(HardFire<Real>{Real(firing.strict ? 0 : 1)}, surrogate);
+  });
 }
 
 }  // namespace attsnn

@@ -1,5 +1,6 @@
-// The neurons' dispatcher ops, but for the loops: reads the arguments, allocates the results, hands typed calls to a
-// driver (CPU or CUDA). The shape rule is that of attsnn/ops/neuron.py: the inner order of x is kept.
+// The neurons' dispatcher ops, but for the loops: reads the arguments, allocates the results, hands typed
+// calls to a driver (CPU or CUDA). The shape rule is that of attsnn/ops/neuron.py: the inner order of x is
+// kept.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -107,9 +108,10 @@ Steps<T> steps_of(const std::optional<Tensor>& tensor) {
 
 // The order of `rules` and `numbers` is that in attsnn/ops/neuron.py.
 struct Choices {
-  bool hard_reset, detach_reset, strict, soft, centred, start_at_reset;
-  int64_t emit, surrogate;
-  double scale, centre;
+  bool hard_reset, detach_reset, centred, start_at_reset;
+  int64_t emit;
+  double centre;
+  Firing firing;
 };
 
 template <class Cell>
@@ -117,9 +119,16 @@ Choices choices_of(const std::vector<int64_t>& rules, const std::vector<double>&
   STD_TORCH_CHECK(rules.size() == 8, "rules: wanted 8 integers, got ", rules.size());
   STD_TORCH_CHECK(numbers.size() == Cell::kConstants + 2, "numbers: wanted ", Cell::kConstants + 2, ", got ",
                   numbers.size());
-  STD_TORCH_CHECK(rules[6] >= 0 && rules[6] < int64_t(std::size(kEmits)), "rules: there is no emit ", rules[6]);
-  return {rules[0] != 0, rules[1] != 0, rules[2] != 0, rules[3] != 0, rules[4] != 0, rules[5] != 0,
-          rules[6],      rules[7],      numbers[Cell::kConstants], numbers[Cell::kConstants + 1]};
+  STD_TORCH_CHECK(rules[6] >= 0 && rules[6] < int64_t(std::size(kEmits)), "rules: there is no emit ",
+                  rules[6]);
+  const double scale = numbers[Cell::kConstants], centre = numbers[Cell::kConstants + 1];
+  return {.hard_reset = rules[0] != 0,
+          .detach_reset = rules[1] != 0,
+          .centred = rules[4] != 0,
+          .start_at_reset = rules[5] != 0,
+          .emit = rules[6],
+          .centre = centre,
+          .firing = {.surrogate = rules[7], .scale = scale, .strict = rules[2] != 0, .soft = rules[3] != 0}};
 }
 
 template <class Cell, class Real>
@@ -167,23 +176,17 @@ std::tuple<Tensor, Tensor, Tensor> neuron_forward(const Tensor& x, const std::op
     call.v = final_state ? data<Real>(v) : nullptr;
     call.checkpoints = checkpoints ? data<Real>(kept) : nullptr;
     call.bits = bits ? data<uint8_t>(kept) : nullptr;
-    const Rectangular<Real> window(choices.scale);
-    if (!choices.soft) return Driver::forward(x, call, HardFire<Real>{Real(choices.strict ? 0 : 1)}, window);
-    dispatch_surrogate<Real>(choices.surrogate, choices.scale, [&](const auto& surrogate) {
-      dispatch_fire<Real>(true, choices.strict, surrogate,
-                          [&](const auto& fire) { Driver::forward(x, call, fire, window); });
-    });
+    Driver::forward(x, call, choices.firing);
   });
   return {out, v, kept};
 }
 
 template <class Cell, class Driver>
-std::tuple<Tensor, Tensor, Tensor> neuron_backward(const Tensor& grad_out, const std::optional<Tensor>& grad_v,
-                                                   const std::optional<Tensor>& x, const std::optional<Tensor>& v0,
-                                                   const std::optional<Tensor>& learned, const Tensor& kept,
-                                                   const std::vector<double>& numbers,
-                                                   const std::vector<int64_t>& rules, int64_t learns,
-                                                   std::string keep, bool wants_v0) {
+std::tuple<Tensor, Tensor, Tensor> neuron_backward(
+    const Tensor& grad_out, const std::optional<Tensor>& grad_v, const std::optional<Tensor>& x,
+    const std::optional<Tensor>& v0, const std::optional<Tensor>& learned, const Tensor& kept,
+    const std::vector<double>& numbers, const std::vector<int64_t>& rules, int64_t learns, std::string keep,
+    bool wants_v0) {
   const Geometry geometry(grad_out, learned);
   const Shape& shape = geometry.shape;
   const ScalarType state = state_type(grad_out);
@@ -213,10 +216,7 @@ std::tuple<Tensor, Tensor, Tensor> neuron_backward(const Tensor& grad_out, const
     call.grad_x = steps_of<Io>(grad_x);
     call.grad_v0 = wants_v0 ? data<Real>(grad_v0) : nullptr;
     call.sums = learns ? data<Real>(sums) : nullptr;
-    dispatch_surrogate<Real>(choices.surrogate, choices.scale, [&](const auto& surrogate) {
-      dispatch_fire<Real>(choices.soft, choices.strict, surrogate,
-                          [&](const auto& fire) { Driver::backward(grad_out, call, fire, surrogate); });
-    });
+    Driver::backward(grad_out, call, choices.firing);
     if (learns) Driver::reduce(grad_out, call.shape, Cell::kConstants, call.sums, data<Real>(grad_learned));
   });
   return {grad_x, grad_v0, grad_learned};

@@ -1,0 +1,47 @@
+# make demo   sets up, builds and trains an attention spiking network on event recordings of handwriting
+# make test   sets up, builds and runs every test
+# make setup  their common part; a second call does nothing that is up to date
+#
+# PYTHON=python3.12      the Python of the environment (>= 3.10)
+# TORCH_INDEX_URL=URL    where pip takes torch from, e.g. PyTorch's index of CPU-only builds
+# ATTSNN_CUDA=0          no CUDA kernels;  TORCH_CUDA_ARCH_LIST="9.0"  GPU architectures
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
+SOURCES := $(shell find csrc tests/cpp -type f) CMakeLists.txt setup.py
+
+.PHONY: setup demo test bench lint clean
+setup: $(VENV)/.built
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "attsnn needs Python >= 3.10; this is " + sys.version.split()[0] + ": make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	@$(PYTHON) -m venv $(VENV) || (rm -rf $(VENV); echo "attsnn: $(PYTHON) has no venv: install it (Debian: apt install python3-venv)"; exit 1)
+
+$(VENV)/.installed: requirements.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(TORCH)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# An editable install builds the extension in place, as `python setup.py build_ext` does.
+$(VENV)/.built: $(VENV)/.installed pyproject.toml $(SOURCES)
+	$(PY) setup.py --quiet build_ext
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: setup
+	$(PY) train/dvs.py samples
+
+test: setup
+	$(PY) -m pytest
+
+bench: setup
+	$(PY) bench/neuron.py
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+clean:
+	rm -rf build dist runs attsnn/_C.* *.egg-info $(VENV)/.built

@@ -1,0 +1,93 @@
+"""python -m attsnn.data: list, prepare and verify data sets, write the sample recordings.
+
+Exit code 0, 2 for a command that is not understood, 3 for data that is missing or broken (one sentence on
+stderr).
+"""
+
+import argparse
+import sys
+import warnings
+
+from attsnn.data import dvs_gesture, samples
+from attsnn.data.errors import DataError
+from attsnn.data.store import Store
+
+DATASETS = {"dvs_gesture": dvs_gesture}
+
+
+def _list(_: argparse.Namespace) -> None:
+    for name, module in DATASETS.items():
+        print(f"{name}: {module.__doc__.splitlines()[0]}\n  {module.WHERE}")
+    print(f"samples: {samples.__doc__.splitlines()[0]}\n  run `python -m attsnn.data samples OUT`")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    path = DATASETS[args.dataset].prepare(
+        args.raw, args.out, strict=args.strict, fix_known_labels=args.fix_known_labels
+    )
+    _describe(Store(path))
+
+
+def _verify(args: argparse.Namespace) -> None:
+    store = Store(args.out)
+    store.verify()
+    _describe(store)
+
+
+def _samples(args: argparse.Namespace) -> None:
+    out = samples.write_recordings(args.out, args.seed)
+    print(f"{out}: written; now run `python -m attsnn.data prepare dvs_gesture {out} STORE`")
+
+
+def _describe(store: Store) -> None:
+    clips = {split: sum(c.split == split for c in store.clips) for split in ("train", "test")}
+    print(
+        f"{store.path}: {clips['train']} train and {clips['test']} test clips, {len(store.classes)} classes, "
+        f"{store.manifest['events']:,} events, {store.manifest.get('sorted_events', 0)} sorted"
+    )
+
+
+def _seed(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"wanted an integer that is not negative, got {word!r}")
+    return int(word)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m attsnn.data", description="Event data sets.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the data sets, and where to get them").set_defaults(run=_list)
+    prepare = commands.add_parser("prepare", help="published files -> a verified, memory-mapped store")
+    prepare.add_argument("dataset", choices=DATASETS)
+    prepare.add_argument("raw", metavar="RAW", help="folder or .tar.gz as published")
+    prepare.add_argument("out", metavar="OUT", help="the store, which must not be there yet")
+    prepare.add_argument("--strict", action="store_true", help="refuse any time that decreases")
+    prepare.add_argument("--fix-known-labels", action="store_true", help="correct class 9 of user22_led")
+    prepare.set_defaults(run=_prepare)
+    verify = commands.add_parser("verify", help="check every file of a store against its checksum")
+    verify.add_argument("dataset", choices=DATASETS)
+    verify.add_argument("out", metavar="OUT")
+    verify.set_defaults(run=_verify)
+    write = commands.add_parser("samples", help="write the embedded recordings as published data would be")
+    write.add_argument("out", metavar="OUT")
+    write.add_argument("--seed", type=_seed, default=0)
+    write.set_defaults(run=_samples)
+    return parser
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    args = _parser().parse_args(words)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        args.run(args)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What the readers say about data that is absent, broken or hostile."""
+
+import os
+
+
+class DataError(ValueError):
+    """Data cannot be used; its text is one sentence. A command line prints it and exits with 3."""
+
+
+class DataMissingError(DataError):
+    """The data is not there; the text says where to get it and how to prepare it."""
+
+
+class DataFormatError(DataError):
+    """A file is not what its format promises.
+
+    `path` is the file, `offset` the byte at which the reader stopped, `line` the line of a text file (from
+    1); what does not apply is None. The text is "path:line: sentence" or "path: byte offset: sentence".
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | os.PathLike | None = None,
+        offset: int | None = None,
+        line: int | None = None,
+    ):
+        if line is not None:
+            message = f"{path}:{line}: {message}"
+        elif offset is not None:
+            message = f"{path}: byte {offset}: {message}"
+        elif path is not None:
+            message = f"{path}: {message}"
+        super().__init__(message)  # one argument, so that a data loader's worker can hand the error on
+        self.path, self.offset, self.line = path, offset, line

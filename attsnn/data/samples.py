@@ -1,0 +1,154 @@
+"""Embedded recordings: what a DVS128 sensor would see of 1,797 real handwritten digits that move before it.
+
+The digits are the test set of UCI's "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, CC
+BY 4.0; digits.csv.gz, see digits.md). As for N-MNIST (Orchard et al., 2015), each digit makes three saccades;
+a pixel remembers the logarithm of the intensity of its last event and fires once for each threshold by which
+it has changed since. The recordings are written as DVS128 Gesture is published, so they take the same way
+through `prepare` as real data.
+"""
+
+import csv
+import gzip
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from attsnn.data import aedat, dvs_gesture
+from attsnn.data.errors import DataError
+from attsnn.data.events import Events, generator, make_events
+from attsnn.data.labels import COLUMNS as LABEL_COLUMNS
+from attsnn.data.store import Store
+
+VERSION = 1  # of the recordings; part of the cache's name
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TRAIN_USERS = tuple(range(1, 9))
+TEST_USERS = (24, 25)  # those of DVS128 Gesture's test split
+SIDE = 128
+PITCH = 11.0  # sensor pixels for a pixel of the 8x8 digit: it covers 88 of 128
+INK = 2.0  # intensity of full ink over a background of 1
+THRESHOLD = 0.45  # of log intensity
+# Corners (x, y) of the path, in pixels.
+SACCADES = np.array([(0, 0), (6, 8), (12, 0), (0, 0)], np.float32)
+JITTER = 0.5  # pixels, standard deviation of a corner; twice that of the whole path
+STEPS, STEP_US = 24, 12_500  # of the simulation
+PAUSE_US = 50_000  # between two digits of a recording
+NOISE_HZ = 0.05  # of a pixel
+LENGTH_US = STEPS * STEP_US
+START_US = 1_000_000
+
+
+@cache
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """The embedded digits: grey values 0..16 `[1797, 8, 8]` and labels 0..9 `[1797]`, uint8."""
+    with gzip.open(Path(__file__).with_name("digits.csv.gz"), "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.uint8, comments="#")
+    return table[:, :64].reshape(-1, 8, 8), table[:, 64]
+
+
+def record(digit: np.ndarray, rng: np.random.Generator) -> Events:
+    """What the sensor records of one 8x8 digit with values 0..16, in `LENGTH_US` microseconds from 0."""
+    seen = _log_intensity(digit, _path(rng))
+    memory = seen[0].copy()
+    parts = [_noise(rng)]
+    for step in range(STEPS):
+        parts.append(_crossings(seen[step], seen[step + 1], memory, step * STEP_US))
+    t, cell, p = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(t, kind="stable")
+    y, x = np.divmod(cell[order], SIDE)
+    return make_events(t[order], x, y, p[order])
+
+
+def write_recordings(out_dir: str | os.PathLike, seed: int = 0, indices: Sequence[int] | None = None) -> Path:
+    """Writes AEDAT 3.1 recordings of ten "users", with label CSVs, trial lists and gesture_mapping.csv.
+
+    The digits (all, or those at `indices`) are shuffled by `seed`, each class spread evenly over the users;
+    users 1-8 are for training, 24 and 25 for testing. What is recorded of a digit is a pure function of the
+    seed and its index.
+    """
+    labels = digits()[1]
+    chosen = np.arange(len(labels)) if indices is None else np.asarray(indices, np.int64)
+    out, users, rng = Path(out_dir), TRAIN_USERS + TEST_USERS, generator(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    shuffled = rng.permutation(chosen)
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    for turn, user in enumerate(users):
+        _write_user(out / f"user{user:02d}_led", rng.permutation(by_class[turn :: len(users)]), seed)
+    for split, part in (("train", TRAIN_USERS), ("test", TEST_USERS)):
+        (out / f"trials_to_{split}.txt").write_text("".join(f"user{user:02d}_led.aedat\n" for user in part))
+    rows = "".join(f"{name},{number}\n" for number, name in enumerate(NAMES, start=1))
+    (out / "gesture_mapping.csv").write_text("action,label\n" + rows)
+    return out
+
+
+def prepare_samples(root: str | os.PathLike, seed: int = 0, *, progress: bool = True) -> Path:
+    """The path of a store of all recordings, under `root`; written once for each seed, then only verified."""
+    path = Path(root) / f"digits-v{VERSION}-seed{seed}"
+    if path.is_dir():
+        Store(path).verify()
+        return path
+    with tempfile.TemporaryDirectory() as raw:
+        write_recordings(raw, seed)
+        about = {"source": f"samples {VERSION}, seed {seed}"}
+        try:
+            dvs_gesture.prepare(raw, path, progress=progress, about=about)
+        except DataError:
+            if not path.is_dir():
+                raise  # else another process was faster, and its store is the same
+    return path
+
+
+def _write_user(path: Path, indices: np.ndarray, seed: int) -> None:
+    images, labels = digits()
+    starts = START_US + (LENGTH_US + PAUSE_US) * np.arange(len(indices))
+    clips = [record(images[index], generator((seed, int(index)))) for index in indices]
+    columns = [np.concatenate([getattr(clip, name) for clip in clips]) for name in ("t", "x", "y", "p")]
+    columns[0] += np.repeat(starts, [len(clip) for clip in clips])
+    aedat.write(path.with_suffix(".aedat"), make_events(*columns))
+    rows = zip(labels[indices] + 1, starts, starts + LENGTH_US, strict=True)
+    with open(path.with_name(f"{path.name}_labels.csv"), "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([LABEL_COLUMNS, *rows])
+
+
+def _path(rng: np.random.Generator) -> np.ndarray:
+    """(x, y) of the digit's upper left corner at each step, float32 `[STEPS + 1, 2]`: straight saccades."""
+    centred = (SIDE - 8 * PITCH - SACCADES.max(axis=0)) / 2
+    corners = SACCADES + centred + rng.normal(0, JITTER, SACCADES.shape) + rng.normal(0, 2 * JITTER, 2)
+    when = np.linspace(0, len(corners) - 1, STEPS + 1)
+    axes = [np.interp(when, range(len(corners)), axis) for axis in corners.T]
+    return np.stack(axes, axis=1).astype(np.float32)
+
+
+def _log_intensity(digit: np.ndarray, path: np.ndarray) -> np.ndarray:
+    """log(1 + INK * ink) of the digit, interpolated, at each place: float32 `[places, SIDE * SIDE]`."""
+    centres = PITCH * (np.arange(8, dtype=np.float32) + 0.5)
+    away = np.arange(SIDE, dtype=np.float32)[:, None] + 0.5 - path.T[:, :, None, None] - centres
+    across, down = np.maximum(0, 1 - np.abs(away) / PITCH)  # [places, SIDE, 8] each
+    light = down @ (digit.astype(np.float32) * (INK / 16)) @ across.swapaxes(1, 2)
+    light += 1
+    return np.log(light, out=light).reshape(len(path), -1)
+
+
+def _crossings(
+    before: np.ndarray, after: np.ndarray, memory: np.ndarray, start: int
+) -> tuple[np.ndarray, ...]:
+    """(t, pixel, polarity) of the thresholds crossed in one step; `memory` follows the last one crossed."""
+    change = after - memory
+    pixel = np.flatnonzero(np.abs(change) >= THRESHOLD)
+    sign, number = np.sign(change[pixel]), (np.abs(change[pixel]) / THRESHOLD).astype(np.int64)
+    nth = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number) + 1
+    source, direction = np.repeat(pixel, number), np.repeat(sign, number)
+    level = memory[source] + THRESHOLD * nth * direction
+    share = np.clip((level - before[source]) / (after[source] - before[source]), 0, 1)
+    memory[pixel] += THRESHOLD * number * sign
+    return start + (share * (STEP_US - 1)).astype(np.int64), source, direction > 0
+
+
+def _noise(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """(t, pixel, polarity) of events that nothing caused."""
+    number = rng.poisson(NOISE_HZ * SIDE * SIDE * LENGTH_US * 1e-6)
+    pixels, polarities = rng.integers(0, SIDE * SIDE, number), rng.integers(0, 2, number).astype(bool)
+    return rng.integers(0, LENGTH_US, number), pixels, polarities

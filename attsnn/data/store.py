@@ -1,0 +1,273 @@
+"""A store: the events of a data set as memory-mapped columns, an index of its clips, and checksums.
+
+    OUT/t.npy x.npy y.npy p.npy    columns over all events (dtypes: events.COLUMNS)
+    OUT/clips.csv                  start,stop,label,recording,split: a half-open range of events a row
+    OUT/manifest.json              format version, classes, clips of each, size and SHA-256 of each file, ...
+
+A store is written beside its place and renamed when all of it is on disk, so one that exists is complete.
+"""
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from attsnn.data.errors import DataError, DataFormatError, DataMissingError
+from attsnn.data.events import COLUMNS, Events
+
+FORMAT = "attsnn event store"
+VERSION = 1
+MANIFEST, INDEX = "manifest.json", "clips.csv"
+SPLITS = ("train", "test")
+TEXT_LIMIT = 1 << 26
+
+
+class Clip(NamedTuple):
+    """One labelled range of events, start <= i < stop, in recording `recording`."""
+
+    start: int
+    stop: int
+    label: int
+    recording: str
+    split: str
+
+
+class Store:
+    """A store that was opened: its manifest and file sizes were checked, its hashes only by `verify`.
+
+    Columns are mapped on first use in each process, so a store can be handed to workers.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path)
+        self.classes = tuple(self.manifest["classes"])
+        self.sensor = tuple(self.manifest["sensor"])
+        for name, entry in self.manifest["files"].items():
+            size = (self.path / name).stat().st_size if (self.path / name).is_file() else None
+            if size != entry["size"]:
+                found = "nothing" if size is None else f"{size} bytes"
+                raise DataFormatError(f"found {found}; wanted {entry['size']} bytes", path=self.path / name)
+        self.clips = _read_index(self.path / INDEX, self.manifest["events"], len(self.classes))
+        self._columns: Events | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_columns": None}
+
+    def events(self, clip: Clip) -> Events:
+        """The events of a clip, as views of the mapped columns; times are those of the recording."""
+        if self._columns is None:
+            self._columns = Events(*(self._map(name) for name in COLUMNS))
+        return self._columns[clip.start : clip.stop]
+
+    def _map(self, name: str) -> np.ndarray:
+        path, number = self.path / f"{name}.npy", self.manifest["events"]
+        if not number:
+            return np.empty(0, COLUMNS[name])
+        try:
+            column = np.lib.format.open_memmap(path, mode="r")
+        except (ValueError, OSError, EOFError) as error:
+            raise DataFormatError(f"not a column of a store ({error})", path=path) from None
+        if column.dtype != COLUMNS[name] or column.shape != (number,):
+            found = f"{column.dtype}{list(column.shape)}"
+            raise DataFormatError(f"found {found}; wanted {COLUMNS[name]}[{number}]", path=path)
+        return column.view(np.ndarray)
+
+    def verify(self) -> None:
+        """Raises DataFormatError unless every file has its checksum and every column its type."""
+        for name, entry in self.manifest["files"].items():
+            if _sha256(self.path / name) != entry["sha256"]:
+                raise DataFormatError("found another SHA-256 than the manifest's", path=self.path / name)
+        for name in COLUMNS:
+            self._map(name)
+
+
+class StoreWriter:
+    """Writes a store: `append` clips in a `with` block; `path` appears when it ends without an error."""
+
+    def __init__(
+        self, path: str | os.PathLike, *, classes: Sequence[str], sensor: tuple[int, int], about: dict
+    ):
+        """`about` goes into the manifest as it is; it may be filled until the block ends."""
+        self.path, self.classes, self.sensor, self.about = Path(path), tuple(classes), sensor, about
+        self.clips: list[Clip] = []
+        self.number = 0
+
+    def __enter__(self) -> "StoreWriter":
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise DataError(f"{self.path}: is there already; remove it, or name another place")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{self.path.name}.partial-"
+        for leftover in self.path.parent.glob(f"{prefix}*"):
+            _remove_if_abandoned(leftover)
+        self._partial = self.path.parent / f"{prefix}{secrets.token_hex(4)}"
+        self._partial.mkdir()
+        self._files = contextlib.ExitStack()
+        fcntl.flock(self._files.enter_context(_folder(self._partial)), fcntl.LOCK_EX)
+        paths = {name: self._partial / f"{name}.npy" for name in COLUMNS}
+        self._columns = {name: self._files.enter_context(path.open("wb+")) for name, path in paths.items()}
+        self._write_headers()
+        return self
+
+    def append(self, events: Events, *, label: int, recording: str, split: str) -> None:
+        """Adds one clip."""
+        for name, file in self._columns.items():
+            file.write(np.ascontiguousarray(getattr(events, name)).data)
+        self.clips.append(Clip(self.number, self.number + len(events), label, recording, split))
+        self.number += len(events)
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._files.close()
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _write_headers(self) -> None:
+        for name, file in self._columns.items():
+            # NumPy pads a header so that the shape can grow in place.
+            file.seek(0)
+            description = np.lib.format.dtype_to_descr(COLUMNS[name])
+            header = {"descr": description, "fortran_order": False, "shape": (self.number,)}
+            np.lib.format.write_array_header_1_0(file, header)
+
+    def _finish(self) -> None:
+        self._write_headers()
+        for file in self._columns.values():
+            file.flush()
+            os.fsync(file.fileno())
+        clips = sorted(self.clips, key=lambda clip: (SPLITS.index(clip.split), clip.recording, clip.start))
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([Clip._fields, *clips])
+        _write_text(self._partial / INDEX, text.getvalue())
+        names = [f"{name}.npy" for name in COLUMNS] + [INDEX]
+        paths = {name: self._partial / name for name in names}
+        counts = {
+            split: [sum(c.split == split and c.label == k for c in clips) for k in range(len(self.classes))]
+            for split in SPLITS
+        }
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "classes": self.classes,
+            "sensor": self.sensor,
+            "events": self.number,
+            "clips_of_each_class": counts,
+            "files": {n: {"size": p.stat().st_size, "sha256": _sha256(p)} for n, p in paths.items()},
+            **self.about,
+        }
+        _write_text(self._partial / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        _sync_folder(self._partial)
+        try:
+            os.rename(self._partial, self.path)
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be put in place, {error.strerror}; nothing was replaced"
+            ) from None
+        _sync_folder(self.path.parent)
+
+
+def _remove_if_abandoned(partial: Path) -> None:
+    """Removes what a killed writer left; a living one holds the lock of its folder."""
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), _folder(partial) as folder:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(partial)
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    with _folder(path) as folder:
+        os.fsync(folder)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > TEXT_LIMIT:
+            raise DataFormatError(f"larger than {TEXT_LIMIT} bytes", path=path)
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataMissingError(f"{path}: {error.strerror}; wanted a prepared store") from None
+    except UnicodeDecodeError as error:
+        raise DataFormatError("not UTF-8", path=path, offset=error.start) from None
+
+
+def _read_manifest(folder: Path) -> dict:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(_read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataFormatError(f"not JSON ({error})", path=path) from None
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or manifest.get("version") != VERSION
+    ):
+        raise DataFormatError(f"not a manifest of {FORMAT!r}, version {VERSION}; prepare it again", path=path)
+    files, names = manifest.get("files"), {f"{name}.npy" for name in COLUMNS} | {INDEX}
+    sensor, classes = manifest.get("sensor"), manifest.get("classes")
+    sound = (
+        isinstance(files, dict)
+        and set(files) == names
+        and all(isinstance(f, dict) and {"size", "sha256"} <= set(f) for f in files.values())
+        and isinstance(sensor, list)
+        and [type(side) for side in sensor] == [int, int]
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in classes)
+        and type(manifest.get("events")) is int
+        and manifest["events"] >= 0
+    )
+    if not sound:
+        raise DataFormatError("files, sensor, classes or events are missing or of another type", path=path)
+    return manifest
+
+
+def _read_index(path: Path, events: int, classes: int) -> list[Clip]:
+    header, *rows = list(csv.reader(io.StringIO(_read_text(path)))) or [[]]
+    if tuple(header) != Clip._fields:
+        raise DataFormatError(f"found columns {header}; wanted {list(Clip._fields)}", path=path, line=1)
+    clips = []
+    for line, row in enumerate(rows, start=2):
+        numbers = row[:3]
+        if len(row) != 5 or not all(n.isascii() and n.isdigit() and len(n) < 19 for n in numbers):
+            raise DataFormatError(
+                f"found {row}; wanted start,stop,label,recording,split", path=path, line=line
+            )
+        clip = Clip(*map(int, numbers), *row[3:])
+        if not (clip.start <= clip.stop <= events and clip.label < classes and clip.split in SPLITS):
+            raise DataFormatError(f"{clip} lies outside the store", path=path, line=line)
+        clips.append(clip)
+    return clips

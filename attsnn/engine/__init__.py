@@ -1,0 +1,51 @@
+"""The training engine: one loop for every task. It knows no model and no data set."""
+
+from .checkpoint import Checkpoint, load_weights
+from .checkpoint import find as find_checkpoint
+from .classify import Measure, Scores, evaluate, one_hot_mse, summary
+from .config import as_json, inherit
+from .errors import (
+    CheckpointError,
+    NonFiniteError,
+    RunError,
+    StoppedError,
+    UsageError,
+    command,
+    usage,
+)
+from .loop import fit
+from .record import Run, table
+from .report import conclude
+from .rng import seed_all
+from .sampling import Batches, in_order, split
+from .setup import device, schedule
+
+__all__ = [
+    "Batches",
+    "Checkpoint",
+    "CheckpointError",
+    "StoppedError",
+    "Measure",
+    "NonFiniteError",
+    "Run",
+    "RunError",
+    "Scores",
+    "UsageError",
+    "as_json",
+    "command",
+    "conclude",
+    "device",
+    "evaluate",
+    "find_checkpoint",
+    "fit",
+    "in_order",
+    "inherit",
+    "load_weights",
+    "one_hot_mse",
+    "schedule",
+    "seed_all",
+    "split",
+    "summary",
+    "table",
+    "usage",
+]

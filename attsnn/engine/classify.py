@@ -1,0 +1,129 @@
+"""Classification of sequences: the loss, the evaluation with its vote, and the tables that people read."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .record import table
+
+Observe = Callable[[nn.Module], AbstractContextManager[Mapping[str, Tensor]]]
+
+
+def one_hot_mse(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean squared error between the output and the one-hot label, over all elements; and the accuracy.
+
+    `batch` is (sequences [N, T, ...], labels int64 [N]); the model maps [T, N, ...] to [N, classes].
+    """
+    sequences, labels = batch
+    out = model(sequences.transpose(0, 1))
+    loss = F.mse_loss(out, F.one_hot(labels, out.shape[1]).to(out.dtype))
+    return loss, {"accuracy": (out.argmax(1) == labels).float().mean()}
+
+
+@dataclass
+class Scores:
+    """What an evaluation found. `confusion` is int64 [classes, classes + 1]; its last column: no majority."""
+
+    loss: float
+    confusion: Tensor
+    seconds_per_window: float
+    rates: dict[str, float] = field(default_factory=dict)  # layer: share of (neuron, step) that emit
+
+    @property
+    def accuracy(self) -> float:
+        """From 0 to 1."""
+        return self.confusion.diagonal().sum().item() / max(self.confusion.sum().item(), 1)
+
+    def per_class(self, classes: Sequence[str]) -> str:
+        """A table of recordings, correct ones and accuracy, a row for each class."""
+        total, correct = self.confusion.sum(1).tolist(), self.confusion.diagonal().tolist()
+        rows = [(name, n, c, _percent(c, n)) for name, n, c in zip(classes, total, correct, strict=True)]
+        return table(
+            ("class", "recordings", "correct", "accuracy"),
+            [*rows, ("all", sum(total), sum(correct), _percent(sum(correct), sum(total)))],
+        )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An evaluation as `fit` wants it: `<name>_loss` and `<name>_accuracy`, and None for those of the test
+    set if that is not what it measures.
+    """
+
+    name: str
+    loader: DataLoader
+    classes: Sequence[str]
+
+    def __call__(self, model: nn.Module) -> dict[str, float | None]:
+        scores = evaluate(model, self.loader, len(self.classes))
+        found = {f"{self.name}_loss": scores.loss, f"{self.name}_accuracy": scores.accuracy}
+        return {"test_loss": None, "test_accuracy": None, **found}
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: DataLoader, classes: int, observe: Observe | None = None) -> Scores:
+    """Scores `model` on every recording of `loader`.
+
+    Args:
+        loader: yields (windows [N, W, T, ...], labels [N]). A recording belongs to the class that more than
+            half of its W windows vote for, else to none; with W = 1 to the class with the highest output.
+        observe: `with observe(model) as seen: model(x)` fills `seen` with the tensor that each layer emits
+            [T, N, ...]; then `rates` are measured.
+    """
+    device = next(model.parameters()).device
+    confusion = torch.zeros(classes, classes + 1, dtype=torch.int64)
+    loss_sum, windows, seconds = 0.0, 0, 0.0
+    emitted: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+    seen: Mapping[str, Tensor] = {}
+    model.eval()
+    for sequences, labels in loader:
+        x = sequences.to(device).flatten(0, 1).transpose(0, 1)
+        began = time.perf_counter()
+        if observe is None:
+            out = model(x).double().cpu()
+        else:
+            with observe(model) as seen:
+                out = model(x).double().cpu()
+        seconds += time.perf_counter() - began
+        for name, tensor in seen.items():
+            emitted[name] += (tensor != 0).double().mean().cpu() * len(out)
+        votes = F.one_hot(out.argmax(1).reshape(len(labels), -1), classes).sum(1)
+        confusion += _count(labels, votes)
+        target = F.one_hot(labels.repeat_interleave(len(out) // len(labels)), classes)
+        loss_sum, windows = loss_sum + F.mse_loss(out, target.double()).item() * len(out), windows + len(out)
+    rates = {name: total.item() / windows for name, total in emitted.items()}
+    return Scores(loss_sum / max(windows, 1), confusion, seconds / max(windows, 1), rates)
+
+
+def summary(scores: Scores, model: nn.Module) -> str:
+    """A table of accuracy, firing rate of each layer, parameters and time per window."""
+    rates = [(f"firing rate of {name}", f"{rate:.2%}") for name, rate in scores.rates.items()]
+    return table(
+        ("measured on the test set", "value"),
+        [
+            ("accuracy", f"{scores.accuracy:.2%}"),
+            *rates,
+            ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+            ("time per sample", f"{1e3 * scores.seconds_per_window:.2f} ms"),
+        ],
+    )
+
+
+def _count(labels: Tensor, votes: Tensor) -> Tensor:
+    """[classes, classes + 1] from labels [N] and votes [N, classes]."""
+    classes = votes.shape[1]
+    majority = 2 * votes.max(1).values > votes.sum(1)
+    predicted = torch.where(majority, votes.argmax(1), classes)
+    cells = torch.bincount(labels * (classes + 1) + predicted, minlength=classes * (classes + 1))
+    return cells.view(classes, classes + 1)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.2%}" if whole else "-"

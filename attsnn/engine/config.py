@@ -1,0 +1,89 @@
+"""A recipe as JSON, the difference of two recipes, and where and with what a run was made."""
+
+import dataclasses
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def as_json(recipe: Any) -> dict[str, Any]:
+    """The fields of a dataclass as what JSON would give back: paths as text, tuples as lists."""
+    return json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+
+
+def inherit(recipe: Any, default: Any, saved: Mapping[str, Any], names: Collection[str]) -> Any:
+    """`recipe` with those fields among `names` taken from `saved` that it leaves at the `default`."""
+    taken = {
+        name: saved[name]
+        for name in names
+        if name in saved and getattr(recipe, name) == getattr(default, name)
+    }
+    return dataclasses.replace(
+        recipe, **{k: tuple(v) if isinstance(v, list) else v for k, v in taken.items()}
+    )
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
+    """One line for each field, but the `free` ones, in which two recipes differ: `lr: 0.1, now 0.2`."""
+    names = [name for name in dict.fromkeys([*old, *new]) if name not in free]
+    return [
+        f"{name}: {_show(old, name)}, now {_show(new, name)}"
+        for name in names
+        if old.get(name, _absent) != new.get(name, _absent)
+    ]
+
+
+_absent = object()
+
+
+def _show(recipe: Mapping[str, Any], name: str) -> str:
+    return json.dumps(recipe[name]) if name in recipe else "not a field"
+
+
+def surroundings() -> dict[str, Any]:
+    """Command line, time, commit, versions and device names: what a reader needs to repeat the run."""
+    package = sys.modules[__name__.partition(".")[0]]
+    return {
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(Path(package.__file__ or ".").parent),
+        "versions": {
+            package.__name__: getattr(package, "__version__", "unknown"),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {
+            "system": platform.platform(),
+            "threads": torch.get_num_threads(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _commit(directory: Path) -> str | None:
+    """The commit of the checkout that holds `directory`, with "+" if it has changes; None without git."""
+    try:
+        _git(
+            directory, "ls-files", "--error-unmatch", "__init__.py"
+        )  # an installed copy is in nobody's commit
+        head = _git(directory, "rev-parse", "HEAD")
+        return head + ("+" if _git(directory, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    run = subprocess.run(
+        ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return run.stdout.strip()

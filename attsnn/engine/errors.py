@@ -1,0 +1,79 @@
+"""What can end a run, with its exit code: 1 error, 2 usage, 4 not finite, 5 checkpoint; 3 is the data's."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+
+class RunError(RuntimeError):
+    """An error that one sentence explains; `code` is the exit code of the process."""
+
+    code = 1
+
+
+class UsageError(RunError):
+    """The command line asks for something that cannot be."""
+
+    code = 2
+
+
+class NonFiniteError(RunError):
+    """The loss or the gradient norm is not finite; the weights are those before the step."""
+
+    code = 4
+
+
+class CheckpointError(RunError):
+    """A checkpoint cannot be written, read or trusted."""
+
+    code = 5
+
+
+class StoppedError(RunError):
+    """SIGINT or SIGTERM: the step was finished and saved. Exit code 128 + signal."""
+
+    def __init__(self, number: int, sentence: str = "") -> None:
+        super().__init__(sentence or f"Stopped by {signal.Signals(number).name}.")
+        self.number = number
+        self.code = 128 + number
+
+
+@contextlib.contextmanager
+def usage() -> Iterator[None]:
+    """Turns a plain ValueError, about what the user asked for, into a UsageError: for the set-up only."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise UsageError(str(error)) from error
+
+
+def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | None = None) -> int:
+    """Runs `main` and returns the exit code; an error that explains itself prints one sentence.
+
+    `codes` adds exceptions of the task (say a data-format error) and their exit codes. Anything else is a
+    defect of the program and keeps its traceback.
+    """
+    known = {RunError: 1, OSError: 1, **(codes or {})}
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("Stopped by SIGINT.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        code = next((known[kind] for kind in type(error).__mro__ if kind in known), None)
+        if code is None:
+            raise
+        print(_sentence(error), file=sys.stderr)
+        return getattr(error, "code", code)
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    """The message; of an error that a data-loading worker raised, the last line of its traceback."""
+    text = str(error)
+    if "Original Traceback" in text:
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return text

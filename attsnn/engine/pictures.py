@@ -1,0 +1,197 @@
+"""Pictures of a run, as PNG. Needs matplotlib (the extra `plot`); without it one sentence says so."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "savefig.dpi": 200,
+}
+_TRAIN, _HELD, _OFF, _ON = "#8a8a8a", "#1f5fa8", (0.16, 0.35, 0.72), (0.85, 0.24, 0.16)
+_SLANTED = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+_RASTER_ROWS = 160  # neurons of a layer that fit into its panel
+
+
+@functools.cache
+def _matplotlib() -> bool:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        print("No pictures: matplotlib is not installed (pip install 'attsnn[plot]').")
+        return False
+    return True
+
+
+def _picture(draw: Callable[..., Any]) -> Callable[..., list[Path]]:
+    """Makes draw(figure, ...) into f(path, ..., size=inches), which writes a PNG and returns [path] or []."""
+
+    @functools.wraps(draw)
+    def write(path: Path, *args: Any, size: tuple[float, float], **kwargs: Any) -> list[Path]:
+        if not _matplotlib():
+            return []
+        with _figure(size) as figure:
+            draw(figure, *args, **kwargs)
+            figure.savefig(path)
+        return [path]
+
+    return write
+
+
+@contextlib.contextmanager
+def _figure(size: tuple[float, float]) -> Iterator[Any]:
+    """A figure drawn by Agg, whatever display or backend the user has."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Loss and accuracy against the epoch, training and held-out; `rows` are those of Run.rows()."""
+    rows = [row for row in rows if not row.get("final")]
+    return _curves(path, rows, size=(6.4, 2.5)) if rows else []
+
+
+def confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> list[Path]:
+    """Share of each true class (row) given to each predicted class; `matrix` is Scores.confusion."""
+    side = 2.6 + 0.24 * len(classes)
+    return _confusion(path, matrix, classes, size=(side, side))
+
+
+def recording(
+    path: Path, frames: Tensor, layers: Mapping[str, Tensor], *, step_ms: float, title: str
+) -> list[Path]:
+    """One recording through the network: its events, the spikes of each layer, and the firing rate over time.
+
+    Args:
+        frames: event counts [T, 2, H, W], channel 0 OFF, 1 ON.
+        layers: name: emitted tensor [T, ...] of this recording; non-zero counts as a spike.
+    """
+    return _recording(path, frames, layers, step_ms, title, size=(6.8, 1.5 + 0.95 * len(layers)))
+
+
+@_picture
+def _curves(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    left, right = figure.subplots(1, 2)
+    held = "validation" if rows[-1].get("validation_loss") is not None else "test"
+    for axes, metric, scale in ((left, "loss", 1), (right, "accuracy", 100)):
+        for which, color in (("train", _TRAIN), (held, _HELD)):
+            points = [
+                (r["epoch"], scale * r[f"{which}_{metric}"])
+                for r in rows
+                if r.get(f"{which}_{metric}") is not None
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=color, label=which, marker="o", markersize=2.2)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    left.set(ylabel="loss", title="Loss", ylim=(0, None))
+    right.set(ylabel="accuracy (%)", title="Accuracy")
+    best = max(rows, key=lambda row: row.get(f"{held}_accuracy") or 0)
+    right.axvline(
+        best["epoch"], color=_HELD, linewidth=0.7, linestyle=":", label=f"chosen: epoch {best['epoch']}"
+    )
+    left.legend()
+    right.legend()
+
+
+@_picture
+def _confusion(figure: Any, matrix: Tensor, classes: Sequence[str]) -> None:
+    counts = matrix.numpy()
+    undecided = counts[:, -1].any()
+    counts = counts if undecided else counts[:, :-1]
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        if count:
+            axes.text(
+                j,
+                i,
+                count,
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color="white" if share[i, j] > 0.6 else "black",
+            )
+    names = [*classes, "no majority"] if undecided else list(classes)
+    long = max(map(len, names)) > 3
+    axes.set_xticks(range(len(names)), names, **(_SLANTED if long else {}))
+    axes.set_yticks(range(len(classes)), classes)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    accuracy = np.trace(counts) / max(counts.sum(), 1)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{accuracy:.1%} of {counts.sum()} recordings")
+
+
+@_picture
+def _recording(figure: Any, frames: Tensor, layers: Mapping[str, Tensor], step_ms: float, title: str) -> None:
+    steps = len(frames)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9)
+    top, below = figure.subfigures(2, 1, height_ratios=(1.15, 0.95 * len(layers)))
+    _strip(top, frames, step_ms)
+    panels = below.subplots(len(layers), 2, sharex=True, squeeze=False, width_ratios=(3, 1.4))
+    times = np.arange(steps) * step_ms
+    for (raster, rate), (name, emitted) in zip(panels, layers.items(), strict=True):
+        spikes = (emitted != 0).reshape(steps, -1).cpu().numpy()
+        count = spikes.shape[1]
+        shown = np.unique(np.linspace(0, count - 1, min(count, _RASTER_ROWS)).round().astype(int))
+        at, neuron = np.nonzero(spikes[:, shown])
+        raster.scatter(
+            times[at], neuron, s=16 if len(shown) < 20 else 2, marker="|", linewidths=0.6, color="black"
+        )
+        raster.set(
+            title=f"{name}: {_shown(len(shown), count)}", yticks=[], ylim=(-1, len(shown)), ylabel="neuron"
+        )
+        rate.plot(times, 100 * spikes.mean(1), color=_HELD, drawstyle="steps-mid")
+        rate.set(title=f"{spikes.mean():.1%} on average", ylim=(0, None), ylabel="firing (%)")
+    for axes in panels[-1]:
+        axes.set_xlabel("time (ms)")
+    panels[0, 0].set_xlim(-step_ms, steps * step_ms)
+
+
+def _strip(figure: Any, frames: Tensor, step_ms: float) -> None:
+    """Eight equal stretches of the recording side by side: ON events red, OFF events blue."""
+    stretches = [part.sum(0).cpu() for part in torch.tensor_split(frames, min(8, len(frames)))]
+    full = max(part.max().item() for part in stretches) or 1
+    start = 0
+    for axes, part, stretch in zip(
+        figure.subplots(1, len(stretches)), stretches, torch.tensor_split(frames, len(stretches)), strict=True
+    ):
+        axes.imshow(_paint((part / full).clamp(0, 1).sqrt().numpy()), interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(True)
+        axes.set_title(f"{start * step_ms:.0f} ms", fontsize=7, loc="center")
+        start += len(stretch)
+
+
+def _paint(part: np.ndarray) -> np.ndarray:
+    """RGB [H, W, 3] of OFF and ON strengths [2, H, W] from 0 to 1, on white."""
+    ink = [
+        strength[..., None] * (1 - np.array(color)) for strength, color in zip(part, (_OFF, _ON), strict=True)
+    ]
+    return np.clip(1 - ink[0] - ink[1], 0, 1)
+
+
+def _shown(shown: int, count: int) -> str:
+    return f"all {count} neurons" if shown == count else f"{shown} of {count:,} neurons"

@@ -1,0 +1,205 @@
+"""A run directory: what was asked, what came out, and where to go on.
+
+runs/<name>/config.json     the resolved recipe, versions, command line, commit
+            metrics.jsonl   a line for each evaluation; metrics.csv is the same as a table
+            ckpt-<step>/    checkpoints; the files `last` and `best` name one each
+            *.png           pictures
+"""
+
+import csv
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import checkpoint, pictures
+from .config import difference, surroundings
+from .errors import UsageError
+from .progress import duration
+
+
+class Run:
+    """An open run directory. `checkpoint` is what to resume from, or None."""
+
+    def __init__(
+        self, path: Path, recipe: Mapping[str, Any], resumed: checkpoint.Checkpoint | None = None
+    ) -> None:
+        self.path, self.recipe, self.checkpoint = path, dict(recipe), resumed
+        self._board = _tensorboard(path, resumed)
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        name: str,
+        recipe: Mapping[str, Any],
+        *,
+        resume: str | None = None,
+        numbered: bool = False,
+        free: Collection[str] = (),
+    ) -> "Run":
+        """Creates `directory/name`, or opens it to go on.
+
+        Args:
+            recipe: JSON values, of which `free` may differ when a run is resumed.
+            resume: None: a new run. "auto": the last valid checkpoint of the run, or the start if there is
+                none. A path: that checkpoint, or the last one of that run directory, in its own directory.
+            numbered: a new run whose name is taken becomes name-2, name-3, ...; "auto" takes the highest.
+
+        Raises UsageError if the directory holds another run, or the recipe is not the checkpoint's, with the
+        fields that differ; CheckpointError if there are checkpoints and none is usable.
+        """
+        if resume in (None, "auto"):
+            path = _numbered(directory, name, resume is None) if numbered else directory / name
+            saved = checkpoint.read_last(path) if resume else None
+        else:
+            path, saved = _resume_from(Path(resume))
+        asked = saved.state["recipe"] if saved else _recipe(path)
+        if asked is not None:
+            _check(path, asked, recipe, free, resumed=resume is not None)
+        path.mkdir(parents=True, exist_ok=True)
+        if resume:
+            print(
+                f"Resuming from {saved.path}."
+                if saved
+                else f"No checkpoint in {path}: starting from the beginning."
+            )
+        run = cls(path, recipe, saved)
+        run._describe()
+        return run
+
+    def save(self, step: int, model: Mapping, optimizer: Mapping, state: Mapping, best: bool = False) -> None:
+        """Writes a checkpoint that also holds the recipe; see checkpoint.write."""
+        checkpoint.write(self.path, step, model, optimizer, {**state, "recipe": self.recipe}, best)
+
+    def last(self) -> Path | None:
+        """The last checkpoint, if there is one."""
+        return checkpoint.pointed(self.path, "last")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What was recorded; a line that a crash cut short is left out."""
+        return [row for row in map(_parse, _lines(self.path / "metrics.jsonl")) if row is not None]
+
+    def record(self, row: Mapping[str, Any], epochs: int | None = None) -> None:
+        """Adds an evaluation to metrics.jsonl, metrics.csv, curves.png and TensorBoard, and prints it."""
+        rows = [*self.rows(), dict(row)]
+        self._write_rows(rows)
+        pictures.curves(self.path / "curves.png", rows)
+        for name, value in row.items():
+            if self._board and isinstance(value, float):
+                self._board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        print(_sentence(row, epochs), flush=True)
+
+    def rewind(self, epoch: int) -> None:
+        """Forgets what was recorded after `epoch` and the final row: a resumed run records them again."""
+        kept = [row for row in self.rows() if row["epoch"] <= epoch and not row.get("final")]
+        if kept != self.rows():
+            self._write_rows(kept)
+
+    def _write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        _replace(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        with open(self.path / "metrics.csv", "w", newline="") as file:
+            table = csv.DictWriter(file, columns)
+            table.writeheader()
+            table.writerows(rows)
+
+    def _describe(self) -> None:
+        """Writes config.json; a resumed run adds its own surroundings to it."""
+        path = self.path / "config.json"
+        earlier = json.loads(path.read_text()) if path.exists() else None
+        config = {**(earlier or {"recipe": self.recipe, **surroundings()})}
+        if earlier:
+            config["resumed"] = [*earlier.get("resumed", []), surroundings()]
+        _replace(path, json.dumps(config, indent=2) + "\n")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table for the terminal: the first column to the left, the others to the right."""
+    texts = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in texts
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _resume_from(path: Path) -> tuple[Path, checkpoint.Checkpoint]:
+    """(run directory, checkpoint) of a path that is either of the two."""
+    if (path / "manifest.json").exists():
+        return path.parent, checkpoint.read(path)
+    saved = checkpoint.read_last(path)
+    if saved is None:
+        raise UsageError(
+            f"--resume {path}: neither a checkpoint (ckpt-...) nor a run directory that holds one."
+        )
+    return path, saved
+
+
+def _numbered(directory: Path, name: str, new: bool) -> Path:
+    """The first free directory of name, name-2, name-3, ...; or the last taken one, if there is one."""
+    number, path, taken = 1, directory / name, directory / name
+    while (path / "config.json").exists():
+        number, taken = number + 1, path
+        path = directory / f"{name}-{number}"
+    return path if new else taken
+
+
+def _check(path: Path, old: Mapping, new: Mapping, free: Collection[str], resumed: bool) -> None:
+    changed = difference(old, new, free)
+    fields = "".join(f"\n  {line}" for line in changed)
+    if changed and resumed:
+        raise UsageError(f"{path} cannot be resumed with another recipe; these fields differ:{fields}")
+    if not resumed:
+        what = f"another run; these fields differ:{fields}\nChoose" if changed else "this run already; choose"
+        raise UsageError(f"{path} holds {what} another --name, or go on with it: --resume auto.")
+
+
+def _recipe(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((path / "config.json").read_text())["recipe"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path / 'config.json'} is not a run's config; choose another --name.") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _sentence(row: Mapping[str, Any], epochs: int | None) -> str:
+    """One line of what a reader looks at while a run goes on."""
+    parts = [f"epoch {row['epoch']}" + (f"/{epochs}" if epochs else "")]
+    for name, value in row.items():
+        if value is not None and name.endswith("_accuracy"):
+            parts.append(f"{name.replace('_', ' ')} {value:.2%}")
+        elif value is not None and name.endswith("_loss"):
+            parts.append(f"{name.replace('_', ' ')} {value:.4f}")
+    if epochs and "seconds" in row:
+        parts.append(f"{row['samples_per_second']:.0f} samples/s")
+        parts.append(f"about {duration((epochs - row['epoch']) * row['seconds'])} left")
+    return "  ".join(parts)
+
+
+def _tensorboard(path: Path, resumed: checkpoint.Checkpoint | None) -> Any:
+    """A SummaryWriter if TensorBoard is installed; steps after the resumed epoch are purged."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(path), purge_step=resumed.state["position"]["epoch"] + 1 if resumed else None)

@@ -1,0 +1,42 @@
+// Launching on torch's current stream, and sentences for what goes wrong there.
+#pragma once
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+// Only a CUDA build of torch has it: declared weak, so that the extension also loads under CPU-only torch.
+#pragma weak aoti_torch_get_current_cuda_stream
+
+namespace attsnn {
+
+using Stream = cudaStream_t;
+
+inline void check(cudaError_t error) {
+  STD_TORCH_CHECK(error != cudaErrorNoKernelImageForDevice,
+                  "the kernels were not compiled for this GPU: rebuild on this machine with `python setup.py "
+                  "build_ext`, or name its architecture in TORCH_CUDA_ARCH_LIST");
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
+}
+
+template <class... Parameters, class... Arguments>
+void launch(Stream stream, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared,
+            const Arguments&... arguments) {
+  if (shared > 48 * 1024)  // beyond it a kernel has to ask
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
+  kernel<<<blocks, threads, shared, stream>>>(arguments...);
+  check(cudaGetLastError());
+}
+
+// f(stream) on the tensor's device, on its current stream.
+template <class F>
+void on_device_of(const torch::stable::Tensor& tensor, const F& f) {
+  const auto device = tensor.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  f(static_cast<Stream>(stream));
+}
+
+}  // namespace attsnn

@@ -1,0 +1,97 @@
+// Chooses the kernel of a call and launches it. Torch-free but for the dispatch; `launch` and `Stream` come
+// from cuda/launch.cuh, or from the shim of the host-run tests, which so cover the choice as well.
+#pragma once
+#include "core/neurons.h"
+#include "cuda/neuron_kernel.cuh"
+#include "cuda/neuron_launch.h"
+#include "tensor/dispatch.h"
+
+namespace attsnn {
+
+// Whether every row of neurons can be reached by accesses of that many bytes.
+template <class T>
+bool rows_aligned(const Steps<T>& steps, size_t bytes) {
+  if (steps.data == nullptr) return true;
+  const bool strides = steps.stride * sizeof(T) % bytes == 0;
+  return strides && reinterpret_cast<uintptr_t>(steps.data) % bytes == 0;
+}
+
+template <class Io, int kVector>
+inline constexpr size_t kAccess = sizeof(Io) * kVector < 16 ? sizeof(Io) * kVector : 16;
+
+inline unsigned blocks_for(int64_t neurons, int64_t per_block) {
+  return unsigned((neurons + per_block - 1) / per_block);
+}
+
+template <class Cell, class Io, class Real>
+void launch_forward(const ForwardCall<Cell, Io, Real>& call, const Firing& firing, Stream stream) {
+  constexpr int kVector = kWideVector<Io>;
+  const bool aligned =
+      rows_aligned(call.x, kAccess<Io, kVector>) && rows_aligned(call.out, kAccess<Io, kVector>);
+  const unsigned blocks = blocks_for(call.shape.neurons, kVector * kForwardThreads);
+  const Rectangular<Real> window(firing.scale);
+  dispatch_fire<Real>(firing, [&]<class Fire>(const Fire& fire) {
+    const auto kernel = call.neuron.learned ? neuron_forward_kernel<Cell, Io, Real, Fire, kVector, true>
+                                            : neuron_forward_kernel<Cell, Io, Real, Fire, kVector, false>;
+    launch(stream, kernel, blocks, kForwardThreads, 0, call, fire, window, aligned);
+  });
+}
+
+template <class Cell, class Io, class Real>
+void launch_backward_from_bits(const BackwardCall<Cell, Io, Real>& call, const Firing& firing,
+                               Stream stream) {
+  constexpr int kVector = kWideVector<Io>;
+  const bool aligned =
+      rows_aligned(call.grad_out, kAccess<Io, kVector>) && rows_aligned(call.grad_x, kAccess<Io, kVector>);
+  const auto kernel = call.neuron.learned ? neuron_backward_from_bits_kernel<Cell, Io, Real, kVector, true>
+                                          : neuron_backward_from_bits_kernel<Cell, Io, Real, kVector, false>;
+  launch(stream, kernel, blocks_for(call.shape.neurons, kVector * kForwardThreads), kForwardThreads, 0, call,
+         Rectangular<Real>(firing.scale), aligned);
+}
+
+// kSteps > 0: that many steps in registers; 0: in shared memory.
+template <int kSteps, bool kLearned, class Cell, class Io, class Real, class Fire, class Surrogate>
+void launch_backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& fire,
+                                const Surrogate& surrogate, Stream stream) {
+  constexpr int kVector = kBackwardVector<Io, kSteps>;
+  constexpr int kThreads = kSteps > 0 ? kRegisterThreads : kSharedThreads;
+  constexpr size_t kBytes = kAccess<Io, kVector>;
+  const bool aligned = rows_aligned(call.x, kBytes) && rows_aligned(call.grad_out, kBytes) &&
+                       rows_aligned(call.grad_x, kBytes);
+  const size_t shared = kSteps > 0 ? 0 : chunk_of(call.shape.steps) * kVector * kThreads * sizeof(Real);
+  launch(stream, neuron_backward_kernel<Cell, Io, Real, Fire, Surrogate, kSteps, kVector, kLearned>,
+         blocks_for(call.shape.neurons, kVector * kThreads), kThreads, shared, call, fire, surrogate,
+         aligned);
+}
+
+template <class Cell, class Io, class Real>
+void launch_backward(const BackwardCall<Cell, Io, Real>& call, const Firing& firing, Stream stream) {
+  if (call.bits != nullptr) return launch_backward_from_bits(call, firing, stream);
+  dispatch_firing<Real>(firing, [&](const auto& fire, const auto& surrogate) {
+    const int64_t steps = call.shape.steps;
+    if (call.neuron.learned) return launch_backward_from_input<0, true>(call, fire, surrogate, stream);
+    if constexpr (sizeof(Real) == sizeof(float)) {
+      if (steps == 1) return launch_backward_from_input<1, false>(call, fire, surrogate, stream);
+      if (steps <= 4) return launch_backward_from_input<4, false>(call, fire, surrogate, stream);
+      if (steps <= 8) return launch_backward_from_input<8, false>(call, fire, surrogate, stream);
+      if (steps <= kStepsInRegisters)
+        return launch_backward_from_input<kStepsInRegisters, false>(call, fire, surrogate, stream);
+    }
+    launch_backward_from_input<0, false>(call, fire, surrogate, stream);
+  });
+}
+
+// Names the launchers of one type for every neuron. `template void attsnn::instantiate<float, float>();`
+// compiles them in a file of its own, side by side with those of the other types.
+template <class Io, class Real>
+void instantiate() {
+  Neurons::for_each([](auto type) {
+    using Cell = typename decltype(type)::type;
+    [[maybe_unused]] static void (*volatile forward)(const ForwardCall<Cell, Io, Real>&, const Firing&,
+                                                     Stream) = &launch_forward<Cell, Io, Real>;
+    [[maybe_unused]] static void (*volatile backward)(const BackwardCall<Cell, Io, Real>&, const Firing&,
+                                                      Stream) = &launch_backward<Cell, Io, Real>;
+  });
+}
+
+}  // namespace attsnn

@@ -1,0 +1,238 @@
+// The CUDA kernels of the neurons, run on the host, against the CPU's: equal bits. `neuron_on_host CASE` runs
+// one named case, without a name it lists them.
+#include "cuda_on_host.h"  // first: the kernels need its words
+
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+
+#include "core/neurons.h"
+#include "cpu/loop.h"
+#include "cuda/neuron_driver.cuh"
+
+namespace {
+
+using namespace attsnn;
+using BFloat16 = torch::headeronly::BFloat16;
+using Half = torch::headeronly::Half;
+
+struct Case {
+  int64_t steps, neurons;
+  int64_t channels = 1, channel_stride = 1;
+  bool hard = true, detach = false, strict = false, start_at_reset = false, centred = true, soft = false;
+  bool given_state = false, learned = false, bits = false, repeated = false, misaligned = false;
+  Emit emit = Emit::kSpike;
+  int surrogate = 0;
+};
+
+// A buffer that starts one element off the 16-byte boundary where asked to, and is exactly as long as it
+// says.
+template <class T>
+struct Buffer {
+  std::vector<T> memory;
+  size_t offset;
+  explicit Buffer(int64_t size, bool misaligned = false, T fill = T(0))
+      : memory(size + misaligned, fill), offset(misaligned) {}
+  T* data() { return memory.data() + offset; }
+  const T* data() const { return memory.data() + offset; }
+  size_t size() const { return memory.size() - offset; }
+};
+
+template <class T>
+Buffer<T> normal(int64_t size, unsigned seed, bool misaligned, double scale = 0.7) {
+  Buffer<T> buffer(size, misaligned);
+  std::mt19937 random(seed);
+  std::normal_distribution<double> draw(0.1, scale);
+  for (int64_t i = 0; i < size; ++i) buffer.data()[i] = T(float(draw(random)));
+  return buffer;
+}
+
+template <class T>
+void same(const char* what, const Buffer<T>& ours, const Buffer<T>& theirs) {
+  for (size_t i = 0; i < ours.size(); ++i) {
+    const double a = double(ours.data()[i]), b = double(theirs.data()[i]);
+    if (a == b || (std::isnan(a) && std::isnan(b))) continue;
+    std::printf("%s: element %zu of %zu is %.17g, the CPU kernel says %.17g\n", what, i, ours.size(), a, b);
+    std::exit(1);
+  }
+}
+
+// All tensors of one call, of one side: the device's or the CPU's.
+template <class Io, class Real>
+struct Sides {
+  Buffer<Io> out, grad_x;
+  Buffer<Real> v, checkpoints, grad_v0, sums;
+  Buffer<uint8_t> bits;
+  Sides(const Case& c, int64_t n)
+      : out(c.steps * n, c.misaligned, Io(NAN)),
+        grad_x(c.steps * n, c.misaligned, Io(NAN)),
+        v(n, false, Real(NAN)),
+        checkpoints(std::max<int64_t>(1, (c.steps - 1) / kCheckpointEvery) * n, false, Real(NAN)),
+        grad_v0(n, false, Real(NAN)),
+        sums(Lif::kConstants * n, false, Real(NAN)),
+        bits(c.steps * bytes_of_bits(n), false, 0xaa) {}
+};
+
+template <class Io, class Real>
+void run(const Case& c) {
+  const int64_t n = c.neurons, x_stride = c.repeated ? 0 : n;
+  const auto x = normal<Io>(c.repeated ? n : c.steps * n, 1, c.misaligned);
+  const auto grad_out = normal<Io>(c.steps * n, 2, c.misaligned);
+  const auto v0 = normal<Real>(n, 3, false), grad_v = normal<Real>(n, 4, false);
+  auto learned = normal<Real>(Lif::kConstants * c.channels, 5, false, 0.05);
+  const Real base[] = {Real(0.7), Real(0.9), Real(0.05), Real(0.4), Real(-0.1)};
+  for (int64_t i = 0; i < int64_t(learned.size()); ++i) learned.data()[i] += base[i / c.channels];
+
+  const Shape shape{c.steps, n, c.channels, c.channel_stride};
+  const Neuron<Lif, Real> neuron{{base[0], base[1], base[2], base[3], base[4]},
+                                 c.learned ? learned.data() : nullptr,
+                                 {Real(c.hard), Real(!c.detach), Real(c.centred), c.start_at_reset, c.emit},
+                                 Real(0.1)};
+  const Firing firing{c.surrogate, 0.8, c.strict, c.soft};
+  const bool checkpoints = !c.bits && c.steps > kCheckpointAbove;
+  Sides<Io, Real> device(c, n), cpu(c, n);
+  const auto forward_call = [&](Sides<Io, Real>& side) {
+    ForwardCall<Lif, Io, Real> call;
+    call.shape = shape;
+    call.neuron = neuron;
+    call.x = {x.data(), x_stride};
+    call.out = {side.out.data(), n};
+    call.v0 = c.given_state ? v0.data() : nullptr;
+    call.v = side.v.data();
+    call.checkpoints = checkpoints ? side.checkpoints.data() : nullptr;
+    call.bits = c.bits ? side.bits.data() : nullptr;
+    return call;
+  };
+  const auto backward_call = [&](Sides<Io, Real>& side) {
+    BackwardCall<Lif, Io, Real> call;
+    call.shape = shape;
+    call.neuron = neuron;
+    call.grad_out = {grad_out.data(), n};
+    call.grad_v = grad_v.data();
+    if (!c.bits) call.x = {x.data(), x_stride};
+    call.v0 = c.given_state ? v0.data() : nullptr;
+    call.checkpoints = checkpoints ? side.checkpoints.data() : nullptr;
+    call.bits = c.bits ? side.bits.data() : nullptr;
+    call.grad_x = {side.grad_x.data(), n};
+    call.grad_v0 = side.grad_v0.data();
+    call.sums = c.learned ? side.sums.data() : nullptr;
+    return call;
+  };
+  const auto over_tiles = [&](const auto& tile) {
+    for (int64_t first = 0; first < n; first += kTile) tile(first, std::min(kTile, n - first));
+  };
+  const auto on_cpu = [&]<bool kArrays>() {
+    auto workspace = std::make_unique<Workspace<Lif, Real, kArrays>>();
+    dispatch_fire<Real>(firing, [&](const auto& fire) {
+      over_tiles([&](int64_t first, int64_t count) {
+        forward_tile(forward_call(cpu), fire, Rectangular<Real>(firing.scale), first, count, *workspace);
+      });
+    });
+    dispatch_firing<Real>(firing, [&](const auto& fire, const auto& surrogate) {
+      over_tiles([&](int64_t first, int64_t count) {
+        backward_tile(backward_call(cpu), fire, surrogate, first, count, *workspace);
+      });
+    });
+  };
+  c.learned ? on_cpu.template operator()<true>() : on_cpu.template operator()<false>();
+  launch_forward(forward_call(device), firing, Stream{});
+  launch_backward(backward_call(device), firing, Stream{});
+
+  same("out", device.out, cpu.out);
+  same("v", device.v, cpu.v);
+  if (checkpoints) same("checkpoints", device.checkpoints, cpu.checkpoints);
+  if (c.bits) same("bits", device.bits, cpu.bits);
+  same("grad_x", device.grad_x, cpu.grad_x);
+  same("grad_v0", device.grad_v0, cpu.grad_v0);
+  if (c.learned) same("sums", device.sums, cpu.sums);
+}
+
+// Sizes around a warp and a vector, and one of three blocks; every way a chunk of steps is held on chip.
+template <class Io, class Real>
+void of_type() {
+  const int64_t blocks = 2 * kWideVector<Io> * kForwardThreads + 5;
+  for (const auto& [steps, n] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 257}, {3, 1}, {3, blocks}, {7, 33}, {16, 257}, {21, 31}, {70, 33}})
+    run<Io, Real>({.steps = steps, .neurons = n});
+  run<Io, Real>({.steps = 5, .neurons = 257, .detach = true, .strict = true, .bits = true});
+  run<Io, Real>({.steps = 5, .neurons = 257, .given_state = true, .misaligned = true});
+}
+
+const std::map<std::string, std::function<void()>> kCases = {
+    {"float", of_type<float, float>},
+    {"double", of_type<double, double>},
+    {"bfloat16", of_type<BFloat16, float>},
+    {"half", of_type<Half, float>},
+    {"emits",
+     [] {
+       for (const Emit emit : {Emit::kMembrane, Emit::kReluMembrane, Emit::kReluOvershoot})
+         for (const bool hard : {true, false})
+           run<float, float>({.steps = 6, .neurons = 257, .hard = hard, .emit = emit});
+     }},
+    {"surrogates",
+     [] {
+       for (int s = 0; s < Surrogates<float>::kSize; ++s)
+         for (const int64_t steps : {6, 20})
+           run<float, float>(
+               {.steps = steps, .neurons = 257, .centred = s % 2 == 0, .given_state = true, .surrogate = s});
+     }},
+    {"soft spikes",
+     [] {
+       for (int s = 0; s < Surrogates<double>::kSize; ++s)
+         run<double, double>(
+             {.steps = 6, .neurons = 65, .hard = s % 2 == 0, .soft = true, .learned = true, .surrogate = s});
+     }},
+    {"bits",
+     [] {
+       for (const int64_t n : {1, 31, 33, 2053}) {
+         run<float, float>({.steps = 6, .neurons = n, .detach = true, .bits = true, .misaligned = true});
+         run<Half, float>({.steps = 1, .neurons = n, .hard = false, .given_state = true, .bits = true});
+       }
+       run<double, double>({.steps = 70, .neurons = 33, .detach = true, .bits = true});
+       run<float, float>({.steps = 6,
+                          .neurons = 6 * 43,
+                          .channels = 6,
+                          .channel_stride = 43,
+                          .detach = true,
+                          .learned = true,
+                          .bits = true});
+     }},
+    {"learned",
+     [] {
+       run<float, float>({.steps = 6, .neurons = 400, .learned = true});
+       run<float, float>({.steps = 70,
+                          .neurons = 6 * 43,
+                          .channels = 6,
+                          .channel_stride = 43,
+                          .start_at_reset = true,
+                          .learned = true});
+       run<double, double>({.steps = 20, .neurons = 5 * 31, .channels = 5, .hard = false, .learned = true});
+       run<BFloat16, float>({.steps = 16,
+                             .neurons = 5 * 31,
+                             .channels = 5,
+                             .channel_stride = 31,
+                             .given_state = true,
+                             .learned = true});
+     }},
+    {"repeated",
+     [] {
+       for (const int64_t steps : {4, 70})
+         run<float, float>({.steps = steps, .neurons = 257, .repeated = true});
+     }},
+};
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count < 2) {
+    for (const auto& [name, body] : kCases) std::printf("%s\n", name.c_str());
+    return 0;
+  }
+  const auto found = kCases.find(arguments[1]);
+  if (found == kCases.end()) return std::printf("no case %s\n", arguments[1]), 2;
+  found->second();
+  std::printf("equal\n");
+}

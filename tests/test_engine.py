@@ -1,0 +1,307 @@
+"""The loop: the same bits after a stop, no update from a bad gradient, what a run leaves in its directory."""
+
+import csv
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from attsnn import engine
+from attsnn.engine import sampling
+
+STEPS_AN_EPOCH = 9
+RECIPE = {"lr": 0.01, "epochs": 2, "workers": 0}
+
+
+class Recordings(Dataset):
+    """Long noisy signals of four classes; the key draws the window, then the augmentation."""
+
+    def __init__(self, count: int = 70, windows: int = 0) -> None:
+        self.signals = torch.randn(count, 30, 6, generator=torch.Generator().manual_seed(1))
+        self.labels, self.windows = (torch.arange(count) * 7) % 4, windows
+        self.signals[torch.arange(count), :, self.labels] += 1.0
+
+    def __len__(self) -> int:
+        return len(self.signals)
+
+    def __getitem__(self, key):
+        if self.windows:
+            return self.signals[key].unfold(0, 8, 5).movedim(-1, 1)[: self.windows], self.labels[key]
+        index, seed = key
+        draw = torch.Generator().manual_seed(seed)
+        start = torch.randint(0, 23, (1,), generator=draw).item()
+        noise = 0.1 * torch.randn(8, 6, generator=draw)
+        return self.signals[index, start : start + 8] + noise, self.labels[index]
+
+
+class Net(nn.Module):
+    """[T, N, 6] -> [N, 4], with dropout and a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.norm, self.out = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x):
+        return self.out(self.dropout(torch.relu(self.norm(self.hidden(x.mean(0))))))
+
+
+def open_run(path: Path, resume: str | None = None, **changes) -> engine.Run:
+    return engine.Run.open(path.parent, path.name, {**RECIPE, **changes}, resume=resume, free={"workers"})
+
+
+def train(
+    path, *, resume=None, loss=engine.one_hot_mse, workers=0, schedule="onecycle", epochs=2, model=None
+):
+    """A run of two epochs of nine steps; returns its model and Run."""
+    engine.seed_all(0)
+    model = model or Net()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    batches = engine.Batches(Recordings(), 8, 3, key=lambda i, s: (i, s), workers=workers)
+    measure = engine.Measure("test", engine.in_order(Recordings(40, windows=3), 16), "abcd")
+    run = open_run(path, resume, epochs=epochs)
+    plan = engine.schedule(schedule, optimizer, epochs * len(batches))
+    task = {"loss": loss, "evaluate": measure, "choose": "test_accuracy"}
+    engine.fit(model, optimizer, plan, batches, **task, run=run, epochs=epochs)
+    return model, run
+
+
+def stopping_at(step: int, number: int = signal.SIGTERM):
+    """A loss during whose `step`-th call (from 1) a signal arrives."""
+    calls = 0
+
+    def loss(model, batch):
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            os.kill(os.getpid(), number)
+        return engine.one_hot_mse(model, batch)
+
+    return loss
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    torch.use_deterministic_algorithms(True)
+    return train(tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.mark.parametrize("step", [1, 7, STEPS_AN_EPOCH, STEPS_AN_EPOCH + 4])
+def test_resumed_is_bit_equal(tmp_path, uninterrupted, step):
+    """Random windows, augmentation, dropout, two workers; stopped in, and at the end of, an epoch."""
+    whole, whole_run = uninterrupted
+    with pytest.raises(engine.StoppedError, match=f"after step {step}; .*--resume auto") as stopped:
+        train(tmp_path / "run", loss=stopping_at(step), workers=2)
+    assert stopped.value.code == 143
+    torch.rand(5), random.random(), np.random.rand()
+    model, run = train(tmp_path / "run", resume="auto", workers=2)
+    assert equal(whole, model)
+    kept = ("epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr")
+    assert [[row[k] for k in kept] for row in run.rows()] == [
+        [row[k] for k in kept] for row in whole_run.rows()
+    ]
+
+
+def test_plateau_resumes(tmp_path):
+    whole, _ = train(tmp_path / "whole", schedule="plateau")
+    with pytest.raises(engine.StoppedError):
+        train(tmp_path / "run", schedule="plateau", loss=stopping_at(4))
+    assert equal(whole, train(tmp_path / "run", schedule="plateau", resume="auto")[0])
+
+
+def test_signal_during_the_evaluation(tmp_path, uninterrupted, monkeypatch):
+    """The evaluation is given up and done again after resuming."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            engine.Measure, "__call__", lambda *_: (torch.rand(3), os.kill(os.getpid(), signal.SIGINT))
+        )
+        with pytest.raises(engine.StoppedError) as stopped:
+            train(tmp_path / "run")
+    assert stopped.value.code == 130
+    assert equal(uninterrupted[0], train(tmp_path / "run", resume="auto")[0])
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path):
+    model, run = train(tmp_path / "run")
+    again, rerun = train(tmp_path / "run", resume="auto")
+    assert equal(model, again) and len(run.rows()) == len(rerun.rows()) == 2
+
+
+def test_other_weights_do_not_fit(tmp_path):
+    train(tmp_path / "run", epochs=1)
+    small = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+    with pytest.raises(engine.CheckpointError, match="does not fit"):
+        train(tmp_path / "run", epochs=1, resume="auto", model=small)
+
+
+class Threshold(torch.autograd.Function):
+    """A neuron: NaN is no spike; its surrogate slope scales with the distance, so there NaN comes back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x >= 0.1).float()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * torch.relu(1 - x.abs())
+
+
+class Spiking(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(6, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.out(Threshold.apply(self.hidden(x)).mean(0))
+
+
+def poisoned(what: str):
+    """(model, loss) in which step 6 goes wrong in that way; the loss notes the weights and the batch."""
+    model, seen, calls = Spiking(), {}, 0
+
+    def loss(model, batch):
+        nonlocal calls
+        calls += 1
+        if calls == 6 and what == "weight":
+            with torch.no_grad():
+                model.hidden.weight[2, 3] = math.nan
+        value, metrics = engine.one_hot_mse(model, batch)
+        if calls == 6:
+            seen["weights"] = {k: v.clone() for k, v in model.state_dict().items()}
+            value = value * {"loss nan": math.nan, "loss inf": math.inf}.get(what, 1)
+            seen["loss"] = value.item()
+        return value, metrics
+
+    return model, loss, seen
+
+
+@pytest.mark.parametrize("what", ["weight", "loss nan", "loss inf"])
+def test_not_finite_stops_before_the_update(tmp_path, what):
+    model, loss, seen = poisoned(what)
+    with pytest.raises(engine.NonFiniteError) as caught:
+        train(tmp_path / "run", loss=loss, model=model)
+    assert math.isfinite(seen["loss"]) == (what == "weight")  # there only the gradient shows it
+    indices = sampling.order(70, 3, 0)[40:48].tolist()
+    text = str(caught.value)
+    assert caught.value.code == 4 and "step 6 (epoch 1, batch 6)" in text
+    assert ", ".join(map(str, indices)) in text and "There is no checkpoint yet." in text
+    for name, value in model.state_dict().items():
+        assert torch.equal(value.nan_to_num(7), seen["weights"][name].nan_to_num(7))
+
+
+def test_one_read_a_step(monkeypatch):
+    """The host waits for the device once a step."""
+    reads = []
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append("tolist") or [0.5] * self.numel())
+    for name in ("item", "__bool__", "__float__", "numpy", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(name))
+    model = Spiking()
+    state = engine.loop.Fit(model, torch.optim.SGD(model.parameters(), 0.1), None, engine.one_hot_mse, None)
+    state.schedule = type("Constant", (), {"step": lambda self: None})()
+    state.step([0, 1], (torch.zeros(2, 8, 6), torch.tensor([0, 1])))
+    assert reads == ["tolist"]
+
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_engine as t
+def loss(model, batch):
+    print("step", flush=True); time.sleep(0.05)
+    return t.engine.one_hot_mse(model, batch)
+sys.exit(t.engine.command(lambda: t.train(Path(sys.argv[2]), loss=loss, workers=2, epochs=50)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_exit(tmp_path, number):
+    """From outside; Ctrl-C, `timeout` and schedulers signal the loading workers too."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, Path(__file__).parent, tmp_path / "run"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    for _ in range(3):
+        while process.stdout.readline() != "step\n":
+            assert process.poll() is None, process.stderr.read()
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, err
+    saved = engine.find_checkpoint(tmp_path / "run")
+    assert saved.state["position"]["step"] == 3 + out.count("step\n")
+    assert f"saved {saved.path}" in err and "Traceback" not in err
+
+
+def test_run_directory(uninterrupted):
+    _, run = uninterrupted
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["recipe"] == {**RECIPE, "epochs": 2}
+    assert {"attsnn", "torch", "numpy", "python"} == config["versions"].keys() and "pytest" in config[
+        "command"
+    ]
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2] and rows[-1]["step"] == 2 * STEPS_AN_EPOCH
+    assert all(0 <= row["test_accuracy"] <= 1 and row["test_loss"] > 0 < row["train_loss"] for row in rows)
+    with open(run.path / "metrics.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["test_accuracy"]) for row in table] == [row["test_accuracy"] for row in rows]
+    best = engine.find_checkpoint(run.path).state
+    assert best["position"]["best"] == max(row["test_accuracy"] for row in rows)
+    assert best["recipe"] == config["recipe"]
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    train(tmp_path / "run", epochs=1)
+    with pytest.raises(engine.UsageError, match="this run already.*--name.*--resume auto"):
+        open_run(tmp_path / "run", epochs=1)
+    with pytest.raises(engine.UsageError, match="(?s)another run.*lr: 0.01, now 0.5.*--name"):
+        open_run(tmp_path / "run", epochs=1, lr=0.5)
+    with pytest.raises(engine.UsageError, match="(?s)another recipe.*lr: 0.01, now 0.5") as refused:
+        open_run(tmp_path / "run", "auto", epochs=1, lr=0.5)
+    assert refused.value.code == 2 and "epochs" not in str(refused.value)
+    assert open_run(tmp_path / "run", "auto", epochs=1, workers=4).checkpoint is not None
+    assert len(json.loads((tmp_path / "run" / "config.json").read_text())["resumed"]) == 1
+
+
+def test_resume_by_path(tmp_path):
+    _, run = train(tmp_path / "run")
+    for path in (run.path, run.last()):
+        again = open_run(tmp_path / "elsewhere", str(path))
+        assert again.path == run.path and again.checkpoint.path == run.last()
+    with pytest.raises(engine.UsageError, match="neither a checkpoint"):
+        open_run(tmp_path / "elsewhere", str(tmp_path / "nothing"))
+    assert open_run(tmp_path / "fresh", "auto").checkpoint is None  # nothing to resume: a new run
+
+
+def test_numbered_names(tmp_path):
+    names = [engine.Run.open(tmp_path, "demo", RECIPE, numbered=True).path.name for _ in range(3)]
+    assert names == ["demo", "demo-2", "demo-3"]
+    assert engine.Run.open(tmp_path, "demo", RECIPE, numbered=True, resume="auto").path.name == "demo-3"
+
+
+def test_resuming_drops_rows_after_the_checkpoint(tmp_path):
+    """A crash between recording an epoch and saving it records that epoch once."""
+    _, run = train(tmp_path / "run", epochs=1)
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"epoch": 2, "train_loss": 9.0}) + '\n{"epoch": 3, "tr')
+    assert [row["epoch"] for row in run.rows()] == [1, 2]
+    run.rewind(1)
+    assert [row["epoch"] for row in run.rows()] == [1]

@@ -1,0 +1,206 @@
+"""The parts of the engine by themselves: order and seeds, random states, scores, pictures, exit codes."""
+
+import json
+import random
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from test_engine import Recordings
+from torch import nn
+
+from attsnn import engine
+from attsnn.engine import pictures, progress, rng, sampling
+from attsnn.engine.config import difference
+from attsnn.engine.progress import duration
+
+
+def test_order_and_seeds_are_pure_functions():
+    assert sorted(sampling.order(100, 5, 2)) == list(range(100))
+    assert sampling.order(6, 0, 0).tolist() == [2, 4, 5, 3, 1, 0]  # for every NumPy, on every machine
+    assert np.array_equal(sampling.order(100, 5, 2), sampling.order(100, 5, 2))
+    orders = {tuple(sampling.order(50, seed, epoch)) for seed in range(4) for epoch in range(5)}
+    assert len(orders) == 20
+    seeds = {
+        s for seed in range(4) for epoch in range(5) for s in sampling.sample_seeds(50, seed, epoch).tolist()
+    }
+    assert len(seeds) == 1000 and min(seeds) >= 0
+    assert np.array_equal(sampling.sample_seeds(9, 1, 1), sampling.sample_seeds(20, 1, 1)[:9])
+    places = np.stack([sampling.order(10, 0, epoch) for epoch in range(2000)])
+    assert abs(places.mean(0) - 4.5).max() < 0.3  # five standard errors
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_start_anywhere(workers):
+    batches = engine.Batches(
+        Recordings(20), 6, 1, key=lambda i, s: (i, s), indices=np.arange(3, 20), workers=workers
+    )
+    whole = list(batches.epoch(4))
+    assert len(batches) == len(whole) == 3
+    assert sorted(i for indices, _ in whole for i in indices) == list(range(3, 20))
+    for (indices, batch), (again, same) in zip(whole[1:], batches.epoch(4, 1), strict=True):
+        assert indices == again and torch.equal(batch[0], same[0])
+    assert list(batches.epoch(4, 3)) == []
+    assert [indices for indices, _ in batches.epoch(5)] != [indices for indices, _ in whole]
+
+
+def test_loading_leaves_the_generators_alone():
+    batches = engine.Batches(Recordings(20), 6, 1, key=lambda i, s: (i, s), workers=2)
+    before = torch.get_rng_state()
+    list(batches.epoch(0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_split():
+    train_set, held = engine.split(100, 0.15, 0)
+    assert len(held) == 15 and sorted([*train_set, *held]) == list(range(100))
+    assert len(engine.split(100, 0, 0)[1]) == 0
+    for count, fraction in ((10, 0.01), (10, 1.0), (10, -0.1)):
+        with pytest.raises(ValueError, match="validation fraction"):
+            engine.split(count, fraction, 0)
+
+
+def test_rng_states_survive_json():
+    engine.seed_all(3)
+    np.random.randn(), random.gauss(0, 1)
+    state = json.loads(json.dumps(rng.capture()))
+    draw = lambda: (random.gauss(0, 1), np.random.randn(), torch.rand(3).tolist())  # noqa: E731
+    first = draw()
+    rng.restore(state)
+    assert draw() == first
+    rng.restore(state)
+    with rng.kept():
+        draw()
+    assert draw() == first
+
+
+def test_difference():
+    old, new = {"a": 1, "b": [1, 2], "gone": None}, {"a": 1, "b": [1], "fresh": "x"}
+    assert difference(old, new) == [
+        "b: [1, 2], now [1]",
+        "gone: null, now not a field",
+        'fresh: not a field, now "x"',
+    ]
+    assert difference(old, new, {"b", "gone", "fresh"}) == []
+
+
+def test_scores_vote_and_rates():
+    """More than half of the windows, or no class; the rate is the share of neurons and steps that emit."""
+
+    class Echo(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.anchor = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):  # [T, N, 3]
+            return x.mean(0) + self.anchor
+
+    def windows(*classes):
+        return torch.eye(3)[list(classes)][:, None].repeat(1, 5, 1)  # [W, T, 3]
+
+    recordings = [
+        (windows(0, 0, 1, 2), 0),
+        (windows(0, 0, 0, 1), 0),
+        (windows(1, 1, 1, 1), 2),
+        (windows(2, 2, 2, 0), 2),
+    ]
+
+    class Observe:
+        def __init__(self, model):
+            self.hook = model.register_forward_hook(lambda m, a, out: self.seen.update(echo=a[0]))
+
+        def __enter__(self):
+            self.seen = {}
+            return self.seen
+
+        def __exit__(self, *_):
+            self.hook.remove()
+
+    scores = engine.evaluate(Echo(), engine.in_order(recordings, 3), 3, Observe)
+    assert scores.confusion.tolist() == [[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 1, 0]]
+    assert scores.accuracy == 0.5 and scores.rates == {"echo": pytest.approx(1 / 3)}
+    assert scores.loss == pytest.approx(8 / 16 * 2 / 3)
+    lines = scores.per_class(["zero", "one", "two"]).splitlines()
+    assert lines[2].split() == ["zero", "2", "1", "50.00%"] and lines[3].split() == ["one", "0", "0", "-"]
+    assert lines[-1].split() == ["all", "4", "2", "50.00%"]
+    assert "firing rate of echo" in engine.summary(scores, Echo())
+
+
+def test_pictures(tmp_path):
+    pytest.importorskip("matplotlib", reason="extra plot")
+    rows = [
+        {"epoch": e, **{f"{w}_{m}": 0.5 / e for w in ("train", "test") for m in ("loss", "accuracy")}}
+        for e in (1, 2)
+    ]
+    layers = {"conv": torch.rand(20, 8, 6, 6).round(), "out": torch.rand(20, 5).round()}
+    paths = [
+        *pictures.curves(tmp_path / "a.png", rows),
+        *pictures.confusion(tmp_path / "b.png", torch.randint(0, 9, (5, 6)), list("abcde")),
+        *pictures.recording(tmp_path / "c.png", torch.rand(20, 2, 16, 16), layers, step_ms=5, title="t"),
+    ]
+    assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG"] * 3
+
+
+def test_without_matplotlib(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    pictures._matplotlib.cache_clear()
+    rows = [{"epoch": 1, "test_loss": 1.0, "test_accuracy": 0.5}]
+    assert pictures.curves(tmp_path / "a.png", rows) == pictures.curves(tmp_path / "a.png", rows) == []
+    pictures._matplotlib.cache_clear()
+    assert capsys.readouterr().out.count("pip install 'attsnn[plot]'") == 1
+
+
+def test_command_exit_codes(capsys):
+    class TaskError(ValueError):
+        pass
+
+    def codes(error):
+        def main():
+            raise error
+
+        return engine.command(main, {TaskError: 3})
+
+    assert [codes(e) for e in (engine.RunError("a"), engine.UsageError("b"), TaskError("c"))] == [
+        1,
+        2,
+        3,
+    ]
+    assert [codes(e) for e in (engine.NonFiniteError("d"), engine.CheckpointError("e"), TaskError("f"))] == [
+        4,
+        5,
+        3,
+    ]
+    assert [codes(e) for e in (engine.StoppedError(15), KeyboardInterrupt(), OSError("g"))] == [143, 130, 1]
+    worker = TaskError(
+        "Caught Task in DataLoader worker process 0.\nOriginal Traceback (most):\n  x\nTask: bad byte: 7"
+    )
+    assert codes(worker) == 3 and capsys.readouterr().err.splitlines()[-1] == "bad byte: 7"
+    assert engine.command(lambda: None) == 0
+    with pytest.raises(ZeroDivisionError):
+        codes(ZeroDivisionError())
+    with pytest.raises(engine.UsageError, match="wrong"), engine.usage():
+        raise ValueError("wrong")
+    with pytest.raises(TaskError), engine.usage():
+        raise TaskError("data")
+
+
+def test_durations():
+    assert [duration(s) for s in (42.4, 185, 7620)] == ["42 s", "3 min 05 s", "2 h 07 min"]
+
+
+def test_bar_on_a_terminal_and_lines_when_piped(capfd, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        with progress.Progress("epoch 1/2", 20) as bar:
+            for _ in range(2):
+                time.sleep(0.15)
+                bar.update(10, {"loss": 0.25, "accuracy": 0.5})
+        captured = capfd.readouterr()
+        if terminal:
+            assert "samples/s" in captured.err and "loss=0.2500" in captured.err and not captured.out
+        else:
+            assert captured.out.count("\n") == 1 and "samples/s" in captured.out and "left" in captured.out
+            assert "loss 0.2500  accuracy 0.5000" in captured.out and not captured.err

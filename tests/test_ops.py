@@ -1,0 +1,274 @@
+"""The neurons' ops as citizens of PyTorch: opcheck, compile, autocast, checkpoint, vmap, and sentences for
+misuse.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from close import same_bits
+
+from attsnn import _extension, neurons, ops, reference
+
+
+def arguments(steps=5, keep="input", learned=False, state=False, dtype=torch.float64):
+    """Positional arguments of attsnn::lif_forward."""
+    x = torch.randn(steps, 2, 3, 4, dtype=dtype, requires_grad=True)
+    constants = torch.tensor([[0.7], [0.9], [0.1], [0.4], [0.0]], dtype=dtype).expand(5, 3).contiguous()
+    v0 = torch.randn(2, 3, 4, dtype=dtype, requires_grad=True) if state else None
+    rules = [1, int(keep == "bits"), 0, 0, 1, 0, 0, 0]
+    learns = (0b11000 if keep == "bits" else 0b11111) if learned else 0
+    numbers = [0.7, 0.9, 0.1, 0.4, 0.0, 0.5, 0.0]
+    return x, v0, constants.requires_grad_() if learned else None, numbers, rules, learns, keep, state
+
+
+@pytest.mark.parametrize("keep", ["input", "bits"])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("state", [False, True])
+def test_opcheck(fused, keep, learned, state):
+    for steps in (5, 70):
+        torch.library.opcheck(torch.ops.attsnn.lif_forward.default, arguments(steps, keep, learned, state))
+
+
+def test_opcheck_of_backward(fused):
+    for keep in ("input", "bits"):
+        x, v0, learned, numbers, rules, learns, _, _ = (
+            a.detach() if isinstance(a, torch.Tensor) else a for a in arguments(5, keep, True, True)
+        )
+        out, v, kept = torch.ops.attsnn.lif_forward(x, v0, learned, numbers, rules, learns, keep, True)
+        given = (
+            torch.randn_like(out),
+            torch.randn_like(v),
+            x if keep == "input" else None,
+            v0,
+            learned,
+            kept,
+        )
+        op = torch.ops.attsnn.lif_backward.default
+        torch.library.opcheck(op, (*given, numbers, rules, learns, keep, True))
+
+
+def grads(f, x):
+    x = x.detach().clone().requires_grad_()
+    out = f(x)
+    out.square().sum().backward()
+    return out.detach(), x.grad
+
+
+@pytest.mark.parametrize("preset", neurons.PRESETS)
+def test_compile_fullgraph(fused, preset):
+    neuron = neurons.PRESETS[preset](backend="fused")
+    compiled = torch.compile(lambda x: neuron(2 * x) * 3, fullgraph=True, backend="aot_eager")
+    x = torch.randn(6, 2, 3, 5)
+    for a, b in zip(grads(compiled, x), grads(lambda x: neuron(2 * x) * 3, x), strict=True):
+        same_bits(a, b, preset)
+
+
+def test_compile_with_inductor(fused):
+    """A channels-last convolution before and a sum after; shapes change between calls."""
+    conv, neuron = torch.nn.Conv2d(2, 4, 3, padding=1), neurons.ma_snn(backend="fused")
+
+    def net(x):
+        return neuron(conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])).mean(0)
+
+    compiled = torch.compile(net, fullgraph=True)
+    for batch in (2, 3):
+        x = torch.randn(4, batch, 2, 8, 8)
+        for a, b in zip(grads(compiled, x), grads(net, x), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_autocast(fused):
+    """bf16 arrives from a convolution, the constants and the state stay float32, the result is bf16."""
+    conv, neuron = torch.nn.Conv2d(2, 4, 3), neurons.PLIF(backend="fused")
+    x = torch.randn(6, 2, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        current = conv(x).unflatten(0, (3, 2))
+        out, v = neuron.run(current)
+    assert current.dtype == out.dtype == torch.bfloat16 and v.dtype == torch.float32
+    out.sum().backward()
+    assert neuron.w.grad.dtype == conv.weight.grad.dtype == torch.float32
+    assert neuron.w.grad.isfinite() and neuron.w.grad != 0
+
+
+def test_twice_gives_the_same_bits(fused):
+    neuron, x = neurons.leaky(backend="fused"), torch.randn(20, 3, 4, 33)
+    for a, b in zip(grads(neuron, x), grads(neuron, x), strict=True):
+        same_bits(a, b)
+
+
+def test_module_life(backend):
+    """deepcopy, a state_dict round trip, .double(), .bfloat16(), activation checkpointing."""
+    neuron = neurons.LIF(
+        leak=0.5, learn=("leak", "threshold"), channels=3, v_reset=torch.zeros(3), backend=backend
+    )
+    x = torch.randn(4, 2, 3, 5)
+    same_bits(copy.deepcopy(neuron)(x), neuron(x))
+    other = neurons.LIF(
+        leak=0.1, learn=("leak", "threshold"), channels=3, v_reset=torch.ones(3), backend=backend
+    )
+    other.load_state_dict(neuron.state_dict())
+    same_bits(other(x), neuron(x))
+    assert set(neuron.state_dict()) == {"leak", "threshold", "v_reset"}
+    assert copy.deepcopy(neuron).double()(x.double()).dtype == torch.float64
+    assert copy.deepcopy(neuron).bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+    checkpointed = lambda x: torch.utils.checkpoint.checkpoint(neuron, x, use_reentrant=False)  # noqa: E731
+    for a, b in zip(grads(checkpointed, x), grads(neuron, x), strict=True):
+        same_bits(a, b)
+
+
+def test_refusals_have_a_sentence(fused):
+    x = torch.randn(3, 2, 4, requires_grad=True)
+    out = ops.lif(x, backend="fused", surrogate=reference.arctan())[0]
+    (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="lif: no double backward"):
+        grad.sum().backward()
+    with pytest.raises(NotImplementedError, match="lif: no vmap"):
+        torch.func.vmap(lambda x: ops.lif(x, backend="fused")[0])(torch.randn(2, 3, 4, 5))
+
+
+X = torch.randn(3, 2, 4)
+MISUSES = {  # name: (arguments, keywords, exception, what the sentence says)
+    "not a tensor": (([1.0],), {}, TypeError, "x must be a tensor"),
+    "integers": ((torch.ones(3, 2, dtype=torch.int64),), {}, TypeError, "x must be float64.*int64"),
+    "complex": ((X.to(torch.complex64),), {}, TypeError, "complex64"),
+    "no time": ((torch.ones(3),), {}, ValueError, r"\[T, N, ...\] with time first.*\(3,\)"),
+    "no steps": ((torch.ones(0, 2, 4),), {}, ValueError, "T = 0"),
+    "state shape": ((X, torch.zeros(2, 5)), {}, ValueError, r"v0 must be .*\(2, 4\).*\(2, 5\)"),
+    "state type": ((X.bfloat16(), torch.zeros(2, 4).bfloat16()), {}, TypeError, "v0 must be a torch.float32"),
+    "state device": ((X, torch.zeros(2, 4, device="meta")), {}, ValueError, "v0 must be .* on cpu.*meta"),
+    "channels": ((X,), {"leak": torch.ones(3)}, ValueError, r"leak must be one value or \[C\] = \[4\]"),
+    "no channels": ((torch.randn(3, 4),), {"leak": torch.ones(4)}, ValueError, "has no channels"),
+    "constant": ((X,), {"gain": "1"}, TypeError, "gain must be a number"),
+    "constant type": ((X,), {"gain": torch.ones((), dtype=torch.int32)}, TypeError, "gain .* torch.int32"),
+    "constant device": (
+        (X,),
+        {"bias": torch.ones((), device="meta")},
+        ValueError,
+        "bias must be on x's device",
+    ),
+    "infinite": ((X,), {"threshold": float("inf")}, ValueError, "threshold must be finite, got inf"),
+    "nan": ((X,), {"v_reset": float("nan")}, ValueError, "v_reset must be finite, got nan"),
+    "emit": ((X,), {"emit": "spikes"}, ValueError, "emit must be one of spike, membrane"),
+    "start": ((X,), {"start": "rest"}, ValueError, "start must be one of zero, reset"),
+    "surrogate": ((X,), {"surrogate": "atan"}, TypeError, "surrogate must be one of .*rectangular"),
+    "backend": ((X,), {"backend": "cuda"}, ValueError, "backend must be one of auto, fused, reference"),
+}
+
+
+@pytest.mark.parametrize("name", MISUSES)
+def test_misuse(backend, name):
+    positional, keywords, exception, sentence = MISUSES[name]
+    with pytest.raises(exception, match=sentence):
+        ops.lif(*positional, **{"backend": backend, **keywords})
+
+
+def test_soft_spikes_are_float64(fused):
+    with pytest.raises(TypeError, match="soft: the kernels compute soft spikes in float64"):
+        ops.lif(X, soft=True, backend="fused")
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: reference.rectangular(0), "half_width must be a positive finite number, got 0"),
+        (lambda: reference.arctan(float("nan")), "alpha must be a positive finite number, got nan"),
+        (lambda: reference.erf(2, centre=float("inf")), "centre must be a finite"),
+        (lambda: neurons.leaky(1.0), "tau must be greater than 1"),
+        (lambda: neurons.PLIF(0.5), "tau must be greater than 1"),
+        (lambda: neurons.LIF(v_reset="zero"), "v_reset must be a number, a tensor, None or 'threshold'"),
+        (lambda: neurons.LIF(v_reset=None, learn=("v_reset",)), "'v_reset' is not a constant with a value"),
+        (lambda: neurons.ma_snn(learn=("tau",)), "tau unknown; MA-SNN learns alpha, beta, threshold"),
+    ],
+)
+def test_misuse_of_presets(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
+def test_values_are_never_read(fused):
+    """On the meta device there are no values: shapes and strides come out all the same."""
+    x = torch.empty(4, 2, 3, 5, 5, device="meta").to(memory_format=torch.preserve_format)
+    out, v = ops.lif(x, backend="fused", leak=torch.ones(3, device="meta"))
+    assert out.shape == x.shape and v.shape == x.shape[1:] and out.device.type == "meta"
+
+
+def test_a_device_without_kernels(fused):
+    assert "only for cpu and cuda" in _extension.obstacle("mps")
+
+
+def test_without_the_build():
+    """Unbuilt, "auto" runs the reference and says so once; "fused" raises with the build command."""
+    program = """
+import sys, warnings
+sys.modules["attsnn._C"] = None  # importing it raises ImportError
+import torch
+from attsnn import models, neurons
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        out = neurons.leaky()(torch.ones(4, 2))
+assert out.shape == (4, 2)
+assert [str(w.message).split(":")[0] for w in caught] == ["attsnn runs the PyTorch reference"], caught
+assert models.create("ma_snn_dvs_gesture", width=0.25, steps=6)(torch.zeros(6, 1, 2, 32, 32)).shape == (1, 11)
+try:
+    neurons.leaky(backend="fused")(torch.ones(4, 2))
+except RuntimeError as error:
+    assert "python setup.py build_ext" in str(error)
+else:
+    raise AssertionError("no error")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_import_is_light():
+    """At most 0.3 s over torch, and no extra is imported."""
+    program = """
+import sys, time, torch
+before, start = set(sys.modules), time.process_time()
+import attsnn
+seconds = time.process_time() - start
+heavy = {"matplotlib", "tensorboard", "scipy", "torchvision", "tyro", "tqdm", "PIL"} & (set(sys.modules) -
+before) assert not heavy, heavy
+print(seconds)
+"""
+    runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True) for _ in range(3)]
+    assert all(r.returncode == 0 for r in runs), runs[0].stderr
+    assert min(float(r.stdout) for r in runs) <= 0.3
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_gives_the_same_bits(fused, isa, tmp_path):
+    """ATTSNN_ISA runs the kernels compiled for a narrower set, in a process of its own."""
+    program = """
+import sys, torch
+from attsnn import _extension, neurons
+torch.manual_seed(0)
+out = []
+for make in neurons.PRESETS.values():
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        x = torch.randn(7, 3, 4, 33).to(dtype).requires_grad_()
+        s, v = make(backend="fused").run(x)
+        (s.double().sum() + v.double().square().sum()).backward()
+        out += [s.detach(), v.detach(), x.grad]
+torch.save([_extension.compiled().isa(), out], sys.argv[1])
+"""
+    results = []
+    for name, environment in (("default", {}), (isa, {"ATTSNN_ISA": isa})):
+        path = tmp_path / name
+        subprocess.run([sys.executable, "-c", program, path], env={**os.environ, **environment}, check=True)
+        results.append(torch.load(path, weights_only=True))
+    sets = ["baseline", "avx2", "avx512"]
+    assert sets.index(results[1][0]) <= sets.index(isa)
+    for a, b in zip(results[0][1], results[1][1], strict=True):
+        same_bits(a, b, isa)
+
+
+def test_warnings_are_not_errors_in_the_fused_path(fused):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        neurons.ma_snn(backend="auto")(X)

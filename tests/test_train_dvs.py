@@ -1,0 +1,215 @@
+"""train/dvs.py as a user types it, on a small store of the embedded recordings."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from attsnn import models
+from attsnn.data import dvs_gesture, samples
+
+SCRIPT = Path(__file__).parent.parent / "train" / "dvs.py"
+TINY = {
+    "steps": 5, "dt-ms": 60, "downsample": 16, "channels": "8 8 8", "hidden": 8, "epochs": 2, "batch": 16,
+    "clips": 2, "lr": 0.01, "shift": 1, "validation-fraction": 0.2, "workers": 0, "device": "cpu",
+    "backend": "reference",
+}  # fmt: skip
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def flags(**values):
+    """{"dt-ms": 60} as --dt-ms 60."""
+    return [word for name, value in values.items() for word in (f"--{name}", *str(value).split())]
+
+
+def dvs(*words, where):
+    """What `python train/dvs.py words` does in the directory `where`, without a new interpreter each time."""
+    spec = importlib.util.spec_from_file_location("train_dvs", SCRIPT)
+    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(where), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = script.main([str(word) for word in words])
+        except SystemExit as leaving:  # tyro's
+            code = leaving.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Sixty digits, six of each class, in the layout of DVS128 Gesture."""
+    directory = tmp_path_factory.mktemp("store")
+    labels = samples.digits()[1]
+    indices = [i for digit in range(10) for i in (labels == digit).nonzero()[0][:6]]
+    raw = samples.write_recordings(directory / "raw", indices=indices)
+    return dvs_gesture.prepare(raw, directory / "prepared", progress=False)
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory):
+    """A run of two epochs, and what it printed."""
+    where = tmp_path_factory.mktemp("work")
+    done = dvs("gesture", "--data", store, *flags(**TINY), where=where)
+    assert done.code == 0, done.err
+    return where / "runs" / "gesture", done.out
+
+
+def test_a_run_and_its_directory(trained):
+    run, out = trained
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows[:2]] == [1, 2]
+    for row in rows[:2]:  # the test set is measured once, at the end
+        assert row["test_accuracy"] is None and 0 <= row["validation_accuracy"] <= 1 and row["train_loss"] > 0
+    assert (
+        len(rows) == 3
+        and rows[2]["final"]
+        and 0 <= rows[2]["test_accuracy"] <= 1
+        and rows[2]["test_loss"] > 0
+    )
+    assert rows[2]["epoch"] == max(rows[:2], key=lambda row: row["validation_accuracy"])["epoch"]
+    config = json.loads((run / "config.json").read_text())
+    assert config["recipe"]["channels"] == [8, 8, 8] and config["recipe"]["attention"] == "TCSA"
+    assert {"last", "best", "metrics.csv"} <= {path.name for path in run.iterdir()}
+    assert "highest validation accuracy" in out and "epoch 2/2" in out
+
+
+def test_the_end_shows_what_was_learned(trained):
+    run, out = trained
+    for words in (
+        "accuracy",
+        "firing rate of features.0",
+        "firing rate of classifier.1",
+        "parameters",
+        "time per sample",
+    ):
+        assert words in out
+    assert "seven" in out and "recordings" in out
+    pytest.importorskip("matplotlib", reason="extra plot")
+    for name in ("curves", "confusion", "recording"):
+        assert f"picture: {Path('runs/gesture') / name}.png" in out
+        assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_resume_and_refusals(trained, store):
+    run, _ = trained
+    where = run.parent.parent
+    words = ["gesture", "--data", store, *flags(**TINY)]
+    again = dvs(*words, "--resume", "auto", where=where)
+    assert again.code == 0 and "Resuming from runs/gesture/ckpt-" in again.out, again.err
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+    other = dvs(*words, "--resume", "auto", "--lr", 0.5, where=where)
+    assert other.code == 2 and "lr: 0.01, now 0.5" in other.err and "Traceback" not in other.err
+    taken = dvs(*words, "--name", "gesture", where=where)
+    assert taken.code == 2 and "--name" in taken.err and "--resume auto" in taken.err
+
+
+def test_eval_takes_the_network_from_the_checkpoint(trained, store):
+    run, out = trained
+    done = dvs(
+        "gesture",
+        "--data",
+        store,
+        "--eval",
+        "--checkpoint",
+        run,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        where=run,
+    )
+    assert done.code == 0, done.err
+    table = done.out[done.out.index("class") :].split("\n\n")[0]
+    assert table.splitlines()[2].split()[:1] == ["zero"] and "all" in table.splitlines()[-1]
+    assert table in out  # the same numbers as at the end of the training
+    assert not (run / "runs").exists()
+
+
+def published(path: Path) -> Path:
+    """A file as the released code writes it: legacy pickle, `module.` and its names."""
+    model = models.create(
+        "ma_snn_dvs_gesture", attention="TCSA", steps=5, channels=(8, 8, 8), hidden=8, num_classes=10, size=8
+    )
+    names = {
+        "features.": "convAttLIF", "classifier.": "FC", ".spatial.conv": ".sa.conv",
+        ".current.conv.": ".conv2d.", ".current.linear.": ".linear.", ".current.norm.": ".BNLayer.",
+        ".temporal.reduce": ".ta.sharedMLP.0", ".temporal.expand": ".ta.sharedMLP.2",
+        ".channel.reduce": ".ca.sharedMLP.0", ".channel.expand": ".ca.sharedMLP.2",
+    }  # fmt: skip
+    state = {}
+    for key, value in model.state_dict().items():
+        if ".reduce" in key or ".expand" in key:
+            value = value[..., None] if key.startswith("classifier") else value[..., None, None, None]
+        for ours, theirs in names.items():
+            key = key.replace(ours, theirs)
+        state[f"module.{key}"] = value
+    contents = {"net": state, "acc": 0.5, "epoch": 3, "acc_record": [0.1, 0.5]}
+    torch.save(contents, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def test_eval_of_a_published_file(store, tmp_path):
+    file = published(tmp_path / "TCSA_SNN(CNN)-DVS-Gesture_dt=60ms_T=5.t7")
+    asked = {"dt-ms": 60, "downsample": 16, "clips": 2, "workers": 0, "device": "cpu", "backend": "reference"}
+    words = ["gesture", "--data", store, "--eval", "--checkpoint", file, *flags(**asked)]
+    hinted = dvs(*words, where=tmp_path)
+    assert hinted.code == 0 and "--axes xy" in hinted.out and "zero" in hinted.out, hinted.err
+    done = dvs(*words, "--axes", "xy", where=tmp_path)
+    assert done.code == 0 and "--axes xy" not in done.out, done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (
+            ["gesture"],
+            3,
+            ["https://research.ibm.com/interactive/dvsgesture/", "attsnn.data prepare dvs_gesture"],
+        ),
+        (["gesture", "--data", "nowhere"], 3, ["nowhere", "attsnn.data prepare dvs_gesture"]),
+        (["gesture", "--atention", "TA"], 2, ["--attention"]),
+        (["gesture", "--attention", "TTA"], 2, ["TCSA"]),
+        ([], 2, ["gesture_code"]),
+        (["gesture", "--data", "STORE", "--eval"], 2, ["--checkpoint"]),
+        (["gesture", "--data", "STORE", "--eval", "--checkpoint", "nothing"], 2, ["nothing", "neither"]),
+        (["gesture", "--data", "STORE", "--steps", "3"], 2, ["3"]),
+        (["gesture", "--data", "STORE", "--validation-fraction", "1.5"], 2, ["1.5"]),
+        (["gesture", "--data", "STORE", "--resume", "nothing"], 2, ["nothing"]),
+    ],
+)
+def test_mistakes_get_a_sentence(store, tmp_path, words, code, says):
+    done = dvs(*[store if word == "STORE" else word for word in words], where=tmp_path)
+    assert done.code == code, done.err
+    assert all(text in done.err for text in says), done.err
+    assert "Traceback" not in done.err
+
+
+def test_help_shows_the_defaults(tmp_path):
+    text = dvs("gesture", "--help", where=tmp_path).out
+    for flag, default in (("--dt-ms", "15"), ("--steps", "60"), ("--attention", "TCSA"), ("--lr", "0.0001")):
+        assert flag in text and f"(default: {default})" in text
+    code = dvs("gesture_code", "--help", where=tmp_path).out
+    assert "(default: 25)" in code and "plateau" in code
+
+
+def test_as_a_process(store, tmp_path):
+    """Exit code and streams of a real process; Ctrl-C and SIGTERM: tests/test_engine.py."""
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)}
+    words = [sys.executable, SCRIPT, "gesture", "--data", store, "--steps", "3"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "3" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
