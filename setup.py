@@ -46,13 +46,20 @@ def torch_dir() -> Path:
 
 
 def find_nvcc() -> "str | None":
+    asked = os.environ.get("CUDACXX")
+    if asked and not shutil.which(asked):
+        fail(f"CUDACXX={asked} is no compiler that can be run: name nvcc, or unset it")
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    candidates = [
-        os.environ.get("CUDACXX"),
-        *(f"{home}/bin/nvcc" for home in homes if home),
-        shutil.which("nvcc"),
-    ]
-    return next((c for c in candidates if c and shutil.which(c)), None)
+    candidates = [asked, *(f"{home}/bin/nvcc" for home in homes if home), "nvcc"]
+    return next((shutil.which(c) for c in candidates if c and shutil.which(c)), None)
+
+
+def check_compiler() -> None:
+    asked = os.environ.get("CXX")
+    if asked and not shutil.which(asked.split()[0]):
+        fail(f"no C++ compiler was found at CXX={asked}: name one that is installed, or unset CXX")
+    if not asked and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        fail("no C++ compiler was found: install g++ >= 11 or clang++ >= 14, or set CXX")
 
 
 def gpu_architectures() -> str:
@@ -116,8 +123,7 @@ class CMakeBuild(build_ext):
         torch = torch_dir()
         import pybind11
 
-        if not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")):
-            fail("no C++ compiler was found: install g++ >= 11 or clang++ >= 14, or set CXX")
+        check_compiler()
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
         configure = [
             *(tool("cmake"), "-G", "Ninja", "-S", str(ROOT), "-B", str(build)),

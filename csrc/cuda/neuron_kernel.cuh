@@ -176,7 +176,7 @@ template <class Cell, class Io, class Real, class Fire, class Surrogate, int kSt
           bool kLearned>
 __global__ void __launch_bounds__(kSteps > 0 ? kRegisterThreads : kSharedThreads)
     neuron_backward_kernel(BackwardCall<Cell, Io, Real> call, Fire fire, Surrogate surrogate, bool aligned) {
-  constexpr int kShared = sizeof(Real) == sizeof(float) ? 2 * kAhead : kAhead;
+  constexpr int kShared = sizeof(Real) == sizeof(float) ? 2 * kAhead : kAhead / 2;  // registers
   constexpr int kGroup = kSteps == 0 ? kShared : kSteps < kAhead ? kSteps : kAhead;
   constexpr int kUnroll = kSteps > 0 ? kSteps / kGroup : 1;
   const Lanes<Cell, Real, kVector, kLearned> lanes(call.neuron, call.shape,
