@@ -4,10 +4,12 @@ python bench/neuron.py [--threads 2] [--repeats 15]
 
 Prints medians in milliseconds and the ratios: eager / fused for forward + backward, fused / copy for forward.
 The eager loop walks `x.unbind(0)`; a loop over `x[t]` would be slower for no reason. The copy allocates its
-result, as the op does.
+result, as the op does. Memory once taken from the system is kept, for all alike: else page faults, which come
+and go with the order of allocations, are most of what one sees.
 """
 
 import argparse
+import ctypes
 import statistics
 import sys
 import time
@@ -23,6 +25,15 @@ import torch
 from attsnn import neurons
 
 CASES = [(4, 524_288), (16, 262_144), (60, 131_072)]  # (T, neurons), float32, normal input
+
+
+def keep_memory() -> None:
+    """Asks glibc to give no freed memory back to the system; elsewhere nothing."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mmap_threshold, trim_threshold, top_pad = -3, -1, -2
+        for name, value in ((mmap_threshold, 32 << 20), (trim_threshold, 2**31 - 1), (top_pad, 256 << 20)):
+            mallopt(name, value)
 
 
 def interleaved_medians(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
@@ -67,6 +78,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--preset", choices=[*neurons.PRESETS], default="ms_resnet")
     arguments = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(arguments.threads)
     print(
         f"{arguments.preset}, float32, {arguments.threads} threads, torch {torch.__version__}; milliseconds"

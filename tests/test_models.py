@@ -245,13 +245,16 @@ def test_bytes_kept_by_the_gesture_network(fused):
     assert kept_bytes(lambda: eager(x).sum()) - without > 2 * (whole - without)
 
 
-def test_training_fused_and_reference_agree(fused):
-    """20 optimiser steps in float64 from one seed: equal losses to 1e-9."""
+@pytest.mark.parametrize(("emit", "distinct"), [("spike", 10), ("membrane", 20)])
+def test_training_fused_and_reference_agree(fused, emit, distinct):
+    """20 optimiser steps in float64 from one seed: equal losses to 1e-9. (A loss of rates of 6 steps may
+    recur.)
+    """
     losses = []
     for backend in ("fused", "reference"):
         torch.manual_seed(3)
         model = models.create(
-            "ma_snn_dvs_gesture", steps=6, width=0.125, num_classes=4, size=16, backend=backend
+            "ma_snn_dvs_gesture", emit=emit, steps=6, width=0.125, num_classes=4, size=16, backend=backend
         ).double()
         optimizer = torch.optim.Adam(model.parameters(), 1e-3)
         generator = torch.Generator().manual_seed(5)
@@ -265,5 +268,5 @@ def test_training_fused_and_reference_agree(fused):
             optimizer.step()
             history.append(loss.item())
         losses.append(history)
-    assert len(set(losses[0])) == 20  # it moves
+    assert len(set(losses[0])) >= distinct  # it moves
     assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= 1e-9

@@ -232,8 +232,8 @@ import sys, time, torch
 before, start = set(sys.modules), time.process_time()
 import attsnn
 seconds = time.process_time() - start
-heavy = {"matplotlib", "tensorboard", "scipy", "torchvision", "tyro", "tqdm", "PIL"} & (set(sys.modules) -
-before) assert not heavy, heavy
+heavy = {"matplotlib", "tensorboard", "scipy", "torchvision", "tyro", "tqdm", "PIL"}
+assert not heavy & (set(sys.modules) - before), heavy & set(sys.modules)
 print(seconds)
 """
     runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True) for _ in range(3)]

@@ -4,14 +4,14 @@
 
 namespace attsnn {
 
-// A step: 1 above the threshold, `at_zero` on it (1 for >=, 0 for the strict >). NaN does not fire.
+// A step: 1 above the threshold, and on it unless the comparison is strict. NaN does not fire.
 template <class Real>
 struct HardFire {
-  Real at_zero;
+  bool strict;
   template <class Terms>
   ATTSNN_INLINE Real operator()(Real h, const Terms& terms) const {
     const Real distance = h - terms.threshold;
-    return (distance > 0 ? Real(1) : Real(0)) + at_zero * (distance == 0 ? Real(1) : Real(0));
+    return (strict ? distance > 0 : distance >= 0) ? Real(1) : Real(0);
   }
 };
 

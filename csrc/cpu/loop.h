@@ -35,8 +35,7 @@ template <class Cell, class Real, bool kArrays>
 struct Workspace {
   RowTerms<Cell, Real, kArrays> terms;
   alignas(64) Real arrays[kArrays ? Cell::kTerms * kTile : 1];
-  alignas(64) Real v[kTile], s[kTile], slope[kTile], before[kTile], grad_v[kTile], in[kTile], out[kTile],
-      x[kTile];
+  alignas(64) Real v[kTile], slope[kTile], before[kTile], grad_v[kTile], in[kTile], out[kTile], x[kTile];
   alignas(64) Real sums[Cell::kConstants * kTile];
   alignas(64) Real h[kCheckpointAbove][kTile];  // of one chunk of steps
 
@@ -49,21 +48,6 @@ struct Workspace {
       }
   }
 };
-
-// The only place where emit becomes a type: rows without a branch.
-template <class F>
-void dispatch_emit(Emit emit, const F& f) {
-  switch (emit) {
-    case Emit::kSpike:
-      return f.template operator()<Emit::kSpike>();
-    case Emit::kMembrane:
-      return f.template operator()<Emit::kMembrane>();
-    case Emit::kReluMembrane:
-      return f.template operator()<Emit::kReluMembrane>();
-    case Emit::kReluOvershoot:
-      return f.template operator()<Emit::kReluOvershoot>();
-  }
-}
 
 // The state before a tile's first step, into w.v; 0 where the sequence starts there from nothing, else 1
 // (`carried`).
@@ -85,59 +69,53 @@ void forward_tile(const ForwardCall<Cell, Io, Real>& call, const Fire& fire, con
   const int64_t bytes_a_step = bytes_of_bits(call.shape.neurons);
   w.load(call.neuron, call.shape, first, count);
   const auto terms = w.terms;
-  const Real *h = w.h[0], *s_of_step = w.s;
   Real carried = start_state(call.neuron, call.v0 ? call.v0 + first : nullptr, count, w);
-  for (int64_t t = 0; t < call.shape.steps; ++t) {
-    if (call.checkpoints != nullptr && t > 0 && t % kCheckpointEvery == 0)
-      std::copy_n(w.v, count, call.checkpoints + (t / kCheckpointEvery - 1) * call.shape.neurons + first);
-    Io* to = call.out[t] + first;
-    Real* out = row_for<Io, Real>(to, w.out);
-    Real* s = rules.emit == Emit::kSpike ? out : w.s;
-    const Real* x = read_row(call.x[t] + first, count, w.in);
-    with_isa<charge_row<Cell, Real, kArrays, Fire>>(count, terms, rules, fire, carried, x, &w.v[0],
-                                                    &w.h[0][0], s);
-    if (rules.emit != Emit::kSpike)
-      dispatch_emit(rules.emit, [&]<Emit kEmit>() {
-        with_isa<emit_row<Cell, Real, kArrays, kEmit>>(count, terms, h, s_of_step, out);
-      });
-    if (call.bits != nullptr)
-      with_isa<pack_row<Cell, Real, kArrays>>(count, terms, window, h, static_cast<const Real*>(s),
-                                              call.bits + t * bytes_a_step + first / kNeuronsPerByte);
-    write_row(out, count, to);
-    carried = 1;
-  }
+  const auto run = [&]<bool kSpike, bool kBits>() {
+    for (int64_t t = 0; t < call.shape.steps; ++t) {
+      if (call.checkpoints != nullptr && t > 0 && t % kCheckpointEvery == 0)
+        std::copy_n(w.v, count, call.checkpoints + (t / kCheckpointEvery - 1) * call.shape.neurons + first);
+      Io* to = call.out[t] + first;
+      Real* out = row_for<Io, Real>(to, w.out);
+      uint8_t* packed = kBits ? call.bits + t * bytes_a_step + first / kNeuronsPerByte : nullptr;
+      with_isa<forward_row<Cell, Real, kArrays, kSpike, kBits, Fire>>(
+          count, terms, rules, fire, window, carried, read_row(call.x[t] + first, count, w.in), &w.v[0], out,
+          packed);
+      write_row(out, count, to);
+      carried = 1;
+    }
+  };
+  if (call.bits != nullptr)
+    run.template operator()<true, true>();
+  else if (rules.emit == Emit::kSpike)
+    run.template operator()<true, false>();
+  else
+    run.template operator()<false, false>();
   if (call.v != nullptr) std::copy_n(w.v, count, call.v + first);
 }
 
-// One step back from h, and s and slope in the workspace; h may be any row where the reset needs no membrane.
-template <class Cell, class Io, class Real, bool kLearned>
-void back_step(const BackwardCall<Cell, Io, Real>& call, int64_t t, Real carried, const Real* h,
-               int64_t first, int64_t count, Workspace<Cell, Real, kLearned>& w) {
+// A step back: f(row) computes a row, from the gradient of what was emitted to that of x.
+template <class Cell, class Io, class Real, bool kLearned, class F>
+void back_step(const BackwardCall<Cell, Io, Real>& call, int64_t t, int64_t first, int64_t count,
+               Workspace<Cell, Real, kLearned>& w, const F& f) {
   Io* to = call.grad_x[t] + first;
   Real* grad_x = row_for<Io, Real>(to, w.out);
-  const Real* grad_out = read_row(call.grad_out[t] + first, count, w.in);
-  const Real* x = kLearned && call.x.data != nullptr ? read_row(call.x[t] + first, count, w.x) : w.x;
-  const Real *s = w.s, *slope = w.slope, *before = w.before;
-  dispatch_emit(call.neuron.rules.emit, [&]<Emit kEmit>() {
-    with_isa<back_row<Cell, Real, kLearned, kEmit>>(count, w.terms, call.neuron.rules, carried, h, s, slope,
-                                                    grad_out, x, before, &w.grad_v[0], grad_x, &w.sums[0]);
-  });
+  const Real* x = kLearned && call.x.data != nullptr ? read_row(call.x[t] + first, count, w.x) : nullptr;
+  f(BackRow<Real>{read_row(call.grad_out[t] + first, count, w.in), x, w.before, w.grad_v, grad_x, w.sums});
   write_row<Io, Real>(grad_x, count, to);
 }
 
-// From two bits a neuron and step; the rows that only the gradients of leak and gain would read are zero.
+// From two bits a neuron and step.
 template <class Cell, class Io, class Real, bool kLearned>
 void backward_from_bits(const BackwardCall<Cell, Io, Real>& call, const Rectangular<Real>& window,
                         int64_t first, int64_t count, Workspace<Cell, Real, kLearned>& w) {
   const int64_t bytes_a_step = bytes_of_bits(call.shape.neurons);
-  const Real carried =
-      start_state<Cell, Real, kLearned>(call.neuron, call.v0 ? call.v0 + first : nullptr, count, w);
-  for (Real* row : {w.h[0], w.x, w.before}) std::fill_n(row, kTile, Real(0));
-  for (int64_t t = call.shape.steps; t-- > 0;) {
-    with_isa<unpack_row<Real>>(count, window, call.bits + t * bytes_a_step + first / kNeuronsPerByte, &w.s[0],
-                               &w.slope[0]);
-    back_step(call, t, t > 0 ? Real(1) : carried, w.h[0], first, count, w);
-  }
+  const Real carried_first = call.v0 != nullptr || call.neuron.rules.start_at_reset ? 1 : 0;
+  for (int64_t t = call.shape.steps; t-- > 0;)
+    back_step(call, t, first, count, w, [&](const BackRow<Real>& row) {
+      with_isa<back_row_from_bits<Cell, Real, kLearned>>(
+          count, w.terms, call.neuron.rules, window, t > 0 ? Real(1) : carried_first,
+          call.bits + t * bytes_a_step + first / kNeuronsPerByte, row);
+    });
 }
 
 // From x: a chunk of steps at a time, forward to get h, then back.
@@ -156,20 +134,25 @@ void backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& f
     for (int64_t t = t0; t < t1; ++t)
       with_isa<charge_row<Cell, Real, kLearned, Fire>>(count, terms, rules, fire, t > t0 ? Real(1) : carried,
                                                        read_row(call.x[t] + first, count, w.in), &w.v[0],
-                                                       &w.h[t - t0][0], &w.s[0]);
+                                                       &w.h[t - t0][0]);
     for (int64_t t = t1; t-- > t0;) {
       const Real* h = w.h[t - t0];
       if (kLearned && t > t0) {
         const Real* h_before = w.h[t - t0 - 1];
-        with_isa<reset_row<Cell, Real, kLearned, Fire>>(count, terms, rules, fire, h_before, &w.s[0],
-                                                        &w.before[0]);
+        with_isa<reset_row<Cell, Real, kLearned, Fire>>(count, terms, rules, fire, h_before, &w.before[0]);
       } else if (kLearned) {
         start_state(call.neuron, given, count, w);
         std::copy_n(w.v, count, w.before);
       }
-      with_isa<reset_row<Cell, Real, kLearned, Fire>>(count, terms, rules, fire, h, &w.s[0], &w.v[0]);
       with_isa<slope_row<Cell, Real, kLearned, Surrogate>>(count, terms, surrogate, h, &w.slope[0]);
-      back_step(call, t, t > t0 ? Real(1) : carried, h, first, count, w);
+      back_step(call, t, first, count, w, [&](const BackRow<Real>& row) {
+        const Real* slope = w.slope;
+        const Real by = t > t0 ? Real(1) : carried;
+        if (rules.emit == Emit::kSpike)
+          with_isa<back_row<Cell, Real, kLearned, true, Fire>>(count, terms, rules, fire, by, h, slope, row);
+        else
+          with_isa<back_row<Cell, Real, kLearned, false, Fire>>(count, terms, rules, fire, by, h, slope, row);
+      });
     }
   }
 }

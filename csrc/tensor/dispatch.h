@@ -48,7 +48,7 @@ void dispatch_surrogate(const Firing& firing, const F& f) {
 // f(fire) with the step, or, in float64 alone, with the surrogate's soft spike.
 template <class Real, class F>
 void dispatch_fire(const Firing& firing, const F& f) {
-  if (!firing.soft) return f(HardFire<Real>{Real(firing.strict ? 0 : 1)});
+  if (!firing.soft) return f(HardFire<Real>{firing.strict});
   if constexpr (sizeof(Real) == sizeof(double))
     dispatch_surrogate<Real>(firing, [&](const auto& surrogate) {
       f(SoftFire<Real, std::remove_cvref_t<decltype(surrogate)>>{surrogate});
@@ -65,7 +65,7 @@ void dispatch_firing(const Firing& firing, const F& f) {
     if constexpr (sizeof(Real) == sizeof(double))
       if (firing.soft) return f(SoftFire<Real, Surrogate>{surrogate}, surrogate);
     STD_TORCH_CHECK(!firing.soft, "soft spikes are computed in float64 only");
-    f(HardFire<Real>{Real(firing.strict ? 0 : 1)}, surrogate);
+    f(HardFire<Real>{firing.strict}, surrogate);
   });
 }
 
