@@ -1,6 +1,8 @@
 # make demo   sets up, builds and trains an attention spiking network on event recordings of handwriting
 # make test   sets up, builds and runs every test
 # make setup  their common part; a second call does nothing that is up to date
+# make bench  measures on the CPU, beside the peers that `make bench-peers` installs, and renders the tables
+# make gpu    on a machine with a CUDA GPU and nvcc: builds, tests, checks memory, measures; make bench-gpu: all cases
 #
 # PYTHON=python3.12      the Python of the environment (>= 3.10)
 # TORCH_INDEX_URL=URL    where pip takes torch from, e.g. PyTorch's index of CPU-only builds
@@ -11,7 +13,7 @@ PY := $(VENV)/bin/python
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 SOURCES := $(shell find csrc tests/cpp -type f) CMakeLists.txt setup.py
 
-.PHONY: setup demo test bench lint clean
+.PHONY: setup demo test bench bench-peers gpu bench-gpu lint clean
 setup: $(VENV)/.built
 
 $(PY):
@@ -35,8 +37,28 @@ demo: setup
 test: setup
 	$(PY) -m pytest
 
+# What users of the bench have beside the package: an environment on top of .venv, with the peers alone.
+PEERS := .venv-peers
+bench-peers: $(PEERS)/.installed
+$(PEERS)/.installed: bench/peers.txt $(VENV)/.built
+	$(PYTHON) -m venv $(PEERS)
+	$(PY) -c "import site; print(site.getsitepackages()[0])" > $$($(PEERS)/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r bench/peers.txt
+	@touch $@
+
+# With the peers where `make bench-peers` has set them up.
+BENCH_PY = $(firstword $(wildcard $(PEERS)/bin/python) $(PY))
 bench: setup
-	$(PY) bench/neuron.py
+	$(BENCH_PY) bench/neuron.py --budget 2
+	$(BENCH_PY) bench/neuron.py --cold
+	$(BENCH_PY) bench/neuron.py --growth
+	$(PY) bench/report.py
+
+# On a machine with a GPU: the Python that is there (PYTHON=), nothing installed.  OUT=DIR: where results go
+gpu:
+	$(PYTHON) bench/gpu.py $(if $(OUT),--out $(OUT))
+bench-gpu:
+	$(PYTHON) bench/gpu.py --all $(if $(OUT),--out $(OUT))
 
 lint: setup
 	$(PY) -m ruff check .
@@ -44,4 +66,4 @@ lint: setup
 	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 clean:
-	rm -rf build dist runs attsnn/_C.* *.egg-info $(VENV)/.built
+	rm -rf build dist runs attsnn/_C.* *.egg-info $(VENV)/.built $(PEERS)

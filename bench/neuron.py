@@ -1,95 +1,264 @@
-"""One LIF layer on the CPU: the fused op beside the cleaned eager loop and a copy of the input, in one run.
+"""One spiking neuron layer: ours, PyTorch loops and the peers, forward and training step, in one run.
 
-python bench/neuron.py [--threads 2] [--repeats 15]
+python bench/neuron.py [--device cpu|cuda] [--dtype fp32 ...] [--case C0 ...] [--smoke]
+python bench/neuron.py --against REF     also the kernels of another commit, and the ratio
+python bench/neuron.py --growth          time and memory against T and against the number of neurons
 
-Prints medians in milliseconds and the ratios: eager / fused for forward + backward, fused / copy for forward.
-The eager loop walks `x.unbind(0)`; a loop over `x[t]` would be slower for no reason. The copy allocates its
-result, as the op does. Memory once taken from the system is kept, for all alike: else page faults, which come
-and go with the order of allocations, are most of what one sees.
+Each table is one case, dtype and neuron. Times are medians with their quartiles; "/ ours" is the time over
+ours with its spread over three runs; GB/s is the byte floor of the case over the time, the same bytes for
+all, and its share of a copy's bandwidth. Results are added to bench/results/<device>.jsonl.
 """
 
 import argparse
-import ctypes
-import statistics
+import os
+import shutil
+import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # also where attsnn is built but not installed
+# Also where attsnn is built but not installed; --against measures the package of the tree ATTSNN_TREE names.
+sys.path[:0] = [os.environ.get("ATTSNN_TREE", ""), str(Path(__file__).resolve().parent.parent)]
 
 import torch
+from torch import Tensor
 
-from attsnn import neurons
+import attsnn  # noqa: F401  (before that path goes)
 
-CASES = [(4, 524_288), (16, 262_144), (60, 131_072)]  # (T, neurons), float32, normal input
+sys.path.pop(0)
 
+from bench import cases, harness
+from bench.cases import Case
+from bench.peers import COLUMNS, NEURONS, OURS, READY_SECONDS, GapError, Layer, check
 
-def keep_memory() -> None:
-    """Asks glibc to give no freed memory back to the system; elsewhere nothing."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mmap_threshold, trim_threshold, top_pad = -3, -1, -2
-        for name, value in ((mmap_threshold, 32 << 20), (trim_threshold, 2**31 - 1), (top_pad, 256 << 20)):
-            mallopt(name, value)
-
-
-def interleaved_medians(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """The median time of each function in milliseconds; the functions take turns, so that noise meets all
-    alike.
-    """
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for name in functions:
-        functions[name]()
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+# What must be read and written at the least, bytes an element-step for values of b bytes: x, s forward; the
+# gradients of both and x again backward, or two bits, written and read, where those suffice.
+FLOOR = {
+    ("leaky", "forward"): lambda b: 2 * b,
+    ("leaky", "step"): lambda b: 5 * b,
+    ("ms_resnet", "forward"): lambda b: 2 * b,
+    ("ms_resnet", "step"): lambda b: 4 * b + 0.5,
+}
 
 
-def measure(steps: int, count: int, preset: str, repeats: int) -> dict[str, float]:
-    """Medians of copy, fused forward, and fused and eager forward + backward of one layer of that preset."""
-    torch.manual_seed(0)
-    x, grad = torch.randn(steps, count), torch.randn(steps, count)
-    leaf = x.clone().requires_grad_()
-    fused, eager = (neurons.PRESETS[preset](backend=b) for b in ("fused", "reference"))
-
-    def step(neuron) -> None:
-        leaf.grad = None
-        neuron(leaf).backward(grad)
+def rows_of(layer: Layer, x: Tensor, grad: Tensor) -> dict[str, Callable]:
+    """What is timed of a layer: inference, and forward + backward with a dense gradient that is there."""
+    leaf = x.detach().requires_grad_()
 
     def forward() -> None:
         with torch.no_grad():
-            fused(x)
+            layer(x)
 
-    quick = interleaved_medians({"copy": x.clone, "forward": forward, "fused": lambda: step(fused)}, repeats)
-    return quick | interleaved_medians({"eager": lambda: step(eager)}, max(3, repeats // 3))
+    def step() -> None:
+        leaf.grad = None
+        layer(leaf).backward(grad)
+
+    return {"forward": forward, "step": step}
 
 
-def main() -> None:
+def measure_case(
+    case: Case, dtype: str, neuron: str, columns: list[str], device: str, budget: float
+) -> list[dict]:
+    """The lines of one case: a line for each column and row, or for each gap."""
+    x, grad = (case.normal(cases.DTYPES[dtype], device, seed) for seed in (0, 1))
+    about = {
+        "bench": "neuron",
+        "case": case.name,
+        "dtype": dtype,
+        "neuron": neuron,
+        **harness.surroundings(device),
+    }
+    functions: dict[str, dict[str, Callable]] = {"forward": {}, "step": {}}
+    lines, extra = [], {}
+    for name in columns:
+        column = COLUMNS[name]
+        try:
+            layer = column.layer(neuron, x)
+            mismatches = check(layer, neuron, x, grad, same_gradient=column.same_gradient)
+        except GapError as gap:
+            lines.append({**about, "column": name, "row": None, "gap": str(gap)})
+            continue
+        rows = rows_of(layer, x, grad)
+        for row, function in rows.items():
+            functions[row][name] = function
+            compiled = name == "torch.compile"  # its kernels do not pass the dispatcher
+            moved = None if compiled else harness.moved_bytes(function)
+            extra[name, row] = {"peak_bytes": harness.peak_bytes(function, device), "moved_bytes": moved}
+        leaf = x.detach().requires_grad_()
+        kept = harness.kept_bytes(lambda layer=layer, leaf=leaf: layer(leaf), but=[leaf])
+        extra[name, "step"] |= {"kept_bytes": kept, "mismatches": mismatches, "note": column.note}
+    for row, chosen in functions.items():
+        if not chosen:
+            continue
+        times = harness.measure({"copy": x.clone, **chosen}, device, budget=budget)
+        floor = FLOOR[neuron, row](x.element_size()) * case.elements
+        copy_rate = 2 * x.element_size() * case.elements / times["copy"].median
+        for name in chosen:
+            time = times[name]
+            ratios = (
+                [t / o for t, o in zip(time.runs, times[OURS].runs, strict=True)] if OURS in times else None
+            )
+            figures = {
+                "seconds": [time.low, time.median, time.high],
+                "calls": time.calls,
+                "copy_seconds": times["copy"].median,
+                "ratio": sorted(ratios) if ratios else None,  # of the three runs: least, middle, greatest
+                "floor_bytes": floor,
+                "share_of_copy": floor / time.median / copy_rate,
+            }
+            lines.append({**about, "column": name, "row": row, "gap": None, **figures, **extra[name, row]})
+    return lines
+
+
+# ---- cold start, growth, another commit
+
+
+def cold_starts(columns: list[str], device: str) -> list[dict]:
+    """Seconds of a fresh process until the first training step of a small layer is done, by column."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(harness.ROOT)!r})\n"
+        "import torch\nfrom bench.peers import COLUMNS\n"
+        f"x = torch.randn(4, 4096, device={device!r})\n"
+        "COLUMNS[{name!r}].layer('leaky', x)\n"
+    )
+    torch_alone = harness.first_call_seconds(f"import torch; torch.randn(4, 4096, device={device!r})", 120)
+    lines = []
+    for name in columns:
+        line = {
+            "bench": "cold start",
+            "column": name,
+            "torch_seconds": torch_alone,
+            **harness.surroundings(device),
+        }
+        try:
+            lines.append(
+                {**line, "seconds": harness.first_call_seconds(program.format(name=name), 120), "gap": None}
+            )
+        except RuntimeError as error:
+            lines.append({**line, "seconds": None, "gap": str(error).rpartition("GapError: ")[2]})
+    return lines
+
+
+def growth(columns: list[str], device: str, dtype: str, smoke: bool) -> list[dict]:
+    """Time and peak memory of a training step against T, and against the number of neurons."""
+    neurons = cases.GROWTH_NEURONS[device]
+    sweep = [("T", Case("growth", t, (neurons[0],))) for t in cases.GROWTH_STEPS]
+    sweep += [("neurons", Case("growth", 16, (n,))) for n in neurons]
+    lines, done = [], set()
+    for against, case in sweep[:1] + sweep[-1:] if smoke else sweep:
+        x, grad = (case.normal(cases.DTYPES[dtype], device, seed) for seed in (0, 1))
+        about = {"bench": "growth", "against": against, "steps": case.steps, "neurons": case.step[0]}
+        about |= {"dtype": dtype, **harness.surroundings(device)}
+        for name in columns:
+            try:
+                if (name, against) in done:
+                    raise GapError(f"not tried: a smaller one was not ready within {READY_SECONDS} s")
+                layer = COLUMNS[name].layer("leaky", x)
+            except GapError as gap:
+                if "within" in str(gap):
+                    done.add((name, against))
+                lines.append({**about, "column": name, "gap": str(gap)})
+                continue
+            step = rows_of(layer, x, grad)["step"]
+            timing = harness.measure({name: step}, device, budget=0.5, calls=(3, 50))[name]
+            seconds = [timing.low, timing.median, timing.high]
+            lines.append(
+                {
+                    **about,
+                    "column": name,
+                    "gap": None,
+                    "seconds": seconds,
+                    "peak_bytes": harness.peak_bytes(step, device),
+                }
+            )
+    return lines
+
+
+def against(reference: str, words: list[str]) -> None:
+    """Builds another commit beside this one, measures our column in both, and prints the ratios."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree, out = Path(folder) / "tree", Path(folder) / "out"
+        run = partial(subprocess.run, check=True, cwd=harness.ROOT)
+        run(["git", "worktree", "add", "--detach", "--quiet", str(tree), reference])
+        try:
+            run([sys.executable, "setup.py", "--quiet", "build_ext"], cwd=tree)
+            found = []
+            for where in (harness.ROOT, tree):
+                shutil.rmtree(out, ignore_errors=True)
+                command = [sys.executable, __file__, *words, "--columns", OURS, "--out", str(out)]
+                run(command, env={**os.environ, "ATTSNN_TREE": str(where)}, stdout=subprocess.DEVNULL)
+                found.append([line for path in out.glob("*.jsonl") for line in harness.read(path)])
+        finally:
+            run(["git", "worktree", "remove", "--force", str(tree)])
+    ours, theirs = ({_key(line): line for line in lines if line.get("seconds")} for lines in found)
+    print(f"{'case':58} {'now':>10} {reference:>12} {'ratio':>7}")
+    for key, line in ours.items():
+        if key in theirs:
+            now, then = line["seconds"][1], theirs[key]["seconds"][1]
+            print(f"{' '.join(key):58} {1e3 * now:8.3f} ms {1e3 * then:9.3f} ms {then / now:6.2f}x")
+
+
+def _key(line: dict) -> tuple[str, ...]:
+    return line["case"], line["dtype"], line["neuron"], line["row"]
+
+
+# ---- the command line
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measures, prints, and adds to the results."""
+    from bench import report
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--preset", choices=[*neurons.PRESETS], default="ms_resnet")
-    arguments = parser.parse_args()
-    keep_memory()
-    torch.set_num_threads(arguments.threads)
-    print(
-        f"{arguments.preset}, float32, {arguments.threads} threads, torch {torch.__version__}; milliseconds"
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
     )
-    row = "{:>14} {:>7} {:>8} {:>7} {:>8} {:>8} {:>13}"
-    print(row.format("T x neurons", "copy", "forward", "/ copy", "fwd+bwd", "eager", "eager / ours"))
-    for steps, count in CASES:
-        ms = measure(steps, count, arguments.preset, arguments.repeats)
-        shown = [f"{ms[name]:.2f}" for name in ("copy", "forward", "fused", "eager")]
-        shown.insert(2, f"{ms['forward'] / ms['copy']:.2f}x")
-        print(row.format(f"{steps} x {count}", *shown, f"{ms['eager'] / ms['fused']:.1f}x"))
+    parser.add_argument("--dtype", nargs="+", choices=[*cases.DTYPES], default=["fp32"])
+    parser.add_argument(
+        "--case", nargs="+", default=[], metavar="WORD", help="cases whose name has one of these"
+    )
+    parser.add_argument("--neuron", nargs="+", choices=[*NEURONS], default=[*NEURONS])
+    parser.add_argument("--columns", nargs="+", choices=[*COLUMNS], default=[*COLUMNS])
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds a table")
+    parser.add_argument("--growth", action="store_true", help="against T and the number of neurons instead")
+    parser.add_argument(
+        "--cold", action="store_true", help="seconds to the first result in a fresh process instead"
+    )
+    parser.add_argument("--against", metavar="REF", help="another commit, to compare with")
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes; nothing is recorded without --out")
+    parser.add_argument("--out", type=Path, help="the folder of the results (default: bench/results)")
+    chosen = parser.parse_args(arguments)
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
+    if chosen.against:
+        words = [w for a in ("device", "threads") for w in (f"--{a}", str(getattr(chosen, a)))]
+        for name in ("dtype", "case", "neuron"):
+            words += [f"--{name}", *getattr(chosen, name)] if getattr(chosen, name) else []
+        return against(chosen.against, words + ["--smoke"] * chosen.smoke)
+    torch.set_num_threads(chosen.threads)
+    harness.keep_memory()
+    lines: list[dict] = []
+    if chosen.cold:
+        lines = cold_starts(chosen.columns, chosen.device)
+        print(report.cold_table(lines))
+    elif chosen.growth:
+        lines = growth(chosen.columns, chosen.device, chosen.dtype[0], chosen.smoke)
+        print(report.growth_table(lines))
+    else:
+        for case in cases.select(chosen.device, chosen.case, chosen.smoke):
+            for dtype in chosen.dtype:
+                for neuron in chosen.neuron:
+                    budget = 0.05 if chosen.smoke else chosen.budget
+                    new = measure_case(case, dtype, neuron, chosen.columns, chosen.device, budget)
+                    print(report.case_table(new), flush=True)
+                    lines += new
+    if not chosen.smoke or chosen.out:
+        print(f"results: {harness.append(lines, chosen.out or harness.RESULTS, chosen.device)}")
 
 
 if __name__ == "__main__":

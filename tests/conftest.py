@@ -17,6 +17,7 @@ SKIPS = (
     "extra tb",
     "no nvcc",
     "less than 12 GiB free",
+    "no git checkout",
 )
 
 

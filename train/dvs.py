@@ -60,8 +60,8 @@ class Recipe:
     threads: int = 0  # of the CPU; 0 leaves PyTorch's choice
 
 
-SAMPLES = Recipe("samples", Path("build/samples"), 20, 15, 8, clips=1, shift=1, validation_fraction=0.15,
-    channels=(16, 32, 32), hidden=64, channel_ratio=4, epochs=12, batch=32, test_batch=64, lr=4e-3,
+SAMPLES = Recipe("samples", Path("build/samples"), 20, 15, 8, clips=1, validation_fraction=0.15,
+    channels=(16, 32, 32), hidden=64, channel_ratio=4, epochs=24, batch=32, test_batch=64, lr=8e-3,
     schedule="onecycle")  # fmt: skip
 RECIPES = {
     "gesture": ("DVS128 Gesture as in the paper: 15 ms x 60 steps, TCSA.", Recipe()),

@@ -1,0 +1,88 @@
+"""The shapes that are measured, named after the layers they come from."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One neuron layer: T steps of a batch of feature maps."""
+
+    group: str  # L1 ... L6, S1: which network
+    steps: int
+    step: tuple[int, ...]  # N, C, H, W; or the neurons alone
+    order: str = "nchw"  # how a step lies in memory: "nchw", "nhwc", or "t_last", a view of [N, C, H, W, T]
+
+    @property
+    def name(self) -> str:
+        order = "" if self.order == "nchw" else f" {self.order}"
+        return f"{self.group} {self.steps}x{'x'.join(map(str, self.step))}{order}"
+
+    @property
+    def elements(self) -> int:
+        """Element-steps."""
+        return self.steps * math.prod(self.step)
+
+    def normal(self, dtype: torch.dtype, device: str, seed: int = 0) -> Tensor:
+        """Random normal values of this shape, in its order."""
+        generator = torch.Generator(device).manual_seed(seed)
+        shape = (self.steps, *self.step)
+        if self.order == "t_last":
+            return torch.randn(
+                *self.step, self.steps, generator=generator, device=device, dtype=dtype
+            ).movedim(-1, 0)
+        x = torch.randn(shape, generator=generator, device=device, dtype=dtype)
+        if self.order == "nhwc":
+            x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, shape[:2])
+        return x
+
+
+def _both(group: str, steps: int, *step: int) -> list[Case]:
+    return [Case(group, steps, step), Case(group, steps, step, "nhwc")]
+
+
+GESTURE = [(64, 32, 32), (128, 16, 16), (128, 8, 8)]
+IMAGENET = [(64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)]
+
+# For a GPU.
+L1 = [case for n in (16, 128) for maps in GESTURE for case in _both("L1", 60, n, *maps)]
+L2 = [Case("L2", 20, (32, *maps)) for maps in ((32, 64, 64), (64, 32, 32))]
+L3 = [case for t in (1, 4, 6) for maps in IMAGENET for case in _both("L3", t, 32, *maps)]
+L4 = [Case("L4", t, (128, c, 32, 32)) for t in (4, 6) for c in (64, 128)]
+L5 = [Case("L5", 16, (250, *maps), "t_last") for maps in ((32, 16, 16), (64, 8, 8))]
+L6 = [Case("L6", t, (2**20,)) for t in (128, 256, 500, 1024)]
+S1 = [Case("S1", t, (64, 65536)) for t in (4, 8, 16, 32)]
+
+# For two cores: the issue's three sizes, and layers of L1 and L4 in small batches.
+C0 = [Case("C0", t, (n,)) for t, n in ((4, 524_288), (16, 262_144), (60, 131_072))]
+C1 = [*_both("C1", 60, 4, *GESTURE[0]), Case("C1", 60, (4, *GESTURE[2])), *_both("C1", 4, 8, 64, 32, 32)]
+
+NEURON = {"cpu": [*C0, *C1], "cuda": [*L1, *L2, *L3, *L4, *L5, *L6, *S1]}
+# `make gpu`: what must be seen of a change, in minutes.
+QUICK_GROUPS = ("L1", "L3", "S1")
+SMOKE = [
+    Case("smoke", 4, (3, 5, 4, 4), "nhwc"),
+    Case("smoke", 70, (33,)),
+    Case("smoke", 3, (2, 4, 3, 3), "t_last"),
+]
+GROWTH_STEPS = (1, 4, 16, 64, 256, 1024)  # at GROWTH_NEURONS[device][0] neurons
+GROWTH_NEURONS = {
+    "cpu": (2**13, 2**15, 2**17, 2**19),
+    "cuda": (2**14, 2**16, 2**18, 2**20, 2**22),
+}  # at 16 steps
+
+
+def select(device: str, words: list[str], smoke: bool) -> list[Case]:
+    """The cases whose name contains one of the words; all of them without a word."""
+    cases = SMOKE if smoke else NEURON[device]
+    chosen = [case for case in cases if not words or any(word.lower() in case.name.lower() for word in words)]
+    if not chosen:
+        raise SystemExit(
+            f"--case {' '.join(words)}: no such case; there are\n  " + "\n  ".join(c.name for c in cases)
+        )
+    return chosen

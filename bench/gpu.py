@@ -1,0 +1,121 @@
+"""All that a machine with a CUDA GPU should be asked: build, tests, sanitizers, bench, and a summary.
+
+python bench/gpu.py [--all] [--out DIR]
+
+Uses the Python that runs it and installs nothing; needs torch, numpy, pytest, what builds the extension, and
+no network. Without --all it takes under eight minutes. Exit code 1 if any part failed; what was measured by
+then is kept.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+from bench import cases, harness
+
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+
+
+def exercise() -> None:
+    """Every kernel once on small tensors, for the sanitizers."""
+    import torch
+
+    from attsnn import neurons, ops
+
+    for dtype in cases.DTYPES.values():
+        for steps in (1, 4, 8, 16, 33, 70):
+            for make in (neurons.ma_snn, neurons.ms_resnet):
+                x = torch.randn(steps, 3, 5, 43).to(dtype).cuda().requires_grad_()
+                make(backend="fused")(x).backward(torch.ones(x.shape).to(dtype).cuda())
+        threshold = torch.full((5,), 0.3).cuda().requires_grad_()
+        x = torch.randn(20, 3, 5, 43).to(dtype).cuda().requires_grad_()
+        out, v = ops.lif(x, leak=0.7, threshold=threshold, emit="relu_membrane", backend="fused")
+        torch.autograd.backward([out, v], [torch.ones(t.shape).to(t.dtype).cuda() for t in (out, v)])
+    torch.cuda.synchronize()
+
+
+def parts(everything: bool, out: Path) -> list[tuple[str, list[str], dict[str, str]]]:
+    """(what it is, command, environment) of every part, in order."""
+    python, here = sys.executable, str(Path(__file__).resolve())
+    found = [
+        ("build", [python, "setup.py", "build_ext"], {"ATTSNN_CUDA": "1"}),
+        ("tests", [python, "-m", "pytest", "-q", "-m", "cuda"], {"ATTSNN_REQUIRE": "fused,cuda"}),
+    ]
+    sanitizer = shutil.which("compute-sanitizer")
+    for tool in TOOLS if sanitizer else ():
+        command = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, here, "--exercise"]
+        found.append((tool, command, {}))
+    bench = [python, "bench/neuron.py", "--device", "cuda", "--out", str(out)]
+    if everything:
+        found.append(("bench", [*bench, "--dtype", "fp32", "bf16", "fp16"], {}))
+        found.append(("growth", [*bench, "--growth"], {}))
+        found.append(("cold start", [*bench, "--cold"], {}))
+    else:
+        quick = ["--case", *cases.QUICK_GROUPS, "--columns", "attsnn", "SpikingJelly", "--budget", "0.2"]
+        found.append(("bench", [*bench, "--dtype", "fp32", "bf16", "fp16", *quick], {}))
+    return found
+
+
+def summary(out: Path) -> str:
+    """The least and the median share of a copy's bandwidth, by dtype, neuron and row, and the ratio to the
+    fastest peer; cases above 64 MB alone, which launch overhead does not rule.
+    """
+    from bench import report
+
+    lines = [line for path in out.glob("*.jsonl") for line in harness.read(path) if line.get("row")]
+    rows = []
+    for key in dict.fromkeys((x["dtype"], x["neuron"], x["row"]) for x in lines):
+        own = [x for x in lines if (x["dtype"], x["neuron"], x["row"]) == key and x["floor_bytes"] > 64e6]
+        ours = sorted((x for x in own if x["column"] == "attsnn"), key=lambda x: x["share_of_copy"])
+        if not ours:
+            continue
+        peers = [x["ratio"][1] for x in own if x["column"] == "SpikingJelly"]
+        worst, middle = ours[0], ours[len(ours) // 2]
+        least, median = (f"{100 * line['share_of_copy']:.0f} %" for line in (worst, middle))
+        peer = f"{min(peers):.2f}x" if peers else "-"
+        rows.append((", ".join(key), len(ours), f"{least} ({worst['case']})", median, peer))
+    return report.table(("above 64 MB", "cases", "least of copy", "median", "SpikingJelly, least"), rows)
+
+
+def main() -> int:
+    """Runs every part, whatever became of those before, and says how each ended."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--all", action="store_true", help="every case and column; takes much longer")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
+    parser.add_argument("--exercise", action="store_true", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.exercise:
+        exercise()
+        return 0
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.exit("bench/gpu.py: torch finds no CUDA GPU here; `make bench` measures on the CPU.")
+    out, ends = chosen.out.resolve(), []
+    for name, command, environment in parts(chosen.all, out):
+        print(f"== {name}", flush=True)
+        start = time.monotonic()
+        code = subprocess.run(command, cwd=harness.ROOT, env={**os.environ, **environment}).returncode
+        ends.append((name, "ok" if code == 0 else f"exit code {code}", f"{time.monotonic() - start:.0f} s"))
+        if name == "build" and code != 0:
+            break
+    if not shutil.which("compute-sanitizer"):
+        ends.append(("sanitizers", "compute-sanitizer is not installed", "-"))
+    from bench import report
+
+    print(f"\n{harness.device_name('cuda')}, results in {out}\n")
+    print(report.table(("part", "ended", "took"), ends), "\n")
+    print(summary(out))
+    return int(any(end.startswith("exit") for _, end, _ in ends))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""How things are measured: time, bytes kept, bytes moved, peak memory, and the lines of bench/results.
+
+CUDA: events around one call, the second-level cache overwritten before each. CPU: `perf_counter`, a buffer
+larger than the caches written before each call, freed memory kept by the process. Functions take turns in an
+order that is drawn anew for every round, so that noise and heat meet all alike.
+"""
+
+import contextlib
+import ctypes
+import gc
+import hashlib
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler, which counts memory, announces itself
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+RUNS = 3  # repetitions of a whole measurement; the spread of a ratio is over these
+_FLUSH_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}  # more than the last cache of either
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one function: the median and the quartiles of all calls, and the median of each run."""
+
+    median: float
+    low: float
+    high: float
+    calls: int
+    runs: tuple[float, ...]
+
+
+def keep_memory() -> None:
+    """Asks glibc to give no freed memory back to the system (elsewhere nothing): page faults come and go with
+    the order of allocations, and are most of what one sees otherwise.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mmap_threshold, trim_threshold, top_pad = -3, -1, -2
+        for name, value in ((mmap_threshold, 32 << 20), (trim_threshold, 2**31 - 1), (top_pad, 256 << 20)):
+            mallopt(name, value)
+
+
+def measure(
+    functions: Mapping[str, Callable[[], object]],
+    device: str = "cpu",
+    *,
+    budget: float = 4.0,
+    calls: tuple[int, int] = (5, 100),
+    flush: bool = True,
+) -> dict[str, Timing]:
+    """Times every function, in turns: warm-up until stable, then RUNS runs.
+
+    Args:
+        budget: seconds for all functions and runs together, as far as `calls` allows.
+        calls: the least and the most calls of each function in a run.
+        flush: overwrite the caches before each call.
+    """
+    clock = _cuda_seconds if device == "cuda" else _cpu_seconds
+    junk = torch.empty(_FLUSH_BYTES[device] if flush else 0, dtype=torch.uint8, device=device)
+    warm = {name: _warm_up(function, clock, junk) for name, function in functions.items()}
+    round_seconds = sum(warm.values()) + len(warm) * clock(lambda: None, junk)[1]
+    rounds = max(calls[0], min(calls[1], int(budget / RUNS / round_seconds)))
+    times: dict[str, list[list[float]]] = {name: [[] for _ in range(RUNS)] for name in functions}
+    order, shuffle = list(functions), random.Random(0)
+    gc.collect()
+    gc.disable()  # its pauses belong to no function
+    try:
+        for run in range(RUNS):
+            for _ in range(rounds):
+                shuffle.shuffle(order)
+                for name in order:
+                    times[name][run].append(clock(functions[name], junk)[0])
+    finally:
+        gc.enable()
+    return {name: _timing(runs) for name, runs in times.items()}
+
+
+def _timing(runs: list[list[float]]) -> Timing:
+    every = [t for run in runs for t in run]
+    low, median, high = statistics.quantiles(every, n=4)
+    return Timing(median, low, high, len(every), tuple(statistics.median(run) for run in runs))
+
+
+def _warm_up(function, clock, junk, most: int = 20, patience: float = 3.0) -> float:
+    """Calls until two calls in a row are within a tenth of the best so far; returns the last time."""
+    best, calm, start = float("inf"), 0, time.perf_counter()
+    for _ in range(most):
+        seconds = clock(function, junk)[0]
+        calm = calm + 1 if seconds <= 1.1 * best else 0
+        best = min(best, seconds)
+        if calm >= 2 or time.perf_counter() - start > patience:
+            break
+    return seconds
+
+
+def _cpu_seconds(function, junk: Tensor) -> tuple[float, float]:
+    """(seconds of the call, seconds of the call with the flush)."""
+    began = time.perf_counter()
+    junk.fill_(1)
+    start = time.perf_counter()
+    function()
+    end = time.perf_counter()
+    return end - start, end - began
+
+
+def _cuda_seconds(function, junk: Tensor) -> tuple[float, float]:
+    began = time.perf_counter()
+    junk.fill_(1)
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(100_000)  # the host runs ahead: launch overhead shows only where it exceeds this
+    first.record()
+    function()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / 1e3, time.perf_counter() - began
+
+
+def kept_bytes(function: Callable[[], object], but: Iterable[Tensor] = ()) -> int:
+    """Unique bytes that autograd holds after `function()`, whose result it returns is kept alive meanwhile.
+
+    The storages of `but` do not count: the input and the output exist anyway.
+    """
+    held: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    for tensor in but:
+        held.pop(tensor.untyped_storage().data_ptr(), None)
+    del result
+    return sum(held.values())
+
+
+def peak_bytes(function: Callable[[], object], device: str) -> int:
+    """The most memory in use at any time during `function()`, above that before it."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with _silent(), torch.profiler.profile(activities=[cpu], profile_memory=True) as trace:
+        function()
+    changes = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in trace.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
+    now = peak = 0
+    for _, change in changes:
+        now += change
+        peak = max(peak, now)
+    return peak
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on stderr, also from C++: the profiler warns of memory from before its start."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operators read and write: each tensor argument once, each result once, views
+    nothing. For an operator that is one pass over its arguments these are its loads and stores.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        read = [t for t in tree_iter((args, kwargs or {})) if isinstance(t, Tensor)]
+        written = [t for t in tree_iter(result) if isinstance(t, Tensor)]
+        storages = {t.untyped_storage().data_ptr() for t in read}
+        in_place = function._schema.is_mutable
+        fresh = [t for t in written if t.untyped_storage().data_ptr() not in storages]
+        creates = function._schema.name.startswith(("aten::empty", "aten::new_empty"))
+        if (fresh or in_place) and not creates:
+            self.bytes += sum(map(_extent, read)) + sum(map(_extent, fresh if fresh else read[:1]))
+        return result
+
+
+def _extent(tensor: Tensor) -> int:
+    """Bytes that a pass over the tensor touches: an expanded dimension once."""
+    elements = 1
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        elements *= size if stride != 0 else min(size, 1)
+    return elements * tensor.element_size()
+
+
+def moved_bytes(function: Callable[[], object]) -> int:
+    """Bytes that the operators of `function()` read and write, by `Traffic`."""
+    with Traffic() as traffic:
+        function()
+    return traffic.bytes
+
+
+def first_call_seconds(program: str, timeout: float) -> float | None:
+    """Seconds from the start of a fresh Python until `program` is through; None past the time limit."""
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=timeout, cwd=ROOT
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr else "failed without a word")
+    return time.perf_counter() - start
+
+
+# ---- where and with what
+
+
+def csrc_hash() -> str:
+    """A hash of every source of the kernels: figures of another one are stale."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "csrc").rglob("*")):
+        if path.is_file() and path.suffix != ".md":
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def device_name(device: str) -> str:
+    """The model of the GPU, or of the processor."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def surroundings(device: str) -> dict[str, Any]:
+    """What must be known to repeat a measurement."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+    about = {
+        "commit": commit.stdout.strip() or None,
+        "csrc": csrc_hash(),
+        "device": device_name(device),
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+    }
+    if device == "cuda":
+        about |= {"cuda": torch.version.cuda, "driver": _driver()}
+    else:
+        about["isa"] = torch.backends.cpu.get_cpu_capability()
+    return about
+
+
+def _driver() -> str | None:
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True).stdout.strip().splitlines()[0]
+    except (OSError, IndexError):
+        return None
+
+
+def append(rows: Iterable[Mapping[str, Any]], folder: Path, device: str) -> Path:
+    """Adds lines to <folder>/<device>.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{'-'.join(device_name(device).split())}.jsonl"
+    with open(path, "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of results."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]

@@ -1,0 +1,342 @@
+"""Tables and pictures from the lines of bench/results, and from nothing else.
+
+python bench/report.py          renders the tables of README.md and docs/performance.md, and docs/*.png
+python bench/report.py --check  says whether they are what the results give
+
+A table stands between `<!-- bench: NAME -->` and `<!-- /bench -->`. Of lines that measure the same thing the
+last counts; a figure whose kernels are not today's (`csrc` hash) is marked stale.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+from bench import harness
+from bench.peers import COLUMNS, OURS
+
+PAGES = ("README.md", "docs/performance.md")
+STALE = " (stale)"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, aligned so that it also reads well on a terminal."""
+    cells = [list(map(str, row)) for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
+    aligned = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        for row in cells
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (aligned[0], rule, *aligned[1:]))
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 0.0995 else f"{1e3 * seconds:.0f}"
+
+
+def _mib(count: float | None) -> str:
+    return "-" if count is None else f"{count / 2**20:.1f}"
+
+
+def _ratio(line: dict) -> str:
+    if line["column"] == OURS or not line["ratio"]:
+        return "1"
+    low, middle, high = line["ratio"]
+    return f"{middle:.2f}x ({low:.2f}-{high:.2f})"
+
+
+def case_table(lines: list[dict]) -> str:
+    """One case: a row for each column that has figures, forward and step; then the gaps and the notes."""
+    first = lines[0]
+    title = "{case}, {dtype}, {neuron} neuron; {device}, {threads} threads".format_map(first)
+    header = ["ms", *("forward", "q1-q3", "/ ours"), *("step", "q1-q3", "/ ours"), "GB/s", "% copy"]
+    header += ["moved MiB", "peak MiB", "kept MiB", "wrong spikes"]
+    rows, notes = [], []
+    for name in dict.fromkeys(line["column"] for line in lines):
+        own = {line["row"]: line for line in lines if line["column"] == name}
+        if None in own:
+            notes.append(f"{name}: {own[None]['gap']}.")
+            continue
+        cells = [name]
+        for row in ("forward", "step"):
+            low, median, high = own[row]["seconds"]
+            cells += [_ms(median), f"{_ms(low)}-{_ms(high)}", _ratio(own[row])]
+        step = own["step"]
+        rate = step["floor_bytes"] / step["seconds"][1] / 1e9
+        cells += [f"{rate:.1f}", f"{100 * step['share_of_copy']:.0f}", _mib(step["moved_bytes"])]
+        cells += [_mib(step["peak_bytes"]), _mib(step["kept_bytes"]), str(step["mismatches"])]
+        rows.append(cells)
+        if step["note"]:
+            notes.append(f"{name}: {step['note']}.")
+    copies = {line["row"]: line["copy_seconds"] for line in lines if line["row"]}
+    if copies:
+        notes.append(
+            f"A copy of x takes {', '.join(f'{_ms(s)} ms (beside {row})' for row, s in copies.items())}."
+        )
+    return f"\n**{title}**\n\n{table(header, rows)}\n\n" + "\n".join(notes)
+
+
+def cold_table(lines: list[dict]) -> str:
+    """Seconds to the first training step in a fresh process."""
+    rows = [
+        (x["column"], f"{x['seconds']:.1f}" if x["seconds"] else x["gap"] or "more than 120") for x in lines
+    ]
+    return table(
+        ("first step in a fresh process", "s"),
+        [("import torch alone", f"{lines[0]['torch_seconds']:.1f}"), *rows],
+    )
+
+
+def growth_table(lines: list[dict]) -> str:
+    """Milliseconds (MiB at the peak) of a step against T, then against the number of neurons."""
+    parts = []
+    for against in dict.fromkeys(line["against"] for line in lines):
+        own = [line for line in lines if line["against"] == against]
+        names = list(dict.fromkeys(line["column"] for line in own))
+        found = {(line["steps"], line["neurons"], line["column"]): line for line in own}
+        rows = []
+        for steps, neurons in dict.fromkeys((line["steps"], line["neurons"]) for line in own):
+            cells = [found.get((steps, neurons, name)) for name in names]
+            rows.append((f"{steps} x {neurons}", *(_growth_cell(cell) for cell in cells)))
+        parts.append(table(("T x neurons: ms (peak MiB)", *names), rows))
+    return "\n\n".join(parts)
+
+
+def _growth_cell(line: dict | None) -> str:
+    if line is None or line["gap"]:
+        return "-"
+    return f"{_ms(line['seconds'][1])} ({_mib(line['peak_bytes'])})"
+
+
+# ---- the pages
+
+
+def latest() -> list[dict]:
+    """Every line of the results that no later one replaces; `stale` where the kernels have changed since."""
+    now, lines = harness.csrc_hash(), {}
+    for path in sorted(harness.RESULTS.glob("*.jsonl")):
+        for line in harness.read(path):
+            names = ("bench", "device", "case", "dtype", "neuron", "column", "against", "steps", "neurons")
+            key = tuple(line.get(name) for name in names)
+            # A column's gap replaces its figures, and figures a gap.
+            for row in {line.get("row"), *(("forward", "step") if line.get("row", 0) is None else (None,))}:
+                lines.pop((*key, row), None)
+            lines[(*key, line.get("row"))] = line | {"stale": line["csrc"] != now}
+    return list(lines.values())
+
+
+def overview(lines: list[dict]) -> str:
+    """The table of README: forward / copy, and each column's training step over ours, one row a case."""
+    lines = [line for line in lines if line["bench"] == "neuron"]
+    rows = []
+    names = [name for name in COLUMNS if name != OURS]
+    groups = dict.fromkeys((x["device"], x["case"], x["dtype"], x["neuron"]) for x in lines)
+    for device, case, dtype, neuron in groups:
+        own = {
+            (x["column"], x["row"]): x
+            for x in lines
+            if (x["device"], x["case"], x["dtype"], x["neuron"]) == (device, case, dtype, neuron)
+        }
+        forward, step = own.get((OURS, "forward")), own.get((OURS, "step"))
+        if step is None:
+            continue
+        cells = [f"{case}, {dtype}, {neuron}" + (STALE if step["stale"] else ""), _ms(step["seconds"][1])]
+        cells.append(f"{forward['seconds'][1] / forward['copy_seconds']:.2f}x")
+        cells.append(f"{100 * step['share_of_copy']:.0f} %")
+        for name in names:
+            line = own.get((name, "step"))
+            cells.append(_ratio(line).partition(" ")[0] if line else "-")
+        rows.append((device, cells))
+    parts = []
+    for device in dict.fromkeys(device for device, _ in rows):
+        header = (
+            "step of one layer",
+            "ours, ms",
+            "forward / copy",
+            "of copy's GB/s",
+            *(f"{n} / ours" for n in names),
+        )
+        parts.append(
+            f"{_where(device, lines)}\n\n" + table(header, [cells for d, cells in rows if d == device])
+        )
+    return "\n\n".join(parts) or "Nothing has been measured yet."
+
+
+def _where(device: str, lines: list[dict]) -> str:
+    last = [line for line in lines if line["device"] == device][-1]
+    return f"{device}, {last['threads']} threads, torch {last['torch']}, commit {last['commit']}:"
+
+
+def details(lines: list[dict]) -> str:
+    """Every case's table."""
+    lines = [line for line in lines if line["bench"] == "neuron"]
+    groups: dict[tuple, list[dict]] = {}
+    for line in lines:
+        groups.setdefault((line["device"], line["case"], line["dtype"], line["neuron"]), []).append(line)
+    return "\n".join(
+        case_table(own) + ("\n\nStale: the kernels have changed since." if own[0]["stale"] else "")
+        for own in groups.values()
+    )
+
+
+def _of(bench: str, show):
+    def render(lines: list[dict]) -> str:
+        own = [line for line in lines if line["bench"] == bench]
+        parts = []
+        for device in dict.fromkeys(line["device"] for line in own):
+            mine = [line for line in own if line["device"] == device]
+            parts.append(
+                _where(device, own) + (STALE if any(x["stale"] for x in mine) else "") + "\n\n" + show(mine)
+            )
+        return "\n\n".join(parts) or "Nothing has been measured yet."
+
+    return render
+
+
+TABLES = {
+    "overview": overview,
+    "details": details,
+    "cold start": _of("cold start", cold_table),
+    "growth": _of("growth", growth_table),
+}
+
+
+def render(text: str, lines: list[dict]) -> str:
+    """The page with every table between its marks made anew."""
+
+    def fill(match: re.Match) -> str:
+        return f"{match[1]}\n{TABLES[match[2]](lines)}\n{match[3]}"
+
+    return re.sub(r"(<!-- bench: ([\w ]+) -->)\n.*?(<!-- /bench -->)", fill, text, flags=re.DOTALL)
+
+
+# ---- pictures
+
+
+def pictures(lines: list[dict], folder: Path) -> None:
+    """peers.png, share.png and growth.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110})
+    steps = [x for x in lines if x["bench"] == "neuron" and x["row"] == "step"]
+    for device in dict.fromkeys(line["device"] for line in steps):
+        own = [line for line in steps if line["device"] == device and line["neuron"] == "leaky"]
+        _bars(plt, own, device, folder / f"peers-{_slug(device)}.png")
+        both = [
+            x
+            for x in lines
+            if x["bench"] == "neuron" and x["column"] == OURS and x["row"] and x["device"] == device
+        ]
+        _shares(plt, both, device, folder / f"share-{_slug(device)}.png")
+    grown = [line for line in lines if line["bench"] == "growth" and not line["gap"]]
+    for device in dict.fromkeys(line["device"] for line in grown):
+        own = [line for line in grown if line["device"] == device]
+        _growth(plt, own, device, folder / f"growth-{_slug(device)}.png")
+    plt.close("all")
+
+
+def _slug(device: str) -> str:
+    return re.sub(r"\W+", "-", device).strip("-").lower()
+
+
+def _mark(line: dict) -> str:
+    return "*" if line["stale"] else ""
+
+
+def _bars(plt, lines: list[dict], device: str, path: Path) -> None:
+    labels = list(dict.fromkeys((x["case"], x["dtype"]) for x in lines))
+    names = [name for name in COLUMNS if any(x["column"] == name for x in lines)]
+    figure, axes = plt.subplots(figsize=(10, 1.6 + 0.22 * len(labels) * len(names)), layout="constrained")
+    height = 0.85 / len(names)
+    for i, name in enumerate(names):
+        own = {(x["case"], x["dtype"]): x for x in lines if x["column"] == name}
+        at = [k + i * height for k, label in enumerate(labels) if label in own]
+        values = [1e3 * own[label]["seconds"][1] for label in labels if label in own]
+        color = "#d1495b" if name == OURS else plt.cm.Blues(0.9 - 0.6 * i / len(names))
+        bars = axes.barh(at, values, height, label=name, color=color)
+        axes.bar_label(bars, [f" {v:.3g}" for v in values], fontsize=7)
+    stale = {(x["case"], x["dtype"]): _mark(x) for x in lines}
+    axes.set_yticks(
+        [k + 0.4 for k in range(len(labels))], [f"{c}\n{d}{stale[c, d]}" for c, d in labels], fontsize=8
+    )
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="ms, forward + backward (log scale)", title=f"One LIF layer, {device}")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def _shares(plt, lines: list[dict], device: str, path: Path) -> None:
+    labels = list(dict.fromkeys((x["case"], x["dtype"], x["neuron"], x["row"]) for x in lines))
+    figure, axes = plt.subplots(figsize=(9, 1.4 + 0.2 * len(labels)), layout="constrained")
+    values = [
+        100
+        * next(x for x in lines if (x["case"], x["dtype"], x["neuron"], x["row"]) == label)["share_of_copy"]
+        for label in labels
+    ]
+    colors = ["#00798c" if label[3] == "forward" else "#d1495b" for label in labels]
+    bars = axes.barh(range(len(labels)), values, color=colors)
+    axes.bar_label(bars, [f" {v:.0f}" for v in values], fontsize=7)
+    axes.set_yticks(range(len(labels)), [f"{c}, {d}, {n}, {r}" for c, d, n, r in labels], fontsize=7)
+    axes.invert_yaxis()
+    axes.axvline(100, color="grey", linewidth=0.8)
+    axes.set(
+        xlabel="% of a copy's bandwidth, in the bytes that the step must move", title=f"attsnn, {device}"
+    )
+    figure.savefig(path)
+
+
+def _growth(plt, lines: list[dict], device: str, path: Path) -> None:
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharex="col")
+    for column, (against, key) in enumerate((("T", "steps"), ("neurons", "neurons"))):
+        for name in COLUMNS:
+            own = sorted(
+                (x for x in lines if x["column"] == name and x["against"] == against), key=lambda x: x[key]
+            )
+            style = {"marker": "o", "label": name, "linewidth": 2.4 if name == OURS else 1.2}
+            axes[0, column].plot([x[key] for x in own], [1e3 * x["seconds"][1] for x in own], **style)
+            axes[1, column].plot([x[key] for x in own], [x["peak_bytes"] / 2**20 for x in own], **style)
+        axes[1, column].set(
+            xscale="log", yscale="log", xlabel={"T": "T", "neurons": "neurons, T = 16"}[against]
+        )
+        axes[0, column].set(yscale="log")
+    axes[0, 0].set(ylabel="ms, forward + backward")
+    axes[1, 0].set(ylabel="MiB at the peak")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.suptitle(f"One LIF layer, {device}")
+    figure.savefig(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Renders, or with --check compares; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 where a page is out of date"
+    )
+    check = parser.parse_args(arguments).check
+    lines, behind = latest(), []
+    for name in PAGES:
+        path = harness.ROOT / name
+        text = path.read_text()
+        new = render(text, lines)
+        if new != text:
+            behind.append(name)
+            if not check:
+                path.write_text(new)
+    if check:
+        print(f"out of date: {', '.join(behind)}; run python bench/report.py" if behind else "up to date")
+        return int(bool(behind))
+    pictures(lines, harness.ROOT / "docs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

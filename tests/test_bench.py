@@ -1,0 +1,189 @@
+"""The bench: what it counts is right, a slow op is reported slower, a wrong one is refused, smokes write
+nothing.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import cases, harness, neuron, peers, report
+
+ROOT = Path(__file__).resolve().parent.parent
+CASE = cases.Case("test", 4, (2, 8, 16, 16))
+
+
+@pytest.fixture(autouse=True)
+def _as_users_run_it():
+    torch.use_deterministic_algorithms(False)  # it fills every new tensor, which is traffic
+
+
+def script(name: str, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "bench" / name, *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--columns", "attsnn", "eager", "eager, published", "SpikingJelly", "Norse"],
+        ["--growth", "--columns", "attsnn", "eager"],
+        ["--cold", "--columns", "attsnn"],
+    ],
+)
+def test_smoke_leaves_the_results_alone(fused, words):
+    before = {path: path.stat().st_mtime_ns for path in harness.RESULTS.glob("*")}
+    done = script("neuron.py", "--smoke", "--device", "cpu", *words)
+    assert done.returncode == 0, done.stderr
+    assert "| attsnn" in done.stdout and "results:" not in done.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in harness.RESULTS.glob("*")}
+
+
+def test_results_go_where_they_are_told(fused, tmp_path):
+    words = ["--smoke", "--device", "cpu", "--case", "33", "--columns", "attsnn", "snnTorch"]
+    done = script("neuron.py", *words, "--out", str(tmp_path))
+    (path,) = tmp_path.glob("*.jsonl")
+    assert done.returncode == 0 and f"results: {path}" in done.stdout
+    lines = harness.read(path)
+    assert {line["row"] for line in lines if line["column"] == "attsnn"} == {"forward", "step"}
+    for line in lines:
+        assert line["csrc"] == harness.csrc_hash() and line["device"] and line["threads"] == 2
+        assert line["gap"] or line["seconds"][0] <= line["seconds"][1] <= line["seconds"][2]
+
+
+def test_unknown_case_and_no_gpu():
+    done = script("neuron.py", "--device", "cpu", "--case", "L9")
+    assert done.returncode == 1 and "no such case; there are" in done.stderr
+    if not torch.cuda.is_available():
+        assert "torch finds no CUDA GPU here" in script("gpu.py").stderr
+
+
+def test_a_slow_op_is_slower():
+    def slow() -> None:
+        end = time.perf_counter() + 2e-3
+        while time.perf_counter() < end:
+            pass
+
+    times = harness.measure({"slow": slow, "quick": lambda: None}, budget=0.2)
+    assert 1.9e-3 < times["slow"].median < 10e-3
+    assert all(s > 10 * q for s, q in zip(times["slow"].runs, times["quick"].runs, strict=True))
+    assert len(times["slow"].runs) == harness.RUNS
+
+
+@pytest.mark.parametrize("wrong", ["spikes", "gradient"])
+def test_a_wrong_op_is_refused(fused, wrong):
+    right = peers.COLUMNS["attsnn"].make("leaky", None)
+
+    def layer(x):
+        out = right(x)
+        return 1 - out if wrong == "spikes" else out * 1.0 + 0.05 * (x - x.detach())
+
+    x, grad = CASE.normal(torch.float32, "cpu") + 1, CASE.normal(torch.float32, "cpu", 1)
+    assert peers.check(right, "leaky", x, grad) == 0
+    with pytest.raises(peers.GapError, match="refused"):
+        peers.check(layer, "leaky", x, grad)
+
+
+def test_a_missing_peer_is_a_named_gap():
+    column = peers.Column("nobody", lambda *_: None, "no_such_package")
+    with pytest.raises(peers.GapError, match="no_such_package is not installed"):
+        column.layer("leaky", torch.zeros(4, 3))
+    with pytest.raises(peers.GapError, match="has no ms_resnet neuron"):
+        peers.COLUMNS["SpikingJelly"].layer("ms_resnet", torch.zeros(4, 3))
+
+
+def test_a_column_that_is_not_ready_is_a_named_gap(monkeypatch):
+    monkeypatch.setattr(peers, "READY_SECONDS", 0.1)
+    column = peers.Column("sleeper", lambda *_: time.sleep(5))
+    with pytest.raises(peers.GapError, match=r"not ready within 0\.1 s"):
+        column.layer("leaky", torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize(("name", "step"), [("ms_resnet", 16.5), ("leaky", 20)])
+def test_moved_bytes_are_the_floor(fused, name, step):
+    """An element-step of ours in float32, kernels.md 4.1: 8 bytes forward; 16.5 from two bits, 20 from x."""
+    x, grad = CASE.normal(torch.float32, "cpu"), CASE.normal(torch.float32, "cpu", 1)
+    rows = neuron.rows_of(peers.COLUMNS["attsnn"].make(name, x), x, grad)
+    moved = {row: harness.moved_bytes(function) for row, function in rows.items()}
+    assert moved == {"forward": 8 * CASE.elements, "step": step * CASE.elements}
+    for row in ("forward", "step"):
+        assert neuron.FLOOR[name, row](4) * CASE.elements == moved[row]
+
+
+def test_moved_bytes_of_a_known_program():
+    x = torch.randn(100)
+
+    def program() -> None:
+        y = x[None].expand(7, 100) + 1  # reads 400 bytes once, writes 2800
+        y.t().mul_(2)  # a view, then 2800 read and written
+
+    assert harness.moved_bytes(program) == 400 + 2800 + 2 * 2800
+
+
+def test_kept_and_peak_bytes():
+    x = torch.randn(1000, requires_grad=True)
+    assert harness.kept_bytes(lambda: (x * 2).exp()) == 4000
+    assert harness.kept_bytes(lambda: x * x, but=[x]) == 0
+
+    def program() -> None:
+        y = x.detach() + 1
+        z = y + 1
+        del y
+        z + 1
+
+    program()
+    assert 8000 <= harness.peak_bytes(program, "cpu") < 9000
+
+
+@pytest.mark.parametrize("order", ["nchw", "nhwc", "t_last"])
+def test_cases_lie_as_they_say(order):
+    x = cases.Case("test", 4, (2, 8, 3, 5), order).normal(torch.float32, "cpu")
+    assert x.shape == (4, 2, 8, 3, 5)
+    fastest = {"nchw": 4, "nhwc": 2, "t_last": 0}[order]
+    assert x.stride(fastest) == 1
+
+
+def test_pages_say_what_is_stale(fused, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    lines = neuron.measure_case(cases.SMOKE[1], "fp32", "leaky", ["attsnn", "eager", "Norse"], "cpu", 0.05)
+    harness.append(lines, tmp_path, "cpu")
+    text = "before\n<!-- bench: overview -->\nold\n<!-- /bench -->\nafter\n"
+    page = report.render(text, report.latest())
+    assert page.startswith("before\n") and page.endswith("<!-- /bench -->\nafter\n") and "old" not in page
+    assert "smoke 70x33, fp32, leaky" in page and report.STALE not in page
+    assert report.render(page, report.latest()) == page
+    (path,) = tmp_path.glob("*.jsonl")
+    path.write_text("".join(json.dumps({**line, "csrc": "0"}) + "\n" for line in lines))
+    assert "leaky (stale)" in report.render(text, report.latest())
+
+
+def test_pictures(fused, tmp_path):
+    pytest.importorskip("matplotlib", reason="extra plot")
+    lines = neuron.measure_case(cases.SMOKE[1], "fp32", "leaky", ["attsnn", "eager"], "cpu", 0.05)
+    lines += neuron.growth(["attsnn", "eager"], "cpu", "fp32", smoke=True)
+    report.pictures([line | {"stale": False} for line in lines], tmp_path)
+    assert {path.name.partition("-")[0] for path in tmp_path.glob("*.png")} == {"peers", "share", "growth"}
+
+
+def test_the_pages_are_up_to_date():
+    """README and docs/performance.md hold what the results give."""
+    done = script("report.py", "--check")
+    assert done.returncode == 0, done.stdout
+
+
+def test_another_commit_beside_this_one(fused):
+    """--against HEAD: the same kernels, built again in a tree of their own."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    words = ["--smoke", "--case", "33", "--neuron", "leaky", "--device", "cpu", "--against", "HEAD"]
+    command = [sys.executable, ROOT / "bench" / "neuron.py", *words]
+    env = {**os.environ, "ATTSNN_CUDA": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "smoke 70x33 fp32 leaky step" in done.stdout and done.stdout.count("x\n") == 2
