@@ -68,7 +68,8 @@ class LIF(nn.Module):
 
     def constants(self) -> dict[str, Constant | None]:
         """The five constants of the equation, as they are now."""
-        values = {**self._constants, **self._parameters, **self._buffers}
+        own = {**self._constants, **self._parameters, **self._buffers}
+        values = {name: own[name] for name in CONSTANTS}
         if isinstance(values["v_reset"], str):
             values["v_reset"] = values["threshold"]
         return values
@@ -107,26 +108,33 @@ class PLIF(LIF):
     """Parametric LIF (Fang et al., 2021): h = v + sigmoid(w) (x - (v - v_reset)), w learned, 1/tau =
     sigmoid(w).
 
-    w is a scalar, or [channels]. Differs from the published text by the order of rounding only.
+    w is a scalar, or [channels]; `threshold` and `v_reset` may be tensors or learned as in LIF. Differs from
+    the published text by the order of rounding only.
     """
 
     def __init__(
         self,
         tau: float = 2.0,
-        threshold: float = 1.0,
-        v_reset: float | None = 0.0,
+        threshold: Constant = 1.0,
+        v_reset: Constant | str | None = 0.0,
         *,
+        learn: Iterable[str] = (),
         channels: int | None = None,
         surrogate: Surrogate = arctan(),  # noqa: B008
-        detach_reset: bool = False,
         **kwargs,
     ):
         _check_tau(tau)
+        fixed = set(learn) & {"leak", "gain", "bias"}
+        if fixed:
+            raise ValueError(
+                f"learn: {', '.join(sorted(fixed))} of PLIF follow from w, which is learned anyway"
+            )
         super().__init__(
             threshold=threshold,
             v_reset=v_reset,
+            learn=learn,
+            channels=channels,
             surrogate=surrogate,
-            detach_reset=detach_reset,
             start="reset",
             **kwargs,
         )
@@ -134,9 +142,10 @@ class PLIF(LIF):
         self.w = nn.Parameter(w if channels is None else w.expand(channels).clone())
 
     def constants(self) -> dict[str, Constant | None]:
-        gain, v_reset = torch.sigmoid(self.w), self._constants["v_reset"]
-        own = {"leak": 1 - gain, "gain": gain, "bias": 0.0 if not v_reset else v_reset * gain}
-        return {**self._constants, **own}
+        values, gain = super().constants(), torch.sigmoid(self.w)
+        v_reset = values["v_reset"]
+        bias = 0.0 if v_reset is None else v_reset * gain
+        return {**values, "leak": 1 - gain, "gain": gain, "bias": bias}
 
 
 def _check_tau(tau: float) -> None:
@@ -144,15 +153,15 @@ def _check_tau(tau: float) -> None:
         raise ValueError(f"tau must be greater than 1 step, got {tau!r}")
 
 
-def integrate_and_fire(threshold: float = 1.0, v_reset: float | None = 0.0, **kwargs) -> LIF:
-    """IF: no leak. SpikingJelly's `IFNode`."""
-    return LIF(threshold=threshold, v_reset=v_reset, **{"surrogate": arctan(), **kwargs})
+def integrate_and_fire(threshold: Constant = 1.0, v_reset: Constant | None = 0.0, **kwargs) -> LIF:
+    """IF: no leak; starts at v_reset (0 for the soft reset, None). SpikingJelly's `IFNode`."""
+    return LIF(threshold=threshold, v_reset=v_reset, start="reset", **{"surrogate": arctan(), **kwargs})
 
 
 def leaky(
     tau: float = 2.0,
-    threshold: float = 1.0,
-    v_reset: float | None = 0.0,
+    threshold: Constant = 1.0,
+    v_reset: Constant | None = 0.0,
     *,
     decay_input: bool = True,
     **kwargs,
@@ -160,15 +169,22 @@ def leaky(
     """LIF with time constant tau, SpikingJelly's `LIFNode`: h = v + (x - (v - v_reset)) / tau, or with
     `decay_input=False` h = v - (v - v_reset) / tau + x. Rest is v_reset (0 for the soft reset, None)."""
     _check_tau(tau)
+    if isinstance(v_reset, str) or "v_reset" in kwargs.get("learn", ()):
+        raise ValueError(
+            "v_reset of leaky is its rest too, a fixed number or tensor: use LIF for another reset"
+        )
     return LIF(
         leak=1 - 1 / tau,
         gain=1 / tau if decay_input else 1.0,
-        bias=(v_reset or 0.0) / tau,
+        bias=0.0 if v_reset is None else v_reset / tau,
         threshold=threshold,
         v_reset=v_reset,
         start="reset",
         **{"surrogate": arctan(), **kwargs},
     )
+
+
+MA_SNN_CONSTANTS = {"alpha": "leak", "beta": "bias", "threshold": "threshold"}  # its words for ours
 
 
 def ma_snn(
@@ -183,18 +199,18 @@ def ma_snn(
     """MA-SNN (Attention SNN, TPAMI 2023, released code): resets to the threshold, then decays by alpha, plus
     beta.
 
-    The reset stays in the graph. `learn` takes "alpha", "beta", "threshold".
+    The reset stays in the graph. `learn` takes "alpha", "beta", "threshold"; with `channels`, one a channel.
     """
-    names = {"alpha": "leak", "beta": "bias", "threshold": "threshold"}
-    unknown = set(learn) - set(names)
+    unknown = set(learn) - set(MA_SNN_CONSTANTS)
     if unknown:
-        raise ValueError(f"learn: {', '.join(sorted(unknown))} unknown; MA-SNN learns {', '.join(names)}")
+        names = ", ".join(MA_SNN_CONSTANTS)
+        raise ValueError(f"learn: {', '.join(sorted(unknown))} unknown; MA-SNN learns {names}")
     return LIF(
         leak=alpha,
         bias=beta,
         threshold=threshold,
         v_reset="threshold",
-        learn=[names[n] for n in learn],
+        learn=[MA_SNN_CONSTANTS[name] for name in learn],
         **{"surrogate": rectangular(half_width), **kwargs},
     )
 

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/stable/library.h>
 
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,8 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
 
 PYBIND11_MODULE(_C, m) {
   using namespace attsnn;
+  if (const char* asked = std::getenv("ATTSNN_ISA"); asked != nullptr && !isa_named(asked))
+    throw py::import_error(std::string("ATTSNN_ISA must be baseline, avx2 or avx512, got '") + asked + "'");
   m.doc() = "What attsnn compiled, and the decoding of events.";
   std::vector<std::string> neurons, surrogates;
   Neurons::for_each([&](auto type) { neurons.emplace_back(decltype(type)::type::kName); });

@@ -14,18 +14,13 @@ SKIPS = (
     "no CUDA GPU",
     "the kernels are not built",
     "extra plot",
-    "extra tb",
     "no nvcc",
+    "no nm",
+    "no AVX2",
+    "no AVX-512",
     "less than 12 GiB free",
     "no git checkout",
 )
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request):
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA GPU")
-    return request.param
 
 
 @pytest.fixture(params=["reference", "fused"])

@@ -4,6 +4,7 @@ nothing.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,18 +31,28 @@ def script(name: str, *words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "table"),
     [
-        ["--columns", "attsnn", "eager", "eager, published", "SpikingJelly", "Norse"],
-        ["--growth", "--columns", "attsnn", "eager"],
-        ["--cold", "--columns", "attsnn"],
+        (
+            ["neuron.py", "--columns", "attsnn", "eager", "eager, published", "SpikingJelly", "Norse"],
+            r"\*\*smoke .*\*\*\n\n\| ms .*\n\|[-: |]*\n\| attsnn +\| +[\d.]+ \|",
+        ),
+        (["neuron.py", "--growth", "--columns", "attsnn", "eager"], r"attsnn \| +eager \|\n.*\n\| 1 x 8192"),
+        (["neuron.py", "--cold", "--columns", "attsnn"], r"\| attsnn +\| +[\d.]+ \|"),
+        (
+            ["gpu.py"],
+            r"\| bench \|    ok \|.*\n\n\| above 0 MB +\| cases .*\n.*\n\| fp32, leaky, forward +\| +3 \|",
+        ),
     ],
+    ids=["cases", "growth", "cold", "gpu"],
 )
-def test_smoke_leaves_the_results_alone(fused, words):
+def test_smoke_leaves_the_results_alone(fused, words, table):
     before = {path: path.stat().st_mtime_ns for path in harness.RESULTS.glob("*")}
-    done = script("neuron.py", "--smoke", "--device", "cpu", *words)
+    name, *words = words
+    done = script(name, "--smoke", *words, *(["--device", "cpu"] if name == "neuron.py" else []))
     assert done.returncode == 0, done.stderr
-    assert "| attsnn" in done.stdout and "results:" not in done.stdout
+    assert re.search(table, done.stdout), done.stdout
+    assert name == "gpu.py" or "results:" not in done.stdout
     assert before == {path: path.stat().st_mtime_ns for path in harness.RESULTS.glob("*")}
 
 
@@ -88,6 +99,15 @@ def test_a_wrong_op_is_refused(fused, wrong):
     assert peers.check(right, "leaky", x, grad) == 0
     with pytest.raises(peers.GapError, match="refused"):
         peers.check(layer, "leaky", x, grad)
+
+
+def test_a_slow_baseline_is_named():
+    """An eager loop below 0.7 of a copy's rate, in the bytes that it moves, says so under its table."""
+    line = {"column": "eager", "row": "step", "floor_bytes": 100, "share_of_copy": 0.2}
+    (fair,) = report._baseline([line | {"moved_bytes": 400}])
+    (slow,) = report._baseline([line | {"moved_bytes": 300}])
+    assert "at 80 %" in fair and "wrong" not in fair
+    assert "at 60 %" in slow and "the baseline is wrong" in slow
 
 
 def test_a_missing_peer_is_a_named_gap():
@@ -151,7 +171,10 @@ def test_cases_lie_as_they_say(order):
 
 def test_pages_say_what_is_stale(fused, tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    lines = neuron.measure_case(cases.SMOKE[1], "fp32", "leaky", ["attsnn", "eager", "Norse"], "cpu", 0.05)
+    monkeypatch.setattr(report, "OVERVIEW", ("smoke",))
+    lines = neuron.measure_case(
+        cases.SMOKE[1], "fp32", "leaky", ["attsnn", "eager", "Norse"], "cpu", **neuron.SMOKE
+    )
     harness.append(lines, tmp_path, "cpu")
     text = "before\n<!-- bench: overview -->\nold\n<!-- /bench -->\nafter\n"
     page = report.render(text, report.latest())
@@ -165,7 +188,7 @@ def test_pages_say_what_is_stale(fused, tmp_path, monkeypatch):
 
 def test_pictures(fused, tmp_path):
     pytest.importorskip("matplotlib", reason="extra plot")
-    lines = neuron.measure_case(cases.SMOKE[1], "fp32", "leaky", ["attsnn", "eager"], "cpu", 0.05)
+    lines = neuron.measure_case(cases.SMOKE[1], "fp32", "leaky", ["attsnn", "eager"], "cpu", **neuron.SMOKE)
     lines += neuron.growth(["attsnn", "eager"], "cpu", "fp32", smoke=True)
     report.pictures([line | {"stale": False} for line in lines], tmp_path)
     assert {path.name.partition("-")[0] for path in tmp_path.glob("*.png")} == {"peers", "share", "growth"}
@@ -178,7 +201,7 @@ def test_the_pages_are_up_to_date():
 
 
 def test_another_commit_beside_this_one(fused):
-    """--against HEAD: the same kernels, built again in a tree of their own."""
+    """--against HEAD: in a work tree of its own, built there where its kernels are others."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("no git checkout")
     words = ["--smoke", "--case", "33", "--neuron", "leaky", "--device", "cpu", "--against", "HEAD"]

@@ -2,10 +2,12 @@
 kernels.
 """
 
+import importlib.util
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,17 +15,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import setuptools
 
 from attsnn import _extension
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def build(tmp_path, **environment) -> subprocess.CompletedProcess:
-    """`python setup.py build_ext` with that environment, which must fail before it configures anything."""
+def build(root=ROOT, **environment) -> subprocess.CompletedProcess:
+    """`python setup.py build_ext` with that environment, which in ROOT must fail before it configures."""
     command = [sys.executable, "setup.py", "build_ext"]
     env = {**os.environ, **environment}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +37,8 @@ def build(tmp_path, **environment) -> subprocess.CompletedProcess:
         ({"ATTSNN_CUDA": "1", "CUDACXX": "/nowhere/nvcc"}, "CUDACXX=/nowhere/nvcc is no compiler"),
     ],
 )
-def test_sentences(tmp_path, environment, sentence):
-    done = build(tmp_path, **environment)
+def test_sentences(environment, sentence):
+    done = build(**environment)
     assert done.returncode != 0 and f"attsnn: {sentence}" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -46,18 +49,91 @@ def test_torch_too_old_or_missing(tmp_path, version):
     (tmp_path / "torch.py").write_text(
         f"__version__ = {version!r}" if version else "raise ImportError('none')"
     )
-    done = build(tmp_path, PYTHONPATH=str(tmp_path), ATTSNN_CUDA="0")
+    done = build(PYTHONPATH=str(tmp_path), ATTSNN_CUDA="0")
     wanted = (
         "torch 2.9.1 is too old, >= 2.10 is wanted" if version else "torch is missing: install torch >= 2.10"
     )
     assert done.returncode != 0 and wanted in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-def test_architecture_list(tmp_path):
+def test_architecture_list():
     if _extension.compiled() is None or not _extension.compiled().cuda_runtime:
         pytest.skip("no nvcc")
-    done = build(tmp_path, TORCH_CUDA_ARCH_LIST="ampere")
+    done = build(TORCH_CUDA_ARCH_LIST="ampere")
     assert done.returncode != 0 and "TORCH_CUDA_ARCH_LIST: 'ampere' is no architecture" in done.stderr
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """setup.py as a module, which builds nothing when it is run."""
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    spec = importlib.util.spec_from_file_location("attsnn_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("wish", "why"), [("0", "ATTSNN_CUDA=0"), ("auto", "nvcc was not found")])
+def test_a_cpu_only_build_says_so(script, monkeypatch, capsys, wish, why):
+    monkeypatch.setenv("ATTSNN_CUDA", wish)
+    monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert script.cuda_arguments() == ["-DATTSNN_WITH_CUDA=OFF"]
+    assert capsys.readouterr().out == f"attsnn: CPU-only build ({why})\n"
+
+
+def test_a_cuda_build_without_nvcc(script, monkeypatch):
+    monkeypatch.setenv("ATTSNN_CUDA", "1")
+    monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="attsnn: ATTSNN_CUDA=1, but nvcc was not found"):
+        script.cuda_arguments()
+
+
+@pytest.mark.parametrize(
+    ("what", "description"),
+    [
+        ("configuring", "include(compiler.cmake)"),
+        ("building", "add_custom_target(one ALL ${CMAKE_COMMAND} -P ${CMAKE_SOURCE_DIR}/compiler.cmake)"),
+    ],
+)
+def test_a_failed_build(tmp_path, what, description):
+    """Shows the compiler's errors and ends in one sentence that names the log, which has the rest."""
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    (tmp_path / "torch.py").write_text("__version__ = '2.10.0'")
+    project = "cmake_minimum_required(VERSION 3.26)\nproject(broken NONE)\n"
+    (tmp_path / "CMakeLists.txt").write_text(project + description)
+    compiler = 'message("chatter")\nmessage(FATAL_ERROR "some.cpp:3: error: no such thing")\n'
+    (tmp_path / "compiler.cmake").write_text(compiler)
+    done = build(tmp_path, PYTHONPATH=str(tmp_path), ATTSNN_CUDA="0")
+    (log,) = tmp_path.glob(f"build/*/{what}.log")
+    assert done.returncode != 0 and "attsnn: CPU-only build (ATTSNN_CUDA=0)\n" in done.stdout
+    *errors, sentence = done.stderr.splitlines()
+    assert sentence == f"attsnn: {what} failed; the whole output is in {log}"
+    assert "some.cpp:3: error: no such thing" in "".join(errors) and "chatter" not in done.stderr
+    assert "Traceback" not in done.stderr and "chatter" in log.read_text()
+
+
+def test_a_failed_build_without_an_error_line(script, tmp_path, capfd):
+    """Shows the last lines instead."""
+    command = [sys.executable, "-c", "print(*range(100), 'Killed', sep='\\n'); raise SystemExit(137)"]
+    with pytest.raises(SystemExit, match="^attsnn: building failed; the whole output is in .*building.log$"):
+        script.CMakeBuild._run(None, command, tmp_path, "building")
+    assert capfd.readouterr().err.split() == [*map(str, range(89, 100)), "Killed"]
+
+
+def test_imports_of_the_extension(fused):
+    """Only C symbols of torch, so that one build serves every torch >= 2.10; that of the CUDA stream, which a
+    CPU-only torch lacks, may be missing.
+    """
+    if shutil.which("nm") is None:
+        pytest.skip("no nm")
+    command = ["nm", "--dynamic", "--undefined-only", "--demangle", fused.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kinds = {name: kind for kind, name in (line.split(maxsplit=1) for line in done.stdout.splitlines())}
+    assert "aoti_torch_get_sizes" in kinds  # it is nm's list of what is imported
+    assert [name for name in kinds if re.search(r"\b(at|c10|torch|caffe2)::", name)] == []
+    assert kinds.get("aoti_torch_get_current_cuda_stream", "w") == "w"
 
 
 def test_several_architectures(fused, tmp_path):

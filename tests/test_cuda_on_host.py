@@ -70,8 +70,13 @@ def test_a_missing_barrier_is_reported(programs):
     assert done.returncode != 0 and ("data race" in done.stderr or "wanted" in done.stdout)
 
 
+IO_TYPES = {"float": "f", "double": "d", "Half": "N3c104HalfE", "BFloat16": "N3c108BFloat16E"}  # mangled
+
+
 def test_kernels_compile_without_spills(fused):
-    """ptxas' report of the build: no kernel spills registers, and those of every type are there."""
+    """ptxas' report of the build: no kernel spills registers, and those of every type and architecture that
+    was asked for are there.
+    """
     if not fused.cuda_runtime:
         pytest.skip("no nvcc")
     reports = (ROOT / "build" / f"cmake-{sys.implementation.cache_tag}").glob("*.ptxas")
@@ -83,5 +88,13 @@ def test_kernels_compile_without_spills(fused):
     )
     spilled = [name for name, _, stores, loads in kernels if int(stores) or int(loads)]
     assert not spilled, spilled
-    for word in ("neuron_forward_kernel", "neuron_backward_kernel", "from_bits_kernel", "sum_tiles_kernel"):
-        assert sum(word in name for name, *_ in kernels) >= 2, f"{word} is not in the report"
+    asked = {"sm_" + word.removesuffix("-real") for word in re.split(r"[ ;]", fused.cuda_architectures)}
+    assert asked and asked == {architecture for _, architecture, *_ in kernels}
+    for architecture in asked:
+        names = [name for name, own, *_ in kernels if own == architecture]
+        for word in ("neuron_forward", "neuron_backward", "neuron_backward_from_bits"):
+            for io, mangled in IO_TYPES.items():  # of kernel<Cell, Io, ...>
+                wanted = re.compile(rf"\d{word}_kernelINS_\d+[A-Za-z]+E{mangled}")
+                assert any(map(wanted.search, names)), f"no {word}_kernel of {io} for {architecture}"
+        for word in ("sum_tiles_kernel", "sum_partials_kernel"):
+            assert sum(word in name for name in names) >= 2, f"{word} for {architecture}"

@@ -5,9 +5,11 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from attsnn import engine
+from attsnn import engine, models
 from attsnn.engine import sampling
 
 STEPS_AN_EPOCH = 9
@@ -150,61 +152,61 @@ def test_other_weights_do_not_fit(tmp_path):
         train(tmp_path / "run", epochs=1, resume="auto", model=small)
 
 
-class Threshold(torch.autograd.Function):
-    """A neuron: NaN is no spike; its surrogate slope scales with the distance, so there NaN comes back."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return (x >= 0.1).float()
-
-    @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        return grad * torch.relu(1 - x.abs())
+def spiking(backend: str = "reference", emit: str = "spike") -> nn.Module:
+    """A small MA-SNN for the recordings, through `frames`."""
+    sizes = {"steps": 8, "size": 4, "num_classes": 4, "width": 0.125}
+    return models.create("ma_snn_dvs_gesture", emit=emit, backend=backend, **sizes)
 
 
-class Spiking(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.out = nn.Linear(6, 16), nn.Linear(16, 4)
-
-    def forward(self, x):
-        return self.out(Threshold.apply(self.hidden(x)).mean(0))
+def frames(batch):  # signals [T, N, 6] -> [T, N, 2, 4, 4]
+    signals, labels = batch
+    return signals.repeat(1, 1, 6)[..., :32].unflatten(2, (2, 4, 4)), labels
 
 
-def poisoned(what: str):
-    """(model, loss) in which step 6 goes wrong in that way; the loss notes the weights and the batch."""
-    model, seen, calls = Spiking(), {}, 0
+def poisoned(model: nn.Module, what: str):
+    """(loss, notes) of a run whose step 6 goes wrong: in that parameter, or in the loss itself."""
+    parameters, seen, calls = dict(model.named_parameters()), {}, 0
 
     def loss(model, batch):
         nonlocal calls
         calls += 1
-        if calls == 6 and what == "weight":
+        if calls == 6 and what in parameters:
             with torch.no_grad():
-                model.hidden.weight[2, 3] = math.nan
-        value, metrics = engine.one_hot_mse(model, batch)
+                parameters[what].view(-1)[3] = math.nan
+        value, metrics = engine.one_hot_mse(model, frames(batch))
         if calls == 6:
             seen["weights"] = {k: v.clone() for k, v in model.state_dict().items()}
             value = value * {"loss nan": math.nan, "loss inf": math.inf}.get(what, 1)
             seen["loss"] = value.item()
         return value, metrics
 
-    return model, loss, seen
+    return loss, seen
 
 
-@pytest.mark.parametrize("what", ["weight", "loss nan", "loss inf"])
-def test_not_finite_stops_before_the_update(tmp_path, what):
-    model, loss, seen = poisoned(what)
+@pytest.mark.parametrize(
+    ("what", "emit", "loss_is_finite"),
+    [
+        ("features.0.current.conv.weight", "spike", True),  # NaN is no spike: the gradient alone shows it
+        ("features.1.attention.temporal.reduce.weight", "spike", True),
+        ("classifier.1.current.linear.bias", "spike", True),
+        ("features.0.current.conv.weight", "membrane", False),
+        ("loss nan", "spike", False),
+        ("loss inf", "spike", False),
+    ],
+)
+def test_not_finite_stops_before_the_update(tmp_path, backend, what, emit, loss_is_finite):
+    model = spiking(backend, emit)
+    loss, seen = poisoned(model, what)
     with pytest.raises(engine.NonFiniteError) as caught:
         train(tmp_path / "run", loss=loss, model=model)
-    assert math.isfinite(seen["loss"]) == (what == "weight")  # there only the gradient shows it
+    assert math.isfinite(seen["loss"]) == loss_is_finite
     indices = sampling.order(70, 3, 0)[40:48].tolist()
     text = str(caught.value)
     assert caught.value.code == 4 and "step 6 (epoch 1, batch 6)" in text
+    assert re.search("the gradient norm (nan|inf)", text)
     assert ", ".join(map(str, indices)) in text and "There is no checkpoint yet." in text
     for name, value in model.state_dict().items():
-        assert torch.equal(value.nan_to_num(7), seen["weights"][name].nan_to_num(7))
+        assert torch.equal(value.nan_to_num(7), seen["weights"][name].nan_to_num(7)), name
 
 
 def test_one_read_a_step(monkeypatch):
@@ -213,8 +215,9 @@ def test_one_read_a_step(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append("tolist") or [0.5] * self.numel())
     for name in ("item", "__bool__", "__float__", "numpy", "cpu"):
         monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(name))
-    model = Spiking()
-    state = engine.loop.Fit(model, torch.optim.SGD(model.parameters(), 0.1), None, engine.one_hot_mse, None)
+    model = spiking()
+    loss = lambda model, batch: engine.one_hot_mse(model, frames(batch))  # noqa: E731
+    state = engine.loop.Fit(model, torch.optim.SGD(model.parameters(), 0.1), None, loss, None)
     state.schedule = type("Constant", (), {"step": lambda self: None})()
     state.step([0, 1], (torch.zeros(2, 8, 6), torch.tensor([0, 1])))
     assert reads == ["tolist"]
@@ -248,6 +251,15 @@ def test_signals_save_and_exit(tmp_path, number):
     saved = engine.find_checkpoint(tmp_path / "run")
     assert saved.state["position"]["step"] == 3 + out.count("step\n")
     assert f"saved {saved.path}" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_outside_the_loop(number, capsys):
+    """In the set-up and in the final measurement nothing is to be saved: one sentence, the same codes."""
+    before = signal.getsignal(signal.SIGTERM)
+    assert engine.command(lambda: signal.raise_signal(number)) == 128 + number
+    assert capsys.readouterr().err == f"Stopped by {number.name}.\n"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_run_directory(uninterrupted):
@@ -305,3 +317,53 @@ def test_resuming_drops_rows_after_the_checkpoint(tmp_path):
     assert [row["epoch"] for row in run.rows()] == [1, 2]
     run.rewind(1)
     assert [row["epoch"] for row in run.rows()] == [1]
+
+
+class SummaryWriter:
+    """What torch.utils.tensorboard would be asked to write."""
+
+    opened: list["SummaryWriter"]
+
+    def __init__(self, log_dir, purge_step=None) -> None:
+        self.log_dir, self.purge_step, self.scalars = log_dir, purge_step, {}
+        self.opened.append(self)
+
+    def add_scalar(self, tag, value, step) -> None:
+        self.scalars[tag, step] = value
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_tensorboard(tmp_path, monkeypatch):
+    """Where it is installed, what an epoch measured becomes scalars; resuming purges the epochs to come."""
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(SummaryWriter, "opened", [], raising=False)
+    _, run = train(tmp_path / "run")
+    (board,) = SummaryWriter.opened
+    assert board.log_dir == str(run.path) and board.purge_step is None
+    tags = {
+        "train_loss": "train/loss",
+        "test_loss": "test/loss",
+        "test_accuracy": "test/accuracy",
+        "samples_per_second": "samples/per_second",
+        "lr": "lr",
+    }
+    for row in run.rows():
+        for name, tag in tags.items():
+            assert board.scalars[tag, row["epoch"]] == row[name]
+    assert {step for _, step in board.scalars} == {1, 2}
+    open_run(tmp_path / "run", "auto").record({"epoch": 3, "test_loss": None, "test_accuracy": 0.5})
+    _, board = SummaryWriter.opened
+    assert board.purge_step == 3 and board.scalars == {("test/accuracy", 3): 0.5}
+
+
+def test_without_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    _, run = train(tmp_path / "run", epochs=1)
+    assert len(run.rows()) == 1 and not list(run.path.glob("events.*"))

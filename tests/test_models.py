@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from test_neuron import kept_bytes
 
 from attsnn import attention, models, neurons
 from attsnn.models import convert
+from attsnn.reference import CONSTANTS
 
 NAMES = (None, *attention.NAMES)
 PARAMETERS = {  # None, TA, CA, SA, TCA, TSA, CSA, TCSA
@@ -62,12 +65,10 @@ def constant_weights(module):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_attention_values(name):
-    gates = constant_weights(
-        attention.attention(name, channels=4, steps=2, channel_ratio=2, temporal_ratio=1)
-    )
+    gates = small_gates(name)
     y = gates(generator((1, 2, 4, 3, 3)).transpose(0, 1)).transpose(0, 1)  # published [B, T, ...]
-    ours = torch.tensor([y.sum(), *y[0, 0, 0].flatten()[[1, 3, 4, 6]]])
-    close64(ours.double(), torch.tensor(GOLDEN[name], dtype=torch.float64), 1e-6, name)
+    ours = torch.stack([y.sum(), *y[0, 0, 0].flatten()[[1, 3, 4, 6]]]).detach()
+    close64(ours, torch.tensor(GOLDEN[name], dtype=torch.float64), 1e-6, name)
 
 
 def test_attention_of_a_linear_layer():
@@ -78,18 +79,112 @@ def test_attention_of_a_linear_layer():
     assert isinstance(attention.attention("CSA", steps=3), torch.nn.Identity)  # published: TA or none
 
 
-def test_ties_send_the_gradient_to_the_first_maximum():
-    """In the logical order of the published reductions: (c, h, w), (t, h, w), (t, c)."""
-    for name, first in (("TA", (0, 0, 0, 0, 0)), ("CA", (0, 0, 0, 0, 0)), ("SA", (0, 0, 0, 0, 0))):
-        x = (
-            torch.ones(2, 1, 2, 3, 3, dtype=torch.float64)
-            .to(memory_format=torch.contiguous_format)
-            .requires_grad_()
-        )
-        flat = {"TA": x.flatten(2).max(2), "CA": x.flatten(3).max(3), "SA": x.max(2)}[name].values
-        peak = flat if name == "TA" else flat.max(0).values
-        (grad,) = torch.autograd.grad(peak.flatten()[0], x)
-        assert tuple(grad.nonzero()[0].tolist()) == first and grad.sum() == 1
+# What a gate takes the maximum over, as dimensions of [T, N, C, H, W], and where along them it is attained:
+# the first place comes first in that order of the dimensions and in no other.
+TIES = {
+    "TA": ((2, 3, 4), [(0, 1, 2), (0, 2, 0), (1, 0, 1)]),
+    "CA": ((0, 3, 4), [(0, 1, 2), (0, 2, 0), (1, 0, 1)]),
+    "SA": ((0, 2), [(0, 1), (1, 0)]),
+}
+
+
+def small_gates(name):
+    sizes = {"channels": 4, "steps": 2, "channel_ratio": 2, "temporal_ratio": 1}
+    return constant_weights(attention.attention(name, **sizes))
+
+
+def in_channels_last(x):
+    return x.movedim(2, -1).contiguous().movedim(-1, 2)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", TIES)
+def test_ties_send_the_gradient_to_the_first_maximum(name, channels_last):
+    """In logical order, whatever the order in memory. All else that a gate does with tied elements is alike,
+    so that the gradient of its maximum is what the first has more than the others.
+    """
+    pooled, places = TIES[name]
+    x = torch.rand(2, 3, 4, 3, 3, dtype=torch.float64)
+    peaks = 1 + torch.rand([1 if d in pooled else n for d, n in enumerate(x.shape)], dtype=torch.float64)
+
+    def at(place):
+        along = dict(zip(pooled, place, strict=True))
+        return tuple(slice(along[d], along[d] + 1) if d in along else slice(None) for d in range(5))
+
+    for place in places:
+        x[at(place)] = peaks
+    x = (in_channels_last(x) if channels_last else x).requires_grad_()
+    (grad,) = torch.autograd.grad(small_gates(name)(x).sum(), x)
+    first, *others = [grad[at(place)] for place in places]
+    assert all((first - other).min() > 1e-3 for other in others)
+    for other in others[1:]:
+        close64(other, others[0], 1e-14)
+
+
+@pytest.mark.parametrize("name", attention.NAMES)
+def test_gradients_of_ties_do_not_depend_on_the_layout(name):
+    """Of spikes, most of which tie for the maximum."""
+    x, gates = (torch.rand(2, 3, 4, 3, 3) < 0.4).double(), small_gates(name)
+    weights, grads = generator(x.shape), []
+    for layout in (x, in_channels_last(x)):
+        leaf = layout.detach().requires_grad_()
+        grads += torch.autograd.grad((gates(leaf) * weights).sum(), leaf)
+    close64(grads[1], grads[0], 1e-13, name)
+
+
+def tensors_in(value, where: str):
+    """Where tensors hide in dicts, lists, tuples and sets."""
+    if isinstance(value, torch.Tensor):
+        yield where
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from tensors_in(inner, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple | set | frozenset):
+        for inner in value:
+            yield from tensors_in(inner, f"{where}[...]")
+
+
+def stray_tensors(model: torch.nn.Module) -> list[str]:
+    """The tensors that modules hold beside parameters and buffers: `.to`, state_dict and DDP miss them."""
+    registered = ("_parameters", "_buffers", "_modules")
+    return [
+        found
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if attribute not in registered
+        for found in tensors_in(value, f"{name or type(module).__name__}.{attribute}")
+    ]
+
+
+ROW = torch.full((4,), 0.3)  # one value a channel
+MODULES = {
+    **{name: partial(models.create, name, width=0.25, backend="reference") for name in PARAMETERS},
+    "ma_snn_dvs_gesture, learned": partial(
+        models.create, "ma_snn_dvs_gesture", width=0.25, learn=tuple(neurons.MA_SNN_CONSTANTS)
+    ),
+    **neurons.PRESETS,
+    "LIF, tensors": partial(neurons.LIF, **dict.fromkeys(CONSTANTS, ROW)),
+    "LIF, learned": partial(neurons.LIF, **dict.fromkeys(CONSTANTS, ROW), learn=("leak", "v_reset")),
+    "integrate_and_fire, tensors": partial(neurons.integrate_and_fire, threshold=ROW, v_reset=ROW),
+    "leaky, tensors": partial(neurons.leaky, threshold=ROW, v_reset=ROW),
+    "plif, tensors": partial(neurons.PLIF, threshold=ROW, v_reset=ROW, learn=("threshold",)),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_hold_parameters_and_buffers_only(name):
+    """As made, and after a call: no state is kept."""
+    module = MODULES[name]()
+    assert not stray_tensors(module)
+    plan = getattr(module, "plan", None)
+    shape = (plan.steps, 1, 2, plan.size, plan.size) if plan else (3, 2, 4)
+    module(torch.rand(shape, requires_grad=True)).sum().backward()
+    assert not stray_tensors(module)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_models_hold_parameters_and_buffers_only(name):
+    assert not stray_tensors(models.create(name))
 
 
 def test_misuse():
@@ -125,12 +220,29 @@ def test_names():
     assert models.names() == sorted(PARAMETERS)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "sentence"),
+    [
+        ({"width": -1.0}, "width must be positive"),
+        ({"width": float("nan")}, "width must be positive"),
+        ({"size": 2}, "size must be a multiple of 4"),
+        ({"size": 30}, "size must be a multiple of 4"),
+        ({"hidden": 0}, "hidden must be at least 1"),
+        ({"num_classes": 0}, "classes must be at least 1"),
+        ({"learn": ("leak",)}, "MA-SNN learns alpha, beta, threshold"),
+    ],
+)
+def test_sizes_that_make_no_network(kwargs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        models.create("ma_snn_dvs_gesture", **kwargs)
+
+
 def test_width():
     small = models.create("ma_snn_dvs_gesture", width=0.25)
     assert small.plan.channels == (16, 32, 32) and small.plan.hidden == 64
 
 
-def published(model, prefix="module."):
+def published(state, prefix="module."):
     """Our weights under the published names: the converter's inverse, written out by hand."""
     names = {
         "current.conv": "conv2d",
@@ -143,7 +255,7 @@ def published(model, prefix="module."):
         "attention.spatial.conv": "attention.sa.conv",
     }
     out = {}
-    for key, value in model.state_dict().items():
+    for key, value in state.items():
         room, i, rest = key.split(".", 2)
         part, leaf = rest.rsplit(".", 1)
         if "reduce" in part or "expand" in part:
@@ -163,7 +275,7 @@ def test_published_file_round_trip(tmp_path, name, gates, steps):
     from safetensors.torch import load_file
 
     model = models.create(name, attention=gates, steps=steps)
-    checkpoint = {"net": published(model), "acc": 0.9, "epoch": 3, "acc_record": [0.1]}
+    checkpoint = {"net": published(model.state_dict()), "acc": 0.9, "epoch": 3, "acc_record": [0.1]}
     torch.save(checkpoint, tmp_path / "net.t7", _use_new_zipfile_serialization=False)
     command = [
         sys.executable,
@@ -184,6 +296,32 @@ def test_published_file_round_trip(tmp_path, name, gates, steps):
     state, kwargs = convert.load_published(tmp_path / "net.t7")
     models.create(**kwargs).load_state_dict(state, strict=True)
     assert kwargs["name"] == name and kwargs["attention"] == gates
+
+
+def test_published_neurons_that_learn():
+    """`pa_train_self`: alpha, beta, Vthres are [C, 1, 1] or [1, F]; Vreset, never read, is dropped."""
+    learn = ("alpha", "beta", "threshold")
+    model = models.create("ma_snn_dvs_gesture", width=0.125, steps=10, learn=learn)
+    torch.nn.init.uniform_(model.features[0].neuron.leak)
+    names = {"leak": "alpha", "bias": "beta", "threshold": "Vthres"}
+    theirs = {}
+    for key, value in model.state_dict().items():
+        room, i, rest = key.split(".", 2)
+        if rest.startswith("neuron."):
+            cell, layer = ("ConvIF", f"convAttLIF{i}") if room == "features" else ("IF", f"FC{i}")
+            value = value[..., None, None] if room == "features" else value[None]
+            theirs[f"module.{layer}.network.{cell}.{names[rest.removeprefix('neuron.')]}"] = value
+            theirs[f"module.{layer}.network.{cell}.Vreset"] = torch.zeros_like(value)
+    plain = {k: v for k, v in model.state_dict().items() if ".neuron." not in k}
+    state = convert.from_published({**published(plain), **theirs}, "ma_snn")
+    kwargs = convert.infer_ma_snn(state)
+    assert kwargs["learn"] == learn
+    other = models.create(**kwargs)
+    other.load_state_dict(state, strict=True)
+    x = (torch.rand(10, 2, 2, 32, 32) < 0.1).float()
+    assert torch.equal(model.eval()(x), other.eval()(x))
+    with pytest.raises(ValueError, match="no key of a published"):
+        convert.from_published({"module.FC0.network.IF.Vother": torch.ones(1)}, "ma_snn")
 
 
 def test_converter_misuse(tmp_path):

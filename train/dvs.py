@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import tyro
 from torch.utils.data import Dataset, Subset
 
-from attsnn import data, engine, models, neurons
+from attsnn import data, engine, models
 from attsnn.data.samples import prepare_samples
 from attsnn.models.convert import load_published
 
@@ -36,6 +36,7 @@ class Recipe:
     validation_fraction: float = 0  # of the training set, to choose the checkpoint; 0: by the test set
     attention: Literal["TA", "CA", "SA", "TCA", "TSA", "CSA", "TCSA"] | None = "TCSA"
     emit: Literal["spike", "membrane"] = "spike"  # what a neuron passes on; membrane is the published LIAF
+    learn: tuple[Literal["alpha", "beta", "threshold"], ...] = ()  # what a neuron layer learns, one a channel
     channels: tuple[int, int, int] | None = None  # of the convolutions; the paper's: 64 128 128
     hidden: int | None = None  # width of the fully connected layer; the paper's: 256
     width: float = 1.0  # multiplies channels and hidden
@@ -70,7 +71,17 @@ RECIPES = {
     "samples": ("The handwriting that comes with the package, for a small machine.", SAMPLES),
 }  # fmt: skip
 FRAMES = ["steps", "dt_ms", "downsample", "axes", "binary"]
-NETWORK = ["steps", "attention", "emit", "channels", "hidden", "width", "channel_ratio", "temporal_ratio"]
+NETWORK = [
+    "steps",
+    "attention",
+    "emit",
+    "learn",
+    "channels",
+    "hidden",
+    "width",
+    "channel_ratio",
+    "temporal_ratio",
+]
 FREE = [
     "data",
     "name",
@@ -146,7 +157,7 @@ def train(r: Recipe) -> None:
     choose = f"{measure.name}_accuracy"
     task = {"loss": engine.one_hot_mse, "evaluate": measure, "choose": choose}
     engine.fit(model, optimizer, schedule, batches, **task, run=run, epochs=r.epochs)
-    engine.conclude(run, model, test, test_set.classes, neurons.watch, r.dt_ms)
+    engine.conclude(run, model, test, test_set.classes, models.watch, r.dt_ms)
 
 
 def evaluate(r: Recipe) -> None:
@@ -160,13 +171,16 @@ def evaluate(r: Recipe) -> None:
     else:
         saved = engine.find_checkpoint(r.checkpoint)
         state, fields = saved.model, saved.state["recipe"]
+    asked = engine.as_json(r)
     r = engine.inherit(r, RECIPES[r.recipe][1], fields, {*NETWORK, *FRAMES})
+    for line in engine.difference(asked, engine.as_json(r)):
+        print(f"From the checkpoint: {line}")
     with engine.usage():
         test_set = open_data(r)("test", window="clips")
         model = network(r, len(test_set.classes), engine.device(r.device, r.threads))
     engine.load_weights(model, state, r.checkpoint)
     scores = engine.evaluate(
-        model, engine.in_order(test_set, r.test_batch, r.workers), len(test_set.classes), neurons.watch
+        model, engine.in_order(test_set, r.test_batch, r.workers), len(test_set.classes), models.watch
     )
     print(f"{scores.per_class(test_set.classes)}\n\n{engine.summary(scores, model)}")
 

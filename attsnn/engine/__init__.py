@@ -3,7 +3,7 @@
 from .checkpoint import Checkpoint, load_weights
 from .checkpoint import find as find_checkpoint
 from .classify import Measure, Scores, evaluate, one_hot_mse, summary
-from .config import as_json, inherit
+from .config import as_json, difference, inherit
 from .errors import (
     CheckpointError,
     NonFiniteError,
@@ -35,6 +35,7 @@ __all__ = [
     "command",
     "conclude",
     "device",
+    "difference",
     "evaluate",
     "find_checkpoint",
     "fit",

@@ -3,7 +3,9 @@
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 
 
 class RunError(RuntimeError):
@@ -31,7 +33,7 @@ class CheckpointError(RunError):
 
 
 class StoppedError(RunError):
-    """SIGINT or SIGTERM: the step was finished and saved. Exit code 128 + signal."""
+    """SIGINT or SIGTERM; inside `fit` the step was finished and saved. Exit code 128 + signal."""
 
     def __init__(self, number: int, sentence: str = "") -> None:
         super().__init__(sentence or f"Stopped by {signal.Signals(number).name}.")
@@ -54,11 +56,12 @@ def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | Non
     """Runs `main` and returns the exit code; an error that explains itself prints one sentence.
 
     `codes` adds exceptions of the task (say a data-format error) and their exit codes. Anything else is a
-    defect of the program and keeps its traceback.
+    defect of the program and keeps its traceback. SIGTERM, where no loop answers it, raises StoppedError.
     """
     known = {RunError: 1, OSError: 1, **(codes or {})}
     try:
-        main()
+        with _sigterm_raises():
+            main()
     except KeyboardInterrupt:
         print("Stopped by SIGINT.", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -69,6 +72,21 @@ def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | Non
         print(_sentence(error), file=sys.stderr)
         return getattr(error, "code", code)
     return 0
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def stop(number: int, _: FrameType | None) -> None:
+        raise StoppedError(number)
+
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _sentence(error: Exception) -> str:

@@ -1,12 +1,15 @@
 """A run directory: what was asked, what came out, and where to go on.
 
 runs/<name>/config.json     the resolved recipe, versions, command line, commit
-            metrics.jsonl   a line for each evaluation; metrics.csv is the same as a table
+            metrics.jsonl   a line for each evaluation; null where the test set was not measured. The line
+                            with "final": true is the chosen checkpoint's, measured on the test set
+            metrics.csv     the same as a table
             ckpt-<step>/    checkpoints; the files `last` and `best` name one each
             *.png           pictures
 """
 
 import csv
+import io
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -89,6 +92,8 @@ class Run:
         for name, value in row.items():
             if self._board and isinstance(value, float):
                 self._board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        if self._board:
+            self._board.flush()
         print(_sentence(row, epochs), flush=True)
 
     def rewind(self, epoch: int) -> None:
@@ -100,10 +105,11 @@ class Run:
     def _write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         columns = list(dict.fromkeys(name for row in rows for name in row))
         _replace(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        with open(self.path / "metrics.csv", "w", newline="") as file:
-            table = csv.DictWriter(file, columns)
-            table.writeheader()
-            table.writerows(rows)
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        _replace(self.path / "metrics.csv", text.getvalue())
 
     def _describe(self) -> None:
         """Writes config.json; a resumed run adds its own surroundings to it."""

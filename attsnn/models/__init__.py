@@ -1,5 +1,7 @@
-"""Models by name: `create(name, **kwargs)`, `names()`. One file a family."""
+"""Models by name: `create(name, **kwargs)`, `names()`. `watch` sees what their neurons emit."""
+
+from attsnn.neurons import watch
 
 from .registry import create, names
 
-__all__ = ["create", "names"]
+__all__ = ["create", "names", "watch"]

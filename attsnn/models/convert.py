@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from attsnn.neurons import MA_SNN_CONSTANTS as LEARNED
+
 _MA_SNN = [
     (r"convAttLIF(\d+)\.", r"features.\1."),
     (r"FC(\d+)\.", r"classifier.\1."),
@@ -24,7 +26,11 @@ _MA_SNN = [
     (r"\.attention\.ca\.sharedMLP\.0\.", ".attention.channel.reduce."),
     (r"\.attention\.ca\.sharedMLP\.2\.", ".attention.channel.expand."),
     (r"\.attention\.sa\.conv\.", ".attention.spatial.conv."),
+    (r"\.network\.(?:Conv)?IF\.alpha$", ".neuron.leak"),  # of neurons that learn (`pa_train_self`)
+    (r"\.network\.(?:Conv)?IF\.beta$", ".neuron.bias"),
+    (r"\.network\.(?:Conv)?IF\.Vthres$", ".neuron.threshold"),
 ]
+_UNUSED = re.compile(r"\.network\.(?:Conv)?IF\.Vreset$")  # stored by the published neuron, never read
 FAMILIES = {"ma_snn": _MA_SNN}
 _WRAPPERS = ("net", "model", "state_dict")
 
@@ -48,10 +54,13 @@ def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
         name = "." + key.removeprefix("module.")
         for pattern, replacement in FAMILIES[family]:
             name = re.sub(pattern, replacement, name)
-        if name == "." + key.removeprefix("module."):
+        if _UNUSED.search(name):
+            continue
+        if name == "." + key.removeprefix("module.") or ".network." in name:
             raise ValueError(f"{key!r} is no key of a published {family} network")
         matrix = ".reduce." in name or ".expand." in name
-        ours[name.removeprefix(".")] = value.flatten(1) if matrix else value
+        vector = ".neuron." in name  # one value a channel, published as [C, 1, 1] or [1, F]
+        ours[name.removeprefix(".")] = value.flatten(1) if matrix else value.flatten() if vector else value
     return ours
 
 
@@ -73,6 +82,7 @@ def infer_ma_snn(state: Mapping[str, Tensor]) -> dict:
     kwargs = {"name": model, "attention": letters + "A" if letters else None, "num_classes": classes}
     kwargs["channels"] = tuple(state[k].shape[0] for k in conv)
     kwargs["hidden"] = state["classifier.0.current.linear.weight"].shape[0]
+    kwargs["learn"] = tuple(n for n, ours in LEARNED.items() if f"features.0.neuron.{ours}" in state)
     if "T" in letters:
         hidden, steps = state[gate + "temporal.reduce.weight"].shape
         kwargs |= {"steps": steps, "temporal_ratio": steps // hidden}

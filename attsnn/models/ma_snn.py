@@ -5,6 +5,7 @@ A layer is convolution -> batch norm -> [average pool] -> attention -> LIF; the 
 of what the last layer emits. Input [T, N, 2, H, W], output [N, classes].
 """
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -43,22 +44,30 @@ GAIT = Plan(**_FIVE, classes=21, steps=8, half_width=0.25)
 class MASNN(nn.Module):
     """The network of a plan. `features` and `classifier` are the layers of the paper's table, in order."""
 
-    def __init__(self, plan: Plan, attention_name: str | None, emit: str, backend: Backend):
+    def __init__(
+        self, plan: Plan, attention_name: str | None, emit: str, learn: tuple[str, ...], backend: Backend
+    ):
         super().__init__()
         if emit not in EMITS:
             raise ValueError(f"emit must be one of {', '.join(EMITS)}, got {emit!r}")
         if attention_name is not None and attention_name not in NAMES:
             raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {attention_name!r}")
 
-        def layer(current: nn.Module, channels: int | None) -> nn.Sequential:
+        def layer(current: nn.Module, width: int, *, maps: bool) -> nn.Sequential:
             gates = attention(
                 attention_name,
-                channels=channels,
+                channels=width if maps else None,
                 steps=plan.steps,
                 channel_ratio=plan.channel_ratio,
                 temporal_ratio=plan.temporal_ratio,
             )
-            neuron = neurons.ma_snn(half_width=plan.half_width, emit=EMITS[emit], backend=backend)
+            neuron = neurons.ma_snn(
+                half_width=plan.half_width,
+                emit=EMITS[emit],
+                learn=learn,
+                channels=width if learn else None,
+                backend=backend,
+            )
             parts = nn.Sequential()
             for name, part in (("current", current), ("attention", gates), ("neuron", neuron)):
                 parts.add_module(name, part)
@@ -69,11 +78,11 @@ class MASNN(nn.Module):
         for i, pool in enumerate(plan.pools):
             side //= pool
             current = conv_norm(widths[i], widths[i + 1], pool=pool)
-            self.features.append(layer(current, widths[i + 1]))
+            self.features.append(layer(current, widths[i + 1], maps=True))
         flat = widths[-1] * side * side
         self.classifier = nn.Sequential(
-            layer(linear_norm(flat, plan.hidden), None),
-            layer(linear_norm(plan.hidden, plan.classes), None),
+            layer(linear_norm(flat, plan.hidden), plan.hidden, maps=False),
+            layer(linear_norm(plan.hidden, plan.classes), plan.classes, maps=False),
         )
         self.read_out = Rate()
         self.plan = plan
@@ -87,7 +96,9 @@ class MASNN(nn.Module):
         return self.read_out(self.classifier(x.flatten(2)))
 
 
-def _build(plan: Plan, attention, emit, backend, *, width: float, **overrides) -> MASNN:
+def _build(plan: Plan, attention, emit, learn, backend, *, width: float, **overrides) -> MASNN:
+    if not 0 < width < math.inf:
+        raise ValueError(f"width must be positive, got {width}: 0.5 halves every layer's channels")
     values = {**plan.__dict__, **{k: v for k, v in overrides.items() if v is not None}}
     if len(values["channels"]) != len(plan.pools):
         raise ValueError(f"channels must name {len(plan.pools)} widths, got {values['channels']!r}")
@@ -96,7 +107,21 @@ def _build(plan: Plan, attention, emit, backend, *, width: float, **overrides) -
     if width != 1.0:
         values["channels"] = tuple(scale(c) for c in values["channels"])
         values["hidden"] = scale(values["hidden"])
-    return MASNN(Plan(**values), attention, emit, backend)
+    _check(values, math.prod(plan.pools))
+    return MASNN(Plan(**values), attention, emit, tuple(learn), backend)
+
+
+def _check(values: dict, pooled: int) -> None:
+    """Sentences for sizes that make no network."""
+    for name in ("steps", "classes", "hidden"):
+        if values[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {values[name]}")
+    if values["size"] < pooled or values["size"] % pooled:
+        raise ValueError(
+            f"size must be a multiple of {pooled}, which the layers pool by; got {values['size']}"
+        )
+    if min(values["channels"]) < 1:
+        raise ValueError(f"channels must be at least 1 each, got {values['channels']!r}")
 
 
 def _register(name: str, plan: Plan, what: str) -> None:
@@ -105,6 +130,7 @@ def _register(name: str, plan: Plan, what: str) -> None:
         attention: str | None = "TCSA",
         steps: int = plan.steps,
         emit: str = "spike",
+        learn: tuple[str, ...] = (),
         backend: Backend = "auto",
         num_classes: int = plan.classes,
         size: int = plan.size,
@@ -118,6 +144,7 @@ def _register(name: str, plan: Plan, what: str) -> None:
             plan,
             attention,
             emit,
+            learn,
             backend,
             width=width,
             steps=steps,
@@ -133,7 +160,8 @@ def _register(name: str, plan: Plan, what: str) -> None:
     builder.__doc__ = f"""MA-SNN for {what}: [T, N, 2, {plan.size}, {plan.size}] -> [N, {plan.classes}].
 
     attention: one of the seven names (TA, CA, SA, TCA, TSA, CSA, TCSA) or None; steps: T, which temporal
-    attention fixes; emit: "spike", or "membrane" for the published LIAF; width: multiplies every layer's
+    attention fixes; emit: "spike", or "membrane" for the published LIAF; learn: which of "alpha", "beta",
+    "threshold" each neuron layer learns, one a channel; width: multiplies every layer's
     channels, for small machines; channels, hidden, num_classes, size: the layer table itself; channel_ratio,
     temporal_ratio: of the gates' MLPs; backend: "auto", "fused" or "reference".
     """

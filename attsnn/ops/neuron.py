@@ -17,7 +17,7 @@ from attsnn.reference.neuron import Constant
 
 STARTS = ("zero", "reset")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-CHECKPOINT_ABOVE, CHECKPOINT_EVERY = 64, 32  # steps; csrc/core/walk.h has the same numbers, a test compares
+CHECKPOINT_ABOVE, CHECKPOINT_EVERY = 64, 32  # steps; csrc/core/call.h has the same numbers, a test compares
 
 
 def lif(
@@ -175,6 +175,10 @@ def _check(x, v0, constants, surrogate, emit, start) -> None:
         raise TypeError(
             f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}), got {surrogate!r}"
         )
+    if not 0 < surrogate.scale < math.inf:
+        raise ValueError(f"surrogate: its scale must be positive and finite, got {surrogate.scale}")
+    if surrogate.centre is not None and not -math.inf < surrogate.centre < math.inf:
+        raise ValueError(f"surrogate: its centre must be finite or None, got {surrogate.centre}")
     if emit not in EMITS:
         raise ValueError(f"emit must be one of {', '.join(EMITS)}, got {emit!r}")
     if start not in STARTS:

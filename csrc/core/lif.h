@@ -1,7 +1,7 @@
 // The LIF family: affine charge, fire, reset. One step forward, one step back; attsnn/reference/neuron.py
 // says the same equation. Every operation rounds on its own (no contraction), so that spikes are equal to the
 // bit everywhere. Rules enter as factors 0 or 1: a product with 1 and a sum with 0 round to nothing, and a
-// step has no branch.
+// step has no branch. Where a rule cuts h out of a gradient it selects instead: h may be infinite.
 #pragma once
 #include "host_device.h"
 
@@ -80,8 +80,9 @@ struct Lif {
     const bool overshoot = what == Emit::kReluOvershoot;
     const Real rectified = (overshoot ? h - c.threshold : h) > 0 ? grad_out : Real(0);
     const Real emitted = what == Emit::kSpike ? Real(0) : what == Emit::kMembrane ? grad_out : rectified;
+    const Real by_reset = rules.hard != 0 ? c.target - h : c.target;  // dv/ds
     const Real grad_s =
-        (what == Emit::kSpike ? grad_out : Real(0)) + rules.kept * (grad_v * (c.target - rules.hard * h));
+        (what == Emit::kSpike ? grad_out : Real(0)) + (rules.kept != 0 ? grad_v * by_reset : Real(0));
     const Real through = grad_s * slope, by_target = grad_v * s;
     sums.v_reset += rules.hard * by_target;
     sums.threshold -=

@@ -1,7 +1,9 @@
 // Runs a function compiled for the widest instruction set of this machine: one build runs anywhere.
 // ATTSNN_ISA=baseline|avx2|avx512 chooses a narrower one; the results have the same bits.
 #pragma once
+#include <algorithm>
 #include <cstdlib>
+#include <optional>
 #include <string_view>
 
 namespace attsnn {
@@ -23,21 +25,25 @@ inline Isa widest_isa() {
   return Isa::kBaseline;
 }
 
-// The choice is made once a process; a wider set than the machine has is not taken.
+inline const char* name(Isa isa) {
+  return isa == Isa::kAvx512 ? "avx512" : isa == Isa::kAvx2 ? "avx2" : "baseline";
+}
+
+inline std::optional<Isa> isa_named(std::string_view asked) {
+  for (const Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512})
+    if (asked == name(isa)) return isa;
+  return std::nullopt;
+}
+
+// The choice is made once a process; a wider set than the machine has is not taken. ops.cpp refuses other
+// names.
 inline Isa isa() {
   static const Isa chosen = [] {
     const char* asked = std::getenv("ATTSNN_ISA");
     const Isa widest = widest_isa();
-    if (asked == nullptr) return widest;
-    const std::string_view name(asked);
-    const Isa wanted = name == "baseline" ? Isa::kBaseline : name == "avx2" ? Isa::kAvx2 : Isa::kAvx512;
-    return wanted < widest ? wanted : widest;
+    return asked == nullptr ? widest : std::min(widest, isa_named(asked).value_or(widest));
   }();
   return chosen;
-}
-
-inline const char* name(Isa isa) {
-  return isa == Isa::kAvx512 ? "avx512" : isa == Isa::kAvx2 ? "avx2" : "baseline";
 }
 
 // The clones inline everything below them (flatten), so that no code of a wider set is shared with another

@@ -30,7 +30,7 @@ void write_row(const Real* row, int64_t count, Io* to) {
   if constexpr (!std::is_same_v<Io, Real>) with_isa<convert_row<Real, Io>>(count, row, to);
 }
 
-// What a tile works in: one a thread.
+// What a tile works in.
 template <class Cell, class Real, bool kArrays>
 struct Workspace {
   RowTerms<Cell, Real, kArrays> terms;

@@ -21,18 +21,19 @@ __device__ double block_sum(double value) {
   return value;
 }
 
-// sums [constants, neurons] -> partial [constants * channels, tiles]. Grid: (tiles, rows).
+// sums [constants, neurons] -> partial [constants * channels, tiles]. Grid: rows * tiles, in x, which alone
+// has room for many channels and for many neurons.
 template <class Real>
 __global__ void __launch_bounds__(kReduceThreads)
-    sum_tiles_kernel(const Real* sums, Shape shape, double* partial) {
-  const int64_t row = blockIdx.y, channel = row % shape.channels, members = shape.neurons / shape.channels;
+    sum_tiles_kernel(const Real* sums, Shape shape, int64_t tiles, double* partial) {
+  const int64_t row = blockIdx.x / tiles, begin = blockIdx.x % tiles * kReduceTile;
+  const int64_t channel = row % shape.channels, members = shape.neurons / shape.channels;
   const Real* values = sums + row / shape.channels * shape.neurons;
-  const int64_t begin = int64_t(blockIdx.x) * kReduceTile;
   const int64_t end = begin + kReduceTile < members ? begin + kReduceTile : members;
   double sum = 0;
   for (int64_t k = begin + threadIdx.x; k < end; k += kReduceThreads) sum += values[shape.member(channel, k)];
   sum = block_sum<kReduceThreads>(sum);
-  if (threadIdx.x == 0) partial[row * gridDim.x + blockIdx.x] = sum;
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
 // partial [rows, tiles] -> result [rows]. Grid: rows.
@@ -55,7 +56,8 @@ void launch_reduce(const Real* sums, const Shape& shape, int constants, double* 
                    Stream stream) {
   const unsigned rows = unsigned(constants * shape.channels);
   const int64_t tiles = reduce_tiles(shape);
-  launch(stream, sum_tiles_kernel<Real>, {unsigned(tiles), rows}, kReduceThreads, 0, sums, shape, partial);
+  launch(stream, sum_tiles_kernel<Real>, unsigned(rows * tiles), kReduceThreads, 0, sums, shape, tiles,
+         partial);
   launch(stream, sum_partials_kernel<Real>, rows, kReduceThreads, 0, static_cast<const double*>(partial),
          tiles, result);
 }

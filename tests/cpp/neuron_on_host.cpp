@@ -150,12 +150,14 @@ void run(const Case& c) {
   if (c.learned) same("sums", device.sums, cpu.sums);
 }
 
-// Sizes around a warp and a vector, and one of three blocks; every way a chunk of steps is held on chip.
+// Every way a chunk of steps is held on chip, over three blocks; sizes around a warp and a vector.
 template <class Io, class Real>
 void of_type() {
-  const int64_t blocks = 2 * kWideVector<Io> * kForwardThreads + 5;
+  const int64_t forward = 2 * kWideVector<Io> * kForwardThreads + 5;
+  const int64_t registers = 2 * kWideVector<Io> * kRegisterThreads + 5;
+  const int64_t shared = 2 * kBackwardVector<Io, 0> * kSharedThreads + 5;
   for (const auto& [steps, n] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 257}, {3, 1}, {3, blocks}, {7, 33}, {16, 257}, {21, 31}, {70, 33}})
+           {1, registers}, {3, 1}, {3, forward}, {7, registers}, {16, registers}, {21, 31}, {70, shared}})
     run<Io, Real>({.steps = steps, .neurons = n});
   run<Io, Real>({.steps = 5, .neurons = 257, .detach = true, .strict = true, .bits = true});
   run<Io, Real>({.steps = 5, .neurons = 257, .given_state = true, .misaligned = true});
