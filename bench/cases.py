@@ -60,7 +60,7 @@ S1 = [Case("S1", t, (64, 65536)) for t in (4, 8, 16, 32)]
 
 # For two cores: the three sizes, and layers of L1 and L4 in small batches.
 C0 = [Case("C0", t, (n,)) for t, n in ((4, 524_288), (16, 262_144), (60, 131_072))]
-C1 = [*_both("C1", 60, 4, *GESTURE[0]), Case("C1", 60, (4, *GESTURE[2])), *_both("C1", 4, 8, 64, 32, 32)]
+C1 = [Case("C1", 60, (4, *maps)) for maps in GESTURE[1:]] + _both("C1", 4, 8, 64, 32, 32)
 
 NEURON = {"cpu": [*C0, *C1], "cuda": [*L1, *L2, *L3, *L4, *L5, *L6, *S1]}
 # `make gpu`: what must be seen of a change, in minutes.

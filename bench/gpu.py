@@ -1,6 +1,7 @@
 """All that a machine with a CUDA GPU should be asked: build, tests, sanitizers, bench, and a summary.
 
 python bench/gpu.py [--all] [--out DIR]
+python bench/gpu.py --smoke         no GPU: the bench alone, tiny, on the CPU
 
 Uses the Python that runs it and installs nothing; needs torch, numpy, pytest, what builds the extension, and
 no network. Without --all it takes under eight minutes. Exit code 1 if any part failed; what was measured by
@@ -12,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -40,9 +42,12 @@ def exercise() -> None:
     torch.cuda.synchronize()
 
 
-def parts(everything: bool, out: Path) -> list[tuple[str, list[str], dict[str, str]]]:
+def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str], dict[str, str]]]:
     """(what it is, command, environment) of every part, in order."""
     python, here = sys.executable, str(Path(__file__).resolve())
+    if smoke:
+        words = ["--smoke", "--columns", "attsnn", "SpikingJelly", "--out", str(out)]
+        return [("bench", [python, "bench/neuron.py", "--device", "cpu", *words], {})]
     found = [
         ("build", [python, "setup.py", "build_ext"], {"ATTSNN_CUDA": "1"}),
         ("tests", [python, "-m", "pytest", "-q", "-m", "cuda"], {"ATTSNN_REQUIRE": "fused,cuda"}),
@@ -62,16 +67,17 @@ def parts(everything: bool, out: Path) -> list[tuple[str, list[str], dict[str, s
     return found
 
 
-def summary(out: Path) -> str:
+def summary(out: Path, device: str, above: float = 64e6) -> str:
     """The least and the median share of a copy's bandwidth, by dtype, neuron and row, and the ratio to the
     fastest peer; cases above 64 MB alone, which launch overhead does not rule.
     """
     from bench import report
 
     lines = [line for path in out.glob("*.jsonl") for line in harness.read(path) if line.get("row")]
+    lines = [line for line in lines if line["device"] == device]
     rows = []
     for key in dict.fromkeys((x["dtype"], x["neuron"], x["row"]) for x in lines):
-        own = [x for x in lines if (x["dtype"], x["neuron"], x["row"]) == key and x["floor_bytes"] > 64e6]
+        own = [x for x in lines if (x["dtype"], x["neuron"], x["row"]) == key and x["floor_bytes"] > above]
         ours = sorted((x for x in own if x["column"] == "attsnn"), key=lambda x: x["share_of_copy"])
         if not ours:
             continue
@@ -80,16 +86,19 @@ def summary(out: Path) -> str:
         least, median = (f"{100 * line['share_of_copy']:.0f} %" for line in (worst, middle))
         peer = f"{min(peers):.2f}x" if peers else "-"
         rows.append((", ".join(key), len(ours), f"{least} ({worst['case']})", median, peer))
-    return report.table(("above 64 MB", "cases", "least of copy", "median", "SpikingJelly, least"), rows)
+    return report.table(
+        (f"above {above / 1e6:.0f} MB", "cases", "least of copy", "median", "SpikingJelly, least"), rows
+    )
 
 
 def main() -> int:
-    """Runs every part, whatever became of those before, and says how each ended."""
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--all", action="store_true", help="every case and column; takes much longer")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
+    parser.add_argument("--smoke", action="store_true", help="a trial of this script where there is no GPU")
     parser.add_argument("--exercise", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.exercise:
@@ -97,23 +106,33 @@ def main() -> int:
         return 0
     import torch
 
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not chosen.smoke:
         sys.exit("bench/gpu.py: torch finds no CUDA GPU here; `make bench` measures on the CPU.")
-    out, ends = chosen.out.resolve(), []
-    for name, command, environment in parts(chosen.all, out):
+    if chosen.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            return measure(parts(False, True, Path(folder)), Path(folder), "cpu", above=0)
+    out = chosen.out.resolve()
+    return measure(parts(chosen.all, False, out), out, "cuda")
+
+
+def measure(wanted: list[tuple[str, list[str], dict[str, str]]], out: Path, device: str, **limits) -> int:
+    """Runs the parts, whatever became of those before, and says how each ended; the exit code."""
+    ends = []
+    for name, command, environment in wanted:
         print(f"== {name}", flush=True)
         start = time.monotonic()
         code = subprocess.run(command, cwd=harness.ROOT, env={**os.environ, **environment}).returncode
         ends.append((name, "ok" if code == 0 else f"exit code {code}", f"{time.monotonic() - start:.0f} s"))
         if name == "build" and code != 0:
             break
-    if not shutil.which("compute-sanitizer"):
+    if device == "cuda" and not shutil.which("compute-sanitizer"):
         ends.append(("sanitizers", "compute-sanitizer is not installed", "-"))
     from bench import report
 
-    print(f"\n{harness.device_name('cuda')}, results in {out}\n")
+    where = harness.device_name(device)
+    print(f"\n{where}, results in {out}\n")
     print(report.table(("part", "ended", "took"), ends), "\n")
-    print(summary(out))
+    print(summary(out, where, **limits))
     return int(any(end.startswith("exit") for _, end, _ in ends))
 
 

@@ -62,7 +62,7 @@ def measure(
     device: str = "cpu",
     *,
     budget: float = 4.0,
-    calls: tuple[int, int] = (5, 100),
+    calls: tuple[int, int] = (4, 100),
     flush: bool = True,
 ) -> dict[str, Timing]:
     """Times every function, in turns: warm-up until stable, then RUNS runs.
@@ -98,7 +98,7 @@ def _timing(runs: list[list[float]]) -> Timing:
     return Timing(median, low, high, len(every), tuple(statistics.median(run) for run in runs))
 
 
-def _warm_up(function, clock, junk, most: int = 20, patience: float = 3.0) -> float:
+def _warm_up(function, clock, junk, most: int = 20, patience: float = 1.0) -> float:
     """Calls until two calls in a row are within a tenth of the best so far; returns the last time."""
     best, calm, start = float("inf"), 0, time.perf_counter()
     for _ in range(most):
@@ -244,12 +244,12 @@ def first_call_seconds(program: str, timeout: float) -> float | None:
 # ---- where and with what
 
 
-def csrc_hash() -> str:
-    """A hash of every source of the kernels: figures of another one are stale."""
+def csrc_hash(root: Path = ROOT) -> str:
+    """A hash of every source of the kernels in a work tree: figures of another one are stale."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "csrc").rglob("*")):
+    for path in sorted((root / "csrc").rglob("*")):
         if path.is_file() and path.suffix != ".md":
-            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -43,6 +43,9 @@ FLOOR = {
 }
 
 
+SMOKE = {"budget": 0.05, "calls": (2, 3), "flush": False}
+
+
 def rows_of(layer: Layer, x: Tensor, grad: Tensor) -> dict[str, Callable]:
     """What is timed of a layer: inference, and forward + backward with a dense gradient that is there."""
     leaf = x.detach().requires_grad_()
@@ -58,10 +61,8 @@ def rows_of(layer: Layer, x: Tensor, grad: Tensor) -> dict[str, Callable]:
     return {"forward": forward, "step": step}
 
 
-def measure_case(
-    case: Case, dtype: str, neuron: str, columns: list[str], device: str, budget: float
-) -> list[dict]:
-    """The lines of one case: a line for each column and row, or for each gap."""
+def measure_case(case: Case, dtype: str, neuron: str, columns: list[str], device: str, **how) -> list[dict]:
+    """The lines of one case: a line for each column and row, or for each gap. `how`: of harness.measure."""
     x, grad = (case.normal(cases.DTYPES[dtype], device, seed) for seed in (0, 1))
     about = {
         "bench": "neuron",
@@ -85,14 +86,15 @@ def measure_case(
             functions[row][name] = function
             compiled = name == "torch.compile"  # its kernels do not pass the dispatcher
             moved = None if compiled else harness.moved_bytes(function)
-            extra[name, row] = {"peak_bytes": harness.peak_bytes(function, device), "moved_bytes": moved}
+            fresh = rows_of(layer, x, grad)[row]  # it holds no gradient of a call before
+            extra[name, row] = {"peak_bytes": harness.peak_bytes(fresh, device), "moved_bytes": moved}
         leaf = x.detach().requires_grad_()
         kept = harness.kept_bytes(lambda layer=layer, leaf=leaf: layer(leaf), but=[leaf])
         extra[name, "step"] |= {"kept_bytes": kept, "mismatches": mismatches, "note": column.note}
     for row, chosen in functions.items():
         if not chosen:
             continue
-        times = harness.measure({"copy": x.clone, **chosen}, device, budget=budget)
+        times = harness.measure({"copy": x.clone, **chosen}, device, **how)
         floor = FLOOR[neuron, row](x.element_size()) * case.elements
         copy_rate = 2 * x.element_size() * case.elements / times["copy"].median
         for name in chosen:
@@ -147,7 +149,9 @@ def growth(columns: list[str], device: str, dtype: str, smoke: bool) -> list[dic
     sweep = [("T", Case("growth", t, (neurons[0],))) for t in cases.GROWTH_STEPS]
     sweep += [("neurons", Case("growth", 16, (n,))) for n in neurons]
     lines, done = [], set()
-    for against, case in sweep[:1] + sweep[-1:] if smoke else sweep:
+    if smoke:  # the smallest of each
+        sweep = [sweep[0], sweep[len(cases.GROWTH_STEPS)]]
+    for against, case in sweep:
         x, grad = (case.normal(cases.DTYPES[dtype], device, seed) for seed in (0, 1))
         about = {"bench": "growth", "against": against, "steps": case.steps, "neurons": case.step[0]}
         about |= {"dtype": dtype, **harness.surroundings(device)}
@@ -162,7 +166,8 @@ def growth(columns: list[str], device: str, dtype: str, smoke: bool) -> list[dic
                 lines.append({**about, "column": name, "gap": str(gap)})
                 continue
             step = rows_of(layer, x, grad)["step"]
-            timing = harness.measure({name: step}, device, budget=0.5, calls=(3, 50))[name]
+            how = SMOKE if smoke else {"budget": 0.5, "calls": (3, 50)}
+            timing = harness.measure({name: step}, device, **how)[name]
             seconds = [timing.low, timing.median, timing.high]
             lines.append(
                 {
@@ -170,7 +175,7 @@ def growth(columns: list[str], device: str, dtype: str, smoke: bool) -> list[dic
                     "column": name,
                     "gap": None,
                     "seconds": seconds,
-                    "peak_bytes": harness.peak_bytes(step, device),
+                    "peak_bytes": harness.peak_bytes(rows_of(layer, x, grad)["step"], device),
                 }
             )
     return lines
@@ -183,7 +188,7 @@ def against(reference: str, words: list[str]) -> None:
         run = partial(subprocess.run, check=True, cwd=harness.ROOT)
         run(["git", "worktree", "add", "--detach", "--quiet", str(tree), reference])
         try:
-            run([sys.executable, "setup.py", "--quiet", "build_ext"], cwd=tree)
+            _build_in(tree)
             found = []
             for where in (harness.ROOT, tree):
                 shutil.rmtree(out, ignore_errors=True)
@@ -198,6 +203,16 @@ def against(reference: str, words: list[str]) -> None:
         if key in theirs:
             now, then = line["seconds"][1], theirs[key]["seconds"][1]
             print(f"{' '.join(key):58} {1e3 * now:8.3f} ms {1e3 * then:9.3f} ms {then / now:6.2f}x")
+
+
+def _build_in(tree: Path) -> None:
+    """The extension of another work tree: built there, or this one's where the kernels are the same."""
+    here = harness.ROOT
+    if harness.csrc_hash(tree) == harness.csrc_hash(here):
+        for library in (here / "attsnn").glob("_C.*"):
+            shutil.copy2(library, tree / "attsnn")
+    else:
+        subprocess.run([sys.executable, "setup.py", "--quiet", "build_ext"], cwd=tree, check=True)
 
 
 def _key(line: dict) -> tuple[str, ...]:
@@ -253,8 +268,8 @@ def main(arguments: list[str] | None = None) -> None:
         for case in cases.select(chosen.device, chosen.case, chosen.smoke):
             for dtype in chosen.dtype:
                 for neuron in chosen.neuron:
-                    budget = 0.05 if chosen.smoke else chosen.budget
-                    new = measure_case(case, dtype, neuron, chosen.columns, chosen.device, budget)
+                    how = SMOKE if chosen.smoke else {"budget": chosen.budget}
+                    new = measure_case(case, dtype, neuron, chosen.columns, chosen.device, **how)
                     print(report.case_table(new), flush=True)
                     lines += new
     if not chosen.smoke or chosen.out:

@@ -9,6 +9,7 @@ import importlib
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -131,10 +132,14 @@ def _attsnn(neuron: str, x: Tensor) -> Layer:
 # ---- the peers
 
 
-def _spikingjelly(neuron: str, x: Tensor) -> Layer:
+def _spikingjelly(neuron: str, x: Tensor, kernels: str = "triton") -> Layer:
+    """`kernels`, on CUDA: "triton", or "cuda", what SpikingJelly itself would take where it was built."""
+    from spikingjelly._ops import lif
     from spikingjelly.activation_based import functional, surrogate
     from spikingjelly.activation_based.neuron import LIFNode
 
+    if not x.is_cuda and kernels == "cuda":
+        raise GapError("for CUDA only")
     node = LIFNode(
         tau=TAU,
         decay_input=True,
@@ -144,8 +149,17 @@ def _spikingjelly(neuron: str, x: Tensor) -> Layer:
         detach_reset=True,
         step_mode="m",
     ).to(x.device)
+    picked = {}
+    if x.is_cuda:
+        # SJ_LIF_CUDA_IMPLEMENTATION is read once a process; both columns are timed in one.
+        lif._selection._requested = kernels
+        try:
+            picked = {x.device.index: lif._selection._select(x.device.index)}
+        except RuntimeError as error:
+            raise GapError(f"not built: {error}") from None
 
     def layer(x: Tensor) -> Tensor:
+        lif._selection._selections.update(picked)
         functional.reset_net(node)
         return node(x)
 
@@ -199,7 +213,14 @@ COLUMNS = {
         Column("eager, published", _published),
         Column("eager", _cleaned),
         Column("torch.compile", _compiled),
-        Column("SpikingJelly", _spikingjelly, "spikingjelly", ("leaky",)),
+        Column("SpikingJelly", _spikingjelly, "spikingjelly", ("leaky",), "Triton on a GPU"),
+        Column(
+            "SpikingJelly native",
+            partial(_spikingjelly, kernels="cuda"),
+            "spikingjelly",
+            ("leaky",),
+            "its own CUDA kernels, where SJ_BUILD_NATIVE_CUDA=1 has built them",
+        ),
         Column(
             "snnTorch",
             _snntorch,
