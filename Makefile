@@ -13,7 +13,7 @@ PY := $(VENV)/bin/python
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 SOURCES := $(shell find csrc tests/cpp -type f) CMakeLists.txt setup.py
 
-.PHONY: setup demo test bench bench-peers gpu bench-gpu lint clean
+.PHONY: always setup demo test bench bench-peers gpu bench-gpu lint clean
 setup: $(VENV)/.built
 
 $(PY):
@@ -25,8 +25,13 @@ $(VENV)/.installed: requirements.txt | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
+# What the build was asked for: another wish builds again.
+WISH := ATTSNN_CUDA=$(ATTSNN_CUDA) TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST)
+$(VENV)/.wish: always | $(PY)
+	@echo '$(WISH)' | cmp -s - $@ || echo '$(WISH)' > $@
+
 # An editable install builds the extension in place, as `python setup.py build_ext` does.
-$(VENV)/.built: $(VENV)/.installed pyproject.toml $(SOURCES)
+$(VENV)/.built: $(VENV)/.installed $(VENV)/.wish pyproject.toml $(SOURCES)
 	$(PY) setup.py --quiet build_ext
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@

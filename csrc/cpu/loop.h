@@ -8,26 +8,83 @@
 
 namespace attsnn {
 
-// A row of x or of a gradient in the state's type: itself, or converted into the buffer.
-template <class Io, class Real>
-const Real* read_row(const Io* from, int64_t count, Real* buffer) {
-  if constexpr (std::is_same_v<Io, Real>)
-    return from;
-  else
-    return with_isa<convert_row<Io, Real>>(count, from, buffer), buffer;
+// `steps` rows of x or of a gradient from step t on, in the state's type: themselves, or converted into the
+// buffer.
+template <int kSteps, class Io, class Real>
+Rows<const Real, kSteps> read_rows(const Steps<const Io>& from, int64_t t, int64_t first, int64_t count,
+                                   Real (*buffer)[kTile]) {
+  Rows<const Real, kSteps> rows;
+  for (int k = 0; k < kSteps; ++k) {
+    const Io* row = from[t + k] + first;
+    if constexpr (std::is_same_v<Io, Real>) {
+      rows.of[k] = row;
+    } else {
+      with_isa<convert_row<Io, Real>>(count, row, &buffer[k][0]);
+      rows.of[k] = buffer[k];
+    }
+  }
+  return rows;
 }
 
-// Where a row of results is computed, and what brings it to its place.
-template <class Io, class Real>
-Real* row_for(Io* to, Real* buffer) {
-  if constexpr (std::is_same_v<Io, Real>)
-    return to;
-  else
-    return buffer;
+// Where rows of results are computed, and what brings them to their place.
+template <int kSteps, class Io, class Real>
+Rows<Real, kSteps> rows_for(const Steps<Io>& to, int64_t t, int64_t first, Real (*buffer)[kTile]) {
+  Rows<Real, kSteps> rows;
+  for (int k = 0; k < kSteps; ++k)
+    if constexpr (std::is_same_v<Io, Real>)
+      rows.of[k] = to[t + k] + first;
+    else
+      rows.of[k] = buffer[k];
+  return rows;
 }
-template <class Io, class Real>
-void write_row(const Real* row, int64_t count, Io* to) {
-  if constexpr (!std::is_same_v<Io, Real>) with_isa<convert_row<Real, Io>>(count, row, to);
+template <int kSteps, class Io, class Real>
+void write_rows(const Rows<Real, kSteps>& rows, const Steps<Io>& to, int64_t t, int64_t first,
+                int64_t count) {
+  if constexpr (!std::is_same_v<Io, Real>)
+    for (int k = 0; k < kSteps; ++k)
+      with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(rows.of[k]), to[t + k] + first);
+}
+
+// The two bits of rows, four neurons a byte.
+template <int kSteps, class Byte>
+Rows<Byte, kSteps> packed_rows(Byte* bits, const Shape& shape, int64_t t, int64_t first) {
+  Rows<Byte, kSteps> rows;
+  for (int k = 0; k < kSteps; ++k)
+    rows.of[k] = bits + (t + k) * bytes_of_bits(shape.neurons) + first / kNeuronsPerByte;
+  return rows;
+}
+
+// f(fire) with the comparison known to the compiler: a loop does not vectorise around the choice.
+template <class Real, class F>
+void with_step(const HardFire<Real>& fire, const F& f) {
+  fire.strict ? f(StepFire<Real, true>{}) : f(StepFire<Real, false>{});
+}
+template <class Fire, class F>
+void with_step(const Fire& soft, const F& f) {
+  f(soft);
+}
+
+// Steps that are taken together; float64 and soft spikes, which exist to be checked, are not worth the code.
+template <class Fire>
+inline constexpr int kGroup = 1;
+template <bool kStrict>
+inline constexpr int kGroup<StepFire<float, kStrict>> = kRowSteps;
+
+// f.operator()<kSteps>(t) for steps [begin, end) in groups, and one by one where they fill none; and the same
+// from the last to the first.
+template <int kSteps, class F>
+void forward_in_groups(int64_t begin, int64_t end, const F& f) {
+  int64_t t = begin;
+  for (; end - t >= kSteps; t += kSteps) f.template operator()<kSteps>(t);
+  if constexpr (kSteps > 1)
+    for (; t < end; ++t) f.template operator()<1>(t);
+}
+template <int kSteps, class F>
+void back_in_groups(int64_t begin, int64_t end, const F& f) {
+  int64_t t = end;
+  if constexpr (kSteps > 1)
+    while ((t - begin) % kSteps != 0) f.template operator()<1>(--t);
+  while (t > begin) f.template operator()<kSteps>(t -= kSteps);
 }
 
 // What a tile works in.
@@ -35,8 +92,9 @@ template <class Cell, class Real, bool kArrays>
 struct Workspace {
   RowTerms<Cell, Real, kArrays> terms;
   alignas(64) Real arrays[kArrays ? Cell::kTerms * kTile : 1];
-  alignas(64) Real v[kTile], slope[kTile], before[kTile], grad_v[kTile], in[kTile], out[kTile], x[kTile];
-  alignas(64) Real sums[Cell::kConstants * kTile];
+  alignas(64) Real v[kTile], grad_v[kTile], sums[Cell::kConstants * kTile];
+  alignas(64) Real in[kRowSteps][kTile], out[kRowSteps][kTile], x[kRowSteps][kTile];
+  alignas(64) Real slope[kRowSteps][kTile], before[kRowSteps][kTile];
   alignas(64) Real h[kCheckpointAbove][kTile];  // of one chunk of steps
 
   void load(const Neuron<Cell, Real>& neuron, const Shape& shape, int64_t first, int64_t count) {
@@ -66,23 +124,21 @@ template <class Cell, class Io, class Real, bool kArrays, class Fire>
 void forward_tile(const ForwardCall<Cell, Io, Real>& call, const Fire& fire, const Rectangular<Real>& window,
                   int64_t first, int64_t count, Workspace<Cell, Real, kArrays>& w) {
   const Rules<Real> rules = call.neuron.rules;
-  const int64_t bytes_a_step = bytes_of_bits(call.shape.neurons);
   w.load(call.neuron, call.shape, first, count);
   const auto terms = w.terms;
-  Real carried = start_state(call.neuron, call.v0 ? call.v0 + first : nullptr, count, w);
+  const Real start = start_state(call.neuron, call.v0 ? call.v0 + first : nullptr, count, w);
   const auto run = [&]<bool kSpike, bool kBits>() {
-    for (int64_t t = 0; t < call.shape.steps; ++t) {
+    forward_in_groups<kGroup<Fire>>(0, call.shape.steps, [&]<int kSteps>(int64_t t) {
       if (call.checkpoints != nullptr && t > 0 && t % kCheckpointEvery == 0)
         std::copy_n(w.v, count, call.checkpoints + (t / kCheckpointEvery - 1) * call.shape.neurons + first);
-      Io* to = call.out[t] + first;
-      Real* out = row_for<Io, Real>(to, w.out);
-      uint8_t* packed = kBits ? call.bits + t * bytes_a_step + first / kNeuronsPerByte : nullptr;
-      with_isa<forward_row<Cell, Real, kArrays, kSpike, kBits, Fire>>(
-          count, terms, rules, fire, window, carried, read_row(call.x[t] + first, count, w.in), &w.v[0], out,
-          packed);
-      write_row(out, count, to);
-      carried = 1;
-    }
+      const auto x = read_rows<kSteps>(call.x, t, first, count, w.in);
+      const auto out = rows_for<kSteps>(call.out, t, first, w.out);
+      Rows<uint8_t, kSteps> packed{};
+      if constexpr (kBits) packed = packed_rows<kSteps>(call.bits, call.shape, t, first);
+      with_isa<forward_rows<Cell, Real, kArrays, kSpike, kBits, kSteps, Fire>>(
+          count, terms, rules, fire, window, t > 0 ? Real(1) : start, x, &w.v[0], out, packed);
+      write_rows(out, call.out, t, first, count);
+    });
   };
   if (call.bits != nullptr)
     run.template operator()<true, true>();
@@ -93,29 +149,33 @@ void forward_tile(const ForwardCall<Cell, Io, Real>& call, const Fire& fire, con
   if (call.v != nullptr) std::copy_n(w.v, count, call.v + first);
 }
 
-// A step back: f(row) computes a row, from the gradient of what was emitted to that of x.
-template <class Cell, class Io, class Real, bool kLearned, class F>
-void back_step(const BackwardCall<Cell, Io, Real>& call, int64_t t, int64_t first, int64_t count,
+// Steps back from t on: f(rows) computes them, from the gradients of what was emitted to those of x.
+template <int kSteps, class Cell, class Io, class Real, bool kLearned, class F>
+void step_back(const BackwardCall<Cell, Io, Real>& call, int64_t t, int64_t first, int64_t count,
                Workspace<Cell, Real, kLearned>& w, const F& f) {
-  Io* to = call.grad_x[t] + first;
-  Real* grad_x = row_for<Io, Real>(to, w.out);
-  const Real* x = kLearned && call.x.data != nullptr ? read_row(call.x[t] + first, count, w.x) : nullptr;
-  f(BackRow<Real>{read_row(call.grad_out[t] + first, count, w.in), x, w.before, w.grad_v, grad_x, w.sums});
-  write_row<Io, Real>(grad_x, count, to);
+  BackRows<Real, kSteps> rows{};
+  rows.grad_out = read_rows<kSteps>(call.grad_out, t, first, count, w.in);
+  rows.grad_x = rows_for<kSteps>(call.grad_x, t, first, w.out);
+  if (kLearned && call.x.data != nullptr) rows.x = read_rows<kSteps>(call.x, t, first, count, w.x);
+  for (int k = 0; k < kSteps; ++k) rows.before.of[k] = w.before[k];
+  rows.grad_v = w.grad_v;
+  rows.sums = w.sums;
+  f(rows);
+  write_rows(rows.grad_x, call.grad_x, t, first, count);
 }
 
 // From two bits a neuron and step.
 template <class Cell, class Io, class Real, bool kLearned>
 void backward_from_bits(const BackwardCall<Cell, Io, Real>& call, const Rectangular<Real>& window,
                         int64_t first, int64_t count, Workspace<Cell, Real, kLearned>& w) {
-  const int64_t bytes_a_step = bytes_of_bits(call.shape.neurons);
-  const Real carried_first = call.v0 != nullptr || call.neuron.rules.start_at_reset ? 1 : 0;
-  for (int64_t t = call.shape.steps; t-- > 0;)
-    back_step(call, t, first, count, w, [&](const BackRow<Real>& row) {
-      with_isa<back_row_from_bits<Cell, Real, kLearned>>(
-          count, w.terms, call.neuron.rules, window, t > 0 ? Real(1) : carried_first,
-          call.bits + t * bytes_a_step + first / kNeuronsPerByte, row);
+  const Real start = call.v0 != nullptr || call.neuron.rules.start_at_reset ? 1 : 0;
+  back_in_groups<kGroup<StepFire<Real, true>>>(0, call.shape.steps, [&]<int kSteps>(int64_t t) {
+    step_back<kSteps>(call, t, first, count, w, [&](const BackRows<Real, kSteps>& rows) {
+      with_isa<back_rows_from_bits<Cell, Real, kLearned, kSteps>>(
+          count, w.terms, call.neuron.rules, window, t > 0 ? Real(1) : start,
+          packed_rows<kSteps>(call.bits, call.shape, t, first), rows);
     });
+  });
 }
 
 // From x: a chunk of steps at a time, forward to get h, then back.
@@ -130,30 +190,44 @@ void backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& f
     const int64_t t1 = std::min(t0 + chunk, steps);
     const Real* given = t0 > 0 ? call.checkpoints + (t0 / chunk - 1) * call.shape.neurons : call.v0;
     if (given != nullptr) given += first;
-    const Real carried = start_state(call.neuron, given, count, w);
-    for (int64_t t = t0; t < t1; ++t)
-      with_isa<charge_row<Cell, Real, kLearned, Fire>>(count, terms, rules, fire, t > t0 ? Real(1) : carried,
-                                                       read_row(call.x[t] + first, count, w.in), &w.v[0],
-                                                       &w.h[t - t0][0]);
-    for (int64_t t = t1; t-- > t0;) {
-      const Real* h = w.h[t - t0];
-      if (kLearned && t > t0) {
-        const Real* h_before = w.h[t - t0 - 1];
-        with_isa<reset_row<Cell, Real, kLearned, Fire>>(count, terms, rules, fire, h_before, &w.before[0]);
-      } else if (kLearned) {
-        start_state(call.neuron, given, count, w);
-        std::copy_n(w.v, count, w.before);
+    const Real start = start_state(call.neuron, given, count, w);
+    const auto h_of = [&]<int kSteps>(int64_t t) {
+      Rows<Real, kSteps> rows;
+      for (int k = 0; k < kSteps; ++k) rows.of[k] = w.h[t - t0 + k];
+      return rows;
+    };
+    forward_in_groups<kGroup<Fire>>(t0, t1, [&]<int kSteps>(int64_t t) {
+      with_isa<charge_rows<Cell, Real, kLearned, kSteps, Fire>>(
+          count, terms, rules, fire, t > t0 ? Real(1) : start,
+          read_rows<kSteps>(call.x, t, first, count, w.in), &w.v[0], h_of.template operator()<kSteps>(t));
+    });
+    back_in_groups<kGroup<Fire>>(t0, t1, [&]<int kSteps>(int64_t t) {
+      FromMembrane<Real, kSteps, Fire, Surrogate> fired{fire, surrogate, {}, {}};
+      for (int k = 0; k < kSteps; ++k) {
+        const Real* h = w.h[t - t0 + k];
+        fired.h.of[k] = h;
+        fired.slope.of[k] = w.slope[k];
+        if constexpr (Surrogate::kCallsAFunction)
+          with_isa<slope_row<Cell, Real, kLearned, Surrogate>>(count, terms, surrogate, h, &w.slope[k][0]);
+        if (kLearned && t + k > t0) {
+          const Real* h_before = w.h[t - t0 + k - 1];
+          with_isa<reset_row<Cell, Real, kLearned, Fire>>(count, terms, rules, fire, h_before,
+                                                          &w.before[k][0]);
+        } else if (kLearned) {
+          start_state(call.neuron, given, count, w);
+          std::copy_n(w.v, count, w.before[k]);
+        }
       }
-      with_isa<slope_row<Cell, Real, kLearned, Surrogate>>(count, terms, surrogate, h, &w.slope[0]);
-      back_step(call, t, first, count, w, [&](const BackRow<Real>& row) {
-        const Real* slope = w.slope;
-        const Real by = t > t0 ? Real(1) : carried;
+      step_back<kSteps>(call, t, first, count, w, [&](const BackRows<Real, kSteps>& rows) {
+        const Real by = t > t0 ? Real(1) : start;
         if (rules.emit == Emit::kSpike)
-          with_isa<back_row<Cell, Real, kLearned, true, Fire>>(count, terms, rules, fire, by, h, slope, row);
+          with_isa<back_rows_from_input<Cell, Real, kLearned, true, kSteps, decltype(fired)>>(
+              count, terms, rules, by, fired, rows);
         else
-          with_isa<back_row<Cell, Real, kLearned, false, Fire>>(count, terms, rules, fire, by, h, slope, row);
+          with_isa<back_rows_from_input<Cell, Real, kLearned, false, kSteps, decltype(fired)>>(
+              count, terms, rules, by, fired, rows);
       });
-    }
+    });
   }
 }
 

@@ -29,9 +29,11 @@ struct CpuDriver {
   static void forward(const Tensor&, const ForwardCall<Cell, Io, Real>& call, const Firing& firing) {
     const Rectangular<Real> window(firing.scale);
     const auto run = [&]<bool kArrays>() {
-      dispatch_fire<Real>(firing, [&](const auto& fire) {
-        over_tiles<Cell, Real, kArrays>(call.shape, [&](int64_t first, int64_t count, auto& workspace) {
-          forward_tile(call, fire, window, first, count, workspace);
+      dispatch_fire<Real>(firing, [&](const auto& chosen) {
+        with_step(chosen, [&](const auto& fire) {
+          over_tiles<Cell, Real, kArrays>(call.shape, [&](int64_t first, int64_t count, auto& workspace) {
+            forward_tile(call, fire, window, first, count, workspace);
+          });
         });
       });
     };
@@ -41,9 +43,11 @@ struct CpuDriver {
   template <class Cell, class Io, class Real>
   static void backward(const Tensor&, const BackwardCall<Cell, Io, Real>& call, const Firing& firing) {
     const auto run = [&]<bool kLearned>() {
-      dispatch_firing<Real>(firing, [&](const auto& fire, const auto& surrogate) {
-        over_tiles<Cell, Real, kLearned>(call.shape, [&](int64_t first, int64_t count, auto& workspace) {
-          backward_tile(call, fire, surrogate, first, count, workspace);
+      dispatch_firing<Real>(firing, [&](const auto& chosen, const auto& surrogate) {
+        with_step(chosen, [&](const auto& fire) {
+          over_tiles<Cell, Real, kLearned>(call.shape, [&](int64_t first, int64_t count, auto& workspace) {
+            backward_tile(call, fire, surrogate, first, count, workspace);
+          });
         });
       });
     };

@@ -1,6 +1,6 @@
-// What is done to a row, the neurons of a tile at one step: loops that vectorise. `with_isa` compiles each
-// for every instruction set; they know the state's type alone, so there are few. All rows are in the state's
-// type.
+// What is done to rows, a row being the neurons of a tile at one step: loops that vectorise. `with_isa`
+// compiles each for every instruction set; they know the state's type alone, so there are few. All rows are
+// in the state's type.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -13,6 +13,10 @@ namespace attsnn {
 // Neurons of a tile: rows long enough to stream, a chunk of steps of them in the second-level cache.
 inline constexpr int64_t kTile = 1024;
 static_assert(kTile % kNeuronsPerByte == 0, "tiles share no byte");
+
+// Steps that one loop over a row takes together: the state is then read and written once for all of them.
+inline constexpr int kRowSteps = 4;
+static_assert(kCheckpointEvery % kRowSteps == 0, "a checkpoint lies between two groups of rows");
 
 // The terms of a row's neurons: one set for all, or arrays [kTerms, kTile] where they differ by neuron.
 // Passed by value: what is the same for all neurons then stays in registers.
@@ -64,34 +68,52 @@ ATTSNN_INLINE void unpack_row(int64_t count, const uint8_t* packed, uint8_t* cod
   split_pairs<2>(2 * bytes_of_bits(count), halves, codes);
 }
 
-// One step of a row: from x and v to what is emitted and the new v; where kBits, also two bits a neuron.
-template <class Cell, class Real, bool kArrays, bool kSpike, bool kBits, class Fire>
-ATTSNN_INLINE void forward_row(int64_t count, RowTerms<Cell, Real, kArrays> terms, Rules<Real> rules,
-                               Fire fire, Rectangular<Real> window, Real carried, const Real* __restrict x,
-                               Real* __restrict v, Real* __restrict out, uint8_t* __restrict packed) {
+// The rows of kSteps neighbouring steps, which one loop walks together: a state crosses them in registers.
+template <class T, int kSteps>
+struct Rows {
+  T* of[kSteps];
+};
+
+// Forward: from x and v to what is emitted and the new v; where kBits, also two bits a neuron.
+template <class Cell, class Real, bool kArrays, bool kSpike, bool kBits, int kSteps, class Fire>
+ATTSNN_INLINE void forward_rows(int64_t count, RowTerms<Cell, Real, kArrays> terms, Rules<Real> rules,
+                                Fire fire, Rectangular<Real> window, Real carried, Rows<const Real, kSteps> x,
+                                Real* __restrict v, Rows<Real, kSteps> out, Rows<uint8_t, kSteps> packed) {
   const Emit emit = kSpike ? Emit::kSpike : rules.emit;
-  alignas(64) uint8_t codes[kBits ? kTile : 1];
+  alignas(64) uint8_t codes[kSteps][kBits ? kTile : 1];
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) {
     const auto c = terms[j];
-    const Real h = Cell::charge(c, carried, v[j], x[j]), s = fire(h, c);
-    v[j] = Cell::reset(c, rules, h, s);
-    out[j] = Cell::emit(c, emit, h, s);
-    if constexpr (kBits) codes[j] = uint8_t((s > 0 ? 1 : 0) | (window.inside(h - c.centre) ? 2 : 0));
+    Real state = v[j];
+#pragma GCC unroll 4
+    for (int k = 0; k < kSteps; ++k) {
+      const Real h = Cell::charge(c, k == 0 ? carried : Real(1), state, x.of[k][j]), s = fire(h, c);
+      state = Cell::reset(c, rules, h, s);
+      out.of[k][j] = Cell::emit(c, emit, h, s);
+      if constexpr (kBits) codes[k][j] = uint8_t((s > 0 ? 1 : 0) | (window.inside(h - c.centre) ? 2 : 0));
+    }
+    v[j] = state;
   }
-  if constexpr (kBits) pack_row(count, codes, packed);
+  if constexpr (kBits)
+    for (int k = 0; k < kSteps; ++k) pack_row(count, codes[k], packed.of[k]);
 }
 
 // The same for the membrane h alone, which the backward pass recomputes.
-template <class Cell, class Real, bool kArrays, class Fire>
-ATTSNN_INLINE void charge_row(int64_t count, RowTerms<Cell, Real, kArrays> terms, Rules<Real> rules,
-                              Fire fire, Real carried, const Real* __restrict x, Real* __restrict v,
-                              Real* __restrict h) {
+template <class Cell, class Real, bool kArrays, int kSteps, class Fire>
+ATTSNN_INLINE void charge_rows(int64_t count, RowTerms<Cell, Real, kArrays> terms, Rules<Real> rules,
+                               Fire fire, Real carried, Rows<const Real, kSteps> x, Real* __restrict v,
+                               Rows<Real, kSteps> h) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) {
     const auto c = terms[j];
-    h[j] = Cell::charge(c, carried, v[j], x[j]);
-    v[j] = Cell::reset(c, rules, h[j], fire(h[j], c));
+    Real state = v[j];
+#pragma GCC unroll 4
+    for (int k = 0; k < kSteps; ++k) {
+      const Real membrane = Cell::charge(c, k == 0 ? carried : Real(1), state, x.of[k][j]);
+      state = Cell::reset(c, rules, membrane, fire(membrane, c));
+      h.of[k][j] = membrane;
+    }
+    v[j] = state;
   }
 }
 
@@ -103,7 +125,8 @@ ATTSNN_INLINE void reset_row(int64_t count, RowTerms<Cell, Real, kArrays> terms,
   for (int64_t j = 0; j < count; ++j) v[j] = Cell::reset(terms[j], rules, h[j], fire(h[j], terms[j]));
 }
 
-// ds/dh of every neuron. Apart from back_row, which vectorises also where a slope calls a function.
+// ds/dh of every neuron, for a slope that calls a function: in a loop of its own, as back_rows would not
+// vectorise around the call.
 template <class Cell, class Real, bool kArrays, class Surrogate>
 ATTSNN_INLINE void slope_row(int64_t count, RowTerms<Cell, Real, kArrays> terms, Surrogate surrogate,
                              const Real* __restrict h, Real* __restrict slope) {
@@ -111,55 +134,97 @@ ATTSNN_INLINE void slope_row(int64_t count, RowTerms<Cell, Real, kArrays> terms,
   for (int64_t j = 0; j < count; ++j) slope[j] = surrogate.slope(h[j] - terms[j].centre);
 }
 
-// What a step back reads and writes of a row. `x`, `before` (the state before the charge) and `sums`
-// [kConstants, kTile] only where constants learn; x is null where two bits are kept.
+// What back_rows knows of neuron j at step k of its rows: the membrane, the spike and the slope ...
 template <class Real>
-struct BackRow {
-  const Real *grad_out, *x, *before;
-  Real *grad_v, *grad_x, *sums;
+struct Fired {
+  Real h, s, slope;
 };
 
-// One neuron of a row, one step back.
-template <class Cell, class Real, bool kLearned, bool kSpike, bool kFromInput>
-ATTSNN_INLINE void back_neuron(int64_t j, const typename Cell::template Terms<Real>& c,
-                               const Rules<Real>& rules, Real carried, Real h, Real s, Real slope,
-                               const BackRow<Real>& row) {
-  typename Cell::template Sums<Real> own{};
-  const Real grad_h = Cell::back(c, rules, kSpike ? Emit::kSpike : rules.emit, h, s, slope, row.grad_out[j],
-                                 row.grad_v[j], own);
-  row.grad_x[j] = c.gain * grad_h;
-  row.grad_v[j] = carried * (c.leak * grad_h);
-  if constexpr (kLearned) {
-    Cell::back_charge(carried, grad_h, kFromInput ? row.before[j] : Real(0), kFromInput ? row.x[j] : Real(0),
-                      own);
-    const Real* values = reinterpret_cast<const Real*>(&own);
-    for (int k = 0; k < Cell::kConstants; ++k) row.sums[k * kTile + j] += values[k];
+// ... from h, with a slope that is computed here or was by slope_row;
+template <class Real, int kSteps, class Fire, class Surrogate>
+struct FromMembrane {
+  Fire fire;
+  Surrogate surrogate;
+  Rows<const Real, kSteps> h, slope;
+  template <class Terms>
+  ATTSNN_INLINE Fired<Real> operator()(int k, int64_t j, const Terms& c) const {
+    const Real membrane = h.of[k][j];
+    if constexpr (Surrogate::kCallsAFunction) return {membrane, fire(membrane, c), slope.of[k][j]};
+    return {membrane, fire(membrane, c), surrogate.slope(membrane - c.centre)};
   }
-}
+};
 
-template <class Cell, class Real, bool kLearned, bool kSpike, class Fire>
-ATTSNN_INLINE void back_row(int64_t count, RowTerms<Cell, Real, kLearned> terms, Rules<Real> rules, Fire fire,
-                            Real carried, const Real* __restrict h, const Real* __restrict slope,
-                            BackRow<Real> row) {
+// ... or from two bits, where the reset needs no membrane.
+template <class Real>
+struct FromBits {
+  Real height;  // of the window
+  const uint8_t (*codes)[kTile];
+  template <class Terms>
+  ATTSNN_INLINE Fired<Real> operator()(int k, int64_t j, const Terms&) const {
+    const uint8_t code = codes[k][j];
+    return {Real(0), code & 1 ? Real(1) : Real(0), code & 2 ? height : Real(0)};
+  }
+};
+
+// What steps back read and write. `x`, `before` (the states before the charges) and `sums` [kConstants,
+// kTile] only where constants learn; x and before not from bits, which keep neither.
+template <class Real, int kSteps>
+struct BackRows {
+  Rows<const Real, kSteps> grad_out, x, before;
+  Rows<Real, kSteps> grad_x;
+  Real *grad_v, *sums;
+};
+
+// Backward through the rows, the last one first.
+template <class Cell, class Real, bool kLearned, bool kSpike, bool kFromInput, int kSteps, class Source>
+ATTSNN_INLINE void back_rows(int64_t count, const RowTerms<Cell, Real, kLearned>& terms,
+                             const Rules<Real>& rules, Real carried, const Source& fired,
+                             const BackRows<Real, kSteps>& rows) {
+  const Emit emit = kSpike ? Emit::kSpike : rules.emit;
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) {
     const auto c = terms[j];
-    back_neuron<Cell, Real, kLearned, kSpike, true>(j, c, rules, carried, h[j], fire(h[j], c), slope[j], row);
+    Real grad_v = rows.grad_v[j];
+    Real sums[kLearned ? Cell::kConstants : 1];
+    if constexpr (kLearned)
+      for (int i = 0; i < Cell::kConstants; ++i) sums[i] = rows.sums[i * kTile + j];
+#pragma GCC unroll 4
+    for (int k = kSteps - 1; k >= 0; --k) {
+      const Real by = k == 0 ? carried : Real(1);
+      const Fired<Real> now = fired(k, j, c);
+      typename Cell::template Sums<Real> own{};
+      const Real grad_h =
+          Cell::back(c, rules, emit, now.h, now.s, now.slope, rows.grad_out.of[k][j], grad_v, own);
+      rows.grad_x.of[k][j] = c.gain * grad_h;
+      grad_v = by * (c.leak * grad_h);
+      if constexpr (kLearned) {
+        Cell::back_charge(by, grad_h, kFromInput ? rows.before.of[k][j] : Real(0),
+                          kFromInput ? rows.x.of[k][j] : Real(0), own);
+        const Real* values = reinterpret_cast<const Real*>(&own);
+        for (int i = 0; i < Cell::kConstants; ++i) sums[i] += values[i];
+      }
+    }
+    rows.grad_v[j] = grad_v;
+    if constexpr (kLearned)
+      for (int i = 0; i < Cell::kConstants; ++i) rows.sums[i * kTile + j] = sums[i];
   }
 }
 
-// The same from two bits a neuron, where the reset needs no membrane.
-template <class Cell, class Real, bool kLearned>
-ATTSNN_INLINE void back_row_from_bits(int64_t count, RowTerms<Cell, Real, kLearned> terms, Rules<Real> rules,
-                                      Rectangular<Real> window, Real carried,
-                                      const uint8_t* __restrict packed, BackRow<Real> row) {
-  alignas(64) uint8_t codes[kTile];
-  unpack_row(count, packed, codes);
-#pragma GCC ivdep
-  for (int64_t j = 0; j < count; ++j)
-    back_neuron<Cell, Real, kLearned, true, false>(j, terms[j], rules, carried, Real(0),
-                                                   codes[j] & 1 ? Real(1) : Real(0),
-                                                   codes[j] & 2 ? window.height : Real(0), row);
+template <class Cell, class Real, bool kLearned, bool kSpike, int kSteps, class Source>
+ATTSNN_INLINE void back_rows_from_input(int64_t count, RowTerms<Cell, Real, kLearned> terms,
+                                        Rules<Real> rules, Real carried, Source fired,
+                                        BackRows<Real, kSteps> rows) {
+  back_rows<Cell, Real, kLearned, kSpike, true, kSteps>(count, terms, rules, carried, fired, rows);
+}
+
+template <class Cell, class Real, bool kLearned, int kSteps>
+ATTSNN_INLINE void back_rows_from_bits(int64_t count, RowTerms<Cell, Real, kLearned> terms, Rules<Real> rules,
+                                       Rectangular<Real> window, Real carried,
+                                       Rows<const uint8_t, kSteps> packed, BackRows<Real, kSteps> rows) {
+  alignas(64) uint8_t codes[kSteps][kTile];
+  for (int k = 0; k < kSteps; ++k) unpack_row(count, packed.of[k], codes[k]);
+  back_rows<Cell, Real, kLearned, true, false, kSteps>(count, terms, rules, carried,
+                                                       FromBits<Real>{window.height, codes}, rows);
 }
 
 // Between the type of the input and that of the state.

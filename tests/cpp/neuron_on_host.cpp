@@ -126,14 +126,18 @@ void run(const Case& c) {
   };
   const auto on_cpu = [&]<bool kArrays>() {
     auto workspace = std::make_unique<Workspace<Lif, Real, kArrays>>();
-    dispatch_fire<Real>(firing, [&](const auto& fire) {
-      over_tiles([&](int64_t first, int64_t count) {
-        forward_tile(forward_call(cpu), fire, Rectangular<Real>(firing.scale), first, count, *workspace);
+    dispatch_fire<Real>(firing, [&](const auto& chosen) {
+      with_step(chosen, [&](const auto& fire) {
+        over_tiles([&](int64_t first, int64_t count) {
+          forward_tile(forward_call(cpu), fire, Rectangular<Real>(firing.scale), first, count, *workspace);
+        });
       });
     });
-    dispatch_firing<Real>(firing, [&](const auto& fire, const auto& surrogate) {
-      over_tiles([&](int64_t first, int64_t count) {
-        backward_tile(backward_call(cpu), fire, surrogate, first, count, *workspace);
+    dispatch_firing<Real>(firing, [&](const auto& chosen, const auto& surrogate) {
+      with_step(chosen, [&](const auto& fire) {
+        over_tiles([&](int64_t first, int64_t count) {
+          backward_tile(backward_call(cpu), fire, surrogate, first, count, *workspace);
+        });
       });
     });
   };
