@@ -62,7 +62,7 @@ def measure(
     device: str = "cpu",
     *,
     budget: float = 4.0,
-    calls: tuple[int, int] = (4, 100),
+    calls: tuple[int, int] = (3, 100),
     flush: bool = True,
 ) -> dict[str, Timing]:
     """Times every function, in turns: warm-up until stable, then RUNS runs.

@@ -244,28 +244,44 @@ COLUMNS = {
 # ---- before anything is timed
 
 
-def check(layer: Layer, neuron: str, x: Tensor, grad: Tensor, *, same_gradient: bool = True) -> int:
+@dataclass(frozen=True)
+class Exact:
+    """What float64 makes of a case: spikes and gradients of its first samples, CHECKED elements or so."""
+
+    x: Tensor
+    grad: Tensor
+    spikes: Tensor
+    grad_x: Tensor
+
+    @classmethod
+    def of(cls, neuron: str, x: Tensor, grad: Tensor) -> "Exact":
+        samples = max(1, x.shape[1] * CHECKED // max(x.numel(), 1))
+        x, grad = x[:, :samples].detach(), grad[:, :samples]
+        leaf = x.double().requires_grad_()
+        spikes = NEURONS[neuron]("reference")(leaf)
+        spikes.backward(grad.double())
+        return cls(x, grad, spikes.detach(), leaf.grad)
+
+
+def check(layer: Layer, exact: Exact, *, same_gradient: bool = True) -> int:
     """Spikes that differ from those of float64. Raises GapError for too many, or for another gradient.
 
     An element may sit within rounding of its threshold: up to one spike in a thousand (in 16 bit, where the
-    input itself is rounded alike, one in a hundred for a state in 16 bit) may differ. The gradients are
-    compared for neurons whose spikes are all equal.
+    input itself is rounded alike, one in twenty for a state in 16 bit) may differ. The gradients are compared
+    for neurons whose spikes are all equal.
     """
-    half = x.element_size() == 2
-    samples = max(1, x.shape[1] * CHECKED // max(x.numel(), 1))  # a batch of a layer is checked by its first
-    x, grad = x[:, :samples], grad[:, :samples]
-    leaf, exact = x.detach().requires_grad_(), x.detach().double().requires_grad_()
-    ours, wanted = layer(leaf), NEURONS[neuron]("reference")(exact)
-    wrong = ours.detach().double() != wanted.detach()
+    half = exact.x.element_size() == 2
+    leaf = exact.x.detach().requires_grad_()
+    ours = layer(leaf)
+    wrong = ours.detach().double() != exact.spikes
     mismatches = int(wrong.sum())
     if mismatches > wrong.numel() * (0.05 if half else 0.001):
         raise GapError(f"refused: {mismatches} of {wrong.numel()} spikes are not those of float64")
     if same_gradient:
-        ours.backward(grad)
-        wanted.backward(grad.double())
+        ours.backward(exact.grad)
         equal = ~wrong.any(0)
-        error = ((leaf.grad.double() - exact.grad) * equal).abs().max()
-        scale = exact.grad.abs().max()
+        error = ((leaf.grad.double() - exact.grad_x) * equal).abs().max()
+        scale = exact.grad_x.abs().max()
         if error > scale * (0.05 if half else 1e-4):
             raise GapError(f"refused: the gradient is {error / scale:.1%} off that of float64")
     return mismatches

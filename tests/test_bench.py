@@ -96,9 +96,10 @@ def test_a_wrong_op_is_refused(fused, wrong):
         return 1 - out if wrong == "spikes" else out * 1.0 + 0.05 * (x - x.detach())
 
     x, grad = CASE.normal(torch.float32, "cpu") + 1, CASE.normal(torch.float32, "cpu", 1)
-    assert peers.check(right, "leaky", x, grad) == 0
+    exact = peers.Exact.of("leaky", x, grad)
+    assert peers.check(right, exact) == 0
     with pytest.raises(peers.GapError, match="refused"):
-        peers.check(layer, "leaky", x, grad)
+        peers.check(layer, exact)
 
 
 def test_a_slow_baseline_is_named():
