@@ -104,7 +104,7 @@ def test_a_wrong_op_is_refused(fused, wrong):
 
 def test_a_slow_baseline_is_named():
     """An eager loop below 0.7 of a copy's rate, in the bytes that it moves, says so under its table."""
-    line = {"column": "eager", "row": "step", "floor_bytes": 100, "share_of_copy": 0.2}
+    line = {"column": "eager", "row": "step", "case": "C0 1x1", "floor_bytes": 100, "share_of_copy": 0.2}
     (fair,) = report._baseline([line | {"moved_bytes": 400}])
     (slow,) = report._baseline([line | {"moved_bytes": 300}])
     assert "at 80 %" in fair and "wrong" not in fair
