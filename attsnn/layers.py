@@ -1,6 +1,11 @@
 """Layers over [T, N, ...]: time folded into the batch, norm over time, pooling, read-out."""
 
+import copy
+from itertools import pairwise
+
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 
 class OverTime(nn.Sequential):
@@ -42,3 +47,24 @@ class Rate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(0)
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy of the model for inference, each batch norm put into the convolution or linear layer before it.
+
+    The copy is in evaluation mode and computes the same numbers but for rounding; an `nn.Identity` stands
+    where a norm stood. Norms are found behind their layer in any `nn.Sequential`.
+
+    Raises ValueError for a norm that has no running statistics.
+    """
+    folded = copy.deepcopy(model).eval()
+    for sequence in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
+        for (name, layer), (norm_name, norm) in pairwise(list(sequence.named_children())):
+            if not isinstance(norm, _BatchNorm) or not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+                continue
+            if norm.running_mean is None:
+                raise ValueError(f"{norm_name} has no running statistics (track_running_stats=False) to fold")
+            fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+            setattr(sequence, name, fuse(layer, norm))
+            setattr(sequence, norm_name, nn.Identity())
+    return folded

@@ -10,7 +10,7 @@ import torch
 from close import close64
 from test_neuron import kept_bytes
 
-from attsnn import attention, models, neurons
+from attsnn import attention, layers, models, neurons
 from attsnn.models import convert
 from attsnn.reference import CONSTANTS
 
@@ -408,3 +408,27 @@ def test_training_fused_and_reference_agree(fused, emit, distinct):
         losses.append(history)
     assert len(set(losses[0])) >= distinct  # it moves
     assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= 1e-9
+
+
+@pytest.mark.parametrize("gates", ["TCSA", None])
+def test_folded_norms(gates):
+    """Inference without norms: the same numbers in float64, and nothing left of them."""
+    model = models.create(
+        "ma_snn_dvs_gesture", attention=gates, width=0.25, steps=10, emit="membrane"
+    ).double()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    x = (torch.rand(10, 2, 2, 32, 32) < 0.1).double()
+    folded = layers.fold(model)
+    assert model.training and not folded.training
+    assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in folded.modules())
+    assert not any("norm" in key for key in folded.state_dict())
+    close64(folded(x), model.eval()(x), 1e-12)
+
+
+def test_a_norm_without_statistics_is_not_folded():
+    norm = torch.nn.BatchNorm2d(3, track_running_stats=False)
+    with pytest.raises(ValueError, match="1 has no running statistics"):
+        layers.fold(torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), norm))

@@ -1,6 +1,6 @@
 // Surrogate gradients: the slope that stands in for the derivative of a spike, and its primitive, the soft
 // spike. z is the distance of the membrane from the slope's centre. The formulas are those of
-// attsnn/reference/surrogate.py. kCallsAFunction: whether the slope is more than arithmetic.
+// attsnn/reference/surrogate.py. kCallsAFunction, where a struct has it: the slope is more than arithmetic.
 #pragma once
 #include <cmath>
 
@@ -14,7 +14,6 @@ inline constexpr double kPi = 3.14159265358979323846;
 template <class Real>
 struct Rectangular {
   static constexpr const char* kName = "rectangular";
-  static constexpr bool kCallsAFunction = false;
   Real half_width, height;
   explicit Rectangular(double a) : half_width(Real(a)), height(Real(1 / (2 * a))) {}
   ATTSNN_INLINE bool inside(Real z) const { return z < half_width && z > -half_width; }
@@ -28,7 +27,6 @@ struct Rectangular {
 template <class Real>
 struct Arctan {
   static constexpr const char* kName = "arctan";
-  static constexpr bool kCallsAFunction = false;
   Real half, inner;
   explicit Arctan(double k) : half(Real(k / 2)), inner(Real(kPi / 2 * k)) {}
   ATTSNN_INLINE Real slope(Real z) const {
@@ -54,7 +52,6 @@ struct Sigmoid {
 template <class Real>
 struct Triangle {
   static constexpr const char* kName = "triangle";
-  static constexpr bool kCallsAFunction = false;
   Real half_width;
   explicit Triangle(double a) : half_width(Real(a)) {}
   ATTSNN_INLINE Real height(Real z) const {
@@ -71,7 +68,6 @@ struct Triangle {
 template <class Real>
 struct FastSigmoid {
   static constexpr const char* kName = "fast_sigmoid";
-  static constexpr bool kCallsAFunction = false;
   Real k;
   explicit FastSigmoid(double steepness) : k(Real(steepness)) {}
   ATTSNN_INLINE Real slope(Real z) const {

@@ -207,7 +207,7 @@ void backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& f
         const Real* h = w.h[t - t0 + k];
         fired.h.of[k] = h;
         fired.slope.of[k] = w.slope[k];
-        if constexpr (Surrogate::kCallsAFunction)
+        if constexpr (CallsAFunction<Surrogate>)
           with_isa<slope_row<Cell, Real, kLearned, Surrogate>>(count, terms, surrogate, h, &w.slope[k][0]);
         if (kLearned && t + k > t0) {
           const Real* h_before = w.h[t - t0 + k - 1];

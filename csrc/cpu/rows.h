@@ -134,6 +134,9 @@ ATTSNN_INLINE void slope_row(int64_t count, RowTerms<Cell, Real, kArrays> terms,
   for (int64_t j = 0; j < count; ++j) slope[j] = surrogate.slope(h[j] - terms[j].centre);
 }
 
+template <class Surrogate>
+concept CallsAFunction = requires { Surrogate::kCallsAFunction; };
+
 // What back_rows knows of neuron j at step k of its rows: the membrane, the spike and the slope ...
 template <class Real>
 struct Fired {
@@ -149,7 +152,7 @@ struct FromMembrane {
   template <class Terms>
   ATTSNN_INLINE Fired<Real> operator()(int k, int64_t j, const Terms& c) const {
     const Real membrane = h.of[k][j];
-    if constexpr (Surrogate::kCallsAFunction) return {membrane, fire(membrane, c), slope.of[k][j]};
+    if constexpr (CallsAFunction<Surrogate>) return {membrane, fire(membrane, c), slope.of[k][j]};
     return {membrane, fire(membrane, c), surrogate.slope(membrane - c.centre)};
   }
 };
