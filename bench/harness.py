@@ -98,7 +98,7 @@ def _timing(runs: list[list[float]]) -> Timing:
     return Timing(median, low, high, len(every), tuple(statistics.median(run) for run in runs))
 
 
-def _warm_up(function, clock, junk, most: int = 20, patience: float = 1.0) -> float:
+def _warm_up(function, clock, junk, most: int = 20, patience: float = 0.5) -> float:
     """Calls until two calls in a row are within a tenth of the best so far; returns the last time."""
     best, calm, start = float("inf"), 0, time.perf_counter()
     for _ in range(most):

@@ -174,7 +174,7 @@ def growth(columns: list[str], device: str, dtype: str, smoke: bool) -> list[dic
             except GapError as gap:
                 lines.append({**about, "column": name, "gap": str(gap)})
                 continue
-            how = SMOKE if smoke else {"budget": 0.5, "calls": (2, 50)}
+            how = SMOKE if smoke else {"budget": 0.25, "calls": (2, 50)}
             timing = harness.measure({name: step}, device, **how)[name]
             seconds = [timing.low, timing.median, timing.high]
             lines.append(
