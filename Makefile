@@ -54,7 +54,8 @@ $(PEERS)/.installed: bench/peers.txt $(VENV)/.built
 # With the peers where `make bench-peers` has set them up.
 BENCH_PY = $(firstword $(wildcard $(PEERS)/bin/python) $(PY))
 bench: setup
-	$(BENCH_PY) bench/neuron.py --budget 1 --case C0
+	$(BENCH_PY) bench/neuron.py --budget 1 --case C0 --neuron leaky
+	$(BENCH_PY) bench/neuron.py --budget 1 --case C0 --neuron ms_resnet --columns attsnn "eager, published" eager
 	$(BENCH_PY) bench/neuron.py --budget 0.5 --case C1 --columns attsnn eager SpikingJelly snnTorch Norse
 	$(BENCH_PY) bench/neuron.py --cold
 	$(BENCH_PY) bench/neuron.py --growth --columns attsnn "eager, published" eager SpikingJelly snnTorch Norse
