@@ -164,8 +164,10 @@ def growth(columns: list[str], device: str, dtype: str, smoke: bool) -> list[dic
             try:
                 if against == "T" and 4 * ready.get(name, 0) > READY_SECONDS:
                     raise GapError(f"not tried: a fourth of the steps took {ready[name]:.0f} s to get ready")
-                layer = COLUMNS[name].layer("leaky", x)
-                ready[name] = time.perf_counter() - start
+                try:
+                    layer = COLUMNS[name].layer("leaky", x)
+                finally:  # also of what was not ready in time: more steps are then not tried
+                    ready[name] = time.perf_counter() - start
                 step = rows_of(layer, x, grad)["step"]
                 start = time.perf_counter()
                 step()
