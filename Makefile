@@ -39,8 +39,9 @@ $(VENV)/.built: $(VENV)/.installed $(VENV)/.wish pyproject.toml $(SOURCES)
 demo: setup
 	$(PY) train/dvs.py samples
 
+# Two workers, a file to one of them: many tests wait for a process or a disc. Their threads wait asleep.
 test: setup
-	$(PY) -m pytest
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile
 
 # What users of the bench have beside the package: an environment on top of .venv, with the peers alone.
 PEERS := .venv-peers
