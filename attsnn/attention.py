@@ -38,9 +38,12 @@ class TemporalAttention(_Excitation):
     def __init__(self, steps: int, ratio: int = 16):
         super().__init__(steps, ratio, "steps", "temporal_ratio")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def check(self, x: Tensor) -> None:
         if x.shape[0] != self.size:
             raise ValueError(f"temporal attention was made for {self.size} steps, got x with {x.shape[0]}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check(x)
         return ops.temporal_gate(x, self.reduce.weight, self.expand.weight) * x
 
 
@@ -72,6 +75,14 @@ class Attention(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(super().forward(x))
+
+    def gates(self, x: Tensor) -> ops.Gates:
+        """The weights, for the op that applies them to x."""
+        parts = dict(self.named_children())
+        if "temporal" in parts:
+            parts["temporal"].check(x)
+        pairs = {k: (parts[k].reduce.weight, parts[k].expand.weight) for k in ("temporal", "channel") if k in parts}
+        return ops.Gates(**pairs, spatial=parts["spatial"].conv.weight if "spatial" in parts else None)
 
 
 def attention(

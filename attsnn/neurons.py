@@ -4,8 +4,7 @@ A module keeps no state between calls: the membrane comes in as `v0` and goes ou
 nothing to reset. Inputs are [T, N, C, H, W], [T, N, F] or [T, N].
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -74,29 +73,20 @@ class LIF(nn.Module):
             values["v_reset"] = values["threshold"]
         return values
 
-    def _call(self, x: Tensor, v0: Tensor | None, final_state: bool) -> tuple[Tensor, Tensor | None]:
-        return ops.lif(
-            x,
-            v0,
-            **self.constants(),
-            surrogate=self.surrogate,
-            strict=self.strict,
-            detach_reset=self.detach_reset,
-            emit=self.emit,
-            start=self.start,
-            final_state=final_state,
-            backend=self.backend,
-        )
+    def arguments(self) -> dict:
+        """The keywords with which `ops.lif` and `ops.seam` compute this neuron."""
+        rules = ("surrogate", "strict", "detach_reset", "emit", "start", "backend")
+        return {**self.constants(), **{name: getattr(self, name) for name in rules}}
 
     def forward(self, x: Tensor, v0: Tensor | None = None) -> Tensor:
         """The emitted tensor, of x's shape and type, from the state v0 [N, ...] or from rest."""
-        return self._call(x, v0, False)[0]
+        return ops.lif(x, v0, final_state=False, **self.arguments())[0]
 
     def run(self, x: Tensor, v0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(emitted, v): v [N, ...] continues the sequence, so that T cut in two gives the same bits as
         whole.
         """
-        return self._call(x, v0, True)
+        return ops.lif(x, v0, **self.arguments())
 
     def extra_repr(self) -> str:
         fixed = dict(self._constants.items())
@@ -235,28 +225,3 @@ PRESETS: dict[str, Callable[..., LIF]] = {
     "ms_resnet": ms_resnet,
     "fsvae": fsvae,
 }
-
-
-@contextmanager
-def watch(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collects what each LIF layer emits, [T, N, ...], detached, by layer name, in the order in which they
-    run.
-
-    `with watch(model) as seen: model(x)`; the firing rate of a layer is `(seen[name] > 0).float().mean()`.
-    """
-    seen: dict[str, Tensor] = {}
-
-    def remember(name: str):
-        def hook(module, args, output):
-            seen[name] = output.detach()
-
-        return hook
-
-    handles = [
-        m.register_forward_hook(remember(name)) for name, m in model.named_modules() if isinstance(m, LIF)
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -25,6 +25,15 @@ int cuda_driver_version();
 
 STABLE_TORCH_LIBRARY(attsnn, m) {
   using namespace attsnn;
+  m.def(
+      "seam_statistics(Tensor z, Tensor? gamma, int pool) -> (Tensor pooled, Tensor moments, Tensor "
+      "extremum, "
+      "Tensor place)");
+  m.def("seam_squeeze(Tensor p, Tensor affine) -> (Tensor descriptors, Tensor place)");
+  m.def("seam_project(Tensor p, Tensor weight, Tensor? centre) -> Tensor");
+  m.def(
+      "seam_gradient(Tensor up, Tensor z, Tensor? p, Tensor affine, Tensor? spatial, Tensor? spatial_place, "
+      "Tensor? planes, Tensor? place, Tensor? channels, int pool, bool relu) -> Tensor");
   Neurons::for_each([&](auto type) {
     const std::string name = decltype(type)::type::kName;
     m.def((name + "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, "
@@ -35,6 +44,15 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
            "_backward(Tensor grad_out, Tensor? grad_v, Tensor? x, Tensor? v0, Tensor? learned, Tensor kept, "
            "float[] numbers, int[] rules, int learns, str keep, bool wants_v0) -> "
            "(Tensor grad_x, Tensor grad_v0, Tensor grad_learned)")
+              .c_str());
+    m.def((name +
+           "_seam_forward(Tensor p, Tensor affine, Tensor? spatial, Tensor? shortcut, Tensor? learned, "
+           "float[] numbers, int[] rules, str keep) -> (Tensor out, Tensor membrane, Tensor kept)")
+              .c_str());
+    m.def((name +
+           "_seam_backward(Tensor grad_out, Tensor? grad_membrane, Tensor p, Tensor? membrane, Tensor "
+           "affine, Tensor? spatial, Tensor? centre, Tensor kept, Tensor? learned, float[] numbers, "
+           "int[] rules, str keep) -> (Tensor up, Tensor sums, Tensor grad_spatial, Tensor grad_learned)")
               .c_str());
   });
 }

@@ -187,10 +187,10 @@ def poisoned(model: nn.Module, what: str):
 @pytest.mark.parametrize(
     ("what", "emit", "loss_is_finite"),
     [
-        ("features.0.current.conv.weight", "spike", True),  # NaN is no spike: the gradient alone shows it
+        ("features.0.current.weight", "spike", True),  # NaN is no spike: the gradient alone shows it
         ("features.1.attention.temporal.reduce.weight", "spike", True),
-        ("classifier.1.current.linear.bias", "spike", True),
-        ("features.0.current.conv.weight", "membrane", False),
+        ("classifier.1.current.bias", "spike", True),
+        ("features.0.current.weight", "membrane", False),
         ("loss nan", "spike", False),
         ("loss inf", "spike", False),
     ],

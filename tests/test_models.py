@@ -32,11 +32,11 @@ def test_parameter_counts(name, gates):
 def test_neuron_counts():
     """The paper's 106,763 neurons of the three-layer network."""
     model = models.create("ma_snn_dvs_gesture", attention=None, steps=1).eval()
-    with neurons.watch(model) as seen, torch.no_grad():
+    with layers.watch(model) as seen, torch.no_grad():
         model(torch.zeros(1, 1, 2, 32, 32))
     assert sum(out.numel() for out in seen.values()) == 106_763
-    assert list(seen) == [f"features.{i}.neuron" for i in range(3)] + [
-        f"classifier.{i}.neuron" for i in range(2)
+    assert list(seen) == [f"features.{i}" for i in range(3)] + [
+        f"classifier.{i}" for i in range(2)
     ]
 
 
@@ -245,9 +245,7 @@ def test_width():
 def published(state, prefix="module."):
     """Our weights under the published names: the converter's inverse, written out by hand."""
     names = {
-        "current.conv": "conv2d",
-        "current.linear": "linear",
-        "current.norm": "BNLayer",
+        "norm": "BNLayer",
         "attention.temporal.reduce": "attention.ta.sharedMLP.0",
         "attention.temporal.expand": "attention.ta.sharedMLP.2",
         "attention.channel.reduce": "attention.ca.sharedMLP.0",
@@ -258,6 +256,7 @@ def published(state, prefix="module."):
     for key, value in state.items():
         room, i, rest = key.split(".", 2)
         part, leaf = rest.rsplit(".", 1)
+        names["current"] = "conv2d" if room == "features" else "linear"
         if "reduce" in part or "expand" in part:
             value = value[..., None, None, None] if room == "features" else value[..., None]
         out[f"{prefix}{'convAttLIF' if room == 'features' else 'FC'}{i}.{names[part]}.{leaf}"] = value

@@ -146,7 +146,7 @@ def published(path: Path) -> Path:
     )
     names = {
         "features.": "convAttLIF", "classifier.": "FC", ".spatial.conv": ".sa.conv",
-        ".current.conv.": ".conv2d.", ".current.linear.": ".linear.", ".current.norm.": ".BNLayer.",
+        ".norm.": ".BNLayer.",
         ".temporal.reduce": ".ta.sharedMLP.0", ".temporal.expand": ".ta.sharedMLP.2",
         ".channel.reduce": ".ca.sharedMLP.0", ".channel.expand": ".ca.sharedMLP.2",
     }  # fmt: skip
@@ -154,7 +154,7 @@ def published(path: Path) -> Path:
     for key, value in model.state_dict().items():
         if ".reduce" in key or ".expand" in key:
             value = value[..., None] if key.startswith("classifier") else value[..., None, None, None]
-        for ours, theirs in names.items():
+        for ours, theirs in {**names, ".current": ".linear" if "classifier" in key else ".conv2d"}.items():
             key = key.replace(ours, theirs)
         state[f"module.{key}"] = value
     contents = {"net": state, "acc": 0.5, "epoch": 3, "acc_record": [0.1, 0.5]}

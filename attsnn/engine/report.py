@@ -43,6 +43,6 @@ def _example(
     frames = windows[0]
     with observe(model) as seen:
         out = model(frames[:, None].to(next(model.parameters()).device))
-    layers = {name.removesuffix(".neuron"): emitted[:, 0] for name, emitted in seen.items()}
+    layers = {name: emitted[:, 0] for name, emitted in seen.items()}
     title = f"A test recording of {classes[label]}, taken for {classes[out.argmax(1).item()]}"
     return pictures.recording(run.path / "recording.png", frames, layers, step_ms=step_ms, title=title)

@@ -1,6 +1,6 @@
 """Models by name: `create(name, **kwargs)`, `names()`. `watch` sees what their neurons emit."""
 
-from attsnn.neurons import watch
+from attsnn.layers import watch
 
 from .registry import create, names
 

@@ -18,9 +18,9 @@ from attsnn.neurons import MA_SNN_CONSTANTS as LEARNED
 _MA_SNN = [
     (r"convAttLIF(\d+)\.", r"features.\1."),
     (r"FC(\d+)\.", r"classifier.\1."),
-    (r"\.conv2d\.", ".current.conv."),
-    (r"\.linear\.", ".current.linear."),
-    (r"\.BNLayer\.", ".current.norm."),
+    (r"\.conv2d\.", ".current."),
+    (r"\.linear\.", ".current."),
+    (r"\.BNLayer\.", ".norm."),
     (r"\.attention\.ta\.sharedMLP\.0\.", ".attention.temporal.reduce."),
     (r"\.attention\.ta\.sharedMLP\.2\.", ".attention.temporal.expand."),
     (r"\.attention\.ca\.sharedMLP\.0\.", ".attention.channel.reduce."),
@@ -66,12 +66,12 @@ def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
 
 def infer_ma_snn(state: Mapping[str, Tensor]) -> dict:
     """The name and keywords of `create` that fit converted weights; emit and dt are not in the file."""
-    conv = [k for k in state if re.fullmatch(r"features\.\d+\.current\.conv\.weight", k)]
+    conv = [k for k in state if re.fullmatch(r"features\.\d+\.current\.weight", k)]
     gate = "features.0.attention."
     letters = "".join(
         x[0].upper() for x in ("temporal", "channel", "spatial") if any(gate + x in k for k in state)
     )
-    classes = state["classifier.1.current.linear.weight"].shape[0]
+    classes = state["classifier.1.current.weight"].shape[0]
     model = (
         "ma_snn_dvs_gesture"
         if len(conv) == 3
@@ -81,7 +81,7 @@ def infer_ma_snn(state: Mapping[str, Tensor]) -> dict:
     )
     kwargs = {"name": model, "attention": letters + "A" if letters else None, "num_classes": classes}
     kwargs["channels"] = tuple(state[k].shape[0] for k in conv)
-    kwargs["hidden"] = state["classifier.0.current.linear.weight"].shape[0]
+    kwargs["hidden"] = state["classifier.0.current.weight"].shape[0]
     kwargs["learn"] = tuple(n for n, ours in LEARNED.items() if f"features.0.neuron.{ours}" in state)
     if "T" in letters:
         hidden, steps = state[gate + "temporal.reduce.weight"].shape

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attsnn import neurons
 from attsnn._extension import Backend
 from attsnn.attention import NAMES, attention
-from attsnn.layers import Rate, conv_norm, linear_norm
+from attsnn.layers import Rate, SpikingLayer
 
 from .registry import register
 
@@ -53,14 +53,7 @@ class MASNN(nn.Module):
         if attention_name is not None and attention_name not in NAMES:
             raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {attention_name!r}")
 
-        def layer(current: nn.Module, width: int, *, maps: bool) -> nn.Sequential:
-            gates = attention(
-                attention_name,
-                channels=width if maps else None,
-                steps=plan.steps,
-                channel_ratio=plan.channel_ratio,
-                temporal_ratio=plan.temporal_ratio,
-            )
+        def layer(current: nn.Module, norm: nn.Module, width: int, pool: int = 1, *, maps: bool) -> SpikingLayer:
             neuron = neurons.ma_snn(
                 half_width=plan.half_width,
                 emit=EMITS[emit],
@@ -68,22 +61,25 @@ class MASNN(nn.Module):
                 channels=width if learn else None,
                 backend=backend,
             )
-            parts = nn.Sequential()
-            for name, part in (("current", current), ("attention", gates), ("neuron", neuron)):
-                parts.add_module(name, part)
-            return parts
+            gates = attention(
+                attention_name,
+                channels=width if maps else None,
+                steps=plan.steps,
+                channel_ratio=plan.channel_ratio,
+                temporal_ratio=plan.temporal_ratio,
+            )
+            return SpikingLayer(current, neuron, norm=norm, pool=pool, attention=gates)
 
-        widths, side = (2, *plan.channels), plan.size
-        self.features = nn.Sequential()
-        for i, pool in enumerate(plan.pools):
-            side //= pool
-            current = conv_norm(widths[i], widths[i + 1], pool=pool)
-            self.features.append(layer(current, widths[i + 1], maps=True))
-        flat = widths[-1] * side * side
-        self.classifier = nn.Sequential(
-            layer(linear_norm(flat, plan.hidden), plan.hidden, maps=False),
-            layer(linear_norm(plan.hidden, plan.classes), plan.classes, maps=False),
-        )
+        def conv(c: int, width: int, pool: int) -> SpikingLayer:
+            return layer(nn.Conv2d(c, width, 3, padding=1), nn.BatchNorm2d(width), width, pool, maps=True)
+
+        def linear(c: int, width: int) -> SpikingLayer:
+            return layer(nn.Linear(c, width), nn.BatchNorm1d(width), width, maps=False)
+
+        widths = (2, *plan.channels)
+        flat = widths[-1] * (plan.size // math.prod(plan.pools)) ** 2
+        self.features = nn.Sequential(*map(conv, widths[:-1], widths[1:], plan.pools))
+        self.classifier = nn.Sequential(linear(flat, plan.hidden), linear(plan.hidden, plan.classes))
         self.read_out = Rate()
         self.plan = plan
 

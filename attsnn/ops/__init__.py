@@ -1,7 +1,26 @@
 """The functions behind the modules: one public signature each, shape rule, gradient, choice of backend."""
 
-from attsnn.reference import channel_gate, spatial_gate, temporal_gate  # no kernel of their own yet
+from attsnn.reference import (
+    Gates,
+    Norm,
+    Scores,
+    SeamOutput,
+    channel_gate,  # no kernels of their own: a seam fuses them
+    spatial_gate,
+    temporal_gate,
+)
 
 from .neuron import lif
+from .seam import seam
 
-__all__ = ["channel_gate", "lif", "spatial_gate", "temporal_gate"]
+__all__ = [
+    "Gates",
+    "Norm",
+    "Scores",
+    "SeamOutput",
+    "channel_gate",
+    "lif",
+    "seam",
+    "spatial_gate",
+    "temporal_gate",
+]

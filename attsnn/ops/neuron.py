@@ -2,10 +2,11 @@
 
 The dispatcher ops `attsnn::<neuron>_forward` and `_backward` are functional and are registered for every
 neuron that the extension lists: shape rule (fake), gradient, and sentences for what they do not do. Python
-decides before the call what autograd must keep (`_keep`); the backward op recomputes the membrane from it.
+decides before the call what autograd must keep (`pack`); the backward op recomputes the membrane from it.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,14 +73,38 @@ def lif(
     The equation is that of attsnn/reference/neuron.py, to the bit for spikes.
     """
     constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
-    _check(x, v0, constants, surrogate, emit, start)
+    check(x, v0, constants, surrogate, emit, start)
     if not use_fused(backend, x.device.type):
         flags = {"strict": strict, "detach_reset": detach_reset, "emit": emit, "start": start, "soft": soft}
         return reference.lif(x, v0, **constants, surrogate=surrogate, **flags, final_state=final_state)
+    packed = pack(x, constants, surrogate, strict, detach_reset, emit, start, soft)
+    x = x if _dense(x) else x.contiguous()
+    if v0 is not None:
+        v0 = like(v0, x.stride()[1:])
+    wanted = packed.learns or x.requires_grad or (v0 is not None and v0.requires_grad)
+    keep = packed.keep if torch.is_grad_enabled() and wanted else "nothing"
+    op = torch.ops.attsnn.lif_forward
+    out, v, _ = op(x, v0, packed.learned, packed.numbers, packed.rules, packed.learns, keep, final_state)
+    return out, v if final_state else None
+
+
+class Packed(NamedTuple):
+    """A neuron as the dispatcher ops take it. `keep` is what a backward pass needs: the "input", or two "bits"
+    per element and step.
+    """
+
+    numbers: list[float]
+    rules: list[int]
+    learned: Tensor | None  # [5, 1 or C]
+    learns: int  # a bit for each constant that wants a gradient
+    keep: str
+
+
+def pack(x, constants, surrogate, strict, detach_reset, emit, start, soft) -> Packed:
+    """The arguments of `lif`, checked before, for x."""
     if soft and x.dtype != torch.float64:
         raise TypeError(f"soft: the kernels compute soft spikes in float64 only, got x in {x.dtype}")
-
-    hard, centred = v_reset is not None, surrogate.centre is None
+    hard, centred = constants["v_reset"] is not None, surrogate.centre is None
     rules = [hard, detach_reset, strict, soft, centred, start == "reset", EMITS.index(emit)]
     rules = [int(rule) for rule in (*rules, list(SURROGATES).index(surrogate.kind))]
     numbers = [0.0 if c is None or isinstance(c, Tensor) else float(c) for c in constants.values()]
@@ -87,27 +112,11 @@ def lif(
     learns = sum(
         1 << i for i, c in enumerate(constants.values()) if isinstance(c, Tensor) and c.requires_grad
     )
+    # The spike and the surrogate's window suffice for a rectangular surrogate where the reset needs no membrane,
+    # and where neither leak nor gain is learned: their gradients sum v and x.
     exact = surrogate.kind == "rectangular" and not soft and emit == "spike" and (detach_reset or not hard)
-
-    x = x if _dense(x) else x.contiguous()
-    if v0 is not None:
-        v0 = _like(v0, x.stride()[1:])
-    keep = _keep(x, v0, learns, two_bits_suffice=exact)
-    op = torch.ops.attsnn.lif_forward
-    out, v, _ = op(x, v0, _stack(constants, x), numbers, rules, learns, keep, final_state)
-    return out, v if final_state else None
-
-
-def _keep(x: Tensor, v0: Tensor | None, learns: int, *, two_bits_suffice: bool) -> str:
-    """What autograd keeps for backward: "nothing", the "input", or two "bits" per element and step.
-
-    Two bits, the spike and the surrogate's window, suffice for a rectangular surrogate where the reset needs
-    no membrane, and where neither leak nor gain is learned (their gradients sum v and x).
-    """
-    wanted = learns or x.requires_grad or (v0 is not None and v0.requires_grad)
-    if not (torch.is_grad_enabled() and wanted):
-        return "nothing"
-    return "bits" if two_bits_suffice and not learns & 0b11 else "input"
+    keep = "bits" if exact and not learns & 0b11 else "input"
+    return Packed(numbers, rules, _stack(constants, x), learns, keep)
 
 
 def _stack(constants: dict[str, Constant | None], x: Tensor) -> Tensor | None:
@@ -139,7 +148,7 @@ def _dense(x: Tensor) -> bool:
     return True
 
 
-def _like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+def like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
     """The tensor with these strides of its last dimensions, itself if it has them; dimensions before are
     free.
 
@@ -155,22 +164,24 @@ def _like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
     return tensor.new_empty_strided(tensor.shape, (*outer, *strides)).copy_(tensor)
 
 
-def _check(x, v0, constants, surrogate, emit, start) -> None:
+def check(x, v0, constants, surrogate, emit, start, name: str = "x") -> None:
     """Sentences for what does not fit. Looks at shapes, types and Python numbers, never at values of
     tensors.
     """
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor [T, N, ...], got {type(x).__name__}")
+        raise TypeError(f"{name} must be a tensor [T, N, ...], got {type(x).__name__}")
     if x.dtype not in DTYPES:
-        raise TypeError(f"x must be float64, float32, bfloat16 or float16, got {x.dtype}: convert it first")
+        raise TypeError(
+            f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}: convert it first"
+        )
     if x.dim() < 2:
-        raise ValueError(f"x must be [T, N, ...] with time first, got shape {tuple(x.shape)}")
+        raise ValueError(f"{name} must be [T, N, ...] with time first, got shape {tuple(x.shape)}")
     if x.shape[0] == 0:
-        raise ValueError(f"x must have at least one time step, got T = 0 in shape {tuple(x.shape)}")
+        raise ValueError(f"{name} must have at least one time step, got T = 0 in shape {tuple(x.shape)}")
     if v0 is not None:
         _check_state(v0, x)
-    for name, value in constants.items():
-        _check_constant(name, value, x)
+    for constant, value in constants.items():
+        _check_constant(constant, value, x)
     if not isinstance(surrogate, Surrogate) or surrogate.kind not in SURROGATES:
         raise TypeError(
             f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}), got {surrogate!r}"
@@ -263,9 +274,9 @@ def _make_backward(op):
             zeros = torch.zeros_like(grad_v, dtype=ctx.dtype)
             grad_out = zeros.new_zeros(ctx.shape[1:].numel()).as_strided(ctx.shape, (0, *ctx.strides))
         else:
-            grad_out = _like(grad_out, ctx.strides)
+            grad_out = like(grad_out, ctx.strides)
         if grad_v is not None:
-            grad_v = _like(grad_v, ctx.strides)
+            grad_v = like(grad_v, ctx.strides)
         grad_x, grad_v0, grad_learned = op(
             *(grad_out, grad_v, x, v0, learned, kept),
             *(ctx.numbers, ctx.rules, ctx.learns, ctx.keep, ctx.needs_input_grad[1]),
@@ -276,7 +287,7 @@ def _make_backward(op):
     return backward
 
 
-def _refuse(sentence: str):
+def refuse(sentence: str):
     def raise_it(*_, **__):
         raise NotImplementedError(sentence)
 
@@ -291,9 +302,9 @@ def _register(name: str) -> None:
     torch.library.register_fake(backward, _backward_shapes)
     op = getattr(torch.ops.attsnn, f"{name}_backward")
     torch.library.register_autograd(forward, _make_backward(op), setup_context=_setup_context)
-    torch.library.register_autograd(backward, _refuse(twice))
-    torch.library.register_vmap(forward, _refuse(vmapped))
-    torch.library.register_vmap(backward, _refuse(vmapped))
+    torch.library.register_autograd(backward, refuse(twice))
+    torch.library.register_vmap(forward, refuse(vmapped))
+    torch.library.register_vmap(backward, refuse(vmapped))
 
 
 if compiled() is not None:

@@ -4,6 +4,7 @@ build.
 
 from .gates import channel_gate, spatial_gate, temporal_gate
 from .neuron import CONSTANTS, EMITS, lif, neurons, state_dtype
+from .seam import Gates, Norm, Scores, SeamOutput, seam, seam_apply, seam_gradient
 from .surrogate import (
     SURROGATES,
     Surrogate,
@@ -18,7 +19,11 @@ from .surrogate import (
 __all__ = [
     "CONSTANTS",
     "EMITS",
+    "Gates",
+    "Norm",
     "SURROGATES",
+    "Scores",
+    "SeamOutput",
     "Surrogate",
     "arctan",
     "channel_gate",
@@ -27,6 +32,9 @@ __all__ = [
     "lif",
     "neurons",
     "rectangular",
+    "seam",
+    "seam_apply",
+    "seam_gradient",
     "sigmoid",
     "spatial_gate",
     "state_dtype",

@@ -62,31 +62,37 @@ struct Steps {
   ATTSNN_INLINE T* operator[](int64_t t) const { return data + t * stride; }
 };
 
-template <class Cell, class Io, class Real>
-struct ForwardCall {
+// Where a call reads and writes its rows is a type of its own: memory, or something that computes them.
+template <class Cell, class Real, class Source, class Sink>
+struct Forward {
   Shape shape;
   Neuron<Cell, Real> neuron;
-  Steps<const Io> x;
-  Steps<Io> out;
+  Source x;
+  Sink out;
   const Real* v0 = nullptr;     // null: none given
   Real* v = nullptr;            // null: not wanted
   Real* checkpoints = nullptr;  // [(T - 1) / kCheckpointEvery, neurons], or null
   uint8_t* bits = nullptr;      // [T, bytes_of_bits(neurons)], or null
 };
 
-template <class Cell, class Io, class Real>
-struct BackwardCall {
+template <class Cell, class Real, class Source, class Gradient, class Sink>
+struct Backward {
   Shape shape;
   Neuron<Cell, Real> neuron;
-  Steps<const Io> grad_out;
+  Gradient grad_out;
   const Real* grad_v = nullptr;  // null: zero
-  Steps<const Io> x;             // null where bits are kept
+  Source x;                      // not read where bits are kept
   const Real* v0 = nullptr;
   const Real* checkpoints = nullptr;
   const uint8_t* bits = nullptr;
-  Steps<Io> grad_x;
+  Sink grad_x;
   Real* grad_v0 = nullptr;  // null: not wanted
   Real* sums = nullptr;  // [kConstants, neurons], the gradients of the constants by neuron; null: not wanted
 };
+
+template <class Cell, class Io, class Real>
+using ForwardCall = Forward<Cell, Real, Steps<const Io>, Steps<Io>>;
+template <class Cell, class Io, class Real>
+using BackwardCall = Backward<Cell, Real, Steps<const Io>, Steps<const Io>, Steps<Io>>;
 
 }  // namespace attsnn

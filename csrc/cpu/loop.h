@@ -1,48 +1,36 @@
-// The CPU driver: tiles of neurons inside, time outside, so that a row vectorises and a tile's state stays in
-// the nearest cache. No torch here; neuron.cpp gives it memory and threads.
+// A tile through all steps: neurons inside, time outside, so that a row vectorises and a tile's state stays
+// in the nearest cache. No torch here; neuron.cpp gives it memory and threads.
 #pragma once
 #include <algorithm>
+#include <memory>
 
+#include "core/neurons.h"
 #include "cpu/isa.h"
 #include "cpu/rows.h"
+#include "cpu/tiles.h"
 
 namespace attsnn {
 
-// `steps` rows of x or of a gradient from step t on, in the state's type: themselves, or converted into the
-// buffer.
-template <int kSteps, class Io, class Real>
-Rows<const Real, kSteps> read_rows(const Steps<const Io>& from, int64_t t, int64_t first, int64_t count,
+// The rows of kSteps neighbouring steps from t on.
+template <int kSteps, class Real>
+Rows<const Real, kSteps> read_rows(const Source<Real>& from, int64_t t, int64_t first, int64_t count,
                                    Real (*buffer)[kTile]) {
   Rows<const Real, kSteps> rows;
-  for (int k = 0; k < kSteps; ++k) {
-    const Io* row = from[t + k] + first;
-    if constexpr (std::is_same_v<Io, Real>) {
-      rows.of[k] = row;
-    } else {
-      with_isa<convert_row<Io, Real>>(count, row, &buffer[k][0]);
-      rows.of[k] = buffer[k];
-    }
-  }
+  for (int k = 0; k < kSteps; ++k) rows.of[k] = from.row(t + k, first, count, &buffer[k][0]);
   return rows;
 }
 
 // Where rows of results are computed, and what brings them to their place.
-template <int kSteps, class Io, class Real>
-Rows<Real, kSteps> rows_for(const Steps<Io>& to, int64_t t, int64_t first, Real (*buffer)[kTile]) {
+template <int kSteps, class Real>
+Rows<Real, kSteps> rows_for(const Sink<Real>& to, int64_t t, int64_t first, Real (*buffer)[kTile]) {
   Rows<Real, kSteps> rows;
-  for (int k = 0; k < kSteps; ++k)
-    if constexpr (std::is_same_v<Io, Real>)
-      rows.of[k] = to[t + k] + first;
-    else
-      rows.of[k] = buffer[k];
+  for (int k = 0; k < kSteps; ++k) rows.of[k] = to.place(t + k, first, &buffer[k][0]);
   return rows;
 }
-template <int kSteps, class Io, class Real>
-void write_rows(const Rows<Real, kSteps>& rows, const Steps<Io>& to, int64_t t, int64_t first,
+template <int kSteps, class Real>
+void write_rows(const Rows<Real, kSteps>& rows, const Sink<Real>& to, int64_t t, int64_t first,
                 int64_t count) {
-  if constexpr (!std::is_same_v<Io, Real>)
-    for (int k = 0; k < kSteps; ++k)
-      with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(rows.of[k]), to[t + k] + first);
+  for (int k = 0; k < kSteps; ++k) to.take(t + k, first, count, rows.of[k]);
 }
 
 // The two bits of rows, four neurons a byte.
@@ -120,8 +108,8 @@ Real start_state(const Neuron<Cell, Real>& neuron, const Real* given, int64_t co
   return neuron.rules.start_at_reset ? 1 : 0;
 }
 
-template <class Cell, class Io, class Real, bool kArrays, class Fire>
-void forward_tile(const ForwardCall<Cell, Io, Real>& call, const Fire& fire, const Rectangular<Real>& window,
+template <class Cell, class Real, bool kArrays, class Fire>
+void forward_tile(const ForwardTiles<Cell, Real>& call, const Fire& fire, const Rectangular<Real>& window,
                   int64_t first, int64_t count, Workspace<Cell, Real, kArrays>& w) {
   const Rules<Real> rules = call.neuron.rules;
   w.load(call.neuron, call.shape, first, count);
@@ -131,13 +119,13 @@ void forward_tile(const ForwardCall<Cell, Io, Real>& call, const Fire& fire, con
     forward_in_groups<kGroup<Fire>>(0, call.shape.steps, [&]<int kSteps>(int64_t t) {
       if (call.checkpoints != nullptr && t > 0 && t % kCheckpointEvery == 0)
         std::copy_n(w.v, count, call.checkpoints + (t / kCheckpointEvery - 1) * call.shape.neurons + first);
-      const auto x = read_rows<kSteps>(call.x, t, first, count, w.in);
-      const auto out = rows_for<kSteps>(call.out, t, first, w.out);
+      const auto x = read_rows<kSteps>(*call.x, t, first, count, w.in);
+      const auto out = rows_for<kSteps>(*call.out, t, first, w.out);
       Rows<uint8_t, kSteps> packed{};
       if constexpr (kBits) packed = packed_rows<kSteps>(call.bits, call.shape, t, first);
       with_isa<forward_rows<Cell, Real, kArrays, kSpike, kBits, kSteps, Fire>>(
           count, terms, rules, fire, window, t > 0 ? Real(1) : start, x, &w.v[0], out, packed);
-      write_rows(out, call.out, t, first, count);
+      write_rows(out, *call.out, t, first, count);
     });
   };
   if (call.bits != nullptr)
@@ -150,24 +138,24 @@ void forward_tile(const ForwardCall<Cell, Io, Real>& call, const Fire& fire, con
 }
 
 // Steps back from t on: f(rows) computes them, from the gradients of what was emitted to those of x.
-template <int kSteps, class Cell, class Io, class Real, bool kLearned, class F>
-void step_back(const BackwardCall<Cell, Io, Real>& call, int64_t t, int64_t first, int64_t count,
+template <int kSteps, class Cell, class Real, bool kLearned, class F>
+void step_back(const BackwardTiles<Cell, Real>& call, int64_t t, int64_t first, int64_t count,
                Workspace<Cell, Real, kLearned>& w, const F& f) {
   BackRows<Real, kSteps> rows{};
-  rows.grad_out = read_rows<kSteps>(call.grad_out, t, first, count, w.in);
-  rows.grad_x = rows_for<kSteps>(call.grad_x, t, first, w.out);
-  if (kLearned && call.x.data != nullptr) rows.x = read_rows<kSteps>(call.x, t, first, count, w.x);
+  rows.grad_out = read_rows<kSteps>(*call.grad_out, t, first, count, w.in);
+  rows.grad_x = rows_for<kSteps>(*call.grad_x, t, first, w.out);
+  if (kLearned && call.bits == nullptr) rows.x = read_rows<kSteps>(*call.x, t, first, count, w.x);
   for (int k = 0; k < kSteps; ++k) rows.before.of[k] = w.before[k];
   rows.grad_v = w.grad_v;
   rows.sums = w.sums;
   f(rows);
-  write_rows(rows.grad_x, call.grad_x, t, first, count);
+  write_rows(rows.grad_x, *call.grad_x, t, first, count);
 }
 
 // From two bits a neuron and step.
-template <class Cell, class Io, class Real, bool kLearned>
-void backward_from_bits(const BackwardCall<Cell, Io, Real>& call, const Rectangular<Real>& window,
-                        int64_t first, int64_t count, Workspace<Cell, Real, kLearned>& w) {
+template <class Cell, class Real, bool kLearned>
+void backward_from_bits(const BackwardTiles<Cell, Real>& call, const Rectangular<Real>& window, int64_t first,
+                        int64_t count, Workspace<Cell, Real, kLearned>& w) {
   const Real start = call.v0 != nullptr || call.neuron.rules.start_at_reset ? 1 : 0;
   back_in_groups<kGroup<StepFire<Real, true>>>(0, call.shape.steps, [&]<int kSteps>(int64_t t) {
     step_back<kSteps>(call, t, first, count, w, [&](const BackRows<Real, kSteps>& rows) {
@@ -179,10 +167,9 @@ void backward_from_bits(const BackwardCall<Cell, Io, Real>& call, const Rectangu
 }
 
 // From x: a chunk of steps at a time, forward to get h, then back.
-template <class Cell, class Io, class Real, bool kLearned, class Fire, class Surrogate>
-void backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& fire,
-                         const Surrogate& surrogate, int64_t first, int64_t count,
-                         Workspace<Cell, Real, kLearned>& w) {
+template <class Cell, class Real, bool kLearned, class Fire, class Surrogate>
+void backward_from_input(const BackwardTiles<Cell, Real>& call, const Fire& fire, const Surrogate& surrogate,
+                         int64_t first, int64_t count, Workspace<Cell, Real, kLearned>& w) {
   const Rules<Real> rules = call.neuron.rules;
   const int64_t steps = call.shape.steps, chunk = chunk_of(steps);
   const auto terms = w.terms;
@@ -199,7 +186,7 @@ void backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& f
     forward_in_groups<kGroup<Fire>>(t0, t1, [&]<int kSteps>(int64_t t) {
       with_isa<charge_rows<Cell, Real, kLearned, kSteps, Fire>>(
           count, terms, rules, fire, t > t0 ? Real(1) : start,
-          read_rows<kSteps>(call.x, t, first, count, w.in), &w.v[0], h_of.template operator()<kSteps>(t));
+          read_rows<kSteps>(*call.x, t, first, count, w.in), &w.v[0], h_of.template operator()<kSteps>(t));
     });
     back_in_groups<kGroup<Fire>>(t0, t1, [&]<int kSteps>(int64_t t) {
       FromMembrane<Real, kSteps, Fire, Surrogate> fired{fire, surrogate, {}, {}};
@@ -231,8 +218,8 @@ void backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& f
   }
 }
 
-template <class Cell, class Io, class Real, bool kLearned, class Fire, class Surrogate>
-void backward_tile(const BackwardCall<Cell, Io, Real>& call, const Fire& fire, const Surrogate& surrogate,
+template <class Cell, class Real, bool kLearned, class Fire, class Surrogate>
+void backward_tile(const BackwardTiles<Cell, Real>& call, const Fire& fire, const Surrogate& surrogate,
                    int64_t first, int64_t count, Workspace<Cell, Real, kLearned>& w) {
   w.load(call.neuron, call.shape, first, count);
   if (call.grad_v != nullptr)
@@ -253,6 +240,55 @@ void backward_tile(const BackwardCall<Cell, Io, Real>& call, const Fire& fire, c
     if (call.v0 == nullptr) Cell::back_rest(call.neuron.rules, w.grad_v[j], own);
     for (int k = 0; k < Cell::kConstants; ++k) call.sums[k * call.shape.neurons + first + j] = values[k];
   }
+}
+
+// f(first, count, workspace) for the tiles of a range. A thread keeps its workspace, under 1 MB, for the next
+// call.
+template <class Cell, class Real, bool kArrays, class F>
+void over_tiles(int64_t begin, int64_t end, const F& f) {
+  thread_local const auto workspace = std::make_unique<Workspace<Cell, Real, kArrays>>();
+  for (int64_t first = begin; first < end; first += kTile) f(first, std::min(kTile, end - first), *workspace);
+}
+
+template <class Cell, class Real>
+void forward_tiles(const ForwardTiles<Cell, Real>& call, const Firing& firing, int64_t begin, int64_t end) {
+  const Rectangular<Real> window(firing.scale);
+  const auto run = [&]<bool kArrays>() {
+    dispatch_fire<Real>(firing, [&](const auto& chosen) {
+      with_step(chosen, [&](const auto& fire) {
+        over_tiles<Cell, Real, kArrays>(begin, end, [&](int64_t first, int64_t count, auto& workspace) {
+          forward_tile(call, fire, window, first, count, workspace);
+        });
+      });
+    });
+  };
+  call.neuron.learned ? run.template operator()<true>() : run.template operator()<false>();
+}
+
+template <class Cell, class Real>
+void backward_tiles(const BackwardTiles<Cell, Real>& call, const Firing& firing, int64_t begin, int64_t end) {
+  const auto run = [&]<bool kLearned>() {
+    dispatch_firing<Real>(firing, [&](const auto& chosen, const auto& surrogate) {
+      with_step(chosen, [&](const auto& fire) {
+        over_tiles<Cell, Real, kLearned>(begin, end, [&](int64_t first, int64_t count, auto& workspace) {
+          backward_tile(call, fire, surrogate, first, count, workspace);
+        });
+      });
+    });
+  };
+  call.neuron.learned ? run.template operator()<true>() : run.template operator()<false>();
+}
+
+// Names the tiles of one state type for every neuron, so that a file of its own compiles them.
+template <class Real>
+void instantiate_tiles() {
+  Neurons::for_each([](auto type) {
+    using Cell = typename decltype(type)::type;
+    [[maybe_unused]] static void (*volatile forward)(const ForwardTiles<Cell, Real>&, const Firing&, int64_t,
+                                                     int64_t) = &forward_tiles<Cell, Real>;
+    [[maybe_unused]] static void (*volatile backward)(const BackwardTiles<Cell, Real>&, const Firing&,
+                                                      int64_t, int64_t) = &backward_tiles<Cell, Real>;
+  });
 }
 
 }  // namespace attsnn

@@ -7,12 +7,9 @@
 
 #include "core/call.h"
 #include "core/surrogate.h"
+#include "cpu/tiles.h"
 
 namespace attsnn {
-
-// Neurons of a tile: rows long enough to stream, a chunk of steps of them in the second-level cache.
-inline constexpr int64_t kTile = 1024;
-static_assert(kTile % kNeuronsPerByte == 0, "tiles share no byte");
 
 // Steps that one loop over a row takes together: the state is then read and written once for all of them.
 inline constexpr int kRowSteps = 4;
@@ -228,13 +225,6 @@ ATTSNN_INLINE void back_rows_from_bits(int64_t count, RowTerms<Cell, Real, kLear
   for (int k = 0; k < kSteps; ++k) unpack_row(count, packed.of[k], codes[k]);
   back_rows<Cell, Real, kLearned, true, false, kSteps>(count, terms, rules, carried,
                                                        FromBits<Real>{window.height, codes}, rows);
-}
-
-// Between the type of the input and that of the state.
-template <class From, class To>
-ATTSNN_INLINE void convert_row(int64_t count, const From* __restrict from, To* __restrict to) {
-#pragma GCC ivdep
-  for (int64_t j = 0; j < count; ++j) to[j] = To(from[j]);
 }
 
 }  // namespace attsnn

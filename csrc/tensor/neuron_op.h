@@ -114,9 +114,12 @@ struct Choices {
   Firing firing;
 };
 
+inline constexpr size_t kNeuronRules = 8;  // behind them stand those of a seam
+
 template <class Cell>
 Choices choices_of(const std::vector<int64_t>& rules, const std::vector<double>& numbers) {
-  STD_TORCH_CHECK(rules.size() == 8, "rules: wanted 8 integers, got ", rules.size());
+  STD_TORCH_CHECK(rules.size() >= kNeuronRules, "rules: wanted ", kNeuronRules, " integers, got ",
+                  rules.size());
   STD_TORCH_CHECK(numbers.size() == Cell::kConstants + 2, "numbers: wanted ", Cell::kConstants + 2, ", got ",
                   numbers.size());
   STD_TORCH_CHECK(rules[6] >= 0 && rules[6] < int64_t(std::size(kEmits)), "rules: there is no emit ",

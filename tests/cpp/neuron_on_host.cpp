@@ -11,6 +11,7 @@
 
 #include "core/neurons.h"
 #include "cpu/loop.h"
+#include "cpu/memory.h"
 #include "cuda/neuron_driver.cuh"
 
 namespace {
@@ -121,27 +122,8 @@ void run(const Case& c) {
     call.sums = c.learned ? side.sums.data() : nullptr;
     return call;
   };
-  const auto over_tiles = [&](const auto& tile) {
-    for (int64_t first = 0; first < n; first += kTile) tile(first, std::min(kTile, n - first));
-  };
-  const auto on_cpu = [&]<bool kArrays>() {
-    auto workspace = std::make_unique<Workspace<Lif, Real, kArrays>>();
-    dispatch_fire<Real>(firing, [&](const auto& chosen) {
-      with_step(chosen, [&](const auto& fire) {
-        over_tiles([&](int64_t first, int64_t count) {
-          forward_tile(forward_call(cpu), fire, Rectangular<Real>(firing.scale), first, count, *workspace);
-        });
-      });
-    });
-    dispatch_firing<Real>(firing, [&](const auto& chosen, const auto& surrogate) {
-      with_step(chosen, [&](const auto& fire) {
-        over_tiles([&](int64_t first, int64_t count) {
-          backward_tile(backward_call(cpu), fire, surrogate, first, count, *workspace);
-        });
-      });
-    });
-  };
-  c.learned ? on_cpu.template operator()<true>() : on_cpu.template operator()<false>();
+  with_rows(forward_call(cpu), [&](const auto& rows) { forward_tiles(rows, firing, 0, n); });
+  with_rows(backward_call(cpu), [&](const auto& rows) { backward_tiles(rows, firing, 0, n); });
   launch_forward(forward_call(device), firing, Stream{});
   launch_backward(backward_call(device), firing, Stream{});
 

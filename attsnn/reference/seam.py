@@ -1,0 +1,190 @@
+"""A seam, what lies between two convolutions, as the published networks compose it: batch norm over (T, N, H, W),
+average pool, attention gates and ReLU, shortcut, neuron; and the kernels' own form of the same, to the bit.
+
+z is [T, N, C, H, W], or [T, N, F] where the layer is fully connected.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from .gates import channel_gate, spatial_gate, temporal_gate
+from .neuron import lif, state_dtype
+
+
+class Norm(NamedTuple):
+    """A batch norm's tensors [C]. Without `mean` and `var` it takes the batch's own statistics, those of all
+    processes of `group` where there is one.
+    """
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    eps: float = 1e-5
+    group: "dist.ProcessGroup | None" = None
+
+
+class Gates(NamedTuple):
+    """The weights of the attention gates that are there: the two matrices of a shared MLP, the convolution."""
+
+    temporal: tuple[Tensor, Tensor] | None = None  # [T/r, T], [T, T/r]
+    channel: tuple[Tensor, Tensor] | None = None  # [C/r, C], [C, C/r]
+    spatial: Tensor | None = None  # [1, 2, k, k]
+
+
+class Scores(NamedTuple):
+    """What the gates gave, without gradient; None where there is no such gate."""
+
+    temporal: Tensor | None = None  # [T, N]
+    channel: Tensor | None = None  # [N, C]
+    spatial: Tensor | None = None  # [N, H, W]
+
+
+class SeamOutput(NamedTuple):
+    """out: what the neuron emits; membrane: the sum that it reads, where asked for; batch_mean, batch_var: the
+    statistics [C] for the running buffers, the variance unbiased, where the norm took them; scores.
+    """
+
+    out: Tensor
+    membrane: Tensor | None
+    batch_mean: Tensor | None
+    batch_var: Tensor | None
+    scores: Scores
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, group) -> Tensor:
+        ctx.group = group
+        x = x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        grad = grad.clone()
+        dist.all_reduce(grad, group=ctx.group)
+        return grad, None
+
+
+def _batch_statistics(flat: Tensor, group) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance [C] in the state's type, and the count, over all processes."""
+    wide, others = flat.double(), [d for d in range(flat.dim()) if d != 1]
+    count = torch.full((1,), flat.numel() // flat.shape[1], dtype=torch.float64, device=flat.device)
+    if group is None:
+        return wide.mean(others), wide.var(others, unbiased=False), count
+    total = _SumOverProcesses.apply(torch.cat([count, wide.sum(others)]), group)
+    count, mean = total[:1].detach(), total[1:] / total[:1].detach()
+    shape = [1, -1] + [1] * (flat.dim() - 2)
+    square = _SumOverProcesses.apply((wide - mean.view(shape)).square().sum(others), group)
+    return mean, square / count, count
+
+
+def _norm(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """flat [T N, C, ...] normed, and the batch's statistics where it took them."""
+    weight, bias, mean, var, eps, group = norm
+    if mean is not None:
+        return F.batch_norm(flat, mean, var, weight, bias, False, 0.0, eps), None, None
+    with torch.set_grad_enabled(torch.is_grad_enabled() and group is not None):
+        mean, var, count = _batch_statistics(flat, group)
+    unbiased = var.detach() * (count / (count - 1))
+    if group is None:
+        normed = F.batch_norm(flat, None, None, weight, bias, True, 0.0, eps)
+    else:  # through the statistics of all processes
+        shape = [1, -1] + [1] * (flat.dim() - 2)
+        normed = (flat.double() - mean.view(shape)) / (var.view(shape) + eps).sqrt()
+        if weight is not None:
+            normed = normed * weight.double().view(shape) + bias.double().view(shape)
+        normed = normed.to(flat.dtype)
+    state = state_dtype(flat)
+    return normed, mean.detach().to(state), unbiased.to(state)
+
+
+def seam(
+    z: Tensor,
+    *,
+    norm: Norm | None = None,
+    pool: int = 1,
+    gates: Gates | None = None,
+    shortcut: Tensor | None = None,
+    membrane: bool = False,
+    **neuron,
+) -> SeamOutput:
+    """The plain composition; `attsnn.ops.seam` has the same arguments and documents them."""
+    x, mean, var = z, None, None
+    if norm is not None:
+        flat, mean, var = _norm(z.flatten(0, 1), norm)
+        x = flat.unflatten(0, z.shape[:2])
+    if pool > 1:
+        x = F.avg_pool2d(x.flatten(0, 1), pool).unflatten(0, z.shape[:2])
+    gates = gates or Gates()
+    scores = {}
+    if gates.temporal is not None:
+        gate = temporal_gate(x, *(w.to(x.dtype) for w in gates.temporal))
+        x, scores["temporal"] = gate * x, gate.detach().flatten(1)
+    if gates.channel is not None:
+        gate = channel_gate(x, *(w.to(x.dtype) for w in gates.channel))
+        x, scores["channel"] = gate * x, gate.detach()[0, :, :, 0, 0]
+    if gates.spatial is not None:
+        gate = spatial_gate(x, gates.spatial.to(x.dtype))
+        x, scores["spatial"] = gate * x, gate.detach()[0, :, 0]
+    if any(gate is not None for gate in gates):
+        x = torch.relu(x)
+    if shortcut is not None:
+        x = x + shortcut
+    out, _ = lif(x, final_state=False, **neuron)
+    return SeamOutput(out, x if membrane else None, mean, var, Scores(**scores))
+
+
+def seam_apply(p, affine, spatial, shortcut, relu, rounded, **neuron) -> tuple[Tensor, Tensor]:
+    """(out, membrane) of the kernels' apply pass, from the same small tensors: affine [2, T or 1, N or 1, C],
+    spatial [N, H, W] or None.
+    """
+    state = state_dtype(p)
+    a, b = affine[..., None, None]
+    x = a * p.to(state) + b
+    if relu:
+        x = torch.relu(x)
+    if spatial is not None:
+        x = spatial[None, :, None] * x
+    if shortcut is not None:
+        x = x + shortcut.to(state)
+    x = x.to(p.dtype) if rounded else x
+    out, _ = lif(x, final_state=False, **neuron)
+    return out.to(p.dtype), x
+
+
+def seam_gradient(up, z, p, affine, spatial, spatial_place, planes, place, channels, pool, relu) -> Tensor:
+    """The gradient of z of the kernels' last pass, from the same small tensors (csrc/core/seam_call.h,
+    GradCall): spatial [3, N, pixels], planes [2, T, N, C], channels [3, C].
+    """
+    state = state_dtype(z)
+    p = z if p is None else p
+    steps, samples, count, height, width = p.shape
+    a, b = affine[..., None, None]
+    grad = up.to(state)
+    if relu:
+        grad = torch.where(a * p.to(state) + b <= 0, 0, grad)
+    at_maximum = torch.zeros_like(grad)
+    if spatial is not None:
+        gate, level, point = spatial.view(3, 1, samples, 1, height, width)
+        here = torch.arange(steps * count, device=z.device).view(steps, 1, count, 1, 1)
+        where = spatial_place.view(1, samples, 1, height, width) == here
+        grad, at_maximum = grad * gate + level, torch.where(where, point, 0)
+    grad = a * grad + a * at_maximum
+    if planes is not None:
+        uniform, spike = planes[..., None, None]
+        here = torch.arange(height * width, device=z.device).view(height, width)
+        grad = (grad + uniform) + torch.where(place[..., None, None] == here, spike, 0)
+    if pool > 1:
+        wide = (grad * (1 / (pool * pool))).repeat_interleave(pool, 3).repeat_interleave(pool, 4)
+        missing = (0, z.shape[4] - wide.shape[4], 0, z.shape[3] - wide.shape[3])
+        grad = F.pad(wide, missing)
+    if channels is not None:
+        offset, slope, centre = channels[:, :, None, None]
+        grad = (grad - offset) - slope * (z.to(state) - centre)
+    return grad.to(z.dtype)

@@ -1,0 +1,182 @@
+// What a seam does to whole planes (pixels innermost) and pixels (channels innermost): loops that vectorise,
+// in the state's type.
+#pragma once
+#include <type_traits>
+
+#include "cpu/seam_rows.h"
+
+namespace attsnn {
+
+// A plane's mean and centred second moment, about its first value: right whatever its mean.
+template <class Real>
+ATTSNN_INLINE void plane_moments(int64_t count, const Real* __restrict z, double* mean, double* moment) {
+  const double shift = z[0];
+  Lanes<double> sum{}, square{};
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const auto d = __builtin_convertvector(load_lanes(z + i, count - i, z[0]), Lanes<double>) - shift;
+    sum += d;
+    square += d * d;
+  }
+  const double total = sum_of<double>(sum);
+  *mean = shift + total / double(count);
+  if (moment != nullptr) *moment = sum_of<double>(square) - total * (total / double(count));
+}
+
+// Where sign * z is largest, for the first time; NaN wins.
+template <class Real>
+ATTSNN_INLINE void plane_extremum(int64_t count, const Real* __restrict z, Real sign, Real* value,
+                                  int32_t* place) {
+  Lanes<Real> best = load_lanes(z, 0, sign * z[0]);
+  decltype(best > best) block{};  // where each lane's best stands, less the lane
+  using Index = std::remove_reference_t<decltype(block[0])>;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Lanes<Real> w = sign * load_lanes(z + i, count - i, z[0]);
+    const auto beats = (w > best) | ((w != w) & (best == best));
+    best = beats ? w : best;
+    block = beats ? decltype(block){} + Index(i) : block;
+  }
+  Extremum<Real> most{best[0], int32_t(block[0])};
+  for (int l = 1; l < kLanes; ++l)
+    if (block[l] + l < count) most.meet(best[l], int32_t(block[l] + l));
+  *value = z[most.place];
+  *place = most.place;
+}
+
+// The pooled rows of one plane.
+template <class Real>
+ATTSNN_INLINE void pool_plane(Maps z_maps, int64_t pool, const Real* __restrict z, Real* __restrict pooled) {
+  const int64_t height = z_maps.height / pool, width = z_maps.width / pool;
+  const auto run = [&](int64_t k) {
+    for (int64_t y = 0; y < height; ++y)
+#pragma GCC ivdep
+      for (int64_t x = 0; x < width; ++x)
+        pooled[y * width + x] = window_mean<Real>(z + y * k * z_maps.width + x * k, k, z_maps.width, 1);
+  };
+  pool == 2 ? run(2) : run(pool);  // the usual one unrolls
+}
+
+// The pooled channels of one pixel.
+template <class Real, class Io>
+ATTSNN_INLINE void pool_pixel(int64_t channels, int64_t pool, int64_t width, const Io* __restrict z,
+                              Real* __restrict pooled) {
+#pragma GCC ivdep
+  for (int64_t c = 0; c < channels; ++c)
+    pooled[c] = window_mean<Real>(z + c, pool, width * channels, channels);
+}
+
+// One pixel's part of the moments of every channel, about `shift`.
+template <class Real>
+ATTSNN_INLINE void pixel_moments(int64_t channels, const Real* __restrict z, const double* __restrict shift,
+                                 double* __restrict sum, double* __restrict square) {
+#pragma GCC ivdep
+  for (int64_t c = 0; c < channels; ++c) {
+    const double d = double(z[c]) - shift[c];
+    sum[c] += d;
+    square[c] += d * d;
+  }
+}
+
+// The largest of sign * p so far, by channel; pixels come in logical order.
+template <class Real>
+ATTSNN_INLINE void pixel_extrema(int64_t channels, int32_t pixel, const Real* __restrict p,
+                                 const Real* __restrict sign, Real* __restrict best,
+                                 int32_t* __restrict place) {
+#pragma GCC ivdep
+  for (int64_t c = 0; c < channels; ++c) {
+    const Real w = sign[c] * p[c];
+    const bool beats = w > best[c] || (w != w && best[c] == best[c]);
+    best[c] = beats ? w : best[c];
+    place[c] = beats ? pixel : place[c];
+  }
+}
+
+// A p + B of `count` values, added to `sum` and met by `best`; places come in rising order. kMoves: A and B
+// differ by value.
+template <class Real, bool kMoves>
+ATTSNN_INLINE void squeeze_row(int64_t count, const Real* __restrict p, const Real* a_at, const Real* b_at,
+                               int32_t there, Real* __restrict sum, Real* __restrict best,
+                               int32_t* __restrict place) {
+  const Along<Real, kMoves> a(a_at), b(b_at);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const Real y = a[i] * p[i] + b[i];
+    sum[i] += y;
+    const bool beats = y > best[i] || (y != y && best[i] == best[i]);
+    best[i] = beats ? y : best[i];
+    place[i] = beats ? there : place[i];
+  }
+}
+
+template <class Real>
+ATTSNN_INLINE void project_plane(int64_t count, const Real* __restrict p, const Real* __restrict weight,
+                                 Real centre, double* sum) {
+  Lanes<Real> lanes{};
+  for (int64_t i = 0; i < count; i += kLanes)
+    lanes += load_lanes(weight + i, count - i, Real(0)) * (load_lanes(p + i, count - i, centre) - centre);
+  *sum = sum_of<Real>(lanes);
+}
+template <class Real>
+ATTSNN_INLINE void project_pixel(int64_t channels, const Real* __restrict p, Real weight,
+                                 const Real* __restrict centre, double* __restrict sum) {
+#pragma GCC ivdep
+  for (int64_t c = 0; c < channels; ++c)
+    sum[c] += weight * (p[c] - (centre == nullptr ? Real(0) : centre[c]));
+}
+
+// What pass C adds at a piece; null pointers are zeros, ones for `spatial`.
+template <class Real>
+struct PieceGradient {
+  const Real *a, *b, *spatial, *level, *point, *uniform, *spike;
+  const int32_t *spatial_place, *place;
+  int32_t here, pixel;  // t * C + c of the plane or of the first channel; the pixel, where channels move
+  Real floor, factor;   // 1 / pool^2
+};
+
+// The gradient of `count` pooled values, ready to spread over their windows; kLast: channels of one pixel,
+// else pixels of one plane. The spike of a plane is left to the caller.
+template <class Real, bool kLast, bool kSpatial>
+ATTSNN_INLINE void gradient_row(int64_t count, PieceGradient<Real> g, const Real* __restrict p,
+                                const Real* __restrict up, Real* __restrict share) {
+  const Real zero = 0, one = 1;
+  const Along<Real, kLast> a(g.a), b(g.b), uniform(g.uniform);
+  const Along<Real, kSpatial && !kLast> gate(kSpatial ? g.spatial : &one), level(kSpatial ? g.level : &zero),
+      point(kSpatial ? g.point : &zero);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    Real at_point = 0, spike = 0;
+    if constexpr (kSpatial) {
+      const int32_t here = kLast ? g.here + int32_t(i) : g.here;
+      at_point = g.spatial_place[kLast ? 0 : i] == here ? point[i] : Real(0);
+    }
+    if constexpr (kLast) spike = g.place[i] == g.pixel ? g.spike[i] : Real(0);
+    share[i] =
+        plane_gradient(a[i], b[i], gate[i], g.floor, p[i], up[i], level[i], at_point, uniform[i], spike);
+  }
+}
+
+template <class Real>
+ATTSNN_INLINE void scale_row(int64_t count, Real factor, Real* __restrict row) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) row[i] *= factor;
+}
+
+// Shares to the gradient of z. kLast: every channel has its own numbers, else one plane's serve all.
+template <class Real, bool kLast>
+ATTSNN_INLINE void norm_row(int64_t count, const Real* __restrict share, const Real* __restrict z,
+                            const Real* offset_at, const Real* slope_at, const Real* centre_at,
+                            Real* __restrict grad) {
+  const Along<Real, kLast> offset(offset_at), slope(slope_at), centre(centre_at);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) grad[i] = norm_gradient(share[i], z[i], offset[i], slope[i], centre[i]);
+}
+
+// A pooled row over the columns of its windows; columns past the last window get 0.
+template <class Real>
+ATTSNN_INLINE void spread_row(int64_t width, int64_t z_width, int64_t pool, const Real* __restrict row,
+                              Real* __restrict wide) {
+  for (int64_t x = 0; x < width; ++x)
+    for (int64_t k = 0; k < pool; ++k) wide[x * pool + k] = row[x];
+  for (int64_t x = width * pool; x < z_width; ++x) wide[x] = 0;
+}
+
+}  // namespace attsnn

@@ -1,0 +1,170 @@
+// What a seam does to rows: loops that vectorise, in the state's type. A row may cross planes (or pixels,
+// where channels are innermost); it is walked in pieces over which one of the two is constant.
+#pragma once
+#include <algorithm>
+#include <cstring>
+
+#include "core/seam_call.h"
+#include "cpu/isa.h"
+
+namespace attsnn {
+
+// f(n, c, pixel, j, length): `length` values from place j of the row on, of one plane and neighbouring
+// pixels, or, kLast, of one pixel and neighbouring channels. `first` is the row's place in the memory of a
+// step.
+template <bool kLast, class F>
+ATTSNN_INLINE void over_pieces(const Maps& maps, int64_t first, int64_t count, const F& f) {
+  const int64_t inner = kLast ? maps.channels : maps.pixels(), outer = kLast ? maps.pixels() : maps.channels;
+  int64_t in = first % inner, out = first / inner % outer, n = first / (inner * outer);
+  for (int64_t j = 0; j < count;) {
+    const int64_t length = std::min(inner - in, count - j);
+    f(n, kLast ? in : out, kLast ? out : in, j, length);
+    j += length;
+    in = 0;
+    if (++out == outer) out = 0, ++n;
+  }
+}
+
+// A value of each plane or of each pixel along a piece: moves with the index, or stands.
+template <class Real, bool kMoves>
+struct Along {
+  const Real* values;
+  Real constant;
+  ATTSNN_INLINE explicit Along(const Real* at) : values(at), constant(*at) {}
+  ATTSNN_INLINE Real operator[](int64_t i) const { return kMoves ? values[i] : constant; }
+};
+
+template <class Real>
+struct SeamRow {
+  Maps maps;
+  int64_t t, first, count;
+  Affine<Real> affine;
+  const Real* spatial;
+  Real floor;
+};
+
+// x of one step.
+template <class Real, bool kLast, bool kSpatial, bool kShortcut>
+ATTSNN_INLINE void source_row(SeamRow<Real> row, const Real* __restrict p, const Real* __restrict shortcut,
+                              Real* __restrict x) {
+  const Real one = 1;
+  over_pieces<kLast>(
+      row.maps, row.first, row.count, [&](int64_t n, int64_t c, int64_t pixel, int64_t j, int64_t length) {
+        const int64_t at = row.affine.at(row.t, n) + c;
+        const Along<Real, kLast> a(row.affine.a + at), b(row.affine.b + at);
+        const Along<Real, kSpatial && !kLast> gate(kSpatial ? row.spatial + n * row.maps.pixels() + pixel
+                                                            : &one);
+#pragma GCC ivdep
+        for (int64_t i = 0; i < length; ++i) {
+          Real value = rectified(a[i] * p[j + i] + b[i], row.floor);
+          if constexpr (kSpatial) value = gate[i] * value;
+          x[j + i] = kShortcut ? value + shortcut[j + i] : value;
+        }
+      });
+}
+
+// Sixteen values side by side, the lanes of a sum over a row: a fixed tree, whatever the instruction set.
+inline constexpr int kLanes = 16;
+template <class T>
+struct LanesOf {
+  typedef T Type __attribute__((vector_size(kLanes * sizeof(T))));
+};
+template <class T>
+using Lanes = typename LanesOf<T>::Type;
+
+// `count` <= kLanes values, the rest `fill`.
+template <class T>
+ATTSNN_INLINE Lanes<T> load_lanes(const T* from, int64_t count, T fill) {
+  Lanes<T> lanes;
+  if (count >= kLanes) {
+    std::memcpy(&lanes, from, sizeof lanes);
+  } else {
+    T values[kLanes];
+    for (int l = 0; l < kLanes; ++l) values[l] = l < count ? from[l] : fill;
+    std::memcpy(&lanes, values, sizeof lanes);
+  }
+  return lanes;
+}
+template <class T>
+ATTSNN_INLINE double sum_of(const Lanes<T>& lanes) {
+  double sum = 0;
+  for (int l = 0; l < kLanes; ++l) sum += lanes[l];
+  return sum;
+}
+
+// The sums of one step of pass A, added to sum and centred [C] of this step and to grad_spatial [pixels].
+template <class Real, bool kSpatial>
+ATTSNN_INLINE void sums_of_plane(SeamRow<Real> row, int64_t length, Real a, Real b,
+                                 const Real* __restrict gate, const Real* __restrict p,
+                                 const Real* __restrict up, Real mean, double* sum, double* centred,
+                                 double* __restrict grad_spatial) {
+  Lanes<Real> plain{}, against{};
+  for (int64_t i = 0; i < length; i += kLanes) {
+    const Lanes<Real> value = load_lanes(p + i, length - i, mean), y = a * value + b;
+    const Lanes<Real> zero{}, d = y <= row.floor ? zero : load_lanes(up + i, length - i, Real(0));
+    const Lanes<Real> gated = kSpatial ? d * load_lanes(gate + i, length - i, Real(0)) : d;
+    plain += gated;
+    against += gated * (value - mean);
+  }
+  if constexpr (kSpatial)
+#pragma GCC ivdep
+    for (int64_t i = 0; i < length; ++i) {
+      const Real y = a * p[i] + b;
+      grad_spatial[i] += through(y, row.floor, up[i]) * y;
+    }
+  *sum += sum_of<Real>(plain);
+  *centred += sum_of<Real>(against);
+}
+
+// The same for neighbouring channels of a pixel.
+template <class Real, bool kSpatial>
+ATTSNN_INLINE void sums_of_pixel(SeamRow<Real> row, int64_t length, const Real* __restrict a,
+                                 const Real* __restrict b, Real gate, const Real* __restrict p,
+                                 const Real* __restrict up, const Real* __restrict mean,
+                                 double* __restrict sum, double* __restrict centred, double* grad_spatial) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < length; ++i) {
+    const Real d = through(a[i] * p[i] + b[i], row.floor, up[i]), gated = kSpatial ? d * gate : d;
+    sum[i] += gated;
+    centred[i] += gated * (p[i] - (mean == nullptr ? Real(0) : mean[i]));
+  }
+  if constexpr (kSpatial) {
+    Lanes<Real> total{};
+    for (int64_t i = 0; i < length; i += kLanes) {
+      const int64_t left = length - i;
+      const Lanes<Real> y = load_lanes(a + i, left, Real(0)) * load_lanes(p + i, left, Real(0)) +
+                            load_lanes(b + i, left, Real(0));
+      const Lanes<Real> zero{}, d = y <= row.floor ? zero : load_lanes(up + i, left, Real(0));
+      total += d * y;
+    }
+    *grad_spatial += sum_of<Real>(total);
+  }
+}
+
+template <class Real, bool kLast, bool kSpatial>
+ATTSNN_INLINE void sums_row(SeamRow<Real> row, const Real* p, const Real* up, const Real* centre, double* sum,
+                            double* centred, double* grad_spatial) {
+  over_pieces<kLast>(row.maps, row.first, row.count,
+                     [&](int64_t n, int64_t c, int64_t pixel, int64_t j, int64_t length) {
+                       const int64_t at = row.affine.at(row.t, n) + c;
+                       const Real *a = row.affine.a + at, *b = row.affine.b + at;
+                       const Real* gate = kSpatial ? row.spatial + n * row.maps.pixels() + pixel : nullptr;
+                       double* of_pixel = kSpatial ? grad_spatial + pixel : nullptr;
+                       if constexpr (kLast)
+                         sums_of_pixel<Real, kSpatial>(row, length, a, b, kSpatial ? *gate : Real(1), p + j,
+                                                       up + j, centre == nullptr ? nullptr : centre + c,
+                                                       sum + c, centred + c, of_pixel);
+                       else
+                         sums_of_plane<Real, kSpatial>(row, length, *a, *b, gate, p + j, up + j,
+                                                       centre == nullptr ? Real(0) : centre[c], sum + c,
+                                                       centred + c, of_pixel);
+                     });
+}
+
+template <class Real>
+ATTSNN_INLINE void add_row(int64_t count, const Real* __restrict from, Real* __restrict to) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+}  // namespace attsnn

@@ -1,0 +1,94 @@
+// A seam as the source and the sink of the neurons' tiles: x computed row by row from p, the gradient of x
+// summed row by row before it leaves the cache.
+#pragma once
+#include <vector>
+
+#include "cpu/memory.h"
+#include "cpu/seam_rows.h"
+
+namespace attsnn {
+
+// f.operator()<flags...>() for run-time flags.
+template <class F>
+void with_flags(bool a, const F& f) {
+  a ? f.template operator()<true>() : f.template operator()<false>();
+}
+template <class F>
+void with_flags(bool a, bool b, const F& f) {
+  with_flags(a, [&]<bool kA>() { with_flags(b, [&]<bool kB>() { f.template operator()<kA, kB>(); }); });
+}
+
+template <class Io, class Real>
+class SeamRows final : public Source<Real> {
+ public:
+  explicit SeamRows(const SeamSource<Io, Real>& seam) : seam_(seam) {}
+
+  const Real* row(int64_t t, int64_t first, int64_t count, Real* x) const override {
+    alignas(64) Real p_buffer[kTile], shortcut_buffer[kTile];
+    const Real* p = as_real(seam_.p[t] + first, count, p_buffer);
+    const SeamRow<Real> row{seam_.maps, t, first, count, seam_.affine, seam_.spatial, seam_.floor};
+    const bool added = seam_.shortcut.data != nullptr;
+    const Real* shortcut = added ? as_real(seam_.shortcut[t] + first, count, shortcut_buffer) : nullptr;
+    with_flags(seam_.maps.channels_last, seam_.spatial != nullptr, [&]<bool kLast, bool kSpatial>() {
+      added ? with_isa<source_row<Real, kLast, kSpatial, true>>(row, p, shortcut, x)
+            : with_isa<source_row<Real, kLast, kSpatial, false>>(row, p, shortcut, x);
+    });
+    if (seam_.membrane.data != nullptr) {
+      Io* membrane = seam_.membrane[t] + first;
+      with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(x), membrane);
+      return as_real(static_cast<const Io*>(membrane), count, x);
+    }
+    if (seam_.rounded && !std::is_same_v<Io, Real>) {
+      alignas(64) Io rounded[kTile];
+      with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(x), &rounded[0]);
+      return as_real(static_cast<const Io*>(rounded), count, x);
+    }
+    return x;
+  }
+
+ private:
+  SeamSource<Io, Real> seam_;
+};
+
+// What a task, a range of one sample's neurons, sums in pass A.
+struct SeamPartial {
+  std::vector<double> sum, centred;  // [T, C]
+  std::vector<double> grad_spatial;  // [pixels], where there is SA
+  SeamPartial(const Maps& maps, bool spatial)
+      : sum(maps.steps * maps.channels), centred(sum.size()), grad_spatial(spatial ? maps.pixels() : 0) {}
+};
+
+template <class Io, class Real>
+class SeamGradientRows final : public Sink<Real> {
+ public:
+  SeamGradientRows(const SeamSink<Io>& sink, const SeamSums<Io, Real>& sums, SeamPartial& partial)
+      : sink_(sink), sums_(sums), partial_(partial) {}
+
+  Real* place(int64_t t, int64_t first, Real* buffer) const override {
+    if constexpr (std::is_same_v<Io, Real>) return sink_.up[t] + first;
+    return buffer;
+  }
+  void take(int64_t t, int64_t first, int64_t count, Real* row) const override {
+    alignas(64) Real buffer[kTile], p_buffer[kTile];
+    if (sink_.grad_membrane.data != nullptr)
+      with_isa<add_row<Real>>(count, as_real(sink_.grad_membrane[t] + first, count, buffer), row);
+    Io* up = sink_.up[t] + first;
+    if constexpr (!std::is_same_v<Io, Real>)
+      with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(row), up);
+    const SeamRow<Real> place{sums_.maps, t, first, count, sums_.affine, sums_.spatial, sums_.floor};
+    const Real* rounded = as_real(static_cast<const Io*>(up), count, buffer);
+    const Real* p = as_real(sums_.p[t] + first, count, p_buffer);
+    const int64_t of_step = t * sums_.maps.channels;
+    with_flags(sums_.maps.channels_last, sums_.spatial != nullptr, [&]<bool kLast, bool kSpatial>() {
+      with_isa<sums_row<Real, kLast, kSpatial>>(place, p, rounded, sums_.centre, &partial_.sum[of_step],
+                                                &partial_.centred[of_step], partial_.grad_spatial.data());
+    });
+  }
+
+ private:
+  const SeamSink<Io>& sink_;
+  const SeamSums<Io, Real>& sums_;
+  SeamPartial& partial_;
+};
+
+}  // namespace attsnn

@@ -1,0 +1,3 @@
+#include "cpu/loop.h"
+
+template void attsnn::instantiate_tiles<double>();
