@@ -1,8 +1,6 @@
 // What a seam does to whole planes (pixels innermost) and pixels (channels innermost): loops that vectorise,
 // in the state's type.
 #pragma once
-#include <type_traits>
-
 #include "cpu/seam_rows.h"
 
 namespace attsnn {
@@ -11,33 +9,32 @@ namespace attsnn {
 template <class Real>
 ATTSNN_INLINE void plane_moments(int64_t count, const Real* __restrict z, double* mean, double* moment) {
   const double shift = z[0];
-  Lanes<double> sum{}, square{};
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const auto d = __builtin_convertvector(load_lanes(z + i, count - i, z[0]), Lanes<double>) - shift;
-    sum += d;
-    square += d * d;
-  }
-  const double total = sum_of<double>(sum);
+  Lanes<double> sum, square;
+  in_lanes(count, [&](int64_t i, int l) {
+    const double d = double(z[i]) - shift;
+    sum.of[l] += d;
+    square.of[l] += d * d;
+  });
+  const double total = sum.total();
   *mean = shift + total / double(count);
-  if (moment != nullptr) *moment = sum_of<double>(square) - total * (total / double(count));
+  if (moment != nullptr) *moment = square.total() - total * (total / double(count));
 }
 
 // Where sign * z is largest, for the first time; NaN wins.
 template <class Real>
 ATTSNN_INLINE void plane_extremum(int64_t count, const Real* __restrict z, Real sign, Real* value,
                                   int32_t* place) {
-  Lanes<Real> best = load_lanes(z, 0, sign * z[0]);
-  decltype(best > best) block{};  // where each lane's best stands, less the lane
-  using Index = std::remove_reference_t<decltype(block[0])>;
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const Lanes<Real> w = sign * load_lanes(z + i, count - i, z[0]);
-    const auto beats = (w > best) | ((w != w) & (best == best));
-    best = beats ? w : best;
-    block = beats ? decltype(block){} + Index(i) : block;
-  }
-  Extremum<Real> most{best[0], int32_t(block[0])};
-  for (int l = 1; l < kLanes; ++l)
-    if (block[l] + l < count) most.meet(best[l], int32_t(block[l] + l));
+  Real best[kLanes];
+  int32_t block[kLanes] = {};  // where each lane's best stands, less the lane
+  for (Real& lane : best) lane = sign * z[0];
+  in_lanes(count, [&](int64_t i, int l) {
+    const Real w = sign * z[i];
+    const bool beats = (w > best[l]) | ((w != w) & (best[l] == best[l]));
+    best[l] = beats ? w : best[l];
+    block[l] = beats ? int32_t(i - l) : block[l];
+  });
+  Extremum<Real> most{best[0], block[0]};
+  for (int l = 1; l < std::min<int64_t>(kLanes, count); ++l) most.meet(best[l], block[l] + l);
   *value = z[most.place];
   *place = most.place;
 }
@@ -110,10 +107,9 @@ ATTSNN_INLINE void squeeze_row(int64_t count, const Real* __restrict p, const Re
 template <class Real>
 ATTSNN_INLINE void project_plane(int64_t count, const Real* __restrict p, const Real* __restrict weight,
                                  Real centre, double* sum) {
-  Lanes<Real> lanes{};
-  for (int64_t i = 0; i < count; i += kLanes)
-    lanes += load_lanes(weight + i, count - i, Real(0)) * (load_lanes(p + i, count - i, centre) - centre);
-  *sum = sum_of<Real>(lanes);
+  Lanes<Real> lanes;
+  in_lanes(count, [&](int64_t i, int l) { lanes.of[l] += weight[i] * (p[i] - centre); });
+  *sum = lanes.total();
 }
 template <class Real>
 ATTSNN_INLINE void project_pixel(int64_t channels, const Real* __restrict p, Real weight,

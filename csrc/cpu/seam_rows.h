@@ -2,7 +2,6 @@
 // where channels are innermost); it is walked in pieces over which one of the two is constant.
 #pragma once
 #include <algorithm>
-#include <cstring>
 
 #include "core/seam_call.h"
 #include "cpu/isa.h"
@@ -63,33 +62,31 @@ ATTSNN_INLINE void source_row(SeamRow<Real> row, const Real* __restrict p, const
       });
 }
 
-// Sixteen values side by side, the lanes of a sum over a row: a fixed tree, whatever the instruction set.
-inline constexpr int kLanes = 16;
+// The lanes of a sum over a row: a fixed tree, whatever the instruction set. They stay an array, whose loop
+// is not unrolled: so it vectorises, and each lane waits for itself alone.
+inline constexpr int kLanes = 32;
 template <class T>
-struct LanesOf {
-  typedef T Type __attribute__((vector_size(kLanes * sizeof(T))));
-};
-template <class T>
-using Lanes = typename LanesOf<T>::Type;
-
-// `count` <= kLanes values, the rest `fill`.
-template <class T>
-ATTSNN_INLINE Lanes<T> load_lanes(const T* from, int64_t count, T fill) {
-  Lanes<T> lanes;
-  if (count >= kLanes) {
-    std::memcpy(&lanes, from, sizeof lanes);
-  } else {
-    T values[kLanes];
-    for (int l = 0; l < kLanes; ++l) values[l] = l < count ? from[l] : fill;
-    std::memcpy(&lanes, values, sizeof lanes);
+struct Lanes {
+  T of[kLanes] = {};
+  ATTSNN_INLINE double total() {
+    for (int half = kLanes / 2; half > 0; half /= 2)
+      for (int l = 0; l < half; ++l) of[l] += of[l + half];
+    return of[0];
   }
-  return lanes;
-}
-template <class T>
-ATTSNN_INLINE double sum_of(const Lanes<T>& lanes) {
-  double sum = 0;
-  for (int l = 0; l < kLanes; ++l) sum += lanes[l];
-  return sum;
+};
+
+// f(i, lane) for i < count.
+template <class F>
+ATTSNN_INLINE void in_lanes(int64_t count, const F& f) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+#pragma GCC ivdep
+#pragma GCC unroll 1
+    for (int l = 0; l < kLanes; ++l) f(i + l, l);
+  const int rest = int(count - i);
+#pragma GCC ivdep
+#pragma GCC unroll 1
+  for (int l = 0; l < rest; ++l) f(i + l, l);
 }
 
 // The sums of one step of pass A, added to sum and centred [C] of this step and to grad_spatial [pixels].
@@ -98,22 +95,20 @@ ATTSNN_INLINE void sums_of_plane(SeamRow<Real> row, int64_t length, Real a, Real
                                  const Real* __restrict gate, const Real* __restrict p,
                                  const Real* __restrict up, Real mean, double* sum, double* centred,
                                  double* __restrict grad_spatial) {
-  Lanes<Real> plain{}, against{};
-  for (int64_t i = 0; i < length; i += kLanes) {
-    const Lanes<Real> value = load_lanes(p + i, length - i, mean), y = a * value + b;
-    const Lanes<Real> zero{}, d = y <= row.floor ? zero : load_lanes(up + i, length - i, Real(0));
-    const Lanes<Real> gated = kSpatial ? d * load_lanes(gate + i, length - i, Real(0)) : d;
-    plain += gated;
-    against += gated * (value - mean);
-  }
+  Lanes<Real> plain, against;
+  in_lanes(length, [&](int64_t i, int l) {
+    const Real d = through(a * p[i] + b, row.floor, up[i]), gated = kSpatial ? d * gate[i] : d;
+    plain.of[l] += gated;
+    against.of[l] += gated * (p[i] - mean);
+  });
   if constexpr (kSpatial)
 #pragma GCC ivdep
     for (int64_t i = 0; i < length; ++i) {
       const Real y = a * p[i] + b;
       grad_spatial[i] += through(y, row.floor, up[i]) * y;
     }
-  *sum += sum_of<Real>(plain);
-  *centred += sum_of<Real>(against);
+  *sum += plain.total();
+  *centred += against.total();
 }
 
 // The same for neighbouring channels of a pixel.
@@ -129,15 +124,12 @@ ATTSNN_INLINE void sums_of_pixel(SeamRow<Real> row, int64_t length, const Real* 
     centred[i] += gated * (p[i] - (mean == nullptr ? Real(0) : mean[i]));
   }
   if constexpr (kSpatial) {
-    Lanes<Real> total{};
-    for (int64_t i = 0; i < length; i += kLanes) {
-      const int64_t left = length - i;
-      const Lanes<Real> y = load_lanes(a + i, left, Real(0)) * load_lanes(p + i, left, Real(0)) +
-                            load_lanes(b + i, left, Real(0));
-      const Lanes<Real> zero{}, d = y <= row.floor ? zero : load_lanes(up + i, left, Real(0));
-      total += d * y;
-    }
-    *grad_spatial += sum_of<Real>(total);
+    Lanes<Real> total;
+    in_lanes(length, [&](int64_t i, int l) {
+      const Real y = a[i] * p[i] + b[i];
+      total.of[l] += through(y, row.floor, up[i]) * y;
+    });
+    *grad_spatial += total.total();
   }
 }
 
