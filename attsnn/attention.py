@@ -81,7 +81,9 @@ class Attention(nn.Sequential):
         parts = dict(self.named_children())
         if "temporal" in parts:
             parts["temporal"].check(x)
-        pairs = {k: (parts[k].reduce.weight, parts[k].expand.weight) for k in ("temporal", "channel") if k in parts}
+        pairs = {
+            k: (parts[k].reduce.weight, parts[k].expand.weight) for k in ("temporal", "channel") if k in parts
+        }
         return ops.Gates(**pairs, spatial=parts["spatial"].conv.weight if "spatial" in parts else None)
 
 

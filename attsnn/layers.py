@@ -32,8 +32,8 @@ class SpikingLayer(nn.Module):
             (`nn.SyncBatchNorm.convert_sync_batchnorm` makes it so).
         pool: side and stride of an average pool.
         attention: from `attsnn.attention.attention`, or None.
-        membrane: whether `forward` returns (emitted, membrane), the sum that the neuron reads, which a residual
-            network hands on.
+        membrane: whether `forward` returns (emitted, membrane), the sum that the neuron reads, which a
+            residual network hands on.
     """
 
     def __init__(
@@ -97,9 +97,11 @@ def _update(norm: _BatchNorm, mean: Tensor, var: Tensor) -> None:
         return
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
-        rate = 1 / norm.num_batches_tracked.float() if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), rate)
-        norm.running_var.lerp_(var.to(norm.running_var.dtype), rate)
+        for running, now in ((norm.running_mean, mean), (norm.running_var, var)):
+            rate = norm.momentum
+            if rate is None:  # their plain mean
+                rate = (1 / norm.num_batches_tracked.double()).to(running.dtype)
+            running.lerp_(now.to(running.dtype), rate)
 
 
 class Rate(nn.Module):
@@ -139,8 +141,8 @@ def _folded(layer: nn.Module, norm: _BatchNorm, name: str) -> nn.Module:
 
 @contextmanager
 def watch(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collects what each `SpikingLayer`, and each LIF outside of one, emits, [T, N, ...], detached, by its name, in the
-    order in which they run.
+    """Collects what each `SpikingLayer`, and each LIF outside of one, emits, [T, N, ...], detached, by its
+    name, in the order in which they run.
 
     `with watch(model) as seen: model(x)`; the firing rate of a layer is `(seen[name] > 0).float().mean()`.
     """
@@ -153,7 +155,9 @@ def watch(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         return hook
 
     inside = {m.neuron for m in model.modules() if isinstance(m, SpikingLayer)}
-    emitting = {name: m for name, m in model.named_modules() if isinstance(m, LIF | SpikingLayer) and m not in inside}
+    emitting = {
+        name: m for name, m in model.named_modules() if isinstance(m, LIF | SpikingLayer) and m not in inside
+    }
     handles = [m.register_forward_hook(remember(name)) for name, m in emitting.items()]
     try:
         yield seen

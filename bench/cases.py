@@ -1,6 +1,7 @@
 """The shapes that are measured, named after the layers they come from."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,39 @@ class Case:
         return x
 
 
+@dataclass(frozen=True)
+class SeamCase(Case):
+    """What lies between two convolutions, over the maps z that the first hands on; M1: a whole network."""
+
+    pool: int = 1
+
+    @property
+    def neuron(self) -> str:
+        """The preset of the network that the seam is from; B1: the one that peers have too."""
+        return {"B1": "leaky", "G2": "ms_resnet"}.get(self.group, "ma_snn")
+
+    @property
+    def attention(self) -> str | None:
+        return {"B1": None, "G2": "CSA"}.get(self.group, "TCSA")
+
+    @property
+    def residual(self) -> bool:
+        """Whether a shortcut is added and the sum is wanted too, which the next block adds."""
+        return self.group == "G2"
+
+    @property
+    def neurons(self) -> int:
+        """Neurons times steps: elements behind the pool."""
+        n, c, *sides = self.step
+        return self.steps * n * c * math.prod(side // self.pool for side in sides)
+
+    @property
+    def name(self) -> str:
+        words = super().name.split(" ")
+        words[1:1] = [self.attention] if self.attention else []
+        return " ".join([*words, f"pool {self.pool}"] if self.pool > 1 else words)
+
+
 def _both(group: str, steps: int, *step: int) -> list[Case]:
     return [Case(group, steps, step), Case(group, steps, step, "nhwc")]
 
@@ -70,6 +104,40 @@ SMOKE = [
     Case("smoke", 70, (33,)),
     Case("smoke", 3, (2, 4, 3, 3), "t_last"),
 ]
+
+# Seams: B1 is BN + LIF, G1 TCSA + BN + LIF of MA-SNN, G2 CSA + BN + shortcut + LIF of MS-ResNet, M1 MA-SNN.
+GATED = [(64, 32, 32, 1), (128, 32, 32, 2), (128, 16, 16, 2)]  # z of the gesture layers, and the pool
+
+
+def _seams(group: str, steps: int, n: int, layers: Sequence[tuple[int, ...]], order: str = "nchw"):
+    return [SeamCase(group, steps, (n, *maps[:3]), order, *maps[3:]) for maps in layers]
+
+
+SEAMS = {
+    "cpu": [
+        *_seams("B1", 60, 2, GESTURE),
+        *_seams("G1", 60, 2, GATED),
+        *_seams("G2", 1, 4, IMAGENET[1:2]),
+        *_seams("G2", 4, 2, IMAGENET[1:4:2]),
+        SeamCase("M1", 60, (2, 2, 32, 32)),
+    ],
+    "cuda": [
+        *(case for n in (16, 128) for case in _seams("B1", 60, n, GESTURE)),
+        *_seams("B1", 60, 16, GESTURE, "nhwc"),
+        *(case for n in (16, 128) for case in _seams("G1", 60, n, GATED)),
+        *_seams("G1", 60, 16, GATED, "nhwc"),
+        *(case for t in (1, 4) for o in ("nchw", "nhwc") for case in _seams("G2", t, 32, IMAGENET[1:], o)),
+        SeamCase("M1", 60, (16, 2, 32, 32)),
+    ],
+}
+QUICK_SEAMS = ("B1 60x128x64x32x32", "G1 TCSA 60x128x128x32x32", "G1 TCSA 60x128x64x32x32")
+SEAM_SMOKE = [
+    SeamCase("B1", 4, (2, 8, 6, 6), "nhwc"),
+    SeamCase("G1", 10, (2, 16, 8, 8), "nchw", 2),
+    SeamCase("G2", 1, (2, 8, 6, 6)),
+    SeamCase("M1", 10, (2, 2, 8, 8)),
+]
+
 GROWTH_STEPS = (1, 4, 16, 64, 256, 1024)  # at GROWTH_NEURONS[device][0] neurons
 GROWTH_NEURONS = {
     "cpu": (2**13, 2**15, 2**17, 2**19),
@@ -77,9 +145,8 @@ GROWTH_NEURONS = {
 }  # at 16 steps
 
 
-def select(device: str, words: list[str], smoke: bool) -> list[Case]:
+def select(cases: Sequence[Case], words: list[str]) -> list[Case]:
     """The cases whose name contains one of the words; all of them without a word."""
-    cases = SMOKE if smoke else NEURON[device]
     chosen = [case for case in cases if not words or any(word.lower() in case.name.lower() for word in words)]
     if not chosen:
         raise SystemExit(

@@ -9,6 +9,7 @@ then is kept.
 """
 
 import argparse
+import itertools
 import os
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ def exercise() -> None:
     import torch
 
     from attsnn import neurons, ops
+    from bench import seams
 
     for dtype in cases.DTYPES.values():
         for steps in (1, 4, 8, 16, 33, 70):
@@ -39,6 +41,10 @@ def exercise() -> None:
         x = torch.randn(20, 3, 5, 43).to(dtype).cuda().requires_grad_()
         out, v = ops.lif(x, leak=0.7, threshold=threshold, emit="relu_membrane", backend="fused")
         torch.autograd.backward([out, v], [torch.ones(t.shape).to(t.dtype).cuda() for t in (out, v)])
+    for case, dtype in itertools.product(cases.SEAM_SMOKE[:-1], cases.DTYPES.values()):
+        layer, tensors = seams.layer_of(case, "cuda"), seams.Tensors.of(case, dtype, "cuda")
+        for function in seams.rows_of(lambda *x, of=layer: of.run(*x)[:2], layer, tensors).values():
+            function()
     torch.cuda.synchronize()
 
 
@@ -47,7 +53,8 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
     python, here = sys.executable, str(Path(__file__).resolve())
     if smoke:
         words = ["--smoke", "--columns", "attsnn", "SpikingJelly", "--out", str(out)]
-        return [("bench", [python, "bench/neuron.py", "--device", "cpu", *words], {})]
+        gated = [python, "bench/seams.py", "--device", "cpu", *words, "--case", "G1"]
+        return [("bench", [python, "bench/neuron.py", "--device", "cpu", *words], {}), ("seams", gated, {})]
     found = [
         ("build", [python, "setup.py", "build_ext"], {"ATTSNN_CUDA": "1"}),
         ("tests", [python, "-m", "pytest", "-q", "-m", "cuda"], {"ATTSNN_REQUIRE": "fused,cuda"}),
@@ -56,39 +63,55 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
     for tool in TOOLS if sanitizer else ():
         command = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, here, "--exercise"]
         found.append((tool, command, {}))
-    bench = [python, "bench/neuron.py", "--device", "cuda", "--out", str(out)]
+    bench, seams = (
+        [python, f"bench/{name}.py", "--device", "cuda", "--out", str(out)] for name in ("neuron", "seams")
+    )
     if everything:
         found.append(("bench", [*bench, "--dtype", "fp32", "bf16", "fp16"], {}))
+        found.append(("seams", [*seams, "--dtype", "fp32", "bf16", "fp16", "--ready", "240"], {}))
         found.append(("growth", [*bench, "--growth"], {}))
         found.append(("cold start", [*bench, "--cold"], {}))
     else:
         quick = ["--case", *cases.QUICK_GROUPS, "--columns", "attsnn", "SpikingJelly", "--budget", "0.2"]
         found.append(("bench", [*bench, "--dtype", "fp32", "bf16", "fp16", *quick], {}))
+        # One layer of each kind, in the batch that fills a GPU; what torch.compile needs minutes for, once.
+        quick = ["--case", *cases.QUICK_SEAMS, "--budget", "0.2", "--columns", "attsnn"]
+        found.append(("seams", [*seams, "--dtype", "fp32", "bf16", *quick, "composed", "SpikingJelly"], {}))
+        compiled = ["--case", cases.QUICK_SEAMS[-1], "--ready", "100", "--columns", "attsnn", "torch.compile"]
+        found.append(("seams, compiled", [*seams, "--dtype", "bf16", *compiled], {}))
     return found
 
 
+PEERS = ("SpikingJelly", "composed", "torch.compile")
+
+
 def summary(out: Path, device: str, above: float = 64e6) -> str:
-    """The least and the median share of a copy's bandwidth, by dtype, neuron and row, and the ratio to the
-    fastest peer; cases above 64 MB alone, which launch overhead does not rule.
+    """The least and the median share of a copy's bandwidth, by dtype, neuron or seam, and row, and the least
+    ratio to others; cases above 64 MB alone, which launch overhead does not rule.
     """
     from bench import report
 
     lines = [line for path in out.glob("*.jsonl") for line in harness.read(path) if line.get("row")]
-    lines = [line for line in lines if line["device"] == device]
+    lines = [line for line in lines if line["device"] == device and (line["floor_bytes"] or 0) > above]
     rows = []
-    for key in dict.fromkeys((x["dtype"], x["neuron"], x["row"]) for x in lines):
-        own = [x for x in lines if (x["dtype"], x["neuron"], x["row"]) == key and x["floor_bytes"] > above]
+    for key in dict.fromkeys(map(_summed, lines)):
+        own = [x for x in lines if _summed(x) == key]
         ours = sorted((x for x in own if x["column"] == "attsnn"), key=lambda x: x["share_of_copy"])
         if not ours:
             continue
-        peers = [x["ratio"][1] for x in own if x["column"] == "SpikingJelly"]
         worst, middle = ours[0], ours[len(ours) // 2]
         least, median = (f"{100 * line['share_of_copy']:.0f} %" for line in (worst, middle))
-        peer = f"{min(peers):.2f}x" if peers else "-"
-        rows.append((", ".join(key), len(ours), f"{least} ({worst['case']})", median, peer))
-    return report.table(
-        (f"above {above / 1e6:.0f} MB", "cases", "least of copy", "median", "SpikingJelly, least"), rows
-    )
+        ratios = [[x["ratio"][1] for x in own if x["column"] == name and x["ratio"]] for name in PEERS]
+        found = [f"{min(some):.2f}x" if some else "-" for some in ratios]
+        rows.append((", ".join(key), len(ours), f"{least} ({worst['case']})", median, *found))
+    header = (f"above {above / 1e6:.0f} MB", "cases", "least of copy", "median")
+    return report.table((*header, *(f"{name}, least" for name in PEERS)), rows)
+
+
+def _summed(line: dict) -> tuple[str, ...]:
+    """What a line of the summary is about."""
+    seam = line["bench"] == "seams"
+    return line["dtype"], line["case"].split()[0] if seam else line["neuron"], line["row"]
 
 
 def main() -> int:

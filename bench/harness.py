@@ -5,6 +5,7 @@ larger than the caches written before each call, freed memory kept by the proces
 order that is drawn anew for every round, so that noise and heat meet all alike.
 """
 
+import argparse
 import contextlib
 import ctypes
 import gc
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from bench.cases import DTYPES
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 RUNS = 3  # repetitions of a whole measurement; the spread of a ratio is over these
+SMOKE = {"budget": 0.05, "calls": (2, 3), "flush": False}
 _FLUSH_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}  # more than the last cache of either
 
 
@@ -190,6 +194,9 @@ def _silent() -> Iterator[None]:
         os.close(kept)
 
 
+_PATTERNS = {f"aten::{how}" for how in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like")}
+
+
 class Traffic(TorchDispatchMode):
     """Counts the bytes that operators read and write: each tensor argument once, each result once, views
     nothing. For an operator that is one pass over its arguments these are its loads and stores.
@@ -201,12 +208,17 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
+        name = function._schema.name
         read = [t for t in tree_iter((args, kwargs or {})) if isinstance(t, Tensor)]
         written = [t for t in tree_iter(result) if isinstance(t, Tensor)]
         storages = {t.untyped_storage().data_ptr() for t in read}
         in_place = function._schema.is_mutable
         fresh = [t for t in written if t.untyped_storage().data_ptr() not in storages]
-        creates = function._schema.name.startswith(("aten::empty", "aten::new_empty"))
+        creates = name.startswith(("aten::empty", "aten::new_empty"))
+        if name in _PATTERNS:
+            read = []  # its shape alone
+        elif name in ("aten::index", "aten::gather"):
+            read[0] = result  # of the source, what is picked alone
         if (fresh or in_place) and not creates:
             self.bytes += sum(map(_extent, read)) + sum(map(_extent, fresh if fresh else read[:1]))
         return result
@@ -239,6 +251,72 @@ def first_call_seconds(program: str, timeout: float) -> float | None:
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr else "failed without a word")
     return time.perf_counter() - start
+
+
+# ---- a case
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A column that may be timed. `rows()` makes its functions anew, without results of a call before;
+    `forward()` returns what autograd keeps things for, those of `inputs` aside; `about` goes to the last row.
+    """
+
+    rows: Callable[[], dict[str, Callable[[], object]]]
+    forward: Callable[[], object]
+    inputs: Iterable[Tensor]
+    about: Mapping[str, Any]
+    counts: bool = True  # its operators pass the dispatcher, and are passes
+    inside: Mapping[str, int] = field(default_factory=dict)  # bytes that an operator moves twice, by row
+
+
+def figures(
+    about: Mapping[str, Any],
+    columns: Mapping[str, Ready],
+    ours: str,
+    device: str,
+    *,
+    copy: Tensor,
+    floors: Mapping[str, int | None],
+    **how,
+) -> list[dict]:
+    """The lines of a case, one for each column and row.
+
+    Args:
+        copy: whose copy is timed along.
+        floors: by row, the bytes that must be moved at the least; None: of no meaning.
+        how: of `measure`.
+    """
+    lines, counted = [], {name: _counts(column, device) for name, column in columns.items()}
+    for row, floor in floors.items() if columns else ():
+        functions = {name: column.rows()[row] for name, column in columns.items()}
+        times = measure({"copy": copy.clone, **functions}, device, **how)
+        copy_rate = 2 * copy.nbytes / times["copy"].median
+        for name in columns:
+            time = times[name]
+            own = times.get(ours)
+            ratios = own and sorted(t / o for t, o in zip(time.runs, own.runs, strict=True))
+            found = {
+                "seconds": [time.low, time.median, time.high],
+                "calls": time.calls,
+                "copy_seconds": times["copy"].median,
+                "ratio": ratios,  # of the three runs: least, middle, greatest
+                "floor_bytes": floor,
+                "share_of_copy": floor and floor / time.median / copy_rate,
+            }
+            lines.append({**about, "column": name, "row": row, "gap": None, **found, **counted[name][row]})
+    return lines
+
+
+def _counts(column: Ready, device: str) -> dict[str, dict[str, Any]]:
+    """Bytes at the peak and moved of every row of a column; kept, and what is known of it, in the last."""
+    counted = {}
+    for row, function in column.rows().items():
+        moved = moved_bytes(function) + column.inside.get(row, 0) if column.counts else None
+        fresh = column.rows()[row]
+        counted[row] = {"peak_bytes": peak_bytes(fresh, device), "moved_bytes": moved}
+    counted[row] |= {"kept_bytes": kept_bytes(column.forward, column.inputs), **column.about}
+    return counted
 
 
 # ---- where and with what
@@ -288,6 +366,42 @@ def _driver() -> str | None:
         return subprocess.run(query, capture_output=True, text=True).stdout.strip().splitlines()[0]
     except (OSError, IndexError):
         return None
+
+
+# ---- the command line
+
+
+def parser(doc: str, columns: Iterable[str], budget: float) -> argparse.ArgumentParser:
+    """What every bench is told on its command line."""
+    words = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    words.add_argument("--device", choices=["cpu", "cuda"], default=device)
+    words.add_argument("--dtype", nargs="+", choices=[*DTYPES], default=["fp32"])
+    words.add_argument(
+        "--case", nargs="+", default=[], metavar="WORD", help="cases whose name has one of these"
+    )
+    words.add_argument("--columns", nargs="+", choices=[*columns], default=[*columns])
+    words.add_argument("--threads", type=int, default=2, help="of the CPU")
+    words.add_argument("--budget", type=float, default=budget, help="seconds a table")
+    words.add_argument("--smoke", action="store_true", help="tiny shapes; nothing is recorded without --out")
+    words.add_argument("--out", type=Path, help="the folder of the results (default: bench/results)")
+    return words
+
+
+def parse(words: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """The words, and the process made ready to measure."""
+    chosen = words.parse_args(arguments)
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        words.error("--device cuda: torch finds no GPU here")
+    torch.set_num_threads(chosen.threads)
+    keep_memory()
+    return chosen
+
+
+def record(lines: Iterable[Mapping[str, Any]], chosen: argparse.Namespace) -> None:
+    """Adds the lines to the results, but those of a smoke only where --out says so."""
+    if not chosen.smoke or chosen.out:
+        print(f"results: {append(lines, chosen.out or RESULTS, chosen.device)}")
 
 
 def append(rows: Iterable[Mapping[str, Any]], folder: Path, device: str) -> Path:

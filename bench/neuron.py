@@ -9,7 +9,7 @@ ours with its spread over three runs; GB/s is the byte floor of the case over th
 all, and its share of a copy's bandwidth. Results are added to bench/results/<device>.jsonl.
 """
 
-import argparse
+import itertools
 import os
 import shutil
 import subprocess
@@ -43,9 +43,7 @@ FLOOR = {
     ("ms_resnet", "step"): lambda b: 4 * b + 0.5,
 }
 
-
 STEP_SECONDS = 2  # what takes longer is not worth many calls: a gap in the growth tables
-SMOKE = {"budget": 0.05, "calls": (2, 3), "flush": False}
 
 
 def rows_of(layer: Layer, x: Tensor, grad: Tensor) -> dict[str, Callable]:
@@ -73,8 +71,7 @@ def measure_case(case: Case, dtype: str, neuron: str, columns: list[str], device
         "neuron": neuron,
         **harness.surroundings(device),
     }
-    functions: dict[str, dict[str, Callable]] = {"forward": {}, "step": {}}
-    lines, extra = [], {}
+    lines, ready = [], {}
     exact = Exact.of(neuron, x, grad)
     for name in columns:
         column = COLUMNS[name]
@@ -84,37 +81,16 @@ def measure_case(case: Case, dtype: str, neuron: str, columns: list[str], device
         except GapError as gap:
             lines.append({**about, "column": name, "row": None, "gap": str(gap)})
             continue
-        rows = rows_of(layer, x, grad)
-        for row, function in rows.items():
-            functions[row][name] = function
-            compiled = name == "torch.compile"  # its kernels do not pass the dispatcher
-            moved = None if compiled else harness.moved_bytes(function)
-            fresh = rows_of(layer, x, grad)[row]  # it holds no gradient of a call before
-            extra[name, row] = {"peak_bytes": harness.peak_bytes(fresh, device), "moved_bytes": moved}
         leaf = x.detach().requires_grad_()
-        kept = harness.kept_bytes(lambda layer=layer, leaf=leaf: layer(leaf), but=[leaf])
-        extra[name, "step"] |= {"kept_bytes": kept, "mismatches": mismatches, "note": column.note}
-    for row, chosen in functions.items():
-        if not chosen:
-            continue
-        times = harness.measure({"copy": x.clone, **chosen}, device, **how)
-        floor = FLOOR[neuron, row](x.element_size()) * case.elements
-        copy_rate = 2 * x.element_size() * case.elements / times["copy"].median
-        for name in chosen:
-            time = times[name]
-            ratios = (
-                [t / o for t, o in zip(time.runs, times[OURS].runs, strict=True)] if OURS in times else None
-            )
-            figures = {
-                "seconds": [time.low, time.median, time.high],
-                "calls": time.calls,
-                "copy_seconds": times["copy"].median,
-                "ratio": sorted(ratios) if ratios else None,  # of the three runs: least, middle, greatest
-                "floor_bytes": floor,
-                "share_of_copy": floor / time.median / copy_rate,
-            }
-            lines.append({**about, "column": name, "row": row, "gap": None, **figures, **extra[name, row]})
-    return lines
+        ready[name] = harness.Ready(
+            rows=partial(rows_of, layer, x, grad),
+            forward=partial(layer, leaf),
+            inputs=[leaf],
+            about={"mismatches": mismatches, "note": column.note},
+            counts=column.counts,
+        )
+    floors = {row: FLOOR[neuron, row](x.element_size()) * case.elements for row in ("forward", "step")}
+    return lines + harness.figures(about, ready, OURS, device, copy=x, floors=floors, **how)
 
 
 # ---- cold start, growth, another commit
@@ -176,7 +152,7 @@ def growth(columns: list[str], device: str, dtype: str, smoke: bool) -> list[dic
             except GapError as gap:
                 lines.append({**about, "column": name, "gap": str(gap)})
                 continue
-            how = SMOKE if smoke else {"budget": 0.25, "calls": (2, 50)}
+            how = harness.SMOKE if smoke else {"budget": 0.25, "calls": (2, 50)}
             timing = harness.measure({name: step}, device, **how)[name]
             seconds = [timing.low, timing.median, timing.high]
             lines.append(
@@ -236,37 +212,19 @@ def main(arguments: list[str] | None = None) -> None:
     """Measures, prints, and adds to the results."""
     from bench import report
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
-    )
-    parser.add_argument("--dtype", nargs="+", choices=[*cases.DTYPES], default=["fp32"])
-    parser.add_argument(
-        "--case", nargs="+", default=[], metavar="WORD", help="cases whose name has one of these"
-    )
+    parser = harness.parser(__doc__, COLUMNS, budget=3.0)
     parser.add_argument("--neuron", nargs="+", choices=[*NEURONS], default=[*NEURONS])
-    parser.add_argument("--columns", nargs="+", choices=[*COLUMNS], default=[*COLUMNS])
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
-    parser.add_argument("--budget", type=float, default=3.0, help="seconds a table")
     parser.add_argument("--growth", action="store_true", help="against T and the number of neurons instead")
     parser.add_argument(
         "--cold", action="store_true", help="seconds to the first result in a fresh process instead"
     )
     parser.add_argument("--against", metavar="REF", help="another commit, to compare with")
-    parser.add_argument("--smoke", action="store_true", help="tiny shapes; nothing is recorded without --out")
-    parser.add_argument("--out", type=Path, help="the folder of the results (default: bench/results)")
-    chosen = parser.parse_args(arguments)
-    if chosen.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU here")
+    chosen = harness.parse(parser, arguments)
     if chosen.against:
         words = [w for a in ("device", "threads") for w in (f"--{a}", str(getattr(chosen, a)))]
         for name in ("dtype", "case", "neuron"):
             words += [f"--{name}", *getattr(chosen, name)] if getattr(chosen, name) else []
         return against(chosen.against, words + ["--smoke"] * chosen.smoke)
-    torch.set_num_threads(chosen.threads)
-    harness.keep_memory()
     lines: list[dict] = []
     if chosen.cold:
         lines = cold_starts(chosen.columns, chosen.device)
@@ -275,15 +233,13 @@ def main(arguments: list[str] | None = None) -> None:
         lines = growth(chosen.columns, chosen.device, chosen.dtype[0], chosen.smoke)
         print(report.growth_table(lines))
     else:
-        for case in cases.select(chosen.device, chosen.case, chosen.smoke):
-            for dtype in chosen.dtype:
-                for neuron in chosen.neuron:
-                    how = SMOKE if chosen.smoke else {"budget": chosen.budget}
-                    new = measure_case(case, dtype, neuron, chosen.columns, chosen.device, **how)
-                    print(report.case_table(new), flush=True)
-                    lines += new
-    if not chosen.smoke or chosen.out:
-        print(f"results: {harness.append(lines, chosen.out or harness.RESULTS, chosen.device)}")
+        how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget}
+        some = cases.select(cases.SMOKE if chosen.smoke else cases.NEURON[chosen.device], chosen.case)
+        for case, dtype, neuron in itertools.product(some, chosen.dtype, chosen.neuron):
+            new = measure_case(case, dtype, neuron, chosen.columns, chosen.device, **how)
+            print(report.case_table(new), flush=True)
+            lines += new
+    harness.record(lines, chosen)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The columns of the neuron bench: ours, PyTorch loops, and the peers, each by its fastest call.
+"""The columns of the benches: ours, PyTorch loops, and the peers, each by its fastest call.
 
-A column makes, for a neuron and an input, a function x -> spikes. What computes another equation by design
-says so in its note; `check` compares all others with float64 before anything is timed.
+A column of the neuron bench makes, for a neuron and an input, a function x -> spikes; one of the seam bench,
+for a layer, a function (z, shortcut) -> (spikes, membrane). What computes another equation by design says so
+in its note; all others are compared with float64 before anything is timed.
 """
 
 import contextlib
@@ -10,13 +11,18 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attsnn import neurons, reference
+from attsnn.layers import SpikingLayer, over_time
 
 Layer = Callable[[Tensor], Tensor]
+Seam = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+Anything = TypeVar("Anything")
 TAU = 2.0
 READY_SECONDS = 20  # a column that needs longer for its first call is a gap
 CHECKED = 2**23  # elements that are compared with float64 before a layer is timed
@@ -26,6 +32,7 @@ NEURONS = {
     "leaky": lambda backend: neurons.leaky(TAU, detach_reset=True, backend=backend),
     "ms_resnet": lambda backend: neurons.ms_resnet(backend=backend),
 }
+PRESETS = {**NEURONS, "ma_snn": lambda backend: neurons.ma_snn(backend=backend)}  # those of seams too
 
 
 class GapError(Exception):
@@ -38,30 +45,43 @@ class _TooLongError(BaseException):
 
 @dataclass(frozen=True)
 class Column:
-    """`make(neuron, x)` returns the layer. `package`: what must be importable; `serves`: which neurons."""
+    """`make(neuron, x)` returns the layer. `package`: what must be importable; `serves`: which neurons, or
+    groups of seams; `neuron`: that of a seam, where it can have no other.
+    """
 
     name: str
-    make: Callable[[str, Tensor], Layer]
+    make: Callable
     package: str | None = None
     serves: tuple[str, ...] = tuple(NEURONS)
     note: str = ""
     same_gradient: bool = True
+    counts: bool = True  # its operators pass the dispatcher
+    neuron: str | None = None
 
     def layer(self, neuron: str, x: Tensor) -> Layer:
         """The layer, ready: imported, compiled, called once. Raises GapError."""
+
+        def prepare() -> Layer:
+            layer = self.make(neuron, x)
+            layer(x.detach().requires_grad_()).sum().backward()
+            return layer
+
         if neuron not in self.serves:
             raise GapError(f"has no {neuron} neuron")
+        return self.ready(prepare)
+
+    def ready(self, prepare: Callable[[], Anything], seconds: float | None = None) -> Anything:
+        """prepare(), in time. Raises GapError."""
+        seconds = READY_SECONDS if seconds is None else seconds
         if self.package and importlib.util.find_spec(self.package) is None:
             raise GapError(f"{self.package} is not installed (make bench-peers)")
         try:
-            with _at_most(READY_SECONDS):
-                layer = self.make(neuron, x)
-                layer(x.detach().requires_grad_()).sum().backward()
+            with _at_most(seconds):
+                return prepare()
         except torch.OutOfMemoryError:
             raise GapError("out of memory") from None
         except _TooLongError:
-            raise GapError(f"not ready within {READY_SECONDS} s") from None
-        return layer
+            raise GapError(f"not ready within {seconds} s") from None
 
 
 @contextlib.contextmanager
@@ -81,23 +101,36 @@ def _at_most(seconds: float) -> Iterator[None]:
 # ---- PyTorch loops
 
 
-def _equation(neuron: str):
-    """(leak, gain, threshold, surrogate, strict) of the neuron; both reset to 0, detached."""
-    module = NEURONS[neuron]("reference")
+def _steps(neuron: str) -> tuple[Callable, Callable, Callable]:
+    """charge(v, x) -> h, fire(h) -> s, reset(h, s) -> v of the neuron."""
+    module = PRESETS[neuron]("reference")
     c = module.constants()
-    return c["leak"], c["gain"], c["threshold"], module.surrogate, module.strict
+    leak, gain, threshold = c["leak"], c["gain"], c["threshold"]
+
+    def charge(v: Tensor, x: Tensor) -> Tensor:
+        return leak * v + (x if gain == 1 else gain * x)
+
+    def fire(h: Tensor) -> Tensor:
+        return reference.neuron._fire(h, threshold, module.surrogate, module.strict, False)
+
+    def reset(h: Tensor, s: Tensor) -> Tensor:
+        if module.detach_reset:  # to 0
+            return h * (1 - s.detach())
+        return h * (1 - s) + threshold * s
+
+    return charge, fire, reset
 
 
 def _published(neuron: str, x: Tensor) -> Layer:
     """As the published networks write it: `x[t]`, and results stored into a tensor of zeros."""
-    leak, gain, threshold, surrogate, strict = _equation(neuron)
+    charge, fire, reset = _steps(neuron)
 
     def layer(x: Tensor) -> Tensor:
         v, out = torch.zeros_like(x[0]), torch.zeros_like(x)
         for t in range(x.shape[0]):
-            h = leak * v + gain * x[t]
-            s = reference.neuron._fire(h, threshold, surrogate, strict, False)
-            v = h * (1 - s.detach())
+            h = charge(v, x[t])
+            s = fire(h)
+            v = reset(h, s)
             out[t] = s
         return out
 
@@ -106,14 +139,14 @@ def _published(neuron: str, x: Tensor) -> Layer:
 
 def _cleaned(neuron: str, x: Tensor) -> Layer:
     """The same with `unbind` and `stack`, which cost no O(T^2) backward."""
-    leak, gain, threshold, surrogate, strict = _equation(neuron)
+    charge, fire, reset = _steps(neuron)
 
     def layer(x: Tensor) -> Tensor:
         v, out = torch.zeros_like(x[0]), []
         for current in x.unbind(0):
-            h = leak * v + gain * current
-            s = reference.neuron._fire(h, threshold, surrogate, strict, False)
-            v = h * (1 - s.detach())
+            h = charge(v, current)
+            s = fire(h)
+            v = reset(h, s)
             out.append(s)
         return torch.stack(out)
 
@@ -212,7 +245,7 @@ COLUMNS = {
         Column(OURS, _attsnn),
         Column("eager, published", _published),
         Column("eager", _cleaned),
-        Column("torch.compile", _compiled),
+        Column("torch.compile", _compiled, counts=False),
         Column("SpikingJelly", _spikingjelly, "spikingjelly", ("leaky",), "Triton on a GPU"),
         Column(
             "SpikingJelly native",
@@ -237,6 +270,126 @@ COLUMNS = {
             "fires at >, SuperSpike surrogate, the reset stays in the graph",
             False,
         ),
+    )
+}
+
+
+# ---- seams: what lies between two convolutions
+
+
+def neuron_of(layer: SpikingLayer) -> str:
+    """The preset's name of a layer's neuron."""
+    constants = layer.neuron.constants()
+    return next(n for n, make in PRESETS.items() if make("reference").constants() == constants)
+
+
+def _composed_seam(
+    layer: SpikingLayer, z: Tensor, walk: Callable[[str, Tensor], Layer] | None = None
+) -> Seam:
+    """Batch norm of the folded maps, average pool, gates, ReLU in place, shortcut, a loop over `unbind`.
+    `walk(neuron, z)` makes another neuron.
+    """
+    walked = (walk or _cleaned)(neuron_of(layer), z)
+    gate_of = (reference.temporal_gate, reference.channel_gate, reference.spatial_gate)
+
+    def seam(z: Tensor, shortcut: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z = z if layer.current is None else over_time(layer.current, z)
+        x = layer.norm(z.flatten(0, 1))
+        x = (F.avg_pool2d(x, layer.pool) if layer.pool > 1 else x).unflatten(0, z.shape[:2])
+        if layer.attention is not None:
+            temporal, channel, spatial = layer.attention.gates(x)
+            of_gates = (temporal, channel, None if spatial is None else (spatial,))
+            for gate, weights in zip(gate_of, of_gates, strict=True):
+                if weights is not None:
+                    x = gate(x, *(w.to(x.dtype) for w in weights)) * x
+            x = x.relu_()
+        x = x if shortcut is None else x + shortcut
+        return walked(x), x
+
+    return seam
+
+
+def _published_gates(layer: SpikingLayer, x: Tensor) -> Tensor:
+    """x [N, T, C, H, W] gated as published: pools and 1 x 1 x 1 convolutions over volumes, axes swapped for
+    the channels, time and channels merged for the space.
+    """
+
+    def excite(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+        reduce, expand = (w.to(x.dtype)[..., None, None, None] for w in weights)
+        mean, peak = F.adaptive_avg_pool3d(x, 1), F.adaptive_max_pool3d(x, 1)
+        mean, peak = (F.conv3d(F.relu(F.conv3d(d, reduce)), expand) for d in (mean, peak))
+        return torch.sigmoid(mean + peak)
+
+    gates = layer.attention.gates(x.transpose(0, 1))
+    if gates.temporal is not None:
+        x = excite(x, gates.temporal) * x
+    if gates.channel is not None:
+        x = excite(x.transpose(1, 2), gates.channel).transpose(1, 2) * x
+    if gates.spatial is not None:
+        merged = x.flatten(1, 2)
+        maps = torch.cat([merged.mean(1, keepdim=True), merged.max(1, keepdim=True).values], 1)
+        x = torch.sigmoid(F.conv2d(maps, gates.spatial.to(x.dtype), padding=1))[:, None] * x
+    return x.relu_()
+
+
+def _published_seam(layer: SpikingLayer, z: Tensor) -> Seam:
+    """As the released code: MA-SNN folds, norms and pools, MS-ResNet norms volumes [N, C, T, H, W]; gates
+    with the batch in front; `x[t]` in the loop.
+    """
+    neuron = neuron_of(layer)
+    walked = _published(neuron, z)
+    norm = layer.norm
+
+    def seam(z: Tensor, shortcut: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if neuron == "ma_snn":
+            x = norm(z.flatten(0, 1))
+            x = (F.avg_pool2d(x, layer.pool) if layer.pool > 1 else x).unflatten(0, z.shape[:2])
+        else:
+            given = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training)
+            x = F.batch_norm(z.permute(1, 2, 0, 3, 4), *given, norm.momentum, norm.eps).permute(2, 0, 1, 3, 4)
+        if layer.attention is not None:
+            x = _published_gates(layer, x.transpose(0, 1).contiguous()).transpose(0, 1)
+        x = x if shortcut is None else x + shortcut
+        return walked(x), x
+
+    return seam
+
+
+def _compiled_seam(layer: SpikingLayer, z: Tensor) -> Seam:
+    torch._dynamo.reset()
+    return torch.compile(_composed_seam(layer, z), dynamic=False)
+
+
+def _fused_seam(layer: SpikingLayer, z: Tensor) -> Seam:
+    def seam(z: Tensor, shortcut: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        result = layer.run(z, shortcut)
+        return result.out, result.membrane
+
+    return seam
+
+
+def _reference_seam(layer: SpikingLayer, z: Tensor) -> Seam:
+    layer.neuron.backend = "reference"
+    return _fused_seam(layer, z)
+
+
+_SEAMS = ("B1", "G1", "G2")
+SEAM_COLUMNS = {
+    column.name: column
+    for column in (
+        Column(OURS, _fused_seam, serves=(*_SEAMS, "M1")),
+        Column("composed, published", _published_seam, serves=_SEAMS),
+        Column("composed", _composed_seam, serves=(*_SEAMS, "M1")),
+        Column("torch.compile", _compiled_seam, serves=_SEAMS, counts=False),
+        Column(
+            "SpikingJelly",
+            partial(_composed_seam, walk=_spikingjelly),
+            "spikingjelly",
+            _SEAMS,
+            "its LIFNode behind PyTorch's batch norm and gates",
+            neuron="leaky",
+        ),
+        Column("backend=reference", _reference_seam, serves=("M1",)),
     )
 }
 

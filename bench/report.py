@@ -11,17 +11,21 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 from bench import harness
-from bench.peers import COLUMNS, OURS
+from bench.peers import COLUMNS, OURS, SEAM_COLUMNS
 
 PAGES = ("README.md", "docs/performance.md")
 STALE = " (stale)"
 EAGER_AT_LEAST = 0.7  # of a copy's rate, in the bytes that its operators move
 OVERVIEW = ("C0", "L1")  # the groups of cases in README
+SEAM_OVERVIEW = ("B1", "G1")
+NAMES = list(dict.fromkeys((*COLUMNS, *SEAM_COLUMNS)))  # of columns, in their order
+ROWS = ("forward", "training forward", "step")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -52,10 +56,11 @@ def _ratio(line: dict) -> str:
 
 
 def case_table(lines: list[dict]) -> str:
-    """One case: a row for each column that has figures, forward and step; then the gaps and the notes."""
+    """One case: a row for each column that has figures, its ROWS; then the gaps and the notes."""
     first = lines[0]
     title = "{case}, {dtype}, {neuron} neuron; {device}, {threads} threads".format_map(first)
-    header = ["ms", *("forward", "q1-q3", "/ ours"), *("step", "q1-q3", "/ ours"), "GB/s", "% copy"]
+    timed = [row for row in ROWS if any(line["row"] == row for line in lines)]
+    header = ["ms", *(word for row in timed for word in (row, "q1-q3", "/ ours")), "GB/s", "% copy"]
     header += ["moved MiB", "peak MiB", "kept MiB", "wrong spikes"]
     rows, notes = [], []
     for name in dict.fromkeys(line["column"] for line in lines):
@@ -64,12 +69,16 @@ def case_table(lines: list[dict]) -> str:
             notes.append(f"{name}: {own[None]['gap']}.")
             continue
         cells = [name]
-        for row in ("forward", "step"):
+        for row in timed:
             low, median, high = own[row]["seconds"]
             cells += [_ms(median), f"{_ms(low)}-{_ms(high)}", _ratio(own[row])]
         step = own["step"]
-        rate = step["floor_bytes"] / step["seconds"][1] / 1e9
-        cells += [f"{rate:.1f}", f"{100 * step['share_of_copy']:.0f}", _mib(step["moved_bytes"])]
+        if step["floor_bytes"]:
+            rate = step["floor_bytes"] / step["seconds"][1] / 1e9
+            cells += [f"{rate:.1f}", f"{100 * step['share_of_copy']:.0f}"]
+        else:  # a whole network
+            cells += ["-", "-"]
+        cells += [_mib(step["moved_bytes"])]
         cells += [_mib(step["peak_bytes"]), _mib(step["kept_bytes"]), str(step["mismatches"])]
         rows.append(cells)
         if step["note"]:
@@ -124,7 +133,7 @@ def growth_table(lines: list[dict]) -> str:
 
 def _measured(lines: list[dict]) -> list[str]:
     """The columns that have any figure, in their order."""
-    return [name for name in COLUMNS if any(x["column"] == name and not x["gap"] for x in lines)]
+    return [name for name in NAMES if any(x["column"] == name and not x["gap"] for x in lines)]
 
 
 def _growth_cell(line: dict | None) -> str:
@@ -144,7 +153,7 @@ def latest() -> list[dict]:
             names = ("bench", "device", "case", "dtype", "neuron", "column", "against", "steps", "neurons")
             key = tuple(line.get(name) for name in names)
             # A column's gap replaces its figures, and figures a gap.
-            for row in {line.get("row"), *(("forward", "step") if line.get("row", 0) is None else (None,))}:
+            for row in {line.get("row"), *(ROWS if line.get("row", 0) is None else (None,))}:
                 lines.pop((*key, row), None)
             lines[(*key, line.get("row"))] = line | {"stale": line["csrc"] != now}
     return list(lines.values())
@@ -152,18 +161,25 @@ def latest() -> list[dict]:
 
 def overview(lines: list[dict]) -> str:
     """The table of README: forward / copy, and the columns' training steps over ours; a row a case."""
-    lines = [line for line in lines if line["bench"] == "neuron"]
+    return _overview([line for line in lines if line["bench"] == "neuron"], "layer", OVERVIEW)
+
+
+def seam_overview(lines: list[dict]) -> str:
+    """The same of seams."""
+    own = [line for line in lines if line["bench"] == "seams" and not line["case"].endswith("nhwc")]
+    return _overview(own, "seam", SEAM_OVERVIEW)
+
+
+def _overview(lines: list[dict], what: str, groups: Sequence[str]) -> str:
     rows = []
     names = [name for name in _measured(lines) if name != OURS]
-    groups = dict.fromkeys((x["device"], x["case"], x["dtype"], x["neuron"]) for x in lines)
-    for device, case, dtype, neuron in groups:
+    forward_row = "forward" if what == "layer" else "training forward"
+    for device, case, dtype, neuron in dict.fromkeys(map(_measured_thing, lines)):
         own = {
-            (x["column"], x["row"]): x
-            for x in lines
-            if (x["device"], x["case"], x["dtype"], x["neuron"]) == (device, case, dtype, neuron)
+            (x["column"], x["row"]): x for x in lines if _measured_thing(x) == (device, case, dtype, neuron)
         }
-        forward, step = own.get((OURS, "forward")), own.get((OURS, "step"))
-        if step is None or case.split()[0] not in OVERVIEW:
+        forward, step = own.get((OURS, forward_row)), own.get((OURS, "step"))
+        if step is None or case.split()[0] not in groups:
             continue
         cells = [f"{case}, {dtype}, {neuron}" + (STALE if step["stale"] else ""), _ms(step["seconds"][1])]
         cells.append(f"{forward['seconds'][1] / forward['copy_seconds']:.2f}x")
@@ -172,19 +188,19 @@ def overview(lines: list[dict]) -> str:
             line = own.get((name, "step"))
             cells.append(_ratio(line).partition(" ")[0] if line else "-")
         rows.append((device, cells))
-    parts = []
-    for device in dict.fromkeys(device for device, _ in rows):
-        header = (
-            "step of one layer",
-            "ours, ms",
-            "forward / copy",
-            "of copy's GB/s",
-            *(f"{n} / ours" for n in names),
-        )
-        parts.append(
+    header = (f"step of one {what}", "ours, ms", "forward / copy", "of copy's GB/s")
+    header += tuple(f"{n} / ours" for n in names)
+    return (
+        "\n\n".join(
             f"{_where(device, lines)}\n\n" + table(header, [cells for d, cells in rows if d == device])
+            for device in dict.fromkeys(device for device, _ in rows)
         )
-    return "\n\n".join(parts) or "Nothing has been measured yet."
+        or "Nothing has been measured yet."
+    )
+
+
+def _measured_thing(line: dict) -> tuple[str, str, str, str]:
+    return line["device"], line["case"], line["dtype"], line["neuron"]
 
 
 def _where(device: str, lines: list[dict]) -> str:
@@ -192,16 +208,17 @@ def _where(device: str, lines: list[dict]) -> str:
     return f"{device}, {last['threads']} threads, torch {last['torch']}, commit {last['commit']}:"
 
 
-def details(lines: list[dict]) -> str:
+def details(lines: list[dict], bench: str = "neuron") -> str:
     """Every case's table."""
-    lines = [line for line in lines if line["bench"] == "neuron"]
     groups: dict[tuple, list[dict]] = {}
     for line in lines:
-        groups.setdefault((line["device"], line["case"], line["dtype"], line["neuron"]), []).append(line)
-    return "\n".join(
+        if line["bench"] == bench:
+            groups.setdefault(_measured_thing(line), []).append(line)
+    tables = [
         case_table(own) + ("\n\nStale: the kernels have changed since." if own[0]["stale"] else "")
         for own in groups.values()
-    )
+    ]
+    return "\n".join(tables) or "Nothing has been measured yet."
 
 
 def _of(bench: str, show):
@@ -221,6 +238,8 @@ def _of(bench: str, show):
 TABLES = {
     "overview": overview,
     "details": details,
+    "seams": partial(details, bench="seams"),
+    "seam overview": seam_overview,
     "cold start": _of("cold start", cold_table),
     "growth": _of("growth", growth_table),
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import cases, harness, neuron, peers, report
+from bench import cases, harness, neuron, peers, report, seams
 
 ROOT = Path(__file__).resolve().parent.parent
 CASE = cases.Case("test", 4, (2, 8, 16, 16))
@@ -40,16 +40,20 @@ def script(name: str, *words: str) -> subprocess.CompletedProcess:
         (["neuron.py", "--growth", "--columns", "attsnn", "eager"], r"attsnn \| +eager \|\n.*\n\| 1 x 8192"),
         (["neuron.py", "--cold", "--columns", "attsnn"], r"\| attsnn +\| +[\d.]+ \|"),
         (
+            ["seams.py", "--columns", "attsnn", "composed", "composed, published", "SpikingJelly"],
+            r"\*\*B1 .*\*\*\n\n\| ms .*\| training forward .*\n\|[-: |]*\n\| attsnn +\|(.*\n)+\*\*M1 TCSA .*\*\*\n",
+        ),
+        (
             ["gpu.py"],
-            r"\| bench \|    ok \|.*\n\n\| above 0 MB +\| cases .*\n.*\n\| fp32, leaky, forward +\| +3 \|",
+            r"\| bench \|    ok \|.*\n\| seams \|    ok \|.*\n\n\| above 0 MB +\| cases .*\n.*\n\| fp32, leaky, forward +\| +3 \|",
         ),
     ],
-    ids=["cases", "growth", "cold", "gpu"],
+    ids=["cases", "growth", "cold", "seams", "gpu"],
 )
 def test_smoke_leaves_the_results_alone(fused, words, table):
     before = {path: path.stat().st_mtime_ns for path in harness.RESULTS.glob("*")}
     name, *words = words
-    done = script(name, "--smoke", *words, *(["--device", "cpu"] if name == "neuron.py" else []))
+    done = script(name, "--smoke", *words, *(["--device", "cpu"] if name != "gpu.py" else []))
     assert done.returncode == 0, done.stderr
     assert re.search(table, done.stdout), done.stdout
     assert name == "gpu.py" or "results:" not in done.stdout
@@ -102,6 +106,65 @@ def test_a_wrong_op_is_refused(fused, wrong):
         peers.check(layer, exact)
 
 
+@pytest.mark.parametrize("wrong", ["inference", "spikes", "gradient"])
+def test_a_wrong_seam_is_refused(fused, monkeypatch, wrong):
+    """Gates of inference left out, spikes turned round, batch statistics without a gradient."""
+
+    def make(layer, z):
+        right = peers._composed_seam(layer, z)
+
+        def seam(z, shortcut=None):
+            out, x = right(z, shortcut)
+            if wrong == "gradient" and layer.training:
+                other = layer.norm.weight.detach().view(-1, 1, 1) * z
+                out = out + 0.1 * (other - other.detach())
+            elif wrong == "spikes" or (wrong == "inference" and not layer.training):
+                out = 1 - out
+            return out, x
+
+        return seam
+
+    bad = peers.Column("composed", make, serves=("B1", "G1", "G2"))
+    monkeypatch.setitem(seams.SEAM_COLUMNS, "composed", bad)
+    case = cases.SeamCase("B1", 4, (2, 8, 6, 6))
+    lines = seams.measure_case(case, "fp32", ["attsnn", "composed"], "cpu", 20, **harness.SMOKE)
+    found = {line["column"]: line["gap"] for line in lines}
+    assert found["attsnn"] is None and found["composed"].startswith("refused: ")
+    assert ("gradient" in found["composed"]) == (wrong == "gradient")
+
+
+@pytest.mark.parametrize("name", list(peers.SEAM_COLUMNS))
+@pytest.mark.parametrize("group", ["B1", "G1", "G2"])
+def test_seam_columns_are_right(fused, name, group):
+    """Every column passes the check that stands before its figures."""
+    column = peers.SEAM_COLUMNS[name]
+    if group not in column.serves or name == "torch.compile":
+        pytest.skip("no such seam, or minutes of preparation")
+    if column.package:
+        pytest.importorskip(column.package)
+    (case,) = (case for case in cases.SEAM_SMOKE if case.group == group)
+    tensors = seams.Tensors.of(case, torch.float32, "cpu")
+    layer = seams.layer_of(case, "cpu", column.neuron)
+    seam = column.make(layer, tensors.inputs[0])
+    assert seams.check(seam, layer, seams.Exact.of(layer, tensors)) == 0
+
+
+def test_seams_move_what_their_passes_read_and_write(fused):
+    """An element-step in float32, small tensors aside: csrc/README.md's passes, the floor forward."""
+    passes = {"B1": (8, 12, 36), "G1": (16, 16, 44)}
+    for group, wanted in passes.items():
+        case = cases.SeamCase(group, 20, (2, 64, 16, 16))
+        tensors, layer = seams.Tensors.of(case, torch.float32, "cpu"), seams.layer_of(case, "cpu")
+        seam = peers.SEAM_COLUMNS["attsnn"].make(layer, tensors.inputs[0])
+        rows = seams.rows_of(seam, layer, tensors)
+        moved = [harness.moved_bytes(rows[row]) / case.neurons for row in seams.ROWS]
+        for found, passed in zip(moved, wanted, strict=True):
+            assert passed <= found < 1.12 * passed
+        assert list(seams.floors_of(case, tensors.inputs[0]).values())[:2] == [
+            size * case.neurons for size in wanted[:2]
+        ]
+
+
 def test_a_slow_baseline_is_named():
     """An eager loop below 0.7 of a copy's rate, in the bytes that it moves, says so under its table."""
     line = {"column": "eager", "row": "step", "case": "C0 1x1", "floor_bytes": 100, "share_of_copy": 0.2}
@@ -145,6 +208,9 @@ def test_moved_bytes_of_a_known_program():
         y.t().mul_(2)  # a view, then 2800 read and written
 
     assert harness.moved_bytes(program) == 400 + 2800 + 2 * 2800
+    at = torch.tensor([3, 5])  # a gather reads what it picks, zeros like x read nothing
+    assert harness.moved_bytes(lambda: x[at]) == 8 + 16 + 8
+    assert harness.moved_bytes(lambda: torch.zeros_like(x)) == 400
 
 
 def test_kept_and_peak_bytes():
@@ -174,7 +240,7 @@ def test_pages_say_what_is_stale(fused, tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     monkeypatch.setattr(report, "OVERVIEW", ("smoke",))
     lines = neuron.measure_case(
-        cases.SMOKE[1], "fp32", "leaky", ["attsnn", "eager", "Norse"], "cpu", **neuron.SMOKE
+        cases.SMOKE[1], "fp32", "leaky", ["attsnn", "eager", "Norse"], "cpu", **harness.SMOKE
     )
     harness.append(lines, tmp_path, "cpu")
     text = "before\n<!-- bench: overview -->\nold\n<!-- /bench -->\nafter\n"
@@ -189,10 +255,15 @@ def test_pages_say_what_is_stale(fused, tmp_path, monkeypatch):
 
 def test_pictures(fused, tmp_path):
     pytest.importorskip("matplotlib", reason="extra plot")
-    lines = neuron.measure_case(cases.SMOKE[1], "fp32", "leaky", ["attsnn", "eager"], "cpu", **neuron.SMOKE)
+    lines = neuron.measure_case(cases.SMOKE[1], "fp32", "leaky", ["attsnn", "eager"], "cpu", **harness.SMOKE)
     lines += neuron.growth(["attsnn", "eager"], "cpu", "fp32", smoke=True)
     report.pictures([line | {"stale": False} for line in lines], tmp_path)
-    assert {path.name.partition("-")[0] for path in tmp_path.glob("*.png")} == {"peers", "share", "growth"}
+    assert {path.name.partition("-")[0] for path in tmp_path.glob("*.png")} == {
+        "peers",
+        "share",
+        "growth",
+        "seam.png",
+    }
 
 
 def test_the_pages_are_up_to_date():

@@ -35,9 +35,7 @@ def test_neuron_counts():
     with layers.watch(model) as seen, torch.no_grad():
         model(torch.zeros(1, 1, 2, 32, 32))
     assert sum(out.numel() for out in seen.values()) == 106_763
-    assert list(seen) == [f"features.{i}" for i in range(3)] + [
-        f"classifier.{i}" for i in range(2)
-    ]
+    assert list(seen) == [f"features.{i}" for i in range(3)] + [f"classifier.{i}" for i in range(2)]
 
 
 # Output sum, and elements 1, 3, 4, 6 of the first map, of spec section 2.2.

@@ -53,7 +53,9 @@ class MASNN(nn.Module):
         if attention_name is not None and attention_name not in NAMES:
             raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {attention_name!r}")
 
-        def layer(current: nn.Module, norm: nn.Module, width: int, pool: int = 1, *, maps: bool) -> SpikingLayer:
+        def layer(
+            current: nn.Module, norm: nn.Module, width: int, pool: int = 1, *, maps: bool
+        ) -> SpikingLayer:
             neuron = neurons.ma_snn(
                 half_width=plan.half_width,
                 emit=EMITS[emit],

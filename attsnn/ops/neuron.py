@@ -89,8 +89,8 @@ def lif(
 
 
 class Packed(NamedTuple):
-    """A neuron as the dispatcher ops take it. `keep` is what a backward pass needs: the "input", or two "bits"
-    per element and step.
+    """A neuron as the dispatcher ops take it. `keep` is what a backward pass needs: the "input", or two
+    "bits" per element and step.
     """
 
     numbers: list[float]
@@ -112,8 +112,8 @@ def pack(x, constants, surrogate, strict, detach_reset, emit, start, soft) -> Pa
     learns = sum(
         1 << i for i, c in enumerate(constants.values()) if isinstance(c, Tensor) and c.requires_grad
     )
-    # The spike and the surrogate's window suffice for a rectangular surrogate where the reset needs no membrane,
-    # and where neither leak nor gain is learned: their gradients sum v and x.
+    # The spike and the surrogate's window suffice for a rectangular surrogate where the reset needs no
+    # membrane, and where neither leak nor gain is learned: their gradients sum v and x.
     exact = surrogate.kind == "rectangular" and not soft and emit == "spike" and (detach_reset or not hard)
     keep = "bits" if exact and not learns & 0b11 else "input"
     return Packed(numbers, rules, _stack(constants, x), learns, keep)

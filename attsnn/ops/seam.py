@@ -1,8 +1,9 @@
-"""`seam`: what lies between two convolutions as one differentiable op, on the kernels of csrc or the reference.
+"""`seam`: what lies between two convolutions as one differentiable op, on the kernels or the reference.
 
-Four kinds of passes over the maps, each a dispatcher op, joined by one `torch.autograd.Function` with a backward
-in closed form; the gates' MLPs, SA's convolution and the reduction over processes run between them on small
-tensors. csrc/README.md derives the formulas; the names here are its names.
+A few passes over the maps, each a dispatcher op, are joined by one `torch.autograd.Function` whose backward
+is written out; between them the gates' MLPs, SA's convolution and the reduction over processes run on small
+tensors.
+csrc/README.md derives the formulas; the names here are its names.
 """
 
 from typing import NamedTuple
@@ -13,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attsnn import reference
-from attsnn._extension import Backend, compiled, use_fused
+from attsnn._extension import Backend, use_fused
 from attsnn.reference import CONSTANTS, Gates, Norm, Scores, SeamOutput, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
 
-from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY, check, like, pack, refuse
+from .neuron import check, like, pack
+from .seam_shapes import check_seam, laid_out
 
 
 def seam(
@@ -46,8 +48,8 @@ def seam(
     x = relu(gates(pool(norm(z)))) + shortcut, the neuron reads x. The ReLU stands where there is a gate.
 
     Args:
-        z: [T, N, C, H, W], or [T, N, F] without a spatial gate and pool; float64, float32, bfloat16 or float16;
-            one step contiguous or channels-last, which the results keep (another order is copied).
+        z: [T, N, C, H, W], or [T, N, F] with a temporal gate at most; float64, float32, bfloat16 or
+            float16; one step contiguous or channels-last, which the results keep (another order is copied).
         norm: batch norm over (T, N, H, W), with the batch's statistics or given ones; None: none.
         pool: side and stride of the average pool; 1: none.
         gates: the weights of temporal, channel and spatial attention, applied in this order; None: none.
@@ -68,7 +70,7 @@ def seam(
     gates = gates if gates is not None and any(g is not None for g in gates) else None
     constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
     check(z, None, constants, surrogate, emit, start, name="z")
-    _check_seam(z, norm, pool, gates, shortcut)
+    check_seam(z, norm, pool, gates, shortcut)
     if not use_fused(backend, z.device.type):
         neuron = {"surrogate": surrogate, "strict": strict, "detach_reset": detach_reset, "soft": soft}
         return reference.seam(
@@ -85,7 +87,7 @@ def seam(
     if not maps:
         z = z[..., None, None]
         shortcut = None if shortcut is None else shortcut[..., None, None]
-    z = z if _laid_out(z) else z.contiguous()
+    z = z if laid_out(z) else z.contiguous()
     norm_or_none, gates = norm or Norm(), gates or Gates()
     plan = _Plan(
         normed=norm is not None,
@@ -99,49 +101,15 @@ def seam(
         keep=packed.keep,
         grad=torch.is_grad_enabled(),
     )
-    out, x, mean, var, *scores = _Seam.apply(
+    out, *others = _Seam.apply(
         *(z, shortcut, *norm_or_none[:4]),
         *(*(gates.temporal or (None, None)), *(gates.channel or (None, None)), gates.spatial),
         *(packed.learned, plan),
     )
+    x, mean, var, *scores = (None if other.dim() == 1 and not len(other) else other for other in others)
     if not maps:
         out, x = out.flatten(2), None if x is None else x.flatten(2)
     return SeamOutput(out, x, mean, var, Scores(*scores))
-
-
-def _check_seam(z, norm, pool, gates, shortcut) -> None:
-    """Sentences for what does not fit, beside the neuron's."""
-    if z.dim() not in (3, 5):
-        raise ValueError(f"z must be [T, N, C, H, W] or [T, N, F], got shape {tuple(z.shape)}")
-    steps, _, channels = z.shape[:3]
-    sides = z.shape[3:]
-    if isinstance(pool, bool) or not isinstance(pool, int) or pool < 1 or (pool > 1 and not sides):
-        raise ValueError(f"pool must be a side >= 1, and 1 for z [T, N, F], got {pool!r}")
-    if sides and pool > min(sides):
-        raise ValueError(f"pool must fit the maps of z {tuple(z.shape)}, got {pool}")
-    for name, value in (norm or Norm())._asdict().items():
-        if isinstance(value, Tensor) and value.shape != (channels,):
-            raise ValueError(f"norm.{name} must be [C] = [{channels}], got shape {tuple(value.shape)}")
-    if norm is not None and (norm.mean is None) != (norm.var is None):
-        raise ValueError("norm: give mean and var both, or neither for the batch's statistics")
-    if norm is not None and norm.mean is None and norm.group is None and z.numel() // max(1, channels) < 2:
-        raise ValueError(f"norm: batch statistics need more than one value a channel, got z {tuple(z.shape)}")
-    if gates is not None:
-        for name, size, of in (("temporal", steps, "T"), ("channel", channels, "C")):
-            pair = getattr(gates, name)
-            if pair is not None and (pair[0].shape[1:] != (size,) or pair[1].shape != pair[0].t().shape):
-                got = ", ".join(str(tuple(w.shape)) for w in pair)
-                raise ValueError(
-                    f"gates.{name} must be [{of}/r, {of}] and [{of}, {of}/r], {of} = {size}, got {got}"
-                )
-        if not sides and (gates.channel is not None or gates.spatial is not None):
-            raise ValueError("gates: z [T, N, F] has a temporal gate only")
-    if shortcut is not None:
-        want = (*z.shape[:3], *(side // pool for side in sides))
-        if shortcut.shape != want or shortcut.dtype != z.dtype:
-            raise ValueError(
-                f"shortcut must be {z.dtype} {want}, got {shortcut.dtype} {tuple(shortcut.shape)}"
-            )
 
 
 class _Plan(NamedTuple):
@@ -159,33 +127,160 @@ class _Plan(NamedTuple):
     grad: bool
 
 
-# ---- the pieces between the passes, forward and back --------------------------------------------------------
+class _Kept(NamedTuple):
+    """What a backward pass needs: z, p and perhaps bits or the membrane are of size, the others small."""
+
+    z: Tensor
+    p: Tensor | None = None  # where z is pooled
+    bits: Tensor | None = None  # of the neuron: two a value, or its checkpoints
+    membrane: Tensor | None = None
+    learned: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    inverse: Tensor | None = None  # 1 / sigma
+    centre: Tensor | None = None  # the mean
+    count: Tensor | None = None  # where these are the batch's
+    affine: Tensor | None = None
+    p_mean: Tensor | None = None  # by plane
+    p_peak: Tensor | None = None
+    place: Tensor | None = None
+    time: Tensor | None = None  # the gates, their descriptors, where the maxima are, their weights
+    t_mean: Tensor | None = None
+    t_peak: Tensor | None = None
+    t_at: Tensor | None = None
+    t0: Tensor | None = None
+    t1: Tensor | None = None
+    channel: Tensor | None = None
+    c_mean: Tensor | None = None
+    c_peak: Tensor | None = None
+    c_at: Tensor | None = None
+    c0: Tensor | None = None
+    c1: Tensor | None = None
+    space: Tensor | None = None
+    maps: Tensor | None = None
+    space_at: Tensor | None = None
+    kernel: Tensor | None = None
 
 
-def _excite(mean: Tensor, peak: Tensor, reduce: Tensor, expand: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """sigmoid(MLP(mean) + MLP(peak)) of descriptors [N, D], and the two hidden layers."""
-    hidden_mean, hidden_peak = F.relu(mean @ reduce.t()), F.relu(peak @ reduce.t())
-    return torch.sigmoid((hidden_mean + hidden_peak) @ expand.t()), hidden_mean, hidden_peak
+class _Seam(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z, shortcut, weight, bias, mean, var, t0, t1, c0, c1, kernel, learned, plan):
+        given = (weight, bias, t0, t1, c0, c1, kernel)
+        wanted = plan.grad and any(ctx.needs_input_grad)
+        with torch.autocast(z.device.type, enabled=False):
+            small = (None if w is None else w.detach().to(state_dtype(z)) for w in given)
+            outputs, kept, neuron = _forward(z, shortcut, mean, var, *small, learned, plan, wanted)
+        ctx.plan, ctx.neuron, ctx.device_type = plan, neuron, z.device.type
+        ctx.dtypes = [None if w is None else w.dtype for w in given]
+        if wanted:
+            ctx.save_for_backward(*kept)
+        ctx.set_materialize_grads(False)
+        # torch.compile wants tensors only: an empty one for what is not there
+        outputs = tuple(z.new_empty(0) if o is None else o for o in outputs)
+        ctx.mark_non_differentiable(*outputs[1 if not plan.membrane else 2 :])
+        return outputs
+
+    @staticmethod
+    def backward(ctx, grad_out, grad_membrane, *_):
+        grad_membrane = grad_membrane if ctx.plan.membrane else None
+        if grad_out is None and grad_membrane is None:
+            return (None,) * 13
+        kept, wants = _Kept(*ctx.saved_tensors), ctx.needs_input_grad
+        with torch.autocast(ctx.device_type, enabled=False):
+            grads = _backward(kept, ctx.plan, ctx.neuron, grad_out, grad_membrane, wants[0])
+        z, shortcut, *small, learned = grads
+        small = [None if g is None or d is None else g.to(d) for g, d in zip(small, ctx.dtypes, strict=True)]
+        grads = (z, shortcut, *small[:2], None, None, *small[2:], learned)
+        return *(grad if want else None for grad, want in zip(grads, wants, strict=False)), None
 
 
-def _excite_backward(grad, gate, mean, peak, reduce, expand, hidden_mean, hidden_peak):
-    """From the gradient of the gate to those of mean, peak, reduce, expand."""
-    grad = grad * gate * (1 - gate)
-    hidden = grad @ expand
-    by_mean, by_peak = hidden * (hidden_mean > 0), hidden * (hidden_peak > 0)
-    grad_reduce = by_mean.t() @ mean + by_peak.t() @ peak
-    return by_mean @ reduce, by_peak @ reduce, grad_reduce, grad.t() @ (hidden_mean + hidden_peak)
+# ---- forward
+# ------------------------------------------------------------------------------------------
+
+
+def _forward(z, shortcut, mean, var, weight, bias, t0, t1, c0, c1, kernel, learned, plan, wanted):
+    """The outputs, what a backward pass needs, and what of the neuron is kept, with its rules."""
+    batch, state = plan.normed and mean is None, state_dtype(z)
+    p, moments, peak, place = z, None, None, None
+    if batch or plan.pool > 1 or t0 is not None or c0 is not None:
+        p, moments, peak, place = torch.ops.attsnn.seam_statistics(z, weight, plan.pool)
+        p = p if plan.pool > 1 else z
+    count, unbiased = None, None
+    if batch:
+        mean, var, count = _statistics(moments, z.shape[3] * z.shape[4], plan.group)
+        unbiased = (var * (count / (count - 1))).to(state)
+    inverse = centre = None  # y = gamma (p - centre) inverse + beta = a p + b
+    a, b = z.new_ones(z.shape[2], dtype=state), z.new_zeros(z.shape[2], dtype=state)
+    if plan.normed:
+        inverse, centre = (var.double() + plan.eps).rsqrt(), mean.to(state)
+        scale = inverse if weight is None else weight * inverse
+        a, b = scale.to(state), (-scale * mean if bias is None else bias - scale * mean).to(state)
+
+    time, channel, gate, of_gates = _gates(moments, peak, a, b, t0, t1, c0, c1)
+    affine = torch.stack([a, b] if gate is None else [gate * a, gate * b])
+    affine = affine.view(2, *[1] * (4 - affine.dim()), *affine.shape[1:])  # [2, T or 1, N or 1, C]
+    space, maps, space_at = None, None, None
+    if kernel is not None:
+        maps, space_at = torch.ops.attsnn.seam_squeeze(p, affine)
+        maps = maps.view(2, -1, *p.shape[3:]).transpose(0, 1)
+        space = torch.sigmoid(F.conv2d(maps, kernel, padding=kernel.shape[-1] // 2))[:, 0].contiguous()
+
+    keep = _keep(p, shortcut, plan, wanted)
+    keeps_membrane = keep == "input" and shortcut is not None
+    rounded = shortcut is not None or plan.membrane
+    rules = [*plan.rules, int(plan.relu), int(rounded), int(plan.membrane or keeps_membrane)]
+    shortcut = None if shortcut is None else like(shortcut, p.stride()[1:])
+    out, membrane, bits = torch.ops.attsnn.lif_seam_forward(
+        p, affine, space, shortcut, learned, plan.numbers, rules, keep
+    )
+    kept = _Kept(
+        z,
+        p=p if plan.pool > 1 else None,
+        bits=bits,
+        membrane=membrane if keeps_membrane else None,
+        learned=learned,
+        weight=weight,
+        bias=bias,
+        inverse=inverse,
+        centre=centre,
+        count=count,
+        affine=affine,
+        place=place,
+        time=time,
+        t0=t0,
+        t1=t1,
+        channel=channel,
+        c0=c0,
+        c1=c1,
+        space=space,
+        maps=maps,
+        space_at=space_at,
+        kernel=kernel,
+        **of_gates,
+    )
+    outputs = (out, membrane if plan.membrane else None, centre if batch else None, unbiased)
+    time = None if time is None else time.t()
+    return (*outputs, time, channel, space), kept, (keep, rules)
+
+
+def _keep(p: Tensor, shortcut: Tensor | None, plan: _Plan, wanted: bool) -> str:
+    """What of the neuron is kept. Without a shortcut nothing but its input, which is computed again from p;
+    with one two bits where they suffice, if a sample's neurons fill whole bytes.
+    """
+    if not wanted:
+        return "nothing"
+    whole_bytes = p.shape[1] <= 1 or p.shape[2:].numel() % 4 == 0
+    return plan.keep if shortcut is not None and whole_bytes else "input"
 
 
 def _statistics(moments: Tensor, pixels: int, group) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased variance [C] and count, in float64, from the planes' means and centred moments, over all
-    processes: counts, sums and second moments about the own mean travel (Chan's update).
+    """Mean, biased variance [C] and count, in float64, from the planes' means and centred moments; over all
+    processes of the group, where counts, sums and second moments about the common mean travel.
     """
     mean, moment = moments[0], moments[1]
-    planes = mean.shape[0] * mean.shape[1]
     own = mean.mean((0, 1))
     square = moment.sum((0, 1)) + pixels * (mean - own).square().sum((0, 1))
-    count = torch.full((1,), float(planes * pixels), dtype=torch.float64, device=mean.device)
+    count = torch.full((1,), mean.shape[0] * mean.shape[1] * pixels, dtype=torch.float64, device=mean.device)
     if group is None:
         return own, square / count, count
     total = torch.cat([count, own * count])
@@ -196,325 +291,149 @@ def _statistics(moments: Tensor, pixels: int, group) -> tuple[Tensor, Tensor, Te
     return everywhere, square / total[:1], total[:1]
 
 
-def _space_backward(grad, gate, maps, kernel) -> tuple[Tensor, Tensor, Tensor]:
-    """From the gradient of SA's gate [N, pixels] to those of its mean and maximum [N, pixels], and the kernel."""
-    grad = (grad.view(gate.shape) * gate * (1 - gate))[:, None]
-    half = kernel.shape[-1] // 2
-    grad_maps, grad_kernel, _ = torch.ops.aten.convolution_backward(
-        *(grad, maps, kernel, None, [1, 1], [half, half], [1, 1], False, [0, 0], 1, [True, True, False])
-    )
-    level, point = grad_maps.flatten(2).unbind(1)
-    return level.contiguous(), point.contiguous(), grad_kernel
-
-
-def _by_plane(point: Tensor, at: Tensor, p: Tensor, mean) -> tuple[Tensor, Tensor]:
-    """Sums by plane [T, N, C] of what SA's maximum hands to single values: point [N, pixels] goes to step and
-    channel `at`; against 1 and against (p - mean).
-    """
-    steps, samples, channels, _, width = p.shape
-    at = at.long()
-    t, c = at // channels, at % channels
-    n = torch.arange(samples, device=p.device)[:, None].expand_as(at)
-    pixel = torch.arange(at.shape[1], device=p.device).expand_as(at)
-    centred = p[t, n, c, pixel // width, pixel % width].double() - (
-        mean[c] if isinstance(mean, Tensor) else mean
-    )
-    none = point.new_zeros((steps, samples, channels))  # index_put sorts on CUDA: the same bits every time
-    return tuple(none.index_put((t, n, c), v, accumulate=True) for v in (point, point * centred))
-
-
-class _Seam(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, z, shortcut, weight, bias, mean, var, t0, t1, c0, c1, kernel, learned, plan):
-        with torch.autocast(z.device.type, enabled=False):
-            return _forward(ctx, z, shortcut, weight, bias, mean, var, t0, t1, c0, c1, kernel, learned, plan)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out, grad_membrane, *_):
-        if grad_out is None and grad_membrane is None:
-            return (None,) * 13
-        with torch.autocast(ctx.device_type, enabled=False):
-            return _backward(ctx, grad_out, grad_membrane)
-
-
-def _forward(ctx, z, shortcut, weight, bias, mean, var, t0, t1, c0, c1, kernel, learned, plan):
-    steps, samples, channels, height, width = z.shape
-    state, pixels = state_dtype(z), height * width
-    given = (weight, bias, t0, t1, c0, c1, kernel)
-    ctx.dtypes = [None if w is None else w.dtype for w in given]
-    weight, bias, t0, t1, c0, c1, kernel = (None if w is None else w.detach().to(state) for w in given)
-    batch = plan.normed and mean is None
-    p, moments, extremum, place = z, None, None, None
-    if batch or plan.pool > 1 or t0 is not None or c0 is not None:
-        p, moments, extremum, place = torch.ops.attsnn.seam_statistics(z, weight, plan.pool)
-        p = p if plan.pool > 1 else z
-
-    # y = a p + b, a = gamma / sigma
-    count, unbiased, batch_mean = None, None, None
-    if batch:
-        mean, var, count = _statistics(moments, pixels, plan.group)
-        batch_mean, unbiased = mean.to(state), (var * (count / (count - 1))).to(state)
-    if plan.normed:
-        inverse = (var.double() + plan.eps).rsqrt()
-        scale = inverse if weight is None else weight * inverse
-        offset = -scale * mean if bias is None else bias - scale * mean
-        centre = mean.to(state)
-    else:
-        scale, offset = z.new_ones(channels, dtype=torch.float64), z.new_zeros(channels, dtype=torch.float64)
-        inverse, centre = scale, None
-    a, b = scale.to(state), offset.to(state)
-
-    time, channel, space = None, None, None
-    gate = torch.ones((), dtype=state, device=z.device)
-    small = {}
-    if t0 is not None or c0 is not None:
-        y_mean, y_peak = a * moments[2].to(state) + b, a * extremum + b  # [T, N, C]
-        small |= {"p_mean": moments[2], "p_peak": extremum}
+def _gates(moments, peak, a, b, t0, t1, c0, c1):
+    """TA's weights [N, T] and CA's [N, C], their product [T, N, 1 or C], and what the backward pass needs."""
+    if t0 is None and c0 is None:
+        return None, None, None, {}
+    y_mean, y_peak = a * moments[2].to(a.dtype) + b, a * peak + b  # [T, N, C]
+    kept, time, channel = {"p_mean": moments[2], "p_peak": peak}, None, None
+    gate = torch.ones((), dtype=a.dtype, device=a.device)
     if t0 is not None:
-        t_mean, (t_peak, at) = y_mean.mean(2), y_peak.max(2)
-        time, *hidden = _excite(t_mean.t(), t_peak.t(), t0, t1)  # [N, T]
-        small |= {"t_mean": t_mean.t(), "t_peak": t_peak.t(), "t_at": at}
-        small |= {"t_hidden_mean": hidden[0], "t_hidden_peak": hidden[1]}
+        t_mean, (t_peak, t_at) = y_mean.mean(2).t(), y_peak.max(2)
+        time = _excite(t_mean, t_peak.t(), t0, t1)
         gate = time.t()[:, :, None]
+        kept |= {"t_mean": t_mean, "t_peak": t_peak.t(), "t_at": t_at}
     if c0 is not None:
-        c_mean, (c_peak, at) = (gate * y_mean).mean(0), (gate * y_peak).max(0)
-        channel, *hidden = _excite(c_mean, c_peak, c0, c1)  # [N, C]
-        small |= {"c_mean": c_mean, "c_peak": c_peak, "c_at": at}
-        small |= {"c_hidden_mean": hidden[0], "c_hidden_peak": hidden[1]}
+        c_mean, (c_peak, c_at) = (gate * y_mean).mean(0), (gate * y_peak).max(0)
+        channel = _excite(c_mean, c_peak, c0, c1)
         gate = gate * channel
-    affine = torch.stack([gate * a, gate * b])
-    affine = affine.view(2, *[1] * (4 - affine.dim()), *affine.shape[1:])  # [2, T or 1, N or 1, C]
-    if kernel is not None:
-        maps, space_at = torch.ops.attsnn.seam_squeeze(p, affine)
-        maps = maps.view(2, samples, *p.shape[3:]).transpose(0, 1)
-        space = torch.sigmoid(F.conv2d(maps, kernel, padding=kernel.shape[-1] // 2))[:, 0].contiguous()
-        small |= {"maps": maps, "space_at": space_at}
-
-    rounded = shortcut is not None or plan.membrane
-    if shortcut is not None:
-        shortcut = like(shortcut, p.stride()[1:])
-    wanted = plan.grad and any(ctx.needs_input_grad)
-    keep, whole_bytes = plan.keep, samples <= 1 or p[0, 0].numel() % 4 == 0
-    if not wanted:
-        keep = "nothing"
-    elif shortcut is None or not whole_bytes:  # without a shortcut x is computed again from p
-        keep = "input"
-    keeps_membrane = keep == "input" and shortcut is not None
-    rules = [*plan.rules, int(plan.relu), int(rounded), int(plan.membrane or keeps_membrane)]
-    out, x, kept = torch.ops.attsnn.lif_seam_forward(
-        p, affine, space, shortcut, learned, plan.numbers, rules, keep
-    )
-    if wanted:
-        tensors = {"z": z, "p": p if plan.pool > 1 else None, "kept": kept, "learned": learned}
-        tensors |= {"x": x if keeps_membrane else None, "affine": affine, "space": space, "place": place}
-        tensors |= {
-            "weight": weight,
-            "bias": bias,
-            "inverse": inverse,
-            "centre": centre,
-            "a": a,
-            "count": count,
-        }
-        tensors |= {
-            "t0": t0,
-            "t1": t1,
-            "c0": c0,
-            "c1": c1,
-            "kernel": kernel,
-            "time": time,
-            "channel": channel,
-        }
-        tensors |= small
-        ctx.names = tuple(tensors)
-        ctx.save_for_backward(*tensors.values())
-        ctx.plan, ctx.rules, ctx.keep, ctx.batch = plan, rules, keep, batch
-        ctx.device_type = z.device.type
-    ctx.set_materialize_grads(False)
-    results = (batch_mean, unbiased, None if time is None else time.t(), channel, space)
-    ctx.mark_non_differentiable(*(r for r in results if r is not None))
-    return out, x if plan.membrane else None, *results
+        kept |= {"c_mean": c_mean, "c_peak": c_peak, "c_at": c_at}
+    return time, channel, gate, kept
 
 
-def _backward(ctx, grad_out, grad_membrane):
-    s = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
-    plan, z, place = ctx.plan, s["z"], s["place"]
-    p = z if s["p"] is None else s["p"]
-    steps, samples, channels, height, width = p.shape
-    state, strides = state_dtype(z), p.stride()[1:]
-    time, channel, space = s["time"], s["channel"], s["space"]
-    if grad_out is None:
-        grad_out = grad_membrane.new_zeros(()).expand(p.shape)
-    grad_out = like(grad_out, strides)
-    grad_membrane = None if grad_membrane is None else like(grad_membrane, strides)
-
-    # pass A
-    up, sums, grad_space, grad_learned = torch.ops.attsnn.lif_seam_backward(
-        *(grad_out, grad_membrane, p, s["x"], s["affine"], space, s["centre"], s["kept"], s["learned"]),
-        *(plan.numbers, ctx.rules, ctx.keep),
-    )
-    inverse, weight, bias = s["inverse"], s["weight"], s["bias"]
-    gamma = torch.ones_like(inverse) if weight is None else weight.double()
-    beta = torch.zeros_like(inverse) if bias is None else bias.double()
-    mean = 0.0 if s["centre"] is None else s["centre"].double()
-    b0, b1 = (
-        sums[0],
-        inverse * sums[1],
-    )  # against 1 and against (p - mean) / sigma: the gradient of SA's input
-    grads = dict.fromkeys(("t0", "t1", "c0", "c1", "kernel"))
-    spatial = None
-    if space is not None:
-        level, point, grads["kernel"] = _space_backward(grad_space, space, s["maps"], s["kernel"])
-        level = level / (steps * channels)
-        spatial = torch.stack([space.flatten(1), level, point])
-        of_level = level.double().sum(1)[None, :, None], torch.ops.attsnn.seam_project(p, level, s["centre"])
-        of_point = _by_plane(point.double(), s["space_at"], p, mean)
-        b0, b1 = b0 + of_level[0] + of_point[0], b1 + inverse * (of_level[1] + of_point[1])
-    gate = torch.ones((), dtype=torch.float64, device=z.device)
-    if time is not None:
-        gate = time.double().t()[:, :, None]
-    uniform = spike = None
-    if time is not None or channel is not None:
-        z_mean, z_peak = inverse * (s["p_mean"] - mean), inverse * (s["p_peak"] - mean)
-        y_mean, y_peak = gamma * z_mean + beta, gamma * z_peak + beta
-        by_y = gamma * b1 + beta * b0  # [T, N, C]: against y
-        uniform, spike = torch.zeros_like(b0), torch.zeros_like(b0)
-    if channel is not None:
-        grad_mean, grad_peak, grads["c0"], grads["c1"] = _excite_backward(
-            *((gate * by_y).sum(0).to(state), channel, s["c_mean"], s["c_peak"], s["c0"], s["c1"]),
-            *(s["c_hidden_mean"], s["c_hidden_peak"]),
-        )
-        c_mean, at = grad_mean.double() / steps, s["c_at"][None]
-        c_peak = torch.zeros_like(b0).scatter(0, at, grad_peak.double()[None])
-        uniform, spike = uniform + gate * c_mean, spike + gate * c_peak
-    if time is not None:
-        grad_time = (by_y if channel is None else channel * by_y).sum(2)
-        if channel is not None:
-            grad_time = grad_time + (c_mean * y_mean + c_peak * y_peak).sum(2)
-        grad_mean, grad_peak, grads["t0"], grads["t1"] = _excite_backward(
-            *(grad_time.t().to(state), time, s["t_mean"], s["t_peak"], s["t0"], s["t1"]),
-            *(s["t_hidden_mean"], s["t_hidden_peak"]),
-        )
-        uniform = uniform + (grad_mean.double().t() / channels)[:, :, None]
-        t_peak = grad_peak.double().t()[:, :, None]
-        spike = spike + torch.zeros_like(b0).scatter(2, s["t_at"][:, :, None], t_peak)
-    gate = gate if channel is None else gate * channel
-
-    scale = gamma * inverse
-    # d(gamma), d(beta) and what of them the batch statistics hand back
-    y0, y1 = gate * b0, gate * b1
-    if uniform is not None:
-        y0, y1 = y0 + uniform + spike, y1 + uniform * z_mean + spike * z_peak
-    grad_bias, grad_weight = y0.sum((0, 1)), y1.sum((0, 1))
-    of_batch = None
-    if ctx.batch:
-        both = torch.stack([grad_bias, grad_weight])
-        if plan.group is not None:
-            dist.all_reduce(both, group=plan.group)
-        both = both / s["count"]
-        of_batch = torch.stack([scale * both[0], scale * inverse * both[1], s["centre"].double()]).to(state)
-
-    # pass C
-    planes = None
-    if uniform is not None:
-        planes = torch.stack([scale * uniform / (height * width), scale * spike]).to(state)
-    grad_z = None
-    if ctx.needs_input_grad[0]:
-        grad_z = torch.ops.attsnn.seam_gradient(
-            *(up, z, s["p"], s["affine"], spatial, s.get("space_at"), planes),
-            *(place if planes is not None else None, of_batch, plan.pool, plan.relu),
-        )
-    small = (grad_weight, grad_bias, grads["t0"], grads["t1"], grads["c0"], grads["c1"], grads["kernel"])
-    small = [None if g is None or d is None else g.to(d) for g, d in zip(small, ctx.dtypes, strict=True)]
-    wants = ctx.needs_input_grad
-    return (
-        grad_z,
-        up if wants[1] else None,
-        *(g if wants[i] else None for i, g in zip((2, 3), small[:2], strict=True)),
-        *(None, None),
-        *(g if wants[i] else None for i, g in zip(range(6, 11), small[2:], strict=True)),
-        grad_learned if wants[11] else None,
-        None,
-    )
+def _hidden(descriptor: Tensor, reduce: Tensor) -> Tensor:
+    return F.relu(descriptor @ reduce.t())
 
 
-# ---- the dispatcher ops
+def _excite(mean: Tensor, peak: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
+    """sigmoid(MLP(mean) + MLP(peak)) of descriptors [N, D]."""
+    return torch.sigmoid((_hidden(mean, reduce) + _hidden(peak, reduce)) @ expand.t())
+
+
+# ---- backward
 # ------------------------------------------------------------------------------------------
 
 
-def _maps_like(z: Tensor, *, pool: int = 1) -> Tensor:
-    """An empty tensor as the kernels lay it out: dense, pixels or channels innermost, like z."""
-    steps, samples, channels, height, width = z.shape
-    height, width = height // pool, width // pool
-    pixels = height * width
-    c, w = (1, channels) if _channels_last(z) else (pixels, 1)
-    strides = (samples * channels * pixels, channels * pixels, c, width * w, w)
-    return z.new_empty_strided((steps, samples, channels, height, width), strides)
+def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
+    """The gradients of z, shortcut, weight, bias, t0, t1, c0, c1, kernel, learned."""
+    z, p, (keep, rules) = s.z, s.z if s.p is None else s.p, neuron
+    strides, state = p.stride()[1:], state_dtype(z)
+    if grad_out is None:
+        grad_out = grad_membrane.new_zeros(()).expand(p.shape)
+    grad_membrane = None if grad_membrane is None else like(grad_membrane, strides)
+    up, sums, grad_space, grad_learned = torch.ops.attsnn.lif_seam_backward(
+        *(
+            like(grad_out, strides),
+            grad_membrane,
+            p,
+            s.membrane,
+            s.affine,
+            s.space,
+            s.centre,
+            s.bits,
+            s.learned,
+        ),
+        *(plan.numbers, rules, keep),
+    )
+    # From here in float64, [T, N, C] by plane: b0 and b1 are the gradient of what SA reads, summed against 1
+    # and against (p - mean) / sigma; not against y, which is no help where gamma is 0.
+    one, none = (torch.full_like(sums[0, 0, 0], value) for value in (1.0, 0.0))
+    inverse, mean = (one, none) if s.centre is None else (s.inverse, s.centre.double())
+    gamma = one if s.weight is None else s.weight.double()
+    beta = none if s.bias is None else s.bias.double()
+    b0, b1 = sums[0], inverse * sums[1]
+    spatial, grad_kernel = None, None
+    if s.space is not None:
+        spatial, grad_kernel, c0, c1 = _space_backward(grad_space, p, mean, s)
+        b0, b1 = b0 + c0, b1 + inverse * c1
+    planes, grad_gates = None, (None,) * 4
+    y0, y1 = b0, b1  # the same of the normed map
+    if s.time is not None or s.channel is not None:
+        normed = inverse * (s.p_mean - mean), inverse * (s.p_peak - mean)
+        gate, uniform, spike, *grad_gates = _gates_backward(b0, b1, *normed, gamma, beta, s, state)
+        y0, y1 = gate * b0 + uniform + spike, gate * b1 + uniform * normed[0] + spike * normed[1]
+        planes = torch.stack([gamma * inverse * uniform / (p.shape[3] * p.shape[4]), gamma * inverse * spike])
+    grad_bias, grad_weight = y0.sum((0, 1)), y1.sum((0, 1))
+    of_batch = None
+    if s.count is not None:  # what the batch's statistics hand back
+        both = torch.stack([grad_bias, grad_weight])
+        if plan.group is not None:
+            dist.all_reduce(both, group=plan.group)
+        both = gamma * inverse * both / s.count
+        of_batch = torch.stack([both[0], inverse * both[1], mean]).to(state)
+    grad_z = None
+    if wants_z:
+        planes, place = (None, None) if planes is None else (planes.to(state), s.place)
+        space_at = None if spatial is None else s.space_at
+        grad_z = torch.ops.attsnn.seam_gradient(
+            *(up, z, s.p, s.affine, spatial, space_at, planes, place, of_batch, plan.pool, plan.relu)
+        )
+    return grad_z, up, grad_weight, grad_bias, *grad_gates, grad_kernel, grad_learned
 
 
-def _lies(z: Tensor, c: int, h: int, w: int) -> bool:
-    strides = (z.shape[2] * z.shape[3] * z.shape[4], c, h, w)
-    return all(n == 1 or a == b for n, a, b in zip(z.shape[1:], z.stride()[1:], strides, strict=True))
+def _space_backward(grad, p, mean, s):
+    """SA: its part of the last pass [3, N, pixels], its kernel's gradient, and what it hands to b0 and b1."""
+    steps, samples, channels = p.shape[:3]
+    grad = (grad.view(s.space.shape) * s.space * (1 - s.space))[:, None]
+    size = s.kernel.shape[-1]
+    grad_maps = F.conv_transpose2d(grad, s.kernel, padding=size // 2)
+    # A library's weight gradient depends on the number of threads: 2 k k sums instead, in float64.
+    windows = F.unfold(s.maps, size, padding=size // 2).double()  # [N, 2 k k, pixels]
+    grad_kernel = (windows * grad.flatten(2)).sum((0, 2)).view(s.kernel.shape)
+    level, point = grad_maps.flatten(2).unbind(1)
+    level = level / (steps * channels)
+    spatial = torch.stack([s.space.flatten(1), level, point])
+    by_level = torch.ops.attsnn.seam_project(p, level.contiguous(), s.centre)
+    # the maximum's gradient goes to one value of each pixel
+    at = s.space_at.long()
+    t, c, pixel = at // channels, at % channels, torch.arange(at.shape[1], device=p.device).expand_as(at)
+    n = torch.arange(samples, device=p.device)[:, None].expand_as(at)
+    centred = p[t, n, c, pixel // p.shape[4], pixel % p.shape[4]].double() - mean[c]
+    point, none = point.double(), torch.zeros_like(by_level)
+    by_point = [none.index_put((t, n, c), v, accumulate=True) for v in (point, point * centred)]
+    return spatial, grad_kernel, level.double().sum(1)[:, None] + by_point[0], by_level + by_point[1]
 
 
-def _channels_last(z: Tensor) -> bool:
-    height, width = z.shape[3:]
-    return height * width == 1 or not _lies(z, height * width, width, 1)
+def _gates_backward(b0, b1, normed_mean, normed_peak, gamma, beta, s, state):
+    """TA and CA: their product [T, N, C], the gradients by plane of the normed map's mean and maximum, and
+    those of t0, t1, c0, c1.
+    """
+    steps, _, channels = b0.shape
+    y_mean, y_peak = gamma * normed_mean + beta, gamma * normed_peak + beta
+    by_y = gamma * b1 + beta * b0
+    uniform, spike = torch.zeros_like(b0), torch.zeros_like(b0)
+    grads_t, grads_c = (None, None), (None, None)
+    gate = torch.ones_like(b0) if s.time is None else s.time.double().t()[:, :, None].expand_as(b0)
+    by_time = by_y
+    if s.channel is not None:
+        grad = (gate * by_y).sum(0).to(state)
+        mean, peak, *grads_c = _excite_backward(grad, s.channel, s.c_mean, s.c_peak, s.c0, s.c1)
+        mean, peak = mean / steps, torch.zeros_like(b0).scatter(0, s.c_at[None], peak[None])
+        uniform, spike = gate * mean, gate * peak
+        by_time = s.channel * by_y + mean * y_mean + peak * y_peak
+    if s.time is not None:
+        grad = by_time.sum(2).t().to(state)
+        mean, peak, *grads_t = _excite_backward(grad, s.time, s.t_mean, s.t_peak, s.t0, s.t1)
+        uniform = uniform + (mean.t() / channels)[:, :, None]
+        spike = spike + torch.zeros_like(b0).scatter(2, s.t_at[:, :, None], peak.t()[:, :, None])
+    gate = gate if s.channel is None else gate * s.channel
+    return gate, uniform, spike, *grads_t, *grads_c
 
 
-def _laid_out(z: Tensor) -> bool:
-    """Whether one step of [T, N, C, H, W] is contiguous or channels-last."""
-    channels, height, width = z.shape[2:]
-    return _lies(z, height * width, width, 1) or _lies(z, 1, width * channels, channels)
-
-
-def _statistics_shapes(z, gamma, pool):
-    pooled = _maps_like(z, pool=pool) if pool > 1 else z.new_empty(0)
-    moments = z.new_empty((3, *z.shape[:3]), dtype=torch.float64)
-    extremum = z.new_empty(z.shape[:3], dtype=state_dtype(z))
-    return pooled, moments, extremum, z.new_empty(z.shape[:3], dtype=torch.int32)
-
-
-def _squeeze_shapes(p, affine):
-    samples, pixels = p.shape[1], p.shape[3] * p.shape[4]
-    descriptors = p.new_empty((2, samples, pixels), dtype=state_dtype(p))
-    return descriptors, p.new_empty((samples, pixels), dtype=torch.int32)
-
-
-def _forward_shapes(p, affine, spatial, shortcut, learned, numbers, rules, keep):
-    steps, neurons, state = p.shape[0], p.shape[1:].numel(), state_dtype(p)
-    if keep == "bits":
-        kept = p.new_empty((steps, (neurons + 3) // 4), dtype=torch.uint8)
-    elif keep == "input" and steps > CHECKPOINT_ABOVE:
-        kept = p.new_empty(((steps - 1) // CHECKPOINT_EVERY, neurons), dtype=state)
-    else:
-        kept = p.new_empty(0, dtype=state)
-    return _maps_like(p), _maps_like(p) if rules[-1] else p.new_empty(0), kept
-
-
-def _backward_shapes(grad_out, grad_membrane, p, membrane, affine, spatial, centre, kept, learned, *_):
-    state = state_dtype(p)
-    sums = p.new_empty((2, *p.shape[:3]), dtype=torch.float64)
-    grad_spatial = p.new_empty(0 if spatial is None else p.shape[1] * p.shape[3] * p.shape[4], dtype=state)
-    grad_learned = p.new_empty(0, dtype=state) if learned is None else learned.new_empty(learned.shape)
-    return _maps_like(p), sums, grad_spatial, grad_learned
-
-
-_SHAPES = {
-    "seam_statistics": _statistics_shapes,
-    "seam_squeeze": _squeeze_shapes,
-    "seam_project": lambda p, weight, centre: p.new_empty(p.shape[:3], dtype=torch.float64),
-    "seam_gradient": lambda up, z, *_: _maps_like(z),
-}
-
-
-def _register() -> None:
-    shapes = dict(_SHAPES)
-    for neuron in compiled().neurons:
-        shapes |= {f"{neuron}_seam_forward": _forward_shapes, f"{neuron}_seam_backward": _backward_shapes}
-    for name, shape in shapes.items():
-        torch.library.register_fake(f"attsnn::{name}", shape)
-
-
-if compiled() is not None:
-    _register()
+def _excite_backward(grad, gate, mean, peak, reduce, expand):
+    """From the gradient of a gate [N, D] to those of mean and peak, in float64, and of reduce and expand."""
+    grad = grad * gate * (1 - gate)
+    of_mean, of_peak, hidden = _hidden(mean, reduce), _hidden(peak, reduce), grad @ expand
+    by_mean, by_peak = hidden * (of_mean > 0), hidden * (of_peak > 0)
+    grad_reduce, grad_expand = by_mean.t() @ mean + by_peak.t() @ peak, grad.t() @ (of_mean + of_peak)
+    return (by_mean @ reduce).double(), (by_peak @ reduce).double(), grad_reduce, grad_expand

@@ -1,5 +1,6 @@
-"""A seam, what lies between two convolutions, as the published networks compose it: batch norm over (T, N, H, W),
-average pool, attention gates and ReLU, shortcut, neuron; and the kernels' own form of the same, to the bit.
+"""A seam, what lies between two convolutions, as the published networks compose it: batch norm over
+(T, N, H, W), average pool, attention gates and ReLU, shortcut, neuron; and the kernels' own form of the
+same, to the bit.
 
 z is [T, N, C, H, W], or [T, N, F] where the layer is fully connected.
 """
@@ -29,7 +30,7 @@ class Norm(NamedTuple):
 
 
 class Gates(NamedTuple):
-    """The weights of the attention gates that are there: the two matrices of a shared MLP, the convolution."""
+    """The weights of the gates that are there: the two matrices of a shared MLP, the convolution."""
 
     temporal: tuple[Tensor, Tensor] | None = None  # [T/r, T], [T, T/r]
     channel: tuple[Tensor, Tensor] | None = None  # [C/r, C], [C, C/r]
@@ -45,8 +46,8 @@ class Scores(NamedTuple):
 
 
 class SeamOutput(NamedTuple):
-    """out: what the neuron emits; membrane: the sum that it reads, where asked for; batch_mean, batch_var: the
-    statistics [C] for the running buffers, the variance unbiased, where the norm took them; scores.
+    """out: what the neuron emits; membrane: the sum that it reads, where asked for; batch_mean, batch_var:
+    the statistics [C] for the running buffers, the variance unbiased, where the norm took them; scores.
     """
 
     out: Tensor

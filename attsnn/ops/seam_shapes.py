@@ -1,0 +1,130 @@
+"""The seams' dispatcher ops: how their maps lie in memory, their shape rules, and sentences for misuse.
+
+The rules are those of csrc/tensor/seam_op.h.
+"""
+
+import torch
+from torch import Tensor
+
+from attsnn._extension import compiled
+from attsnn.reference import Norm, state_dtype
+
+from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY, refuse
+
+
+def check_seam(z, norm, pool, gates, shortcut) -> None:
+    """Sentences for what does not fit, beside the neuron's."""
+    if z.dim() not in (3, 5):
+        raise ValueError(f"z must be [T, N, C, H, W] or [T, N, F], got shape {tuple(z.shape)}")
+    steps, _, channels = z.shape[:3]
+    sides = z.shape[3:]
+    if isinstance(pool, bool) or not isinstance(pool, int) or pool < 1 or (pool > 1 and not sides):
+        raise ValueError(f"pool must be a side >= 1, and 1 for z [T, N, F], got {pool!r}")
+    if sides and pool > min(sides):
+        raise ValueError(f"pool must fit the maps of z {tuple(z.shape)}, got {pool}")
+    for name, value in (norm or Norm())._asdict().items():
+        if isinstance(value, Tensor) and value.shape != (channels,):
+            raise ValueError(f"norm.{name} must be [C] = [{channels}], got shape {tuple(value.shape)}")
+    if norm is not None and (norm.mean is None) != (norm.var is None):
+        raise ValueError("norm: give mean and var both, or neither for the batch's statistics")
+    if norm is not None and norm.mean is None and norm.group is None and z.numel() // max(1, channels) < 2:
+        raise ValueError(f"norm: batch statistics need more than one value a channel, got z {tuple(z.shape)}")
+    if gates is not None:
+        for name, size, of in (("temporal", steps, "T"), ("channel", channels, "C")):
+            pair = getattr(gates, name)
+            if pair is not None and (pair[0].shape[1:] != (size,) or pair[1].shape != pair[0].t().shape):
+                got = ", ".join(str(tuple(w.shape)) for w in pair)
+                raise ValueError(
+                    f"gates.{name} must be [{of}/r, {of}] and [{of}, {of}/r], {of} = {size}, got {got}"
+                )
+        if not sides and (gates.channel is not None or gates.spatial is not None):
+            raise ValueError("gates: z [T, N, F] has a temporal gate only")
+    if shortcut is not None:
+        want = (*z.shape[:3], *(side // pool for side in sides))
+        if shortcut.shape != want or shortcut.dtype != z.dtype:
+            raise ValueError(
+                f"shortcut must be {z.dtype} {want}, got {shortcut.dtype} {tuple(shortcut.shape)}"
+            )
+
+
+def _maps_like(z: Tensor, *, pool: int = 1) -> Tensor:
+    """An empty tensor as the kernels lay it out: dense, pixels or channels innermost, like z."""
+    steps, samples, channels, height, width = z.shape
+    height, width = height // pool, width // pool
+    pixels = height * width
+    c, w = (1, channels) if _channels_last(z) else (pixels, 1)
+    strides = (samples * channels * pixels, channels * pixels, c, width * w, w)
+    return z.new_empty_strided((steps, samples, channels, height, width), strides)
+
+
+def _lies(z: Tensor, c: int, h: int, w: int) -> bool:
+    strides = (z.shape[2] * z.shape[3] * z.shape[4], c, h, w)
+    return all(n == 1 or a == b for n, a, b in zip(z.shape[1:], z.stride()[1:], strides, strict=True))
+
+
+def _channels_last(z: Tensor) -> bool:
+    height, width = z.shape[3:]
+    return height * width == 1 or not _lies(z, height * width, width, 1)
+
+
+def laid_out(z: Tensor) -> bool:
+    """Whether one step of [T, N, C, H, W] is contiguous or channels-last."""
+    channels, height, width = z.shape[2:]
+    return _lies(z, height * width, width, 1) or _lies(z, 1, width * channels, channels)
+
+
+def _statistics_shapes(z, gamma, pool):
+    pooled = _maps_like(z, pool=pool) if pool > 1 else z.new_empty(0)
+    moments = z.new_empty((3, *z.shape[:3]), dtype=torch.float64)
+    extremum = z.new_empty(z.shape[:3], dtype=state_dtype(z))
+    return pooled, moments, extremum, z.new_empty(z.shape[:3], dtype=torch.int32)
+
+
+def _squeeze_shapes(p, affine):
+    samples, pixels = p.shape[1], p.shape[3] * p.shape[4]
+    descriptors = p.new_empty((2, samples, pixels), dtype=state_dtype(p))
+    return descriptors, p.new_empty((samples, pixels), dtype=torch.int32)
+
+
+def _forward_shapes(p, affine, spatial, shortcut, learned, numbers, rules, keep):
+    steps, neurons, state = p.shape[0], p.shape[1:].numel(), state_dtype(p)
+    if keep == "bits":
+        kept = p.new_empty((steps, (neurons + 3) // 4), dtype=torch.uint8)
+    elif keep == "input" and steps > CHECKPOINT_ABOVE:
+        kept = p.new_empty(((steps - 1) // CHECKPOINT_EVERY, neurons), dtype=state)
+    else:
+        kept = p.new_empty(0, dtype=state)
+    return _maps_like(p), _maps_like(p) if rules[-1] else p.new_empty(0), kept
+
+
+def _backward_shapes(grad_out, grad_membrane, p, membrane, affine, spatial, centre, kept, learned, *_):
+    state = state_dtype(p)
+    sums = p.new_empty((2, *p.shape[:3]), dtype=torch.float64)
+    grad_spatial = p.new_empty(0 if spatial is None else p.shape[1] * p.shape[3] * p.shape[4], dtype=state)
+    grad_learned = p.new_empty(0, dtype=state) if learned is None else learned.new_empty(learned.shape)
+    return _maps_like(p), sums, grad_spatial, grad_learned
+
+
+_SHAPES = {
+    "seam_statistics": _statistics_shapes,
+    "seam_squeeze": _squeeze_shapes,
+    "seam_project": lambda p, weight, centre: p.new_empty(p.shape[:3], dtype=torch.float64),
+    "seam_gradient": lambda up, z, *_: _maps_like(z),
+}
+
+
+def _register() -> None:
+    shapes = dict(_SHAPES)
+    for neuron in compiled().neurons:
+        shapes |= {f"{neuron}_seam_forward": _forward_shapes, f"{neuron}_seam_backward": _backward_shapes}
+    for name, shape in shapes.items():
+        torch.library.register_fake(f"attsnn::{name}", shape)
+        # Called inside of the autograd function alone: a graph of their own appears under create_graph=True.
+        twice = "seam: no double backward (create_graph=True); backend='reference' has one"
+        torch.library.register_autograd(f"attsnn::{name}", refuse(twice))
+        vmapped = "seam: no vmap; N is the batch dimension, or use backend='reference'"
+        torch.library.register_vmap(f"attsnn::{name}", refuse(vmapped))
+
+
+if compiled() is not None:
+    _register()

@@ -1,0 +1,582 @@
+"""What lies between two convolutions as one op: fused against the plain composition, values and gradients."""
+
+import itertools
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from close import as_exact_as_eager, close64, same_bits
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attsnn import attention, layers, models, neurons, ops, reference
+from attsnn.ops.neuron import pack
+
+MA_SNN = neurons.ma_snn(threshold=0.05).arguments() | {"soft": False}
+MS_RESNET = neurons.ms_resnet().arguments() | {"soft": False}
+GATES = (None, "TA", "CA", "SA", "TCA", "TSA", "CSA", "TCSA")
+NORMS = ("train", "eval", None)
+
+
+def weights_of(channels, steps, dtype=torch.float64):
+    """Random small tensors; the first gamma is 0, the second negative."""
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, dtype=torch.float64, generator=g).to(dtype)  # noqa: E731
+    gamma = draw(channels)
+    gamma[:2] = torch.tensor([0.0, -1.1])[:channels]
+    return {
+        "gamma": gamma, "beta": 0.3 * draw(channels),
+        "t0": draw(3, steps), "t1": draw(steps, 3), "c0": draw(2, channels), "c1": draw(channels, 2),
+        "kernel": draw(1, 2, 3, 3),
+    }  # fmt: skip
+
+
+def gates_of(name, w):
+    if name is None:
+        return None
+    return ops.Gates(
+        (w["t0"], w["t1"]) if "T" in name else None,
+        (w["c0"], w["c1"]) if "C" in name else None,
+        w["kernel"] if "S" in name else None,
+    )
+
+
+def norm_of(kind, w):
+    if kind is None:
+        return None
+    given = () if kind == "train" else (0.3 * w["gamma"].detach(), w["beta"].detach().abs() + 0.5)
+    return ops.Norm(w["gamma"], w["beta"], *given)
+
+
+def maps(*shape, channels_last=False, seed=0, dtype=torch.float64):
+    z = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return z.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) if channels_last else z
+
+
+def run(backend, z, weights, *, norm="train", gates=None, shortcut=None, neuron=MA_SNN, **keywords):
+    """Every output, and every gradient of a random functional of them, by name."""
+    z = z.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    w = {k: v.detach().clone().requires_grad_() for k, v in weights.items()}
+    learned = {
+        k: v.detach().clone().requires_grad_() for k, v in neuron.items() if isinstance(v, torch.Tensor)
+    }
+    shortcut = None if shortcut is None else shortcut.detach().clone().requires_grad_()
+    given = {"norm": norm_of(norm, w), "gates": gates_of(gates, w), "shortcut": shortcut}
+    result = ops.seam(z, **given, **{**neuron, **learned, **keywords, "backend": backend})
+    torch.manual_seed(7)
+    draw = lambda x: torch.randn(x.shape, dtype=torch.float64).to(x.dtype)  # noqa: E731  (in logical order)
+    loss = (result.out * draw(result.out)).sum()
+    if result.membrane is not None:
+        loss = loss + (result.membrane * draw(result.membrane)).sum()
+    loss.backward()
+    seen = {
+        "out": result.out,
+        "membrane": result.membrane,
+        "mean": result.batch_mean,
+        "var": result.batch_var,
+    }
+    seen |= {f"score {k}": v for k, v in result.scores._asdict().items()}
+    inputs = {**w, **learned, "z": z, "shortcut": shortcut}
+    seen |= {
+        f"grad {k}": torch.zeros_like(v) if v.grad is None else v.grad
+        for k, v in inputs.items()
+        if v is not None
+    }
+    return {k: v.detach() for k, v in seen.items() if v is not None}
+
+
+def agree(z, weights, tolerance=1e-10, **keywords):
+    """Fused, in whatever layout, against the reference on contiguous maps: PyTorch's own batch norm has wrong
+    gradients for channels-last maps where T = N = 1 (torch 2.13, CPU).
+    """
+    ours, plain = run("fused", z, weights, **keywords), run("reference", z.contiguous(), weights, **keywords)
+    assert ours.keys() == plain.keys()
+    for name in plain:
+        close64(ours[name], plain[name], tolerance, f"{name} of {keywords}")
+    return ours
+
+
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("emit", ["spike", "relu_membrane"])
+def test_ma_snn_seams(fused, gates, emit):
+    w = weights_of(8, 6)
+    for norm, pool, last in itertools.product(NORMS, (1, 2), (False, True)):
+        z = maps(6, 3, 8, 7, 9, channels_last=last)
+        seen = agree(z, w, norm=norm, pool=pool, gates=gates, neuron={**MA_SNN, "emit": emit})
+        assert seen["out"].any() and seen["grad z"].any()
+
+
+@pytest.mark.parametrize("gates", [None, "CA", "CSA"])
+@pytest.mark.parametrize("steps", [1, 6])
+def test_ms_resnet_seams(fused, gates, steps):
+    """With a shortcut two bits or the sum are kept: by what is emitted, and where a sample fills no bytes."""
+    w = weights_of(5, steps)
+    for norm, membrane, emit, side in itertools.product(
+        ("train", "eval"), (False, True), ("spike", "membrane"), (4, 5)
+    ):
+        z = maps(steps, 2, 5, side, side, channels_last=side == 4)
+        for shortcut in (None, maps(steps, 2, 5, side, side, seed=3)):
+            given = {"norm": norm, "gates": gates, "shortcut": shortcut, "membrane": membrane}
+            agree(z, w, **given, neuron={**MS_RESNET, "emit": emit})
+
+
+def test_fully_connected(fused):
+    for gates, norm, features in itertools.product((None, "TA"), NORMS, (5, 1030)):
+        w = weights_of(features, 4)
+        z = torch.randn(4, 3, features, dtype=torch.float64)
+        agree(z, w, gates=gates, norm=norm)
+        agree(z, w, gates=gates, norm=norm, shortcut=torch.randn_like(z), membrane=True)
+
+
+@pytest.mark.parametrize("preset", neurons.PRESETS)
+def test_every_preset_learns(fused, preset):
+    """Its own rules, every constant a tensor [C], every emitted value; more steps than are kept at once."""
+    arguments = neurons.PRESETS[preset]().arguments() | {"soft": False}
+    constants = {k: v for k, v in arguments.items() if k in reference.CONSTANTS and v is not None}
+    values = {k: torch.as_tensor(v, dtype=torch.float64).detach() for k, v in constants.items()}
+    learned = {k: v.expand(4).clone() for k, v in values.items()}
+    for emit, steps in itertools.product(reference.EMITS, (3, 70)):
+        z, w = maps(steps, 2, 4, 3, 5), weights_of(4, steps)
+        for shortcut in (None, maps(steps, 2, 4, 3, 5, seed=1)):
+            own = {**arguments, **learned, "emit": emit}
+            agree(z, w, norm="train", gates="TCSA", shortcut=shortcut, neuron=own, tolerance=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "pool"),
+    [
+        ((2, 1, 3, 8, 8), 4),
+        ((2, 2, 3, 4, 4), 4),
+        ((3, 2, 1, 5, 5), 2),
+        ((2, 5, 2, 1, 1), 1),
+        ((1, 1, 2, 40, 40), 2),
+        ((2, 1, 1030, 2, 2), 2),
+        ((3, 17, 2, 6, 6), 1),
+    ],
+)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_shapes(fused, shape, pool, channels_last):
+    w = weights_of(shape[2], shape[0])
+    z = maps(*shape, channels_last=channels_last)
+    agree(z, w, gates="TCSA", pool=pool)
+    out = ops.seam(z, pool=pool, **{**MA_SNN, "backend": "fused"}).out
+    if channels_last:
+        assert out.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    if shape[3] == shape[4]:
+        agree(z.transpose(3, 4), w, gates="CSA", pool=pool)  # neither order: copied
+    agree(z[:1].expand(shape), w, gates="CA")  # a static image
+
+
+def test_no_sample(fused):
+    z, w = torch.zeros(2, 0, 3, 4, 4), weights_of(3, 2, torch.float32)
+    result = ops.seam(z, norm=norm_of("eval", w), gates=gates_of("TCSA", w), pool=2, backend="fused")
+    assert result.out.shape == (2, 0, 3, 2, 2)
+
+
+# ---- ties, and the hard cases of a norm
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gates", ["TA", "CA", "SA", "TCSA"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_ties_go_to_the_first_in_logical_order(fused, gates, channels_last):
+    """Small integers tie everywhere; statistics of 0 and 1 keep the ties exact through the norm."""
+    z = torch.randint(-1, 2, (4, 3, 6, 5, 7), generator=torch.Generator().manual_seed(2)).double()
+    z[:, 0], z[1, 1] = 1.0, -1.0  # silent planes
+    z = z.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) if channels_last else z
+    w = weights_of(6, 4)
+    gamma = torch.tensor([0.0, -1.0, 1.0, 2.0, -0.5, 1.0], dtype=torch.float64)
+    none, one = torch.zeros_like(gamma), torch.ones_like(gamma)
+    results = []
+    for backend in ("fused", "reference"):
+        x = z.clone(memory_format=torch.preserve_format).requires_grad_()
+        neuron = {**MA_SNN, "emit": "membrane", "backend": backend}
+        norm = ops.Norm(gamma, none, none, one, eps=0.0)
+        out = ops.seam(x, norm=norm, gates=gates_of(gates, w), **neuron).out
+        out.square().sum().backward()
+        results.append((out.detach(), x.grad))
+    for a, b in zip(*results, strict=True):
+        assert b.any()
+        close64(a, b, 1e-12, gates)
+
+
+def test_nan_is_the_maximum(fused):
+    z, w = maps(3, 2, 4, 4, 4), weights_of(4, 3)
+    z[1, 0, 2, 1, 1] = float("nan")
+    ours, plain = (run(b, z, w, gates="TCSA", norm=None) for b in ("fused", "reference"))
+    assert plain["score channel"].isnan().any() and not plain["score channel"].isnan().all()
+    for name in ("score temporal", "score channel", "score spatial", "out"):
+        assert torch.equal(ours[name].isnan(), plain[name].isnan()), name
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_mean_of_a_thousand_deviations(fused, channels_last):
+    z = 1000 + maps(4, 3, 5, 9, 9, channels_last=channels_last, dtype=torch.float32)
+    w = weights_of(5, 4, torch.float32)
+    result = ops.seam(z, norm=norm_of("train", w), backend="fused")
+    exact = z.double().permute(2, 0, 1, 3, 4).flatten(1)
+    assert torch.allclose(result.batch_var.double(), exact.var(1), rtol=1e-6)
+    assert torch.allclose(result.batch_mean.double(), exact.mean(1), rtol=1e-7)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_running_statistics_are_those_of_pytorch(backend, momentum):
+    norm = nn.BatchNorm2d(4, momentum=momentum).double()
+    layer = layers.SpikingLayer(None, neurons.ma_snn(backend=backend), norm=norm)
+    plain = nn.BatchNorm2d(4, momentum=momentum).double()
+    for seed in range(3):
+        z = 2 + 3 * maps(3, 2, 4, 5, 5, seed=seed)
+        layer(z)
+        plain(z.flatten(0, 1))
+    for name, value in plain.state_dict().items():
+        assert torch.allclose(norm.state_dict()[name], value, rtol=1e-12), name
+    layer.eval()
+    z = maps(3, 2, 4, 5, 5)
+    expected = neurons.ma_snn()(plain.eval()(z.flatten(0, 1)).unflatten(0, (3, 2)))
+    close64(layer(z), expected, 0)
+    layer(z).sum().backward()  # a frozen norm: running statistics, gamma and beta train
+    assert norm.weight.grad.any() and norm.num_batches_tracked == 3
+
+
+# ---- bits
+# ------------------------------------------------------------------------------------------
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_apply_has_the_reference_s_bits(fused, dtype, channels_last):
+    """Given the same small tensors; and so has the gradient of what the neuron reads."""
+    p, shortcut, grad = (
+        maps(5, 2, 3, 6, 7, channels_last=channels_last, dtype=dtype, seed=s) for s in range(3)
+    )
+    state = reference.state_dtype(p)
+    neuron = {k: v for k, v in MA_SNN.items() if k != "backend"}
+    constants = {k: neuron[k] for k in reference.CONSTANTS}
+    for emit, small, gated, added in itertools.product(("spike", "relu_membrane"), *[(False, True)] * 3):
+        packed = pack(p, constants, neuron["surrogate"], False, False, emit, "zero", False)
+        affine = torch.randn(2, 1 if small else 5, 1 if small else 2, 3, dtype=state)
+        spatial = torch.rand(2, 6, 7, dtype=state) if gated else None
+        r, rules = shortcut if added else None, [*packed.rules, 1, int(added), int(added)]
+        out, membrane, kept = torch.ops.attsnn.lif_seam_forward(
+            p, affine, spatial, r, None, packed.numbers, rules, "input"
+        )
+        own = {**neuron, "emit": emit}
+        expected, x = reference.seam_apply(p, affine, spatial, r, True, added, **own)
+        same_bits(out, expected, "out")
+        if added:
+            same_bits(membrane, x, "membrane")
+        up, *_ = torch.ops.attsnn.lif_seam_backward(
+            *(grad, None, p, membrane if added else None, affine, spatial, None, kept, None),
+            *(packed.numbers, rules, "input"),
+        )
+        if added or dtype == state:  # else x is wider than any tensor that the neuron's own op takes
+            x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+            ops.lif(x, **own, backend="fused", final_state=False)[0].backward(grad)
+            same_bits(up, x.grad, "gradient of x")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_last_pass_has_the_reference_s_bits(fused, dtype, channels_last):
+    up, p = (maps(5, 2, 3, 6, 7, channels_last=channels_last, dtype=dtype, seed=s) for s in range(2))
+    z = maps(5, 2, 3, 13, 14, channels_last=channels_last, dtype=dtype, seed=2)
+    state = reference.state_dtype(p)
+    affine, channels = torch.randn(2, 5, 2, 3, dtype=state), torch.randn(3, 3, dtype=state)
+    spatial = torch.rand(3, 2, 42, dtype=state), torch.randint(0, 15, (2, 42)).int()
+    planes = torch.randn(2, 5, 2, 3, dtype=state), torch.randint(0, 42, (5, 2, 3)).int()
+    for s, n, c, relu in itertools.product((False, True), repeat=4):
+        small = (affine, *(spatial if s else (None, None)), *(planes if n else (None, None)))
+        for source, pooled, pool in ((z, p, 2), (p, None, 1)):
+            arguments = (up, source, pooled, *small, channels if c else None, pool, relu)
+            ours, plain = torch.ops.attsnn.seam_gradient(*arguments), reference.seam_gradient(*arguments)
+            same_bits(ours, plain, f"SA {s}, planes {n}, statistics {c}, relu {relu}, pool {pool}")
+
+
+@pytest.mark.parametrize("gates", [None, "TCSA"])
+def test_threads_and_repetition_change_no_bit(fused, gates):
+    z, w = maps(9, 3, 8, 20, 20, dtype=torch.float32), weights_of(8, 9, torch.float32)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            neuron = {**MS_RESNET, "emit": "membrane"}
+            results.append(run("fused", z, w, gates=gates, shortcut=z, neuron=neuron))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for name, value in results[0].items():
+            same_bits(other[name], value, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision(fused, dtype):
+    """Off the threshold by construction: the membrane is emitted, nothing fires."""
+    z, w = maps(4, 2, 4, 6, 6, dtype=dtype), weights_of(4, 4, torch.float32)
+    neuron = {**MA_SNN, "threshold": 1e4, "v_reset": 0.0, "emit": "membrane"}
+    ours, plain = (run(b, z, w, gates="TCSA", pool=2, neuron=neuron) for b in ("fused", "reference"))
+    wide = {k: v.double() for k, v in w.items()}
+    exact = run("reference", z.double(), wide, gates="TCSA", pool=2, neuron=neuron)
+    for name in ("out", "grad z", "grad gamma", "grad beta", "grad t0", "grad c1", "grad kernel"):
+        assert exact[name].any()
+        as_exact_as_eager(ours[name], plain[name].to(ours[name].dtype), exact[name], name)
+
+
+# ---- a citizen of PyTorch
+# ------------------------------------------------------------------------------------------
+
+
+def test_gradcheck(fused):
+    z, w = maps(3, 2, 3, 4, 5).requires_grad_(), weights_of(3, 3)
+    w["gamma"][0] = 0.7  # at 0 every value of the plane ties: a kink
+    shortcut = maps(3, 2, 3, 2, 2, seed=5).requires_grad_()
+    soft = {**MA_SNN, "soft": True, "surrogate": reference.arctan(2.0), "backend": "fused"}
+
+    def f(z, shortcut, *small):
+        w = dict(zip(names, small, strict=True))
+        given = {"norm": norm_of("train", w), "gates": gates_of("TCSA", w), "shortcut": shortcut}
+        result = ops.seam(z, pool=2, membrane=True, **given, **soft)
+        return result.out, result.membrane
+
+    names = ("gamma", "beta", "t0", "t1", "c0", "c1", "kernel")
+    small = [w[name].requires_grad_() for name in names]
+    assert torch.autograd.gradcheck(f, (z, shortcut, *small), eps=1e-6, atol=1e-6)
+
+
+def test_opcheck(fused):
+    """Schema and shape rule; the gradient belongs to the function that joins the ops."""
+    ours, state = torch.ops.attsnn, torch.float64
+    rules, numbers = [1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1], [0.3, 1.0, 0.0, 0.3, 0.3, 0.25, 0.0]
+    draw = lambda *shape: torch.rand(shape, dtype=state)  # noqa: E731
+    at, plane_at = torch.zeros(2, 9, dtype=torch.int32), torch.zeros(3, 2, 4, dtype=torch.int32)
+    for last in (False, True):
+        z, p = maps(3, 2, 4, 6, 7, channels_last=last), maps(3, 2, 4, 3, 3, channels_last=last)
+        affine, space, learned = draw(2, 3, 2, 4), draw(2, 9), draw(5, 4)
+        neuron = (numbers, rules, "input")
+        small = (affine, draw(3, 2, 9), at, draw(2, 3, 2, 4), plane_at, draw(3, 4))
+        calls = {
+            ours.seam_statistics: (z, draw(4), 2),
+            ours.seam_squeeze: (p, affine),
+            ours.seam_project: (p, space, draw(4)),
+            ours.lif_seam_forward: (p, affine, space, p.flip(1), learned, *neuron),
+            ours.lif_seam_backward: (p, p, p, p, affine, space, draw(4), draw(0), learned, *neuron),
+            ours.seam_gradient: (p, z, p, *small, 2, True),
+        }
+        for op, arguments in calls.items():
+            torch.library.opcheck(op.default, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("name", [None, "TCSA"])
+def test_compile_fullgraph(fused, name):
+    gates = attention.attention(name, channels=4, steps=3, channel_ratio=2, temporal_ratio=1)
+    conv, neuron = nn.Conv2d(2, 4, 3, padding=1), neurons.ma_snn(backend="fused")
+    layer = layers.SpikingLayer(conv, neuron, norm=nn.BatchNorm2d(4), pool=2, attention=gates)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x, results = torch.randn(3, 2, 2, 8, 8), []
+    for f in (layer, compiled):
+        layer.zero_grad()
+        out = f(x)
+        out.square().sum().backward()
+        results.append([out.detach(), *(p.grad for p in layer.parameters())])
+    for a, b in zip(*results, strict=True):
+        same_bits(a, b)
+
+
+def test_autocast(fused):
+    """bf16 from the convolution, float32 parameters; the result has the input's type."""
+    gates = attention.attention("TCSA", channels=4, steps=3, channel_ratio=2, temporal_ratio=1)
+    conv, neuron = nn.Conv2d(2, 4, 3, padding=1), neurons.ma_snn(backend="fused")
+    layer = layers.SpikingLayer(conv, neuron, norm=nn.BatchNorm2d(4), attention=gates)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = layer.run(torch.randn(3, 2, 2, 8, 8))
+    assert result.out.dtype == torch.bfloat16 and result.scores.channel.dtype == torch.float32
+    result.out.float().square().sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in layer.parameters())
+
+
+def test_no_double_backward(fused):
+    z, w = maps(2, 2, 3, 4, 4).requires_grad_(), weights_of(3, 2)
+    out = ops.seam(z, norm=norm_of("train", w), **{**MA_SNN, "emit": "membrane", "backend": "fused"}).out
+    (grad,) = torch.autograd.grad(out.square().sum(), z, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no double backward"):
+        grad.sum().backward()
+
+
+def test_without_gradients(fused):
+    z, w = maps(70, 2, 3, 4, 4).requires_grad_(), weights_of(3, 70)
+    given = {"norm": norm_of("train", w), "gates": gates_of("TCSA", w)}
+    with torch.no_grad():
+        result = ops.seam(z, **given, **{**MA_SNN, "backend": "fused"})
+    assert result.out.grad_fn is None
+    assert not ops.seam(z, **given, backend="fused").scores.spatial.requires_grad
+
+
+SENTENCES = [
+    ({"z": torch.zeros(2, 2, 3, 4)}, r"z must be \[T, N, C, H, W\] or \[T, N, F\], got shape \(2, 2, 3, 4\)"),
+    ({"pool": 0}, "pool must be a side >= 1"),
+    ({"pool": 9}, r"pool must fit the maps of z \(2, 2, 3, 4, 4\), got 9"),
+    ({"norm": ops.Norm(torch.ones(4))}, r"norm.weight must be \[C\] = \[3\], got shape \(4,\)"),
+    ({"norm": ops.Norm(mean=torch.ones(3))}, "give mean and var both"),
+    ({"gates": ops.Gates(channel=(torch.ones(2, 5), torch.ones(5, 2)))}, r"gates.channel must be \[C/r, C\]"),
+    ({"gates": ops.Gates((torch.ones(2, 3), torch.ones(3, 2)))}, r"gates.temporal must be \[T/r, T\].*T = 2"),
+    ({"shortcut": torch.zeros(2, 2, 3, 2, 2)}, "shortcut must be torch.float32"),
+    ({"z": torch.zeros(2, 2, 3), "gates": ops.Gates(spatial=torch.ones(1, 2, 3, 3))}, "temporal gate only"),
+    ({"z": torch.zeros(1, 1, 3), "norm": ops.Norm()}, "more than one value a channel"),
+    ({"emit": "spikes"}, "emit must be one of"),
+]
+
+
+@pytest.mark.parametrize(("keywords", "sentence"), SENTENCES)
+def test_sentences(keywords, sentence, backend):
+    with pytest.raises(ValueError, match=sentence):
+        ops.seam(**{"z": torch.zeros(2, 2, 3, 4, 4), **keywords}, backend=backend)
+
+
+# ---- the networks
+# ------------------------------------------------------------------------------------------
+
+FORBIDDEN = {  # what the plain composition calls
+    *("select", "select_backward", "unbind", "stack", "sigmoid", "relu", "threshold_backward"),
+    *("native_batch_norm", "native_batch_norm_backward", "avg_pool2d", "avg_pool2d_backward", "mul", "max"),
+}
+
+
+class FullSize(TorchDispatchMode):
+    """The names of ATen ops that read or write maps, [T, N, C, H, W] or [T N, C, H, W], of `size` values or
+    more.
+    """
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.seen = size, set()
+
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **(kwargs or {}))
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs, out))
+        tensors = [t for t in leaves if isinstance(t, torch.Tensor) and t.is_floating_point()]
+        if any(t.dim() >= 4 and t.numel() >= self.size for t in tensors):
+            self.seen.add(f.overloadpacket.__name__)
+        return out
+
+
+@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("gates", ["TCSA", None])
+def test_no_pass_over_the_maps_but_the_ops(fused, name, gates):
+    """Registered models, forward and backward: norm, pool, gate and the steps through time are in the ops."""
+    sizes = {"attention": gates, "steps": 4, "size": 128, "width": 0.25, "temporal_ratio": 2}
+    x = torch.rand(4, 2, 2, 128, 128)
+    seen = {}
+    for backend in ("fused", "reference"):
+        model = models.create(name, **sizes, backend=backend)
+        with layers.watch(model) as emitted, torch.no_grad():
+            model(x)
+        smallest = min(v.numel() for v in emitted.values() if v.dim() == 5)  # of the maps that a neuron reads
+        with FullSize(smallest) as mode:
+            model(x).square().sum().backward()
+        seen[backend] = mode.seen
+    passes = {"seam_statistics", "lif_seam_forward", "lif_seam_backward", "seam_gradient"}
+    assert passes <= seen["fused"] and (gates is None or {"seam_squeeze", "seam_project"} <= seen["fused"])
+    assert not seen["fused"] & FORBIDDEN, seen["fused"] & FORBIDDEN
+    assert len(seen["reference"] & FORBIDDEN) >= 5  # the check sees what it forbids
+
+
+def test_scores_and_watch(fused):
+    model = models.create(
+        "ma_snn_dvs_gesture", steps=5, width=0.125, size=8, temporal_ratio=1, backend="fused"
+    )
+    result = model.features[1].run(torch.rand(5, 2, 8, 8, 8))
+    shapes = [tuple(score.shape) for score in result.scores]
+    assert shapes == [(5, 2), (2, 16), (2, 4, 4)] and all(s.min() > 0 and s.max() < 1 for s in result.scores)
+    layer = layers.SpikingLayer(None, neurons.ms_resnet(), membrane=True)
+    with layers.watch(layer) as seen:
+        spikes, membrane = layer(torch.randn(2, 2, 3, 4, 4), torch.randn(2, 2, 3, 4, 4))
+    assert torch.equal(seen[""], spikes) and membrane.unique().numel() > 2
+    with pytest.raises(TypeError, match=r"attention must come from attsnn\.attention\.attention"):
+        layers.SpikingLayer(None, neurons.ms_resnet(), attention=nn.ReLU())
+
+
+# ---- many processes
+# ------------------------------------------------------------------------------------------
+
+LAYER = """
+import torch
+from torch import nn
+from attsnn import attention, layers, neurons
+def make(backend):
+    torch.manual_seed(0)
+    gates = attention.attention("TCSA", channels=4, steps=3, channel_ratio=2, temporal_ratio=1)
+    neuron = neurons.ma_snn(threshold=0.01, emit="relu_membrane", backend=backend)
+    norm = nn.BatchNorm2d(4)
+    return layers.SpikingLayer(nn.Conv2d(2, 4, 3), neuron, norm=norm, pool=2, attention=gates)
+def step(layer, x, first):
+    out = layer(x)
+    weight = 1 + torch.arange(first, first + x.shape[1]).view(-1, 1, 1, 1)
+    (out * weight).sum().backward()
+    return out.detach(), [p.grad for p in layer.parameters()]
+"""
+PROCESS = """
+import sys
+import torch.distributed as dist
+rank, backend, rendezvous, sizes = int(sys.argv[1]), sys.argv[2], sys.argv[3], [int(n) for n in sys.argv[4:]]
+dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+layer = nn.SyncBatchNorm.convert_sync_batchnorm(make(backend)).double()
+assert isinstance(layer.norm, nn.SyncBatchNorm)
+first = sum(sizes[:rank])
+whole = torch.randn(3, sum(sizes), 2, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+x = whole[:, first : first + sizes[rank]].clone().requires_grad_()
+out, grads = step(layer, x, first)
+for grad in grads:
+    dist.all_reduce(grad)
+torch.save([out, x.grad, layer.norm.running_var, grads], f"{rendezvous}.{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 1)])
+def test_statistics_over_two_processes(backend, tmp_path, sizes):
+    """Two processes compute what one does with the whole batch, in equal and unequal shares."""
+    command = [sys.executable, "-c", LAYER + PROCESS]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    rendezvous = tmp_path / "rendezvous"
+    started = [
+        subprocess.Popen([*command, str(rank), backend, rendezvous, *map(str, sizes)], env=environment)
+        for rank in (0, 1)
+    ]
+    assert [process.wait(120) for process in started] == [0, 0]
+    parts = [torch.load(f"{rendezvous}.{rank}.pt") for rank in (0, 1)]
+
+    scope = {}
+    exec(LAYER, scope)  # noqa: S102  (the same lines as in the processes)
+    layer = scope["make"](backend).double()
+    x = torch.randn(3, sum(sizes), 2, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x.requires_grad_()
+    out, grads = scope["step"](layer, x, 0)
+    assert out.any() and x.grad.any()
+    close64(torch.cat([part[0] for part in parts], 1), out, 1e-12, "out")
+    close64(torch.cat([part[1] for part in parts], 1), x.grad, 1e-10, "gradient of x")
+    for _, _, variance, theirs in parts:
+        close64(variance, layer.norm.running_var, 1e-12, "running variance")
+        for ours, whole in zip(theirs, grads, strict=True):
+            close64(ours, whole, 1e-9, "gradient of a parameter")
+
+
+def test_auto_says_nothing_where_it_is_fused(fused):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ops.seam(torch.randn(2, 2, 3, 4, 4), norm=ops.Norm(), pool=2)
+
+
+def test_the_reference_is_the_plain_composition():
+    """Against PyTorch's own layers."""
+    z, w = maps(4, 2, 3, 6, 6), weights_of(3, 4)
+    norm = nn.BatchNorm2d(3).double()
+    norm.weight.data, norm.bias.data = w["gamma"], w["beta"]
+    normed = F.avg_pool2d(norm(z.flatten(0, 1)), 2).unflatten(0, (4, 2))
+    expected = neurons.ma_snn(threshold=0.05, backend="reference")(normed)
+    result = ops.seam(z, norm=norm_of("train", w), pool=2, **{**MA_SNN, "backend": "reference"})
+    same_bits(result.out, expected.detach())
