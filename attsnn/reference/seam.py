@@ -72,37 +72,32 @@ class _SumOverProcesses(torch.autograd.Function):
         return grad, None
 
 
-def _batch_statistics(flat: Tensor, group) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and biased variance [C] in the state's type, and the count, over all processes."""
-    wide, others = flat.double(), [d for d in range(flat.dim()) if d != 1]
-    count = torch.full((1,), flat.numel() // flat.shape[1], dtype=torch.float64, device=flat.device)
-    if group is None:
-        return wide.mean(others), wide.var(others, unbiased=False), count
-    total = _SumOverProcesses.apply(torch.cat([count, wide.sum(others)]), group)
-    count, mean = total[:1].detach(), total[1:] / total[:1].detach()
-    shape = [1, -1] + [1] * (flat.dim() - 2)
-    square = _SumOverProcesses.apply((wide - mean.view(shape)).square().sum(others), group)
-    return mean, square / count, count
-
-
 def _norm(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """flat [T N, C, ...] normed, and the batch's statistics where it took them."""
+    """flat [T N, C, ...] normed, and the mean and unbiased variance of the batch where it took them."""
     weight, bias, mean, var, eps, group = norm
     if mean is not None:
         return F.batch_norm(flat, mean, var, weight, bias, False, 0.0, eps), None, None
-    with torch.set_grad_enabled(torch.is_grad_enabled() and group is not None):
-        mean, var, count = _batch_statistics(flat, group)
-    unbiased = var.detach() * (count / (count - 1))
-    if group is None:
-        normed = F.batch_norm(flat, None, None, weight, bias, True, 0.0, eps)
-    else:  # through the statistics of all processes
-        shape = [1, -1] + [1] * (flat.dim() - 2)
-        normed = (flat.double() - mean.view(shape)) / (var.view(shape) + eps).sqrt()
-        if weight is not None:
-            normed = normed * weight.double().view(shape) + bias.double().view(shape)
-        normed = normed.to(flat.dtype)
-    state = state_dtype(flat)
-    return normed, mean.detach().to(state), unbiased.to(state)
+    if group is not None:
+        return _norm_over_processes(flat, norm)
+    mean, var = torch.zeros(2, flat.shape[1], dtype=state_dtype(flat), device=flat.device)
+    normed = F.batch_norm(flat, mean, var, weight, bias, True, 1.0, eps)  # momentum 1: the batch's own
+    return normed, mean, var
+
+
+def _norm_over_processes(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    wide, others = flat.double(), [d for d in range(flat.dim()) if d != 1]
+    by_channel = (slice(None), *[None] * (flat.dim() - 2))
+    count = torch.full((1,), flat.numel() // flat.shape[1], dtype=torch.float64, device=flat.device)
+    total = _SumOverProcesses.apply(torch.cat([count, wide.sum(others)]), norm.group)
+    count = total[:1].detach()
+    mean = total[1:] / count
+    centred = wide - mean[by_channel]
+    var = _SumOverProcesses.apply(centred.square().sum(others), norm.group) / count
+    normed = centred / (var[by_channel] + norm.eps).sqrt()
+    if norm.weight is not None:
+        normed = normed * norm.weight.double()[by_channel] + norm.bias.double()[by_channel]
+    unbiased, state = var.detach() * (count / (count - 1)), state_dtype(flat)
+    return normed.to(flat.dtype), mean.detach().to(state), unbiased.to(state)
 
 
 def seam(

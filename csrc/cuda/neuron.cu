@@ -4,7 +4,7 @@
 #include "core/neurons.h"
 #include "cuda/launch.cuh"
 #include "cuda/neuron_launch.h"
-#include "cuda/reduce.cuh"
+#include "cuda/reduce_op.cuh"
 #include "tensor/neuron_op.h"
 
 namespace attsnn {
@@ -24,11 +24,7 @@ struct CudaDriver {
 
   template <class Real>
   static void reduce(const Tensor& like, const Shape& shape, int constants, const Real* sums, Real* result) {
-    const Tensor partial =
-        empty_flat(like, {constants * shape.channels * reduce_tiles(shape)}, ScalarType::Double);
-    on_device_of(like, [&](Stream stream) {
-      launch_reduce(sums, shape, constants, data<double>(partial), result, stream);
-    });
+    reduce_by_channel(like, shape, constants, sums, result);
   }
 };
 

@@ -1,0 +1,50 @@
+// The seams on CUDA: registers them. Their kernels are compiled in seam_<type>.cu.
+#include <torch/csrc/stable/library.h>
+
+#include "cuda/launch.cuh"
+#include "cuda/reduce_op.cuh"
+#include "cuda/seam_launch.h"
+#include "tensor/seam_op.h"
+
+namespace attsnn {
+namespace {
+
+struct CudaSeamDriver {
+  template <class Io, class Real>
+  static void statistics(const Tensor& z, const StatisticsCall<Io, Real>& call) {
+    on_device_of(z, [&](Stream stream) { launch_statistics(call, stream); });
+  }
+  template <class Io, class Real>
+  static void squeeze(const Tensor& p, const SqueezeCall<Io, Real>& call) {
+    on_device_of(p, [&](Stream stream) { launch_squeeze(call, stream); });
+  }
+  template <class Io, class Real>
+  static void project(const Tensor& p, const ProjectCall<Io, Real>& call) {
+    on_device_of(p, [&](Stream stream) { launch_project(call, stream); });
+  }
+  template <class Io, class Real>
+  static void gradient(const Tensor& z, const GradCall<Io, Real>& call) {
+    on_device_of(z, [&](Stream stream) { launch_grad(call, stream); });
+  }
+  template <class Cell, class Io, class Real>
+  static void forward(const Tensor& p, const SeamForward<Cell, Io, Real>& call, const Firing& firing) {
+    on_device_of(p, [&](Stream stream) { launch_seam_forward(call, firing, stream); });
+  }
+  template <class Cell, class Io, class Real>
+  static void backward(const Tensor& p, const SeamBackward<Cell, Io, Real>& call, const Firing& firing,
+                       const SeamSums<Io, Real>& sums) {
+    on_device_of(p, [&](Stream stream) {
+      launch_seam_backward(call, firing, stream);
+      launch_seam_sums(sums, stream);
+    });
+  }
+  template <class Real>
+  static void reduce(const Tensor& like, const Shape& shape, int constants, const Real* sums, Real* result) {
+    reduce_by_channel(like, shape, constants, sums, result);
+  }
+};
+
+}  // namespace
+}  // namespace attsnn
+
+STABLE_TORCH_LIBRARY_IMPL(attsnn, CUDA, m) { attsnn::implement_seams<attsnn::CudaSeamDriver>(m); }
