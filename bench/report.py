@@ -258,7 +258,7 @@ def render(text: str, lines: list[dict]) -> str:
 
 
 def pictures(lines: list[dict], folder: Path) -> None:
-    """peers.png, share.png and growth.png."""
+    """peers.png, share.png, growth.png; seam.png, which needs no results."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -279,7 +279,83 @@ def pictures(lines: list[dict], folder: Path) -> None:
     for device in dict.fromkeys(line["device"] for line in grown):
         own = [line for line in grown if line["device"] == device]
         _growth(plt, own, device, folder / f"growth-{_slug(device)}.png")
+    _seam_picture(plt, folder / "seam.png")
     plt.close("all")
+
+
+# The passes over the maps of one MA-SNN layer, TCSA without pool, forward and backward: what each does, and
+# the bytes of float32 that it reads and writes, a neuron and step.
+PLAIN = (
+    (
+        ("batch norm: statistics", 4, 0),
+        ("batch norm: apply", 4, 4),
+        ("time: mean, maximum", 8, 0),
+        ("time: times gate", 4, 4),
+        ("channels: mean, maximum", 8, 0),
+        ("channels: times gate", 4, 4),
+        ("space: mean, maximum", 8, 0),
+        ("space: times gate", 4, 4),
+        ("ReLU", 4, 4),
+        ("LIF: ten operators a step", 49, 37),
+    ),
+    (("all of them, backward", 204, 149),),
+)
+FUSED = (
+    (
+        ("statistics: moments, maxima\nfor norm, time, channels", 4, 0),
+        ("space: mean, maximum", 4, 0),
+        ("apply: norm, gates, ReLU, LIF", 4, 4),
+    ),
+    (
+        ("A: LIF and ReLU, all sums", 8, 4),
+        ("B: sums that the space gate adds", 4, 0),
+        ("C: norm, gates; gradient of z", 8, 4),
+    ),
+)
+
+
+def _seam_picture(plt, path: Path) -> None:
+    """Every pass beside the memory that it reads and writes: plain PyTorch, and the seam."""
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 6.6), layout="constrained")
+    for ax, title, passes in zip(axes, ("plain PyTorch", "one seam"), (PLAIN, FUSED), strict=True):
+        top = 0.0
+        for name, some in zip(("forward", "backward"), passes, strict=True):
+            total = sum(read + written for _, read, written in some)
+            ax.text(0, top, f"{name}: {total} bytes", weight="bold", fontsize=11, va="center")
+            for what, read, written in some:
+                top -= 1
+                _pass(ax, top, what, read, written)
+            top -= 1.2
+        total = sum(read + written for some in passes for _, read, written in some)
+        ax.set_title(f"{title}: {total} bytes", fontsize=14, loc="left")
+        ax.add_patch(plt.Rectangle((8.6, -13.8), 0.9, 14.2, color="#e5e5e5"))
+        ax.text(
+            9.05, -7, "maps in memory", rotation=90, ha="center", va="center", color="#555555", fontsize=11
+        )
+        ax.set(xlim=(-0.2, 9.6), ylim=(-13.9, 0.6))
+        ax.axis("off")
+    small = (
+        "Between the passes: the gates' MLPs and convolution,\n"
+        "the norm's statistics; a few values a map.\n"
+        "On CUDA the sums of A read 8 bytes more."
+    )
+    axes[1].text(0, -10.4, small, fontsize=10, va="center", color="#555555")
+    figure.suptitle("TCSA + batch norm + LIF, float32: bytes a neuron and step, read (blue), written (red)")
+    figure.savefig(path)
+
+
+def _pass(ax, y: float, what: str, read: int, written: int) -> None:
+    ax.text(2.9, y, what, ha="center", va="center", fontsize=9.5, linespacing=0.95)
+    ax.plot([-0.1, 5.9, 5.9, -0.1, -0.1], [y - 0.4, y - 0.4, y + 0.4, y + 0.4, y - 0.4], "#555555", lw=0.8)
+    for size, shift, ends, color in (
+        (read, 0.2 if written else 0, (8.55, 5.95), "#00798c"),
+        (written, -0.2, (5.95, 8.55), "#d1495b"),
+    ):
+        if size:
+            tip = {"arrowstyle": "-|>", "color": color, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
+            ax.annotate("", (ends[1], y + shift), (ends[0], y + shift), arrowprops=tip)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+            ax.text(7.25, y + shift, f"{size}", color=color, ha="center", va="center", fontsize=9.5, bbox=box)
 
 
 def _slug(device: str) -> str:

@@ -2,7 +2,7 @@
 
 python bench/seams.py [--device cpu|cuda] [--dtype fp32 ...] [--case B1 G1 ...] [--smoke]
 
-Rows: inference, the forward pass of training, forward + backward; M1 is a whole network's training step.
+Rows: inference, the forward pass of training, forward + backward; of M1, a whole network, the last alone.
 Tables read as those of bench/neuron.py; results are added to the same files.
 """
 
@@ -182,7 +182,7 @@ def measure_case(
 def floors_of(case: SeamCase, z: Tensor) -> dict[str, int | None]:
     """Bytes that must be moved at the least, by row."""
     if case.group == "M1":
-        return dict.fromkeys(ROWS)
+        return {"step": None}
     inference, training, backward = FLOOR[case.group](z.element_size(), case.pool**2)
     values = (inference, training, training + backward)
     return {row: int(value * case.neurons) for row, value in zip(ROWS, values, strict=True)}
@@ -230,22 +230,9 @@ def _network(case: SeamCase, dtype: str, device: str) -> Callable[[peers.Column]
         with autocast():
             return net(frames.to(next(net.parameters()).dtype)).double()
 
-    def rows(net: nn.Module) -> dict[str, Callable]:
-        def inference() -> None:
-            net.eval()
-            with torch.no_grad():
-                logits_of(net)
-
-        def training() -> None:
-            net.train()
-            logits_of(net)
-
-        def step() -> None:
-            net.train()
-            net.zero_grad()
-            F.cross_entropy(logits_of(net), labels).backward()
-
-        return dict(zip(ROWS, (inference, training, step), strict=True))
+    def step(net: nn.Module) -> None:
+        net.zero_grad()
+        F.cross_entropy(logits_of(net), labels).backward()
 
     exact = made_of(SEAM_COLUMNS["backend=reference"], case).double().to(device)
     right, most = logits_of(exact.train()).detach(), 10 * WRONG[4 if dtype == "fp32" else 2]
@@ -257,7 +244,9 @@ def _network(case: SeamCase, dtype: str, device: str) -> Callable[[peers.Column]
         if off.mean() > most:
             raise GapError(f"refused: the network's rates are {off.mean():.3f} off those of float64")
         about = {"mismatches": mismatches, "note": column.note}
-        return Ready(partial(rows, net), partial(logits_of, net), [*net.parameters(), frames], about)
+        return Ready(
+            lambda: {"step": partial(step, net)}, partial(logits_of, net), [*net.parameters(), frames], about
+        )
 
     return prepare
 

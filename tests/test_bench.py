@@ -41,11 +41,12 @@ def script(name: str, *words: str) -> subprocess.CompletedProcess:
         (["neuron.py", "--cold", "--columns", "attsnn"], r"\| attsnn +\| +[\d.]+ \|"),
         (
             ["seams.py", "--columns", "attsnn", "composed", "composed, published", "SpikingJelly"],
-            r"\*\*B1 .*\*\*\n\n\| ms .*\| training forward .*\n\|[-: |]*\n\| attsnn +\|(.*\n)+\*\*M1 TCSA .*\*\*\n",
+            r"\*\*B1 .*\*\*\n\n\| ms .*\| training forward .*\n.*\n\| attsnn +\|(.*\n)+\*\*M1 TCSA .*\*\*\n",
         ),
         (
             ["gpu.py"],
-            r"\| bench \|    ok \|.*\n\| seams \|    ok \|.*\n\n\| above 0 MB +\| cases .*\n.*\n\| fp32, leaky, forward +\| +3 \|",
+            r"\| bench \|    ok \|.*\n\| seams \|    ok \|.*\n\n"
+            r"\| above 0 MB +\| cases .*\n.*\n\| fp32, leaky, forward +\| +3 \|",
         ),
     ],
     ids=["cases", "growth", "cold", "seams", "gpu"],
@@ -108,7 +109,7 @@ def test_a_wrong_op_is_refused(fused, wrong):
 
 @pytest.mark.parametrize("wrong", ["inference", "spikes", "gradient"])
 def test_a_wrong_seam_is_refused(fused, monkeypatch, wrong):
-    """Gates of inference left out, spikes turned round, batch statistics without a gradient."""
+    """Spikes turned round in training or in inference alone, or a gradient that is not there."""
 
     def make(layer, z):
         right = peers._composed_seam(layer, z)
@@ -133,18 +134,14 @@ def test_a_wrong_seam_is_refused(fused, monkeypatch, wrong):
     assert ("gradient" in found["composed"]) == (wrong == "gradient")
 
 
-@pytest.mark.parametrize("name", list(peers.SEAM_COLUMNS))
+@pytest.mark.parametrize("name", ["attsnn", "composed, published", "composed"])
 @pytest.mark.parametrize("group", ["B1", "G1", "G2"])
 def test_seam_columns_are_right(fused, name, group):
-    """Every column passes the check that stands before its figures."""
+    """Ours and the compositions pass the check that stands before their figures, without a flipped spike."""
     column = peers.SEAM_COLUMNS[name]
-    if group not in column.serves or name == "torch.compile":
-        pytest.skip("no such seam, or minutes of preparation")
-    if column.package:
-        pytest.importorskip(column.package)
     (case,) = (case for case in cases.SEAM_SMOKE if case.group == group)
     tensors = seams.Tensors.of(case, torch.float32, "cpu")
-    layer = seams.layer_of(case, "cpu", column.neuron)
+    layer = seams.layer_of(case, "cpu")
     seam = column.make(layer, tensors.inputs[0])
     assert seams.check(seam, layer, seams.Exact.of(layer, tensors)) == 0
 
@@ -153,16 +150,29 @@ def test_seams_move_what_their_passes_read_and_write(fused):
     """An element-step in float32, small tensors aside: csrc/README.md's passes, the floor forward."""
     passes = {"B1": (8, 12, 36), "G1": (16, 16, 44)}
     for group, wanted in passes.items():
-        case = cases.SeamCase(group, 20, (2, 64, 16, 16))
+        case = cases.SeamCase(group, 20, (1, 64, 32, 32))
         tensors, layer = seams.Tensors.of(case, torch.float32, "cpu"), seams.layer_of(case, "cpu")
         seam = peers.SEAM_COLUMNS["attsnn"].make(layer, tensors.inputs[0])
         rows = seams.rows_of(seam, layer, tensors)
         moved = [harness.moved_bytes(rows[row]) / case.neurons for row in seams.ROWS]
         for found, passed in zip(moved, wanted, strict=True):
-            assert passed <= found < 1.12 * passed
+            assert passed <= found < 1.06 * passed
         assert list(seams.floors_of(case, tensors.inputs[0]).values())[:2] == [
             size * case.neurons for size in wanted[:2]
         ]
+
+
+def test_the_picture_of_a_seam_counts_right(fused):
+    """docs/seam.png's bytes are those that the operators of G1 move; PyTorch's norm reads z twice in one."""
+    case = cases.SeamCase("G1", 20, (1, 64, 32, 32))
+    tensors = seams.Tensors.of(case, torch.float32, "cpu")
+    for name, passes, inside in (("composed", report.PLAIN, 4), ("attsnn", report.FUSED, 0)):
+        layer = seams.layer_of(case, "cpu")
+        rows = seams.rows_of(peers.SEAM_COLUMNS[name].make(layer, tensors.inputs[0]), layer, tensors)
+        moved = [harness.moved_bytes(rows[row]) / case.neurons + inside for row in seams.ROWS[1:]]
+        forward, backward = (sum(read + written for _, read, written in some) for some in passes)
+        assert abs(moved[0] / forward - 1) < 0.06
+        assert abs(moved[1] / (forward + backward) - 1) < 0.06
 
 
 def test_a_slow_baseline_is_named():

@@ -23,61 +23,76 @@ inline unsigned blocks_for(int64_t neurons, int64_t per_block) {
   return unsigned((neurons + per_block - 1) / per_block);
 }
 
-template <class Cell, class Io, class Real>
-void launch_forward(const ForwardCall<Cell, Io, Real>& call, const Firing& firing, Stream stream) {
+template <class Cell, class Io, class Real, class Source, class Fire>
+void launch_forward_with(const Forward<Cell, Real, Source, Steps<Io>>& call, const Fire& fire,
+                         const Firing& firing, Stream stream) {
   constexpr int kVector = kWideVector<Io>;
   const bool aligned =
       rows_aligned(call.x, kAccess<Io, kVector>) && rows_aligned(call.out, kAccess<Io, kVector>);
   const unsigned blocks = blocks_for(call.shape.neurons, kVector * kForwardThreads);
-  const Rectangular<Real> window(firing.scale);
-  dispatch_fire<Real>(firing, [&]<class Fire>(const Fire& fire) {
-    const auto kernel = call.neuron.learned ? neuron_forward_kernel<Cell, Io, Real, Fire, kVector, true>
-                                            : neuron_forward_kernel<Cell, Io, Real, Fire, kVector, false>;
-    launch(stream, kernel, blocks, kForwardThreads, 0, call, fire, window, aligned);
-  });
+  const auto kernel = call.neuron.learned
+                          ? neuron_forward_kernel<Cell, Io, Real, Source, Fire, kVector, true>
+                          : neuron_forward_kernel<Cell, Io, Real, Source, Fire, kVector, false>;
+  launch(stream, kernel, blocks, kForwardThreads, 0, call, fire, Rectangular<Real>(firing.scale), aligned);
 }
 
 template <class Cell, class Io, class Real>
-void launch_backward_from_bits(const BackwardCall<Cell, Io, Real>& call, const Firing& firing,
-                               Stream stream) {
+void launch_forward(const ForwardCall<Cell, Io, Real>& call, const Firing& firing, Stream stream) {
+  dispatch_fire<Real>(
+      firing, [&](const auto& fire) { launch_forward_with<Cell, Io, Real>(call, fire, firing, stream); });
+}
+
+template <class Cell, class Io, class Real, class Source, class Sink>
+void launch_backward_from_bits(const Backward<Cell, Real, Source, Steps<const Io>, Sink>& call,
+                               const Firing& firing, Stream stream) {
   constexpr int kVector = kWideVector<Io>;
   const bool aligned =
       rows_aligned(call.grad_out, kAccess<Io, kVector>) && rows_aligned(call.grad_x, kAccess<Io, kVector>);
-  const auto kernel = call.neuron.learned ? neuron_backward_from_bits_kernel<Cell, Io, Real, kVector, true>
-                                          : neuron_backward_from_bits_kernel<Cell, Io, Real, kVector, false>;
+  const auto kernel = call.neuron.learned
+                          ? neuron_backward_from_bits_kernel<Cell, Io, Real, Source, Sink, kVector, true>
+                          : neuron_backward_from_bits_kernel<Cell, Io, Real, Source, Sink, kVector, false>;
   launch(stream, kernel, blocks_for(call.shape.neurons, kVector * kForwardThreads), kForwardThreads, 0, call,
          Rectangular<Real>(firing.scale), aligned);
 }
 
 // kSteps > 0: that many steps in registers; 0: in shared memory.
-template <int kSteps, bool kLearned, class Cell, class Io, class Real, class Fire, class Surrogate>
-void launch_backward_from_input(const BackwardCall<Cell, Io, Real>& call, const Fire& fire,
-                                const Surrogate& surrogate, Stream stream) {
-  constexpr int kVector = kBackwardVector<Io, kSteps>;
+template <int kSteps, bool kLearned, class Cell, class Io, class Real, class Source, class Sink, class Fire,
+          class Surrogate>
+void launch_backward_from_input(const Backward<Cell, Real, Source, Steps<const Io>, Sink>& call,
+                                const Fire& fire, const Surrogate& surrogate, Stream stream) {
+  constexpr int kVector = kBackwardVector<Io, kSteps, Source>;
   constexpr int kThreads = kSteps > 0 ? kRegisterThreads : kSharedThreads;
   constexpr size_t kBytes = kAccess<Io, kVector>;
   const bool aligned = rows_aligned(call.x, kBytes) && rows_aligned(call.grad_out, kBytes) &&
                        rows_aligned(call.grad_x, kBytes);
   const size_t shared = kSteps > 0 ? 0 : chunk_of(call.shape.steps) * kVector * kThreads * sizeof(Real);
-  launch(stream, neuron_backward_kernel<Cell, Io, Real, Fire, Surrogate, kSteps, kVector, kLearned>,
+  launch(stream,
+         neuron_backward_kernel<Cell, Io, Real, Source, Sink, Fire, Surrogate, kSteps, kVector, kLearned>,
          blocks_for(call.shape.neurons, kVector * kThreads), kThreads, shared, call, fire, surrogate,
          aligned);
+}
+
+template <class Cell, class Io, class Real, class Source, class Sink, class Fire, class Surrogate>
+void launch_backward_with(const Backward<Cell, Real, Source, Steps<const Io>, Sink>& call, const Fire& fire,
+                          const Surrogate& surrogate, Stream stream) {
+  const int64_t steps = call.shape.steps;
+  if (call.neuron.learned) return launch_backward_from_input<0, true>(call, fire, surrogate, stream);
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    if (steps == 1) return launch_backward_from_input<1, false>(call, fire, surrogate, stream);
+    if (steps <= 4) return launch_backward_from_input<4, false>(call, fire, surrogate, stream);
+    if (steps <= 8) return launch_backward_from_input<8, false>(call, fire, surrogate, stream);
+    if constexpr (kStepsInRegisters<Source> > 8)
+      if (steps <= kStepsInRegisters<Source>)
+        return launch_backward_from_input<kStepsInRegisters<Source>, false>(call, fire, surrogate, stream);
+  }
+  launch_backward_from_input<0, false>(call, fire, surrogate, stream);
 }
 
 template <class Cell, class Io, class Real>
 void launch_backward(const BackwardCall<Cell, Io, Real>& call, const Firing& firing, Stream stream) {
   if (call.bits != nullptr) return launch_backward_from_bits(call, firing, stream);
   dispatch_firing<Real>(firing, [&](const auto& fire, const auto& surrogate) {
-    const int64_t steps = call.shape.steps;
-    if (call.neuron.learned) return launch_backward_from_input<0, true>(call, fire, surrogate, stream);
-    if constexpr (sizeof(Real) == sizeof(float)) {
-      if (steps == 1) return launch_backward_from_input<1, false>(call, fire, surrogate, stream);
-      if (steps <= 4) return launch_backward_from_input<4, false>(call, fire, surrogate, stream);
-      if (steps <= 8) return launch_backward_from_input<8, false>(call, fire, surrogate, stream);
-      if (steps <= kStepsInRegisters)
-        return launch_backward_from_input<kStepsInRegisters, false>(call, fire, surrogate, stream);
-    }
-    launch_backward_from_input<0, false>(call, fire, surrogate, stream);
+    launch_backward_with(call, fire, surrogate, stream);
   });
 }
 

@@ -4,7 +4,7 @@
 #pragma once
 #include "core/call.h"
 #include "core/surrogate.h"
-#include "cuda/pack.cuh"
+#include "cuda/lanes.cuh"
 
 #ifndef ATTSNN_DYNAMIC_SHARED  // the host-run tests bring their own
 #define ATTSNN_DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
@@ -12,87 +12,39 @@
 
 namespace attsnn {
 
-inline constexpr int kForwardThreads = 256, kRegisterThreads = 128, kSharedThreads = 64;
-inline constexpr int kAhead = 4;  // steps whose loads are in flight together
-
-// Neurons a thread: 16-byte accesses. The backward pass holds the membranes of all steps of a chunk on chip:
-// up to 16 steps in registers, 64 values, which compile without spills; more steps, and learned constants, in
-// shared memory, with 8-byte accesses.
-inline constexpr int kStepsInRegisters = 16, kValuesInRegisters = 64;
-template <class Io>
-inline constexpr int kWideVector = sizeof(Io) >= 4 ? 4 : 8;
-template <class Io, int kSteps>
-inline constexpr int kBackwardVector =
-    kSteps == 0                                      ? (sizeof(Io) >= 8 ? 1 : 8 / sizeof(Io))
-    : kWideVector<Io> * kSteps <= kValuesInRegisters ? kWideVector<Io>
-                                                     : kValuesInRegisters / kSteps;
-
-// A thread's neurons: where they lie, their terms and their state.
-template <class Cell, class Real, int kVector, bool kLearned>
-struct Lanes {
-  using Terms = typename Cell::template Terms<Real>;
-  int64_t first;
-  int count;
-  bool whole;
-  Terms own[kLearned ? kVector : 1];
-
-  ATTSNN_INLINE Lanes(const Neuron<Cell, Real>& neuron, const Shape& shape, int64_t thread, bool aligned)
-      : first(thread * kVector) {
-    const int64_t left = shape.neurons - first;
-    count = left < kVector ? int(left < 0 ? 0 : left) : kVector;
-    whole = aligned && count == kVector;
-#pragma unroll
-    for (int j = 0; j < (kLearned ? kVector : 1); ++j)
-      own[j] = neuron.terms(shape.channel(j < count ? first + j : 0), shape.channels);
-  }
-  ATTSNN_INLINE const Terms& terms(int j) const { return own[kLearned ? j : 0]; }
-
-  // The state before a step; 0 where the sequence starts there from nothing, else 1.
-  ATTSNN_INLINE Real start(const Neuron<Cell, Real>& neuron, const Real* given, Real* v) const {
-#pragma unroll
-    for (int j = 0; j < kVector; ++j)
-      v[j] = given == nullptr ? Cell::rest(terms(j), neuron.rules) : j < count ? given[first + j] : Real(0);
-    return given != nullptr || neuron.rules.start_at_reset ? Real(1) : Real(0);
-  }
-
-  ATTSNN_INLINE void put(const Real* values, Real* to) const {
-#pragma unroll
-    for (int j = 0; j < kVector; ++j)
-      if (j < count) to[first + j] = values[j];
-  }
-};
-
-template <class Cell, class Io, class Real, class Fire, int kVector, bool kLearned>
+template <class Cell, class Io, class Real, class Source, class Fire, int kVector, bool kLearned>
 __global__ void __launch_bounds__(kForwardThreads)
-    neuron_forward_kernel(ForwardCall<Cell, Io, Real> call, Fire fire, Rectangular<Real> window,
+    neuron_forward_kernel(Forward<Cell, Real, Source, Steps<Io>> call, Fire fire, Rectangular<Real> window,
                           bool aligned) {
   const Lanes<Cell, Real, kVector, kLearned> lanes(call.neuron, call.shape,
                                                    int64_t(blockIdx.x) * blockDim.x + threadIdx.x, aligned);
   if (lanes.count == 0) return;
   const Rules<Real> rules = call.neuron.rules;
   const int64_t bytes_a_step = bytes_of_bits(call.shape.neurons);
-  const bool repeated = call.x.stride == 0;
-  Pack<Io, kVector> x[kAhead];
+  const SourceRows<Source, kVector, false> rows(call.x, lanes);
+  const bool repeated = rows.repeated();
+  typename SourceRows<Source, kVector, false>::Raw raw[kAhead];
   Real v[kVector];
   Real carried = lanes.start(call.neuron, call.v0, v);
   for (int64_t t0 = 0; t0 < call.shape.steps; t0 += kAhead) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i)
-      if (t0 + i < call.shape.steps)
-        x[i] = repeated && t0 + i > 0 ? x[0]
-                                      : load<kVector>(call.x[t0 + i] + lanes.first, lanes.count, lanes.whole);
+      if (t0 + i < call.shape.steps) raw[i] = repeated && t0 + i > 0 ? raw[0] : rows.load(t0 + i, lanes);
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int64_t t = t0 + i;
       if (t >= call.shape.steps) break;
       if (call.checkpoints != nullptr && t > 0 && t % kCheckpointEvery == 0)
         lanes.put(v, call.checkpoints + (t / kCheckpointEvery - 1) * call.shape.neurons);
+      Real x[kVector];
+      rows.values(raw[i], t, lanes, x);
+      rows.keep(t, lanes, x);
       Pack<Io, kVector> out;
       uint32_t codes = 0;
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
         const auto& c = lanes.terms(j);
-        const Real h = Cell::charge(c, carried, v[j], Real(x[i][j]));
+        const Real h = Cell::charge(c, carried, v[j], x[j]);
         const Real s = fire(h, c);
         v[j] = Cell::reset(c, rules, h, s);
         out[j] = Io(Cell::emit(c, rules.emit, h, s));
@@ -172,17 +124,23 @@ struct Membranes {
 
 // From x: forward through a chunk between two checkpoints to get its membranes, then back; the last chunk
 // first.
-template <class Cell, class Io, class Real, class Fire, class Surrogate, int kSteps, int kVector,
-          bool kLearned>
-__global__ void __launch_bounds__(kSteps > 0 ? kRegisterThreads : kSharedThreads)
-    neuron_backward_kernel(BackwardCall<Cell, Io, Real> call, Fire fire, Surrogate surrogate, bool aligned) {
-  constexpr int kShared = sizeof(Real) == sizeof(float) ? 2 * kAhead : kAhead / 2;  // registers
+template <class Cell, class Io, class Real, class Source, class Sink, class Fire, class Surrogate, int kSteps,
+          int kVector, bool kLearned>
+__global__ void __launch_bounds__(kSteps > 0 ? kRegisterThreads : kSharedThreads,
+                                  SinkRows<Sink, kVector>::kBlocks)
+    neuron_backward_kernel(Backward<Cell, Real, Source, Steps<const Io>, Sink> call, Fire fire,
+                           Surrogate surrogate, bool aligned) {
+  constexpr int kShared =
+      sizeof(Real) == sizeof(float) ? SourceRows<Source, kVector, true>::kInFlight : kAhead / 2;
   constexpr int kGroup = kSteps == 0 ? kShared : kSteps < kAhead ? kSteps : kAhead;
   constexpr int kUnroll = kSteps > 0 ? kSteps / kGroup : 1;
   const Lanes<Cell, Real, kVector, kLearned> lanes(call.neuron, call.shape,
                                                    int64_t(blockIdx.x) * blockDim.x + threadIdx.x, aligned);
   if (lanes.count == 0) return;
   const Rules<Real> rules = call.neuron.rules;
+  const SourceRows<Source, kVector, true> rows(call.x, lanes);
+  const SinkRows<Sink, kVector> grad_rows(call.grad_x);
+  using Raw = typename SourceRows<Source, kVector, true>::Raw;
   Membranes<Real, kSteps, kVector> h;
   if constexpr (kSteps == 0) {
     ATTSNN_DYNAMIC_SHARED(unsigned char, shared);
@@ -201,36 +159,43 @@ __global__ void __launch_bounds__(kSteps > 0 ? kRegisterThreads : kSharedThreads
 #pragma unroll kUnroll
     for (int group = 0; group < (kSteps > 0 ? kUnroll : groups); ++group) {
       const int i0 = group * kGroup;
-      Pack<Io, kVector> x[kGroup];
+      Raw raw[kGroup];
 #pragma unroll
       for (int i = 0; i < kGroup; ++i)
-        if (i0 + i < steps) x[i] = load<kVector>(call.x[t0 + i0 + i] + lanes.first, lanes.count, lanes.whole);
+        if (i0 + i < steps) raw[i] = rows.load(t0 + i0 + i, lanes);
 #pragma unroll
       for (int i = 0; i < kGroup; ++i)
-        if (i0 + i < steps)
+        if (i0 + i < steps) {
+          Real x[kVector];
+          rows.values(raw[i], t0 + i0 + i, lanes, x);
 #pragma unroll
           for (int j = 0; j < kVector; ++j) {
             const auto& c = lanes.terms(j);
-            const Real membrane = Cell::charge(c, i0 + i > 0 ? Real(1) : carried, v[j], Real(x[i][j]));
+            const Real membrane = Cell::charge(c, i0 + i > 0 ? Real(1) : carried, v[j], x[j]);
             v[j] = Cell::reset(c, rules, membrane, fire(membrane, c));
             h.at(i0 + i, j) = membrane;
           }
+        }
     }
 #pragma unroll kUnroll
     for (int group = (kSteps > 0 ? kUnroll : groups) - 1; group >= 0; --group) {
       const int i0 = group * kGroup;
-      Pack<Io, kVector> grad_out[kGroup], x[kLearned ? kGroup : 1];
+      Pack<Io, kVector> grad_out[kGroup];
+      typename SinkRows<Sink, kVector>::Raw added[kGroup];
+      Raw raw[kLearned ? kGroup : 1];
 #pragma unroll
       for (int i = 0; i < kGroup; ++i)
         if (i0 + i < steps) {
           grad_out[i] = load<kVector>(call.grad_out[t0 + i0 + i] + lanes.first, lanes.count, lanes.whole);
-          if constexpr (kLearned)
-            x[i] = load<kVector>(call.x[t0 + i0 + i] + lanes.first, lanes.count, lanes.whole);
+          added[i] = grad_rows.load(t0 + i0 + i, lanes);
+          if constexpr (kLearned) raw[i] = rows.load(t0 + i0 + i, lanes);
         }
 #pragma unroll
       for (int i = kGroup - 1; i >= 0; --i) {
         if (i0 + i >= steps) continue;
+        Real x[kVector];
         Pack<Io, kVector> grad_x;
+        if constexpr (kLearned) rows.values(raw[i], t0 + i0 + i, lanes, x);
 #pragma unroll
         for (int j = 0; j < kVector; ++j) {
           const auto& c = lanes.terms(j);
@@ -239,13 +204,14 @@ __global__ void __launch_bounds__(kSteps > 0 ? kRegisterThreads : kSharedThreads
           if constexpr (kLearned) {
             const Real h_before = h.at(i0 + i > 0 ? i0 + i - 1 : 0, j);
             before = i0 + i > 0 ? Cell::reset(c, rules, h_before, fire(h_before, c)) : first_v[j];
-            current = Real(x[i][j]);
+            current = x[j];
           }
-          grad_x[j] =
-              Io(adjoint.step(j, c, rules, i0 + i > 0 ? Real(1) : carried, membrane, fire(membrane, c),
-                              surrogate.slope(membrane - c.centre), Real(grad_out[i][j]), before, current));
+          const Real grad =
+              adjoint.step(j, c, rules, i0 + i > 0 ? Real(1) : carried, membrane, fire(membrane, c),
+                           surrogate.slope(membrane - c.centre), Real(grad_out[i][j]), before, current);
+          grad_x[j] = grad_rows.value(added[i], j, grad);
         }
-        store<kVector>(call.grad_x[t0 + i0 + i] + lanes.first, grad_x, lanes.count, lanes.whole);
+        grad_rows.store(t0 + i0 + i, lanes, grad_x);
       }
     }
   }
@@ -253,25 +219,28 @@ __global__ void __launch_bounds__(kSteps > 0 ? kRegisterThreads : kSharedThreads
 }
 
 // From two bits a neuron and step: a stream, whatever T.
-template <class Cell, class Io, class Real, int kVector, bool kLearned>
-__global__ void __launch_bounds__(kForwardThreads)
-    neuron_backward_from_bits_kernel(BackwardCall<Cell, Io, Real> call, Rectangular<Real> window,
-                                     bool aligned) {
+template <class Cell, class Io, class Real, class Source, class Sink, int kVector, bool kLearned>
+__global__ void __launch_bounds__(kForwardThreads, SinkRows<Sink, kVector>::kBlocks)
+    neuron_backward_from_bits_kernel(Backward<Cell, Real, Source, Steps<const Io>, Sink> call,
+                                     Rectangular<Real> window, bool aligned) {
   constexpr int kBytes = kVector / kNeuronsPerByte;
   const Lanes<Cell, Real, kVector, kLearned> lanes(call.neuron, call.shape,
                                                    int64_t(blockIdx.x) * blockDim.x + threadIdx.x, aligned);
   if (lanes.count == 0) return;
   const int64_t bytes_a_step = bytes_of_bits(call.shape.neurons);
+  const SinkRows<Sink, kVector> grad_rows(call.grad_x);
   Adjoint<Cell, Real, kVector, kLearned> adjoint(lanes, call.grad_v);
   const Real carried = call.v0 != nullptr || call.neuron.rules.start_at_reset ? Real(1) : Real(0);
   for (int64_t t0 = call.shape.steps - 1; t0 >= 0; t0 -= kAhead) {
     Pack<Io, kVector> grad_out[kAhead];
+    typename SinkRows<Sink, kVector>::Raw added[kAhead];
     uint32_t codes[kAhead] = {};
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int64_t t = t0 - i;
       if (t < 0) break;
       grad_out[i] = load<kVector>(call.grad_out[t] + lanes.first, lanes.count, lanes.whole);
+      added[i] = grad_rows.load(t, lanes);
 #pragma unroll
       for (int b = 0; b < kBytes; ++b)
         if (kNeuronsPerByte * b < lanes.count)
@@ -285,11 +254,12 @@ __global__ void __launch_bounds__(kForwardThreads)
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
         const uint32_t code = codes[i] >> 2 * j;
-        grad_x[j] = Io(adjoint.step(j, lanes.terms(j), call.neuron.rules, t > 0 ? Real(1) : carried, Real(0),
-                                    Real(code & 1), code & 2 ? window.height : Real(0), Real(grad_out[i][j]),
-                                    Real(0), Real(0)));
+        const Real grad = adjoint.step(j, lanes.terms(j), call.neuron.rules, t > 0 ? Real(1) : carried,
+                                       Real(0), Real(code & 1), code & 2 ? window.height : Real(0),
+                                       Real(grad_out[i][j]), Real(0), Real(0));
+        grad_x[j] = grad_rows.value(added[i], j, grad);
       }
-      store<kVector>(call.grad_x[t] + lanes.first, grad_x, lanes.count, lanes.whole);
+      grad_rows.store(t, lanes, grad_x);
     }
   }
   adjoint.finish(lanes, call);

@@ -28,12 +28,13 @@ inline dim3 blockDim, gridDim;
 namespace on_host {
 
 inline constexpr int kWarp = 32;
+inline constexpr size_t kSlot = 512;  // bytes that a lane can hand over at once
 inline std::unique_ptr<std::barrier<>> block_barrier;
 inline std::unique_ptr<std::max_align_t[]> dynamic_shared;
 
 struct Warp {
   std::barrier<> barrier;
-  uint64_t slots[kWarp] = {};
+  alignas(16) unsigned char slots[kWarp][kSlot] = {};
   explicit Warp(int lanes) : barrier(lanes) {}
 };
 inline std::vector<std::unique_ptr<Warp>> warps;
@@ -42,12 +43,12 @@ inline int rank() { return int(threadIdx.x + blockDim.x * (threadIdx.y + blockDi
 
 template <class T>
 T exchange(T value, int source) {
-  static_assert(sizeof(T) <= sizeof(uint64_t));
+  static_assert(sizeof(T) <= kSlot);
   Warp& warp = *warps[rank() / kWarp];
-  std::memcpy(&warp.slots[rank() % kWarp], &value, sizeof(T));
+  std::memcpy(warp.slots[rank() % kWarp], &value, sizeof(T));
   warp.barrier.arrive_and_wait();
   T result;
-  std::memcpy(&result, &warp.slots[source], sizeof(T));
+  std::memcpy(&result, warp.slots[source], sizeof(T));
   warp.barrier.arrive_and_wait();
   return result;
 }

@@ -1,0 +1,4 @@
+#include "cuda/launch.cuh"
+#include "cuda/seam_driver.cuh"
+
+template void attsnn::instantiate_seam<double, double>();

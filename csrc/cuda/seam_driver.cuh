@@ -1,0 +1,197 @@
+// Chooses the kernels of a seam and launches them. Torch-free but for the dispatch; `launch` and `Stream`
+// come from cuda/launch.cuh, or from the shim of the host-run tests, which so cover the choice as well.
+#pragma once
+#include "cuda/any_surrogate.cuh"
+#include "cuda/neuron_driver.cuh"
+#include "cuda/seam_grad_kernel.cuh"
+#include "cuda/seam_kernel.cuh"
+#include "cuda/seam_launch.h"
+#include "cuda/seam_statistics_kernel.cuh"
+
+namespace attsnn {
+
+// Planes of one pixel lie the same in both layouts, and are read faster as channels.
+inline Maps as_read(Maps maps) {
+  maps.channels_last = maps.channels_last || maps.pixels() == 1;
+  return maps;
+}
+
+// f(std::bool_constant<kLast>, std::integral_constant<int, kV>): the layout, and the widest vector that all
+// accesses allow: `along` elements lie side by side.
+template <class Io, class F, class... Rows>
+void dispatch_layout(const Maps& maps, int64_t along, const F& f, const Rows&... rows) {
+  constexpr int kV = kWideVector<Io>;
+  const bool wide =
+      (maps.channels_last ? maps.channels : along) % kV == 0 && (rows_aligned(rows, kAccess<Io, kV>) && ...);
+  const auto of_width = [&](auto last) {
+    wide ? f(last, std::integral_constant<int, kV>{}) : f(last, std::integral_constant<int, 1>{});
+  };
+  maps.channels_last ? of_width(std::true_type{}) : of_width(std::false_type{});
+}
+
+template <bool kLast, class Fold>
+void launch_plane_fold(const Fold& fold, const Maps& maps, Stream stream) {
+  if (maps.planes() == 0) return;
+  if constexpr (kLast) {
+    const int64_t tiles = (maps.channels + kFoldChannels - 1) / kFoldChannels;
+    launch(stream, fold_channels_kernel<Fold>, unsigned(maps.steps * maps.samples * tiles), kFoldThreads, 0,
+           fold, maps);
+  } else {
+    const int lanes = fold.items() >= 2 * kFoldThreads ? kFoldThreads : 32;
+    launch(stream, fold_planes_kernel<Fold>, blocks_for(maps.planes(), kFoldThreads / lanes), kFoldThreads, 0,
+           fold, maps, lanes);
+  }
+}
+
+template <bool kLast, class Fold>
+void launch_pixel_fold(const Fold& fold, const Maps& maps, Stream stream) {
+  const int64_t pixels = maps.samples * maps.pixels();
+  if (pixels == 0) return;
+  if constexpr (kLast)
+    launch(stream, fold_rows_kernel<Fold>, blocks_for(pixels, kFoldWarps), kFoldThreads, 0, fold, maps);
+  else
+    launch(stream, fold_steps_kernel<Fold>, blocks_for(pixels, 32 * Fold::kStates), kFoldThreads, 0, fold,
+           maps);
+}
+
+template <class Io, class Real>
+void launch_statistics(const StatisticsCall<Io, Real>& given, Stream stream) {
+  StatisticsCall<Io, Real> call = given;
+  const int64_t along = call.pool == 1 ? call.maps.pixels() : call.maps.width;
+  if (call.pool == 1) call.maps = as_read(call.maps);
+  dispatch_layout<Io>(
+      call.maps, along,
+      [&](auto last, auto width) {
+        constexpr bool kLast = decltype(last)::value;
+        constexpr int kV = decltype(width)::value;
+        const auto of_pool = [&](auto fold) { launch_plane_fold<kLast>(fold, call.maps, stream); };
+        if (call.pool == 1) return of_pool(StatisticsFold<Io, Real, 1, kV, kLast>{call});
+        if constexpr (kV > 1)
+          if (call.pool == 2) return of_pool(StatisticsFold<Io, Real, 2, kV, kLast>{call});
+        of_pool(StatisticsFold<Io, Real, 0, 1, kLast>{call});
+      },
+      call.z, call.pooled);
+}
+
+template <class Io, class Real>
+void launch_squeeze(const SqueezeCall<Io, Real>& given, Stream stream) {
+  SqueezeCall<Io, Real> call = given;
+  call.maps = as_read(call.maps);
+  dispatch_layout<Io>(
+      call.maps, call.maps.pixels(),
+      [&](auto last, auto width) {
+        constexpr bool kLast = decltype(last)::value;
+        launch_pixel_fold<kLast>(SqueezeFold<Io, Real, decltype(width)::value, kLast>{call}, call.maps,
+                                 stream);
+      },
+      call.p);
+}
+
+template <class Io, class Real>
+void launch_project(const ProjectCall<Io, Real>& given, Stream stream) {
+  ProjectCall<Io, Real> call = given;
+  call.maps = as_read(call.maps);
+  dispatch_layout<Io>(
+      call.maps, call.maps.pixels(),
+      [&](auto last, auto width) {
+        constexpr bool kLast = decltype(last)::value;
+        launch_plane_fold<kLast>(ProjectFold<Io, Real, decltype(width)::value, kLast>{call}, call.maps,
+                                 stream);
+      },
+      call.p);
+}
+
+template <class Io, class Real>
+void launch_seam_sums(const SeamSums<Io, Real>& given, Stream stream) {
+  SeamSums<Io, Real> call = given;
+  call.maps = as_read(call.maps);
+  dispatch_layout<Io>(
+      call.maps, call.maps.pixels(),
+      [&](auto last, auto width) {
+        constexpr bool kLast = decltype(last)::value;
+        constexpr int kV = decltype(width)::value;
+        launch_plane_fold<kLast>(SumsFold<Io, Real, kV, kLast>{call}, call.maps, stream);
+        if (call.grad_spatial != nullptr)
+          launch_pixel_fold<kLast>(SpatialFold<Io, Real, kV, kLast>{call}, call.maps, stream);
+      },
+      call.p, call.up);
+}
+
+// As many threads as keep a large device busy, and beyond that longer walks.
+inline constexpr int kLongestWalk = 8;
+inline constexpr int64_t kBusyThreads = int64_t(1) << 18;
+
+template <int kPool, int kV, bool kLast, class Io, class Real>
+void launch_grad_items(const GradCall<Io, Real>& call, int64_t busy_threads, Stream stream) {
+  const GradItems<Io, Real, kPool, kV, kLast> of(call);
+  const int64_t threads = call.maps.samples * of.vectors(call.maps) * of.walked(call.maps);
+  if (threads * call.maps.steps == 0) return;
+  const int64_t times = threads * call.maps.steps / busy_threads;
+  const int walk = int(times < 1 ? 1 : times < kLongestWalk ? times : kLongestWalk);
+  const int64_t of_step = call.maps.samples * of.vectors(call.maps) * of.chunks(call.maps, walk);
+  launch(stream, grad_kernel<Io, Real, kPool, kV, kLast>,
+         dim3(blocks_for(of_step, kGradThreads), unsigned(call.maps.steps)), kGradThreads, 0, call, walk);
+}
+
+template <class Io, class Real>
+void launch_grad_walking(const GradCall<Io, Real>& given, int64_t busy_threads, Stream stream) {
+  GradCall<Io, Real> call = given;
+  const int64_t along = call.pool == 1 ? call.maps.pixels() : call.maps.width;
+  if (call.pool == 1) call.maps = as_read(call.maps);
+  dispatch_layout<Io>(
+      call.maps, along,
+      [&](auto last, auto width) {
+        constexpr bool kLast = decltype(last)::value;
+        constexpr int kV = decltype(width)::value;
+        if (call.pool == 1) return launch_grad_items<1, kV, kLast>(call, busy_threads, stream);
+        if constexpr (kV > 1)
+          if (call.pool == 2) return launch_grad_items<2, kV, kLast>(call, busy_threads, stream);
+        launch_grad_items<0, 1, kLast>(call, busy_threads, stream);
+      },
+      call.up, call.p, call.z, call.grad_z);
+}
+
+template <class Io, class Real>
+void launch_grad(const GradCall<Io, Real>& call, Stream stream) {
+  launch_grad_walking(call, kBusyThreads, stream);
+}
+
+template <class Cell, class Io, class Real>
+void launch_seam_forward(const SeamForward<Cell, Io, Real>& call, const Firing& firing, Stream stream) {
+  if constexpr (sizeof(Real) == sizeof(double))
+    if (firing.soft) {
+      const SoftFire<Real, AnySurrogate<Real>> fire{{firing.surrogate, firing.scale}};
+      return launch_forward_with<Cell, Io, Real>(call, fire, firing, stream);
+    }
+  STD_TORCH_CHECK(!firing.soft, "soft spikes are computed in float64 only");
+  launch_forward_with<Cell, Io, Real>(call, HardFire<Real>{firing.strict}, firing, stream);
+}
+
+template <class Cell, class Io, class Real>
+void launch_seam_backward(const SeamBackward<Cell, Io, Real>& call, const Firing& firing, Stream stream) {
+  if (call.bits != nullptr) return launch_backward_from_bits(call, firing, stream);
+  const AnySurrogate<Real> surrogate(firing.surrogate, firing.scale);
+  if constexpr (sizeof(Real) == sizeof(double))
+    if (firing.soft)
+      return launch_backward_with(call, SoftFire<Real, AnySurrogate<Real>>{surrogate}, surrogate, stream);
+  STD_TORCH_CHECK(!firing.soft, "soft spikes are computed in float64 only");
+  launch_backward_with(call, HardFire<Real>{firing.strict}, surrogate, stream);
+}
+
+// Names the launchers of one type, as `instantiate` does for the neurons.
+template <class Io, class Real>
+void instantiate_seam() {
+  const auto name = [](auto launcher) { [[maybe_unused]] static auto volatile named = launcher; };
+  name(&launch_statistics<Io, Real>);
+  name(&launch_squeeze<Io, Real>);
+  name(&launch_seam_sums<Io, Real>);
+  name(&launch_project<Io, Real>);
+  name(&launch_grad<Io, Real>);
+  Neurons::for_each([&](auto type) {
+    using Cell = typename decltype(type)::type;
+    name(&launch_seam_forward<Cell, Io, Real>);
+    name(&launch_seam_backward<Cell, Io, Real>);
+  });
+}
+
+}  // namespace attsnn

@@ -1,0 +1,233 @@
+// The CUDA kernels of the neurons, run on the host where a seam computes what they read, against a plain
+// loop: equal bits. `seam_neuron_on_host CASE` runs one named case, without a name it lists them.
+#include "cuda_on_host.h"  // first: the kernels need its words
+
+#include "cuda/seam_driver.cuh"
+#include "seam_inputs.h"
+
+namespace {
+
+using namespace attsnn;
+using BFloat16 = torch::headeronly::BFloat16;
+using Half = torch::headeronly::Half;
+
+// What a neuron's passes write.
+template <class Io, class Real>
+struct Results {
+  Buffer<Io> out, membrane, up;
+  Buffer<Real> v, checkpoints, grad_v0, sums;
+  Buffer<uint8_t> bits;
+  Results(const Case& c, int64_t n)
+      : out(c.steps * n, c.misaligned, Io(NAN)),
+        membrane(c.steps * n, c.misaligned, Io(NAN)),
+        up(c.steps * n, c.misaligned, Io(NAN)),
+        v(n, false, Real(NAN)),
+        checkpoints(std::max<int64_t>(1, (c.steps - 1) / kCheckpointEvery) * n, false, Real(NAN)),
+        grad_v0(n, false, Real(NAN)),
+        sums(Lif::kConstants * n, false, Real(NAN)),
+        bits(c.steps * bytes_of_bits(n), false, 0) {}
+};
+
+template <class Io, class Real>
+void neurons(const Case& c) {
+  const Inputs<Io, Real> in(c);
+  const Maps& maps = in.maps;
+  const int64_t size = step_size(maps);
+  const auto shortcut = normal<Io>(c.steps * size, 21, c.misaligned);
+  const auto grad_out = normal<Io>(c.steps * size, 22, c.misaligned);
+  const auto grad_membrane = normal<Io>(c.steps * size, 23, c.misaligned);
+  const auto v0 = normal<Real>(size, 24), grad_v = normal<Real>(size, 25);
+  auto learned = normal<Real>(Lif::kConstants * c.channels, 26, false, 0.05);
+  const Real base[] = {Real(0.7), Real(0.9), Real(0.05), Real(0.4), Real(-0.1)};
+  for (int64_t i = 0; i < learned.size(); ++i) learned[i] += base[i / c.channels];
+  const Shape shape{c.steps, size, c.channels, c.last ? 1 : maps.pixels()};
+  const Neuron<Lif, Real> neuron{{base[0], base[1], base[2], base[3], base[4]},
+                                 c.learned ? learned.data() : nullptr,
+                                 {Real(1), Real(!c.bits), Real(1), false, Emit::kSpike},
+                                 Real(0.1)};
+  const Firing firing{c.surrogate, 0.8, false, c.soft};
+  const bool kept = c.shortcut || c.membrane, checkpoints = !c.bits && c.steps > kCheckpointAbove;
+  Results<Io, Real> ours(c, size), wanted(c, size);
+
+  SeamSource<Io, Real> source{maps, in.rows(in.p), in.affine(), in.sa(), in.floor, kept, {}, {}};
+  if (c.shortcut) source.shortcut = in.rows(shortcut);
+  if (kept) source.membrane = {ours.membrane.data(), size};
+  SeamForward<Lif, Io, Real> forward{shape, neuron, source, {ours.out.data(), size}};
+  forward.v0 = c.given_state ? v0.data() : nullptr;
+  forward.v = ours.v.data();
+  forward.checkpoints = checkpoints ? ours.checkpoints.data() : nullptr;
+  forward.bits = c.bits ? ours.bits.data() : nullptr;
+  launch_seam_forward(forward, firing, Stream{});
+
+  source.shortcut = {};
+  SeamBackward<Lif, Io, Real> backward;
+  backward.shape = shape;
+  backward.neuron = neuron;
+  backward.grad_out = in.rows(grad_out);
+  backward.grad_v = grad_v.data();
+  if (!c.bits) backward.x = source;
+  backward.v0 = forward.v0;
+  backward.checkpoints = forward.checkpoints;
+  backward.bits = forward.bits;
+  backward.grad_x.up = {ours.up.data(), size};
+  if (c.membrane) backward.grad_x.grad_membrane = in.rows(grad_membrane);
+  backward.grad_v0 = ours.grad_v0.data();
+  backward.sums = c.learned ? ours.sums.data() : nullptr;
+  launch_seam_backward(backward, firing, Stream{});
+
+  const Rules<Real>& rules = neuron.rules;
+  const Rectangular<Real> window(firing.scale);
+  dispatch_firing<Real>(firing, [&](const auto& fire, const auto& surrogate) {
+    const auto walk = [&](int64_t n, int64_t channel, int64_t pixel) {
+      const int64_t i = maps.at(n, channel, pixel);
+      const auto terms = neuron.terms(c.learned ? channel : 0, c.channels);
+      std::vector<Real> x(c.steps), h(c.steps), before(c.steps + 1);
+      before[0] = c.given_state ? v0[i] : Lif::rest(terms, rules);
+      const Real carried = c.given_state ? Real(1) : Real(0);
+      for (int64_t t = 0; t < c.steps; ++t) {
+        x[t] = rectified(in.gated(t, n, channel, pixel), in.floor);
+        if (c.spatial) x[t] = in.spatial[n * maps.pixels() + pixel] * x[t];
+        if (c.shortcut) x[t] = x[t] + Real(shortcut[t * size + i]);
+        if (kept) x[t] = Real(wanted.membrane[t * size + i] = Io(x[t]));
+        h[t] = Lif::charge(terms, t > 0 ? Real(1) : carried, before[t], x[t]);
+        const Real s = fire(h[t], terms);
+        before[t + 1] = Lif::reset(terms, rules, h[t], s);
+        wanted.out[t * size + i] = Io(s);
+        const int code = (s > 0 ? 1 : 0) + (window.inside(h[t] - terms.centre) ? 2 : 0);
+        wanted.bits[t * bytes_of_bits(size) + i / kNeuronsPerByte] |= code << i % kNeuronsPerByte * 2;
+        if (checkpoints && (t + 1) % kCheckpointEvery == 0 && t + 1 < c.steps)
+          wanted.checkpoints[t / kCheckpointEvery * size + i] = before[t + 1];
+      }
+      wanted.v[i] = before[c.steps];
+      Real grad_state = grad_v[i];
+      Lif::Sums<Real> sums{};
+      for (int64_t t = c.steps - 1; t >= 0; --t) {
+        const Real gate = t > 0 ? Real(1) : carried;
+        Lif::Sums<Real> own{};
+        const Real grad_h =
+            Lif::back(terms, rules, rules.emit, h[t], fire(h[t], terms), surrogate.slope(h[t] - terms.centre),
+                      Real(grad_out[t * size + i]), grad_state, own);
+        if (!c.bits) Lif::back_charge(gate, grad_h, before[t], x[t], own);
+        for (int k = 0; k < Lif::kConstants; ++k)
+          reinterpret_cast<Real*>(&sums)[k] += reinterpret_cast<Real*>(&own)[k];
+        grad_state = gate * (terms.leak * grad_h);
+        const Real grad_x = terms.gain * grad_h;
+        wanted.up[t * size + i] = Io(c.membrane ? grad_x + Real(grad_membrane[t * size + i]) : grad_x);
+      }
+      wanted.grad_v0[i] = grad_state;
+      if (!c.given_state) Lif::back_rest(rules, grad_state, sums);
+      for (int k = 0; k < Lif::kConstants; ++k)
+        wanted.sums[k * size + i] = reinterpret_cast<const Real*>(&sums)[k];
+    };
+    for (int64_t n = 0; n < c.samples; ++n)
+      for (int64_t channel = 0; channel < c.channels; ++channel)
+        for (int64_t pixel = 0; pixel < maps.pixels(); ++pixel) walk(n, channel, pixel);
+  });
+  same("out", ours.out, wanted.out);
+  same("v", ours.v, wanted.v);
+  if (kept) same("membrane", ours.membrane, wanted.membrane);
+  if (checkpoints) same("checkpoints", ours.checkpoints, wanted.checkpoints);
+  if (c.bits) same("bits", ours.bits, wanted.bits);
+  same("up", ours.up, wanted.up);
+  same("grad_v0", ours.grad_v0, wanted.grad_v0);
+  if (c.learned) same("sums", ours.sums, wanted.sums);
+}
+
+// Over three blocks of each grid, in both layouts.
+template <class Io, class Real>
+void of_type() {
+  for (const bool last : {false, true})
+    neurons<Io, Real>({.steps = 3,
+                       .samples = sizeof(Io) == 8 && last ? 1 : 2,
+                       .channels = sizeof(Io) == 2 ? 24 : 12,
+                       .height = 8,
+                       .width = 11,
+                       .last = last,
+                       .spatial = true});
+}
+
+Cases all_cases() {
+  Cases cases{{"float", of_type<float, float>},
+              {"double", of_type<double, double>},
+              {"bfloat16", of_type<BFloat16, float>},
+              {"half", of_type<Half, float>}};
+  cases["shortcut"] = [] {
+    for (const bool last : {false, true}) {
+      Case c{.steps = 5,
+             .samples = 2,
+             .channels = 6,
+             .height = 6,
+             .width = 7,
+             .last = last,
+             .spatial = true,
+             .shortcut = true};
+      neurons<float, float>(c);
+      c.steps = 1;
+      c.channels = 16;
+      c.membrane = true;
+      neurons<BFloat16, float>(c);
+      c.shortcut = false;
+      neurons<Half, float>(c);
+    }
+  };
+  cases["bits"] = [] {
+    for (const bool last : {false, true}) {
+      neurons<float, float>({.steps = 3,
+                             .samples = 2,
+                             .channels = 3,
+                             .height = 5,
+                             .width = 7,
+                             .last = last,
+                             .misaligned = true,
+                             .shortcut = true,
+                             .membrane = true,
+                             .bits = true});
+      neurons<BFloat16, float>({.steps = 1,
+                                .samples = 1,
+                                .channels = 8,
+                                .height = 3,
+                                .width = 8,
+                                .last = last,
+                                .spatial = true,
+                                .learned = true,
+                                .bits = true});
+    }
+  };
+  cases["steps"] = [] {
+    for (const int64_t steps : {1, 4, 7, 16, 21, 70})
+      for (const bool last : {false, true})
+        neurons<float, float>({.steps = steps,
+                               .samples = 1,
+                               .channels = 5,
+                               .height = 3,
+                               .width = 7,
+                               .last = last,
+                               .given_state = true});
+  };
+  cases["learned"] = [] {
+    neurons<float, float>(
+        {.steps = 6, .samples = 2, .channels = 5, .height = 3, .width = 7, .spatial = true, .learned = true});
+    neurons<double, double>({.steps = 3,
+                             .samples = 2,
+                             .channels = 4,
+                             .height = 3,
+                             .width = 4,
+                             .last = true,
+                             .shortcut = true,
+                             .membrane = true,
+                             .learned = true});
+  };
+  cases["surrogates"] = [] {
+    for (int s = 0; s < Surrogates<float>::kSize; ++s) {
+      Case c{.steps = 3, .samples = 2, .channels = 3, .height = 3, .width = 3, .surrogate = s};
+      neurons<float, float>(c);
+      c.soft = c.one_affine = true;
+      neurons<double, double>(c);
+    }
+  };
+  return cases;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) { return run_case(all_cases(), count, arguments); }
