@@ -57,11 +57,10 @@ BENCH_PY = $(firstword $(wildcard $(PEERS)/bin/python) $(PY))
 bench: setup
 	$(BENCH_PY) bench/neuron.py --budget 0.5 --case C0 --neuron leaky
 	$(BENCH_PY) bench/neuron.py --budget 0.5 --case C0 --neuron ms_resnet --columns attsnn "eager, published" eager
-	$(BENCH_PY) bench/neuron.py --budget 0.3 --case C1 --columns attsnn eager SpikingJelly snnTorch Norse
+	$(BENCH_PY) bench/neuron.py --budget 0.3 --case C1 --columns attsnn eager SpikingJelly
 	$(BENCH_PY) bench/neuron.py --cold
-	$(BENCH_PY) bench/neuron.py --growth --columns attsnn "eager, published" eager SpikingJelly snnTorch Norse
-	$(BENCH_PY) bench/seams.py --budget 0.3 --case B1 --columns attsnn composed SpikingJelly
-	$(BENCH_PY) bench/seams.py --budget 0.3 --case G1 M1 --columns attsnn composed
+	$(BENCH_PY) bench/neuron.py --growth --columns attsnn eager SpikingJelly
+	$(BENCH_PY) bench/seams.py --budget 0.2 --case B1 G1 --columns attsnn composed
 	$(PY) bench/report.py
 
 # On a machine with a GPU: the Python that is there (PYTHON=), nothing installed.  OUT=DIR: where results go
