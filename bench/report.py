@@ -68,7 +68,7 @@ def case_table(lines: list[dict]) -> str:
         if None in own:
             notes.append(f"{name}: {own[None]['gap']}.")
             continue
-        cells = [name]
+        cells = [name + (STALE if any(line.get("stale") for line in own.values()) else "")]
         for row in timed:
             low, median, high = own[row]["seconds"]
             cells += [_ms(median), f"{_ms(low)}-{_ms(high)}", _ratio(own[row])]
@@ -83,6 +83,8 @@ def case_table(lines: list[dict]) -> str:
         rows.append(cells)
         if step["note"]:
             notes.append(f"{name}: {step['note']}.")
+    if any(line.get("stale") for line in lines):
+        notes.append("Stale: the kernels have changed since.")
     notes += _baseline(lines)
     copies = {line["row"]: line["copy_seconds"] for line in lines if line["row"]}
     if copies:
@@ -186,7 +188,8 @@ def _overview(lines: list[dict], what: str, groups: Sequence[str]) -> str:
         cells.append(f"{100 * step['share_of_copy']:.0f} %")
         for name in names:
             line = own.get((name, "step"))
-            cells.append(_ratio(line).partition(" ")[0] if line else "-")
+            ratio = _ratio(line).partition(" ")[0] if line else "-"
+            cells.append(ratio + (STALE if line and line["stale"] > step["stale"] else ""))
         rows.append((device, cells))
     header = (f"step of one {what}", "ours, ms", "forward / copy", "of copy's GB/s")
     header += tuple(f"{n} / ours" for n in names)
@@ -214,11 +217,7 @@ def details(lines: list[dict], bench: str = "neuron") -> str:
     for line in lines:
         if line["bench"] == bench:
             groups.setdefault(_measured_thing(line), []).append(line)
-    tables = [
-        case_table(own) + ("\n\nStale: the kernels have changed since." if own[0]["stale"] else "")
-        for own in groups.values()
-    ]
-    return "\n".join(tables) or "Nothing has been measured yet."
+    return "\n".join(map(case_table, groups.values())) or "Nothing has been measured yet."
 
 
 def _of(bench: str, show):
