@@ -120,3 +120,9 @@ def test_nothing_is_executed_from_a_file():
             keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
             assert name != "torch.load" or keywords.get("weights_only") == "True", f"{path}:{node.lineno}"
             assert keywords.get("allow_pickle", "False") == "False", f"{path}:{node.lineno}"
+
+
+def test_one_file_of_ops_joins_passes_by_hand():
+    """A gradient is registered with the dispatcher, but where an op works between its passes."""
+    found = [p.name for p in sorted((PACKAGE / "ops").glob("*.py")) if "autograd.Function)" in p.read_text()]
+    assert found == ["seam.py"]

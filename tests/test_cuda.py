@@ -4,8 +4,11 @@ import pytest
 import torch
 from close import as_exact_as_eager, close64, same_bits
 from test_neuron import NUMBERS, SHAPES, make, run
+from test_seam import GATES, MA_SNN, MS_RESNET, maps, weights_of
+from test_seam import run as run_seam
+from torch import nn
 
-from attsnn import models, neurons, ops, reference
+from attsnn import attention, layers, models, neurons, ops, reference
 
 pytestmark = [
     pytest.mark.cuda,
@@ -60,8 +63,32 @@ def test_learned_constants(per_channel):
         same_bits(grad, gpu[2][key], f"{key}, twice")
 
 
-def test_graph_capture():
-    neuron, x = neurons.ma_snn(backend="fused"), torch.randn(20, 3, 4, 33, device="cuda", requires_grad=True)
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("neuron", [MA_SNN, MS_RESNET], ids=["ma_snn", "ms_resnet"])
+def test_seams_equal_the_cpu(gates, channels_last, neuron):
+    """In float64, every output and gradient; odd sizes, whole vectors, one step, more steps than are kept."""
+    for steps, shape, pool in ((6, (3, 8, 7, 9), 2), (1, (2, 16, 8, 8), 1), (70, (2, 5, 5, 5), 1)):
+        w, z = weights_of(shape[1], steps), maps(steps, *shape, channels_last=channels_last)
+        sides = (side // pool for side in shape[2:])
+        given = {"norm": "train", "gates": gates, "pool": pool, "neuron": neuron}
+        for shortcut in (None, maps(steps, *shape[:2], *sides, seed=1)):
+            cpu = run_seam("fused", z, w, shortcut=shortcut, **given)
+            there = {k: v.cuda() for k, v in w.items()}
+            shortcut = None if shortcut is None else shortcut.cuda()
+            gpu, again = (run_seam("fused", z.cuda(), there, shortcut=shortcut, **given) for _ in range(2))
+            for name, value in cpu.items():
+                close64(gpu[name].cpu(), value, 1e-9, name)
+                same_bits(gpu[name], again[name], f"{name}, twice")
+
+
+@pytest.mark.parametrize("seam", [False, True])
+def test_graph_capture(seam):
+    neuron = neurons.ma_snn(backend="fused")
+    if seam:
+        gates = attention.attention("TCSA", channels=4, steps=20, channel_ratio=2)
+        neuron = layers.SpikingLayer(None, neuron, norm=nn.BatchNorm2d(4), pool=2, attention=gates).cuda()
+    x = torch.randn(20, 3, 4, 6, 6, device="cuda", requires_grad=True)
 
     def step():
         return torch.autograd.grad(neuron(x).sum(), x)[0]

@@ -68,7 +68,7 @@ def run(backend, z, weights, *, norm="train", gates=None, shortcut=None, neuron=
     given = {"norm": norm_of(norm, w), "gates": gates_of(gates, w), "shortcut": shortcut}
     result = ops.seam(z, **given, **{**neuron, **learned, **keywords, "backend": backend})
     torch.manual_seed(7)
-    draw = lambda x: torch.randn(x.shape, dtype=torch.float64).to(x.dtype)  # noqa: E731  (in logical order)
+    draw = lambda x: torch.randn(x.shape, dtype=torch.float64).to(x)  # noqa: E731  (in logical order)
     loss = (result.out * draw(result.out)).sum()
     if result.membrane is not None:
         loss = loss + (result.membrane * draw(result.membrane)).sum()
