@@ -6,9 +6,9 @@
 #include <cstdio>
 #include <functional>
 #include <map>
-#include <random>
 #include <string>
 
+#include "buffer.h"
 #include "core/neurons.h"
 #include "cpu/loop.h"
 #include "cpu/memory.h"
@@ -29,34 +29,13 @@ struct Case {
   int surrogate = 0;
 };
 
-// A buffer that starts one element off the 16-byte boundary where asked to, and is exactly as long as it
-// says.
-template <class T>
-struct Buffer {
-  std::vector<T> memory;
-  size_t offset;
-  explicit Buffer(int64_t size, bool misaligned = false, T fill = T(0))
-      : memory(size + misaligned, fill), offset(misaligned) {}
-  T* data() { return memory.data() + offset; }
-  const T* data() const { return memory.data() + offset; }
-  size_t size() const { return memory.size() - offset; }
-};
-
-template <class T>
-Buffer<T> normal(int64_t size, unsigned seed, bool misaligned, double scale = 0.7) {
-  Buffer<T> buffer(size, misaligned);
-  std::mt19937 random(seed);
-  std::normal_distribution<double> draw(0.1, scale);
-  for (int64_t i = 0; i < size; ++i) buffer.data()[i] = T(float(draw(random)));
-  return buffer;
-}
-
 template <class T>
 void same(const char* what, const Buffer<T>& ours, const Buffer<T>& theirs) {
-  for (size_t i = 0; i < ours.size(); ++i) {
+  for (int64_t i = 0; i < ours.size(); ++i) {
     const double a = double(ours.data()[i]), b = double(theirs.data()[i]);
     if (a == b || (std::isnan(a) && std::isnan(b))) continue;
-    std::printf("%s: element %zu of %zu is %.17g, the CPU kernel says %.17g\n", what, i, ours.size(), a, b);
+    std::printf("%s: element %ld of %ld is %.17g, the CPU kernel says %.17g\n", what, long(i),
+                long(ours.size()), a, b);
     std::exit(1);
   }
 }
@@ -85,7 +64,7 @@ void run(const Case& c) {
   const auto v0 = normal<Real>(n, 3, false), grad_v = normal<Real>(n, 4, false);
   auto learned = normal<Real>(Lif::kConstants * c.channels, 5, false, 0.05);
   const Real base[] = {Real(0.7), Real(0.9), Real(0.05), Real(0.4), Real(-0.1)};
-  for (int64_t i = 0; i < int64_t(learned.size()); ++i) learned.data()[i] += base[i / c.channels];
+  for (int64_t i = 0; i < learned.size(); ++i) learned.data()[i] += base[i / c.channels];
 
   const Shape shape{c.steps, n, c.channels, c.channel_stride};
   const Neuron<Lif, Real> neuron{{base[0], base[1], base[2], base[3], base[4]},

@@ -6,10 +6,10 @@
 #include <functional>
 #include <limits>
 #include <map>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "buffer.h"
 #include "core/seam_call.h"
 
 namespace attsnn {
@@ -28,30 +28,6 @@ struct Case {
 
   Maps maps() const { return {steps, samples, channels, height, width, last}; }
 };
-
-// A buffer that starts one element off the 16-byte boundary where asked to, and is exactly as long as it
-// says.
-template <class T>
-struct Buffer {
-  std::vector<T> memory;
-  size_t offset;
-  explicit Buffer(int64_t size, bool misaligned = false, T fill = T(0))
-      : memory(size + misaligned, fill), offset(misaligned) {}
-  T* data() { return memory.data() + offset; }
-  const T* data() const { return memory.data() + offset; }
-  T& operator[](int64_t i) { return memory[i + offset]; }
-  const T& operator[](int64_t i) const { return memory[i + offset]; }
-  int64_t size() const { return int64_t(memory.size() - offset); }
-};
-
-template <class T>
-Buffer<T> normal(int64_t size, unsigned seed, bool misaligned = false, double scale = 0.7) {
-  Buffer<T> buffer(size, misaligned);
-  std::mt19937 random(seed);
-  std::normal_distribution<double> draw(0.1, scale);
-  for (int64_t i = 0; i < size; ++i) buffer[i] = T(float(draw(random)));
-  return buffer;
-}
 
 inline void expect(bool holds, const char* what, int64_t i, double ours, double wanted) {
   if (holds) return;
