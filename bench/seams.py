@@ -203,8 +203,9 @@ def _seam(case: SeamCase, dtype: str, device: str) -> Callable[[peers.Column], R
             function()
         leaves = tensors.leaves()
         note = column.note if neuron == case.neuron else f"{column.note}; {neuron}, not {case.neuron}"
-        # The sums of backward's first pass are a pass of their own over its result and p.
-        again = 2 * tensors.grads[0].nbytes if column.name == OURS and device == "cuda" else 0
+        # Backward's first pass reads p forward and back, but where bits or the membrane are kept.
+        twice = column.name == OURS and device == "cuda" and not case.residual
+        again = tensors.grads[0].nbytes if twice else 0
         return Ready(
             rows=partial(rows_of, seam, layer, tensors),
             forward=partial(seam, *leaves),

@@ -58,6 +58,7 @@ SEAM_KERNELS = (
     "fold_rows_kernel",
     "fold_steps_kernel",
     "grad_kernel",
+    "SummingSink",
 )
 IO_TYPES = {"float": "f", "double": "d", "Half": "N3c104HalfE", "BFloat16": "N3c108BFloat16E"}  # mangled
 

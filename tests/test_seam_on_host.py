@@ -15,7 +15,7 @@ SEAM = [
     *(f"{what}, channels last" for what in ("no spatial map", "pools", "no pool")),
     *("a block a plane", "no gamma", "one pixel"),
 ]
-NEURON = [*TYPES, "shortcut", "bits", "steps", "learned", "surrogates"]
+NEURON = [*TYPES, "shortcut", "bits", "steps", "tiles", "learned", "surrogates"]
 # Every kernel whose threads wait for each other, once; the type changes nothing about that.
 RACES = [
     *(("seam", f"float {what}") for what in ("statistics", "sums", "sums, channels last")),

@@ -1,9 +1,15 @@
 // What a driver of the seams gets: raw pointers and numbers (core/seam.h has the arithmetic). Small tensors:
 // planes are [T, N, C], spatial maps [N, pixels], both contiguous.
 #pragma once
+#include <functional>
+
 #include "seam.h"
 
 namespace attsnn {
+
+// Makes room for so many numbers, as long as the call lasts.
+template <class Real>
+using Scratch = std::function<Real*(int64_t)>;
 
 // One read of z: the pooled map, and by plane the mean and the centred second moment of z, the mean of the
 // pooled map, and its extremum: the maximum where gamma > 0, the minimum where gamma < 0, the value at place
@@ -44,30 +50,25 @@ struct SeamSource {
   Steps<Io> membrane;        // null: not wanted
 };
 
-// Pass A, the neuron's part: where the gradient of x goes, that of the membrane added before it is rounded.
-template <class Io>
+// Pass A: where the gradient of x goes, that of the membrane added before it is rounded; and its sums, as it
+// was rounded, where the relu lets it through: by plane, times SA, against 1 and against (p - centre); by
+// pixel, against A p + B.
+template <class Io, class Real>
 struct SeamSink {
+  Maps maps;
   Steps<Io> up;
-  Steps<const Io> grad_membrane;  // null: none
+  Steps<const Io> grad_membrane, p;  // grad_membrane null: none
+  Affine<Real> affine;
+  const Real *spatial = nullptr, *centre = nullptr;  // centre [C]; null: 0
+  Real floor;
+  double* sums;                  // [2, T, N, C]
+  Real* grad_spatial = nullptr;  // null: there is no SA
 };
 
 template <class Cell, class Io, class Real>
 using SeamForward = Forward<Cell, Real, SeamSource<Io, Real>, Steps<Io>>;
 template <class Cell, class Io, class Real>
-using SeamBackward = Backward<Cell, Real, SeamSource<Io, Real>, Steps<const Io>, SeamSink<Io>>;
-
-// Pass A, its sums, of that gradient as it was rounded, where the relu lets it through: by plane, times SA,
-// against 1 and against (p - centre); by pixel, against A p + B.
-template <class Io, class Real>
-struct SeamSums {
-  Maps maps;
-  Steps<const Io> p, up;
-  Affine<Real> affine;
-  const Real *spatial = nullptr, *centre = nullptr;  // centre [C]; null: 0
-  Real floor;
-  double *sum, *centred;         // [T, N, C]
-  Real* grad_spatial = nullptr;  // null: there is no SA
-};
+using SeamBackward = Backward<Cell, Real, SeamSource<Io, Real>, Steps<const Io>, SeamSink<Io, Real>>;
 
 // Pass B: by plane the sum of weight [N, pixels] * (p - centre).
 template <class Io, class Real>

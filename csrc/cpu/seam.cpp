@@ -359,19 +359,19 @@ struct CpuSeamDriver {
   }
 
   template <class Cell, class Io, class Real>
-  static void backward(const Tensor&, const SeamBackward<Cell, Io, Real>& call, const Firing& firing,
-                       const SeamSums<Io, Real>& sums) {
-    const Maps& maps = sums.maps;
+  static void backward(const Tensor&, const SeamBackward<Cell, Io, Real>& call, const Firing& firing) {
+    const SeamSink<Io, Real>& sink = call.grad_x;
+    const Maps& maps = sink.maps;
     const SeamRows<Io, Real> computed(call.x);
     const MemorySource<Io, Real> kept({call.x.membrane.data, call.x.membrane.stride}),
         grad_out(call.grad_out);
     const Source<Real>* x = &computed;
     if (call.x.membrane.data != nullptr) x = &kept;
-    const bool spatial = sums.spatial != nullptr;
+    const bool spatial = sink.spatial != nullptr;
     const int64_t ranges = ranges_of(maps);
     std::vector<SeamPartial> partials(maps.samples * ranges, SeamPartial(maps, spatial));
     over_ranges(maps, [&](int64_t task, int64_t begin, int64_t end) {
-      const SeamGradientRows<Io, Real> grad_x(call.grad_x, sums, partials[task]);
+      const SeamGradientRows<Io, Real> grad_x(sink, partials[task]);
       backward_tiles(BackwardTiles<Cell, Real>{call.shape, call.neuron, &grad_out, call.grad_v, x, call.v0,
                                                call.checkpoints, call.bits, &grad_x, call.grad_v0, call.sums},
                      firing, begin, end);
@@ -385,13 +385,14 @@ struct CpuSeamDriver {
             sum += of_sample[r].sum[t * maps.channels + c];
             centred += of_sample[r].centred[t * maps.channels + c];
           }
-          sums.sum[(t * maps.samples + n) * maps.channels + c] = sum;
-          sums.centred[(t * maps.samples + n) * maps.channels + c] = centred;
+          const int64_t plane = (t * maps.samples + n) * maps.channels + c;
+          sink.sums[plane] = sum;
+          sink.sums[maps.planes() + plane] = centred;
         }
       for (int64_t pixel = 0; spatial && pixel < maps.pixels(); ++pixel) {
         double sum = 0;
         for (int64_t r = 0; r < ranges; ++r) sum += of_sample[r].grad_spatial[pixel];
-        sums.grad_spatial[n * maps.pixels() + pixel] = Real(sum);
+        sink.grad_spatial[n * maps.pixels() + pixel] = Real(sum);
       }
     });
   }

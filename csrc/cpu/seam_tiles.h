@@ -61,8 +61,7 @@ struct SeamPartial {
 template <class Io, class Real>
 class SeamGradientRows final : public Sink<Real> {
  public:
-  SeamGradientRows(const SeamSink<Io>& sink, const SeamSums<Io, Real>& sums, SeamPartial& partial)
-      : sink_(sink), sums_(sums), partial_(partial) {}
+  SeamGradientRows(const SeamSink<Io, Real>& sink, SeamPartial& partial) : sink_(sink), partial_(partial) {}
 
   Real* place(int64_t t, int64_t first, Real* buffer) const override {
     if constexpr (std::is_same_v<Io, Real>) return sink_.up[t] + first;
@@ -75,19 +74,18 @@ class SeamGradientRows final : public Sink<Real> {
     Io* up = sink_.up[t] + first;
     if constexpr (!std::is_same_v<Io, Real>)
       with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(row), up);
-    const SeamRow<Real> place{sums_.maps, t, first, count, sums_.affine, sums_.spatial, sums_.floor};
+    const SeamRow<Real> place{sink_.maps, t, first, count, sink_.affine, sink_.spatial, sink_.floor};
     const Real* rounded = as_real(static_cast<const Io*>(up), count, buffer);
-    const Real* p = as_real(sums_.p[t] + first, count, p_buffer);
-    const int64_t of_step = t * sums_.maps.channels;
-    with_flags(sums_.maps.channels_last, sums_.spatial != nullptr, [&]<bool kLast, bool kSpatial>() {
-      with_isa<sums_row<Real, kLast, kSpatial>>(place, p, rounded, sums_.centre, &partial_.sum[of_step],
+    const Real* p = as_real(sink_.p[t] + first, count, p_buffer);
+    const int64_t of_step = t * sink_.maps.channels;
+    with_flags(sink_.maps.channels_last, sink_.spatial != nullptr, [&]<bool kLast, bool kSpatial>() {
+      with_isa<sums_row<Real, kLast, kSpatial>>(place, p, rounded, sink_.centre, &partial_.sum[of_step],
                                                 &partial_.centred[of_step], partial_.grad_spatial.data());
     });
   }
 
  private:
-  const SeamSink<Io>& sink_;
-  const SeamSums<Io, Real>& sums_;
+  const SeamSink<Io, Real>& sink_;
   SeamPartial& partial_;
 };
 

@@ -19,11 +19,26 @@ template <class Source>
 inline constexpr int kValuesInRegisters = 64;
 template <class Io>
 inline constexpr int kWideVector = sizeof(Io) >= 4 ? 4 : 8;
+template <class Io, class Source>
+inline constexpr int kBackwardWide = kWideVector<Io>;
 template <class Io, int kSteps, class Source = Steps<const Io>>
 inline constexpr int kBackwardVector =
-    kSteps == 0                                              ? (sizeof(Io) >= 8 ? 1 : 8 / sizeof(Io))
-    : kWideVector<Io> * kSteps <= kValuesInRegisters<Source> ? kWideVector<Io>
-                                                             : kValuesInRegisters<Source> / kSteps;
+    kSteps == 0 ? (sizeof(Io) >= 8 ? 1 : 8 / sizeof(Io))
+    : kBackwardWide<Io, Source> * kSteps <= kValuesInRegisters<Source> ? kBackwardWide<Io, Source>
+                                                                       : kValuesInRegisters<Source> / kSteps;
+
+// Where the neurons of one thread lie in a step.
+struct Slot {
+  int64_t first;
+  int count;
+};
+// Of all threads in a row.
+template <int kVector>
+ATTSNN_DEVICE Slot slot_in_row(const Shape& shape) {
+  const int64_t first = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kVector;
+  const int64_t left = shape.neurons - first;
+  return {first, left < kVector ? int(left < 0 ? 0 : left) : kVector};
+}
 
 // A thread's neurons: where they lie, their terms and their state.
 template <class Cell, class Real, int kVector, bool kLearned>
@@ -34,11 +49,8 @@ struct Lanes {
   bool whole;
   Terms own[kLearned ? kVector : 1];
 
-  ATTSNN_INLINE Lanes(const Neuron<Cell, Real>& neuron, const Shape& shape, int64_t thread, bool aligned)
-      : first(thread * kVector) {
-    const int64_t left = shape.neurons - first;
-    count = left < kVector ? int(left < 0 ? 0 : left) : kVector;
-    whole = aligned && count == kVector;
+  ATTSNN_INLINE Lanes(const Neuron<Cell, Real>& neuron, const Shape& shape, const Slot& slot, bool aligned)
+      : first(slot.first), count(slot.count), whole(aligned && slot.count == kVector) {
 #pragma unroll
     for (int j = 0; j < (kLearned ? kVector : 1); ++j)
       own[j] = neuron.terms(shape.channel(j < count ? first + j : 0), shape.channels);
@@ -89,18 +101,23 @@ struct SourceRows<Steps<const Io>, kVector, kBack> {
 };
 
 // A sink, in the same way: `load` starts the accesses that the gradient of a step needs before it is stored;
-// `value` is what of a neuron's gradient is stored, one by one: a vector of them would be live at once.
-// kBlocks: those of a multiprocessor that __launch_bounds__ asks for, 0 where the compiler may choose.
+// `value` is what of a neuron's gradient is stored, one by one: a vector of them would be live at once. It
+// says where a thread's neurons lie, too. kTogether: the threads of a block wait for each other, so that none
+// may leave. kBlocks: those of a multiprocessor that __launch_bounds__ asks for, 0 where the compiler may
+// choose.
 template <class Sink, int kVector>
 struct SinkRows;
 
 template <class Io, int kVector>
 struct SinkRows<Steps<Io>, kVector> {
   static constexpr int kBlocks = 0;
+  static constexpr bool kTogether = false;
   struct Raw {};
   Steps<Io> to;
 
-  ATTSNN_INLINE explicit SinkRows(const Steps<Io>& sink) : to(sink) {}
+  ATTSNN_DEVICE static Slot slot(const Steps<Io>&, const Shape& shape) { return slot_in_row<kVector>(shape); }
+  template <class L>
+  ATTSNN_INLINE SinkRows(const Steps<Io>& sink, const L&) : to(sink) {}
   template <class L>
   ATTSNN_INLINE Raw load(int64_t, const L&) const {
     return {};
@@ -110,9 +127,11 @@ struct SinkRows<Steps<Io>, kVector> {
     return Io(grad_x);
   }
   template <class L>
-  ATTSNN_INLINE void store(int64_t t, const L& lanes, const Pack<Io, kVector>& pack) const {
+  ATTSNN_INLINE void store(int64_t t, const L& lanes, const Raw&, const Pack<Io, kVector>& pack) const {
     attsnn::store<kVector>(to[t] + lanes.first, pack, lanes.count, lanes.whole);
   }
+  template <class L>
+  ATTSNN_INLINE void finish(const L&) const {}
 };
 
 }  // namespace attsnn

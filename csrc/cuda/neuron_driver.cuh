@@ -42,17 +42,25 @@ void launch_forward(const ForwardCall<Cell, Io, Real>& call, const Firing& firin
       firing, [&](const auto& fire) { launch_forward_with<Cell, Io, Real>(call, fire, firing, stream); });
 }
 
+// f(call, blocks): what a sink needs of a launch. Those that sum over a block have their own.
+template <int kVector, class Cell, class Real, class Source, class Io, class F>
+void with_sink(const Backward<Cell, Real, Source, Steps<const Io>, Steps<Io>>& call, int threads, Stream,
+               const F& f) {
+  f(call, blocks_for(call.shape.neurons, kVector * threads));
+}
+
 template <class Cell, class Io, class Real, class Source, class Sink>
 void launch_backward_from_bits(const Backward<Cell, Real, Source, Steps<const Io>, Sink>& call,
                                const Firing& firing, Stream stream) {
-  constexpr int kVector = kWideVector<Io>;
+  constexpr int kVector = kBackwardWide<Io, Source>;
   const bool aligned =
       rows_aligned(call.grad_out, kAccess<Io, kVector>) && rows_aligned(call.grad_x, kAccess<Io, kVector>);
   const auto kernel = call.neuron.learned
                           ? neuron_backward_from_bits_kernel<Cell, Io, Real, Source, Sink, kVector, true>
                           : neuron_backward_from_bits_kernel<Cell, Io, Real, Source, Sink, kVector, false>;
-  launch(stream, kernel, blocks_for(call.shape.neurons, kVector * kForwardThreads), kForwardThreads, 0, call,
-         Rectangular<Real>(firing.scale), aligned);
+  with_sink<kVector>(call, kForwardThreads, stream, [&](const auto& whole, unsigned blocks) {
+    launch(stream, kernel, blocks, kForwardThreads, 0, whole, Rectangular<Real>(firing.scale), aligned);
+  });
 }
 
 // kSteps > 0: that many steps in registers; 0: in shared memory.
@@ -66,10 +74,11 @@ void launch_backward_from_input(const Backward<Cell, Real, Source, Steps<const I
   const bool aligned = rows_aligned(call.x, kBytes) && rows_aligned(call.grad_out, kBytes) &&
                        rows_aligned(call.grad_x, kBytes);
   const size_t shared = kSteps > 0 ? 0 : chunk_of(call.shape.steps) * kVector * kThreads * sizeof(Real);
-  launch(stream,
-         neuron_backward_kernel<Cell, Io, Real, Source, Sink, Fire, Surrogate, kSteps, kVector, kLearned>,
-         blocks_for(call.shape.neurons, kVector * kThreads), kThreads, shared, call, fire, surrogate,
-         aligned);
+  with_sink<kVector>(call, kThreads, stream, [&](const auto& whole, unsigned blocks) {
+    launch(stream,
+           neuron_backward_kernel<Cell, Io, Real, Source, Sink, Fire, Surrogate, kSteps, kVector, kLearned>,
+           blocks, kThreads, shared, whole, fire, surrogate, aligned);
+  });
 }
 
 template <class Cell, class Io, class Real, class Source, class Sink, class Fire, class Surrogate>

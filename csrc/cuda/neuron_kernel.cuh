@@ -16,8 +16,8 @@ template <class Cell, class Io, class Real, class Source, class Fire, int kVecto
 __global__ void __launch_bounds__(kForwardThreads)
     neuron_forward_kernel(Forward<Cell, Real, Source, Steps<Io>> call, Fire fire, Rectangular<Real> window,
                           bool aligned) {
-  const Lanes<Cell, Real, kVector, kLearned> lanes(call.neuron, call.shape,
-                                                   int64_t(blockIdx.x) * blockDim.x + threadIdx.x, aligned);
+  const Lanes<Cell, Real, kVector, kLearned> lanes(call.neuron, call.shape, slot_in_row<kVector>(call.shape),
+                                                   aligned);
   if (lanes.count == 0) return;
   const Rules<Real> rules = call.neuron.rules;
   const int64_t bytes_a_step = bytes_of_bits(call.shape.neurons);
@@ -134,12 +134,13 @@ __global__ void __launch_bounds__(kSteps > 0 ? kRegisterThreads : kSharedThreads
       sizeof(Real) == sizeof(float) ? SourceRows<Source, kVector, true>::kInFlight : kAhead / 2;
   constexpr int kGroup = kSteps == 0 ? kShared : kSteps < kAhead ? kSteps : kAhead;
   constexpr int kUnroll = kSteps > 0 ? kSteps / kGroup : 1;
+  using Rows = SinkRows<Sink, kVector>;
   const Lanes<Cell, Real, kVector, kLearned> lanes(call.neuron, call.shape,
-                                                   int64_t(blockIdx.x) * blockDim.x + threadIdx.x, aligned);
-  if (lanes.count == 0) return;
+                                                   Rows::slot(call.grad_x, call.shape), aligned);
+  if (!Rows::kTogether && lanes.count == 0) return;
   const Rules<Real> rules = call.neuron.rules;
   const SourceRows<Source, kVector, true> rows(call.x, lanes);
-  const SinkRows<Sink, kVector> grad_rows(call.grad_x);
+  Rows grad_rows(call.grad_x, lanes);
   using Raw = typename SourceRows<Source, kVector, true>::Raw;
   Membranes<Real, kSteps, kVector> h;
   if constexpr (kSteps == 0) {
@@ -181,13 +182,13 @@ __global__ void __launch_bounds__(kSteps > 0 ? kRegisterThreads : kSharedThreads
     for (int group = (kSteps > 0 ? kUnroll : groups) - 1; group >= 0; --group) {
       const int i0 = group * kGroup;
       Pack<Io, kVector> grad_out[kGroup];
-      typename SinkRows<Sink, kVector>::Raw added[kGroup];
+      typename Rows::Raw beside[kGroup];
       Raw raw[kLearned ? kGroup : 1];
 #pragma unroll
       for (int i = 0; i < kGroup; ++i)
         if (i0 + i < steps) {
           grad_out[i] = load<kVector>(call.grad_out[t0 + i0 + i] + lanes.first, lanes.count, lanes.whole);
-          added[i] = grad_rows.load(t0 + i0 + i, lanes);
+          beside[i] = grad_rows.load(t0 + i0 + i, lanes);
           if constexpr (kLearned) raw[i] = rows.load(t0 + i0 + i, lanes);
         }
 #pragma unroll
@@ -209,13 +210,14 @@ __global__ void __launch_bounds__(kSteps > 0 ? kRegisterThreads : kSharedThreads
           const Real grad =
               adjoint.step(j, c, rules, i0 + i > 0 ? Real(1) : carried, membrane, fire(membrane, c),
                            surrogate.slope(membrane - c.centre), Real(grad_out[i][j]), before, current);
-          grad_x[j] = grad_rows.value(added[i], j, grad);
+          grad_x[j] = grad_rows.value(beside[i], j, grad);
         }
-        grad_rows.store(t0 + i0 + i, lanes, grad_x);
+        grad_rows.store(t0 + i0 + i, lanes, beside[i], grad_x);
       }
     }
   }
   adjoint.finish(lanes, call);
+  grad_rows.finish(lanes);
 }
 
 // From two bits a neuron and step: a stream, whatever T.
@@ -223,27 +225,29 @@ template <class Cell, class Io, class Real, class Source, class Sink, int kVecto
 __global__ void __launch_bounds__(kForwardThreads, SinkRows<Sink, kVector>::kBlocks)
     neuron_backward_from_bits_kernel(Backward<Cell, Real, Source, Steps<const Io>, Sink> call,
                                      Rectangular<Real> window, bool aligned) {
-  constexpr int kBytes = kVector / kNeuronsPerByte;
+  using Rows = SinkRows<Sink, kVector>;
+  constexpr int kBytes = kVector / kNeuronsPerByte + (Rows::kTogether ? 1 : 0);  // they may start within one
   const Lanes<Cell, Real, kVector, kLearned> lanes(call.neuron, call.shape,
-                                                   int64_t(blockIdx.x) * blockDim.x + threadIdx.x, aligned);
-  if (lanes.count == 0) return;
+                                                   Rows::slot(call.grad_x, call.shape), aligned);
+  if (!Rows::kTogether && lanes.count == 0) return;
   const int64_t bytes_a_step = bytes_of_bits(call.shape.neurons);
-  const SinkRows<Sink, kVector> grad_rows(call.grad_x);
+  const int within = Rows::kTogether ? int(lanes.first % kNeuronsPerByte) : 0;
+  Rows grad_rows(call.grad_x, lanes);
   Adjoint<Cell, Real, kVector, kLearned> adjoint(lanes, call.grad_v);
   const Real carried = call.v0 != nullptr || call.neuron.rules.start_at_reset ? Real(1) : Real(0);
   for (int64_t t0 = call.shape.steps - 1; t0 >= 0; t0 -= kAhead) {
     Pack<Io, kVector> grad_out[kAhead];
-    typename SinkRows<Sink, kVector>::Raw added[kAhead];
+    typename Rows::Raw beside[kAhead];
     uint32_t codes[kAhead] = {};
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int64_t t = t0 - i;
       if (t < 0) break;
       grad_out[i] = load<kVector>(call.grad_out[t] + lanes.first, lanes.count, lanes.whole);
-      added[i] = grad_rows.load(t, lanes);
+      beside[i] = grad_rows.load(t, lanes);
 #pragma unroll
       for (int b = 0; b < kBytes; ++b)
-        if (kNeuronsPerByte * b < lanes.count)
+        if (kNeuronsPerByte * b < within + lanes.count)
           codes[i] |= uint32_t(call.bits[t * bytes_a_step + lanes.first / kNeuronsPerByte + b]) << 8 * b;
     }
 #pragma unroll
@@ -253,16 +257,17 @@ __global__ void __launch_bounds__(kForwardThreads, SinkRows<Sink, kVector>::kBlo
       Pack<Io, kVector> grad_x;
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
-        const uint32_t code = codes[i] >> 2 * j;
+        const uint32_t code = codes[i] >> 2 * (within + j);
         const Real grad = adjoint.step(j, lanes.terms(j), call.neuron.rules, t > 0 ? Real(1) : carried,
                                        Real(0), Real(code & 1), code & 2 ? window.height : Real(0),
                                        Real(grad_out[i][j]), Real(0), Real(0));
-        grad_x[j] = grad_rows.value(added[i], j, grad);
+        grad_x[j] = grad_rows.value(beside[i], j, grad);
       }
-      grad_rows.store(t, lanes, grad_x);
+      grad_rows.store(t, lanes, beside[i], grad_x);
     }
   }
   adjoint.finish(lanes, call);
+  grad_rows.finish(lanes);
 }
 
 }  // namespace attsnn

@@ -33,12 +33,13 @@ struct CudaSeamDriver {
     on_device_of(p, [&](Stream stream) { launch_seam_forward(call, firing, stream); });
   }
   template <class Cell, class Io, class Real>
-  static void backward(const Tensor& p, const SeamBackward<Cell, Io, Real>& call, const Firing& firing,
-                       const SeamSums<Io, Real>& sums) {
-    on_device_of(p, [&](Stream stream) {
-      launch_seam_backward(call, firing, stream);
-      launch_seam_sums(sums, stream);
-    });
+  static void backward(const Tensor& p, const SeamBackward<Cell, Io, Real>& call, const Firing& firing) {
+    std::vector<Tensor> rooms;
+    const Scratch<Real> scratch = [&](int64_t numbers) {
+      rooms.push_back(empty_flat(p, {numbers}, state_type(p)));
+      return data<Real>(rooms.back());
+    };
+    on_device_of(p, [&](Stream stream) { launch_seam_backward(call, firing, scratch, stream); });
   }
   template <class Real>
   static void reduce(const Tensor& like, const Shape& shape, int constants, const Real* sums, Real* result) {

@@ -7,6 +7,7 @@
 #include "cuda/seam_kernel.cuh"
 #include "cuda/seam_launch.h"
 #include "cuda/seam_statistics_kernel.cuh"
+#include "cuda/seam_sums.cuh"
 
 namespace attsnn {
 
@@ -101,22 +102,6 @@ void launch_project(const ProjectCall<Io, Real>& given, Stream stream) {
       call.p);
 }
 
-template <class Io, class Real>
-void launch_seam_sums(const SeamSums<Io, Real>& given, Stream stream) {
-  SeamSums<Io, Real> call = given;
-  call.maps = as_read(call.maps);
-  dispatch_layout<Io>(
-      call.maps, call.maps.pixels(),
-      [&](auto last, auto width) {
-        constexpr bool kLast = decltype(last)::value;
-        constexpr int kV = decltype(width)::value;
-        launch_plane_fold<kLast>(SumsFold<Io, Real, kV, kLast>{call}, call.maps, stream);
-        if (call.grad_spatial != nullptr)
-          launch_pixel_fold<kLast>(SpatialFold<Io, Real, kV, kLast>{call}, call.maps, stream);
-      },
-      call.p, call.up);
-}
-
 // As many threads as keep a large device busy, and beyond that longer walks.
 inline constexpr int kLongestWalk = 8;
 inline constexpr int64_t kBusyThreads = int64_t(1) << 18;
@@ -167,8 +152,38 @@ void launch_seam_forward(const SeamForward<Cell, Io, Real>& call, const Firing& 
   launch_forward_with<Cell, Io, Real>(call, HardFire<Real>{firing.strict}, firing, stream);
 }
 
+// Whether every row of the tiles can be reached by accesses of that many bytes.
+template <class Io, class Real>
+bool rows_aligned(const SummingSink<Io, Real>& sink, size_t bytes) {
+  const int64_t row = sink.maps.channels_last ? sink.maps.channels : sink.maps.pixels();
+  return row * sizeof(Io) % bytes == 0 && rows_aligned(sink.up, bytes) &&
+         rows_aligned(sink.grad_membrane, bytes) && rows_aligned(sink.p, bytes);
+}
+
+template <int kVector, class Cell, class Real, class Source, class Io, class F>
+void with_sink(const Backward<Cell, Real, Source, Steps<const Io>, SummingSink<Io, Real>>& call, int threads,
+               Stream stream, const F& f) {
+  SummingSink<Io, Real> sink = call.grad_x;
+  const Maps& maps = sink.maps;
+  const SumTiles<Io, kVector> tiles(maps, threads);
+  const int64_t planes = 2 * maps.planes(), pixels = maps.samples * maps.pixels();
+  sink.by_plane = (*sink.scratch)(tiles.pixel_tiles * planes);
+  sink.by_pixel = sink.grad_spatial == nullptr ? nullptr : (*sink.scratch)(tiles.channel_tiles * pixels);
+  f(call.into(sink), unsigned(tiles.blocks(maps)));
+  const auto add = [&](const Real* of_tile, int64_t count, int64_t size, auto* to) {
+    launch(stream, add_tiles_kernel<Real, std::remove_pointer_t<decltype(to)>>,
+           blocks_for(size, kFoldThreads), kFoldThreads, 0, of_tile, count, size, to);
+  };
+  add(sink.by_plane, tiles.pixel_tiles, planes, sink.sums);
+  if (sink.by_pixel != nullptr) add(sink.by_pixel, tiles.channel_tiles, pixels, sink.grad_spatial);
+}
+
 template <class Cell, class Io, class Real>
-void launch_seam_backward(const SeamBackward<Cell, Io, Real>& call, const Firing& firing, Stream stream) {
+void launch_seam_backward(const SeamBackward<Cell, Io, Real>& given, const Firing& firing,
+                          const Scratch<Real>& scratch, Stream stream) {
+  SummingSink<Io, Real> sink{given.grad_x, nullptr, nullptr, &scratch};
+  sink.maps = as_read(sink.maps);
+  const auto call = given.into(sink);
   if (call.bits != nullptr) return launch_backward_from_bits(call, firing, stream);
   const AnySurrogate<Real> surrogate(firing.surrogate, firing.scale);
   if constexpr (sizeof(Real) == sizeof(double))
@@ -184,7 +199,6 @@ void instantiate_seam() {
   const auto name = [](auto launcher) { [[maybe_unused]] static auto volatile named = launcher; };
   name(&launch_statistics<Io, Real>);
   name(&launch_squeeze<Io, Real>);
-  name(&launch_seam_sums<Io, Real>);
   name(&launch_project<Io, Real>);
   name(&launch_grad<Io, Real>);
   Neurons::for_each([&](auto type) {

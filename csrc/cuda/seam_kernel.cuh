@@ -1,5 +1,4 @@
-// The folds of a seam but its statistics. Bytes: SumsFold and SpatialFold read p and up, ProjectFold and
-// SqueezeFold p.
+// The folds of a seam but its statistics: each reads p.
 #pragma once
 #include "cuda/fold_kernel.cuh"
 
@@ -7,77 +6,6 @@ namespace attsnn {
 
 struct Sum {
   double value;
-};
-
-// Pass A's sums by plane: of the gradient where the relu lets it through, times SA.
-template <class Io, class Real, int kV, bool kLast>
-struct SumsFold {
-  static constexpr int kStates = kLast ? kV : 1, kAhead = 2;
-  SeamSums<Io, Real> call;
-
-  struct State {
-    double sum, centred;
-  };
-  struct Raw {
-    Pack<Io, kV> p, up;
-  };
-  struct Own {
-    const Io *p, *up;
-    const Real* spatial;
-    Real a[kStates], b[kStates], centre[kStates];
-    ATTSNN_INLINE Own(const SumsFold& fold, int64_t t, int64_t n, int64_t c) {
-      const auto& call = fold.call;
-      const int64_t first = call.maps.at(n, c, 0), affine = call.affine.at(t, n) + c;
-      p = call.p[t] + first;
-      up = call.up[t] + first;
-      spatial = call.spatial == nullptr ? nullptr : call.spatial + n * call.maps.pixels();
-      load_cached<kStates>(call.affine.a + affine, a);
-      load_cached<kStates>(call.affine.b + affine, b);
-#pragma unroll
-      for (int j = 0; j < kStates; ++j) centre[j] = call.centre == nullptr ? Real(0) : call.centre[c + j];
-    }
-  };
-
-  ATTSNN_INLINE int items() const { return int(call.maps.pixels() / (kLast ? 1 : kV)); }
-  ATTSNN_INLINE void start(State& state) const { state = {0, 0}; }
-  ATTSNN_INLINE void merge(State& state, const State& other) const {
-    state.sum += other.sum;
-    state.centred += other.centred;
-  }
-  ATTSNN_INLINE Raw load(const Own& own, int item) const {
-    const int64_t from = item * (kLast ? call.maps.channels : kV);
-    return {load_whole<kV>(own.p + from), load_whole<kV>(own.up + from)};
-  }
-  ATTSNN_INLINE void visit(const Own& own, const Raw& raw, int item, State* states) const {
-    Real spatial[kV];
-    weights<kV, kLast>(own.spatial, item, spatial);
-#pragma unroll
-    for (int j = 0; j < kV; ++j) {
-      const int k = kLast ? j : 0;
-      const Real p = Real(raw.p[j]);
-      const Real through_relu = through(own.a[k] * p + own.b[k], call.floor, Real(raw.up[j]));
-      const Real gated = through_relu * spatial[j];
-      states[k].sum += double(gated);
-      states[k].centred += double(gated * (p - own.centre[k]));
-    }
-  }
-  ATTSNN_INLINE void finish(const State& state, int64_t t, int64_t n, int64_t c) const {
-    const int64_t to = (t * call.maps.samples + n) * call.maps.channels + c;
-    call.sum[to] = state.sum;
-    call.centred[to] = state.centred;
-  }
-
-  // Of an item's lanes, from a map of pixels; 1 where there is none.
-  template <int kCount, bool kSame>
-  ATTSNN_INLINE static void weights(const Real* map, int item, Real* to) {
-    if (map == nullptr || kSame) {
-      const Real all = map == nullptr ? Real(1) : map[item];
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) to[j] = all;
-    } else {
-      load_cached<kCount>(map + int64_t(item) * kCount, to);
-    }
-  }
 };
 
 // Pass B.
@@ -108,12 +36,12 @@ struct ProjectFold {
     return load_whole<kV>(own.p + item * (kLast ? call.maps.channels : kV));
   }
   ATTSNN_INLINE void visit(const Own& own, const Raw& raw, int item, State* states) const {
-    Real weight[kV];
-    SumsFold<Io, Real, kV, kLast>::template weights<kV, kLast>(own.weight, item, weight);
+    Real weight[kLast ? 1 : kV];
+    load_cached<kLast ? 1 : kV>(own.weight + int64_t(item) * (kLast ? 1 : kV), weight);
 #pragma unroll
     for (int j = 0; j < kV; ++j) {
       const int k = kLast ? j : 0;
-      states[k].value += double(weight[j] * (Real(raw[j]) - own.centre[k]));
+      states[k].value += double(weight[kLast ? 0 : j] * (Real(raw[j]) - own.centre[k]));
     }
   }
   ATTSNN_INLINE void finish(const State& state, int64_t t, int64_t n, int64_t c) const {
@@ -179,34 +107,6 @@ struct SqueezeFold {
     call.mean[to] = Real(state.sum / double(call.maps.steps * call.maps.channels));
     call.extremum[to] = state.extremum.value;
     call.place[to] = state.extremum.place;
-  }
-};
-
-// Pass A's sums by pixel: the gradient of SA.
-template <class Io, class Real, int kV, bool kLast>
-struct SpatialFold {
-  static constexpr int kStates = kLast ? 1 : kV, kWide = kV, kAhead = 2;
-  using State = Sum;
-  using Own = StepsOfPixel<Io, Real, kV, kLast>;
-  SeamSums<Io, Real> call;
-
-  struct Raw {
-    Pack<Io, kV> p, up;
-  };
-  ATTSNN_INLINE void start(State& state) const { state = {0}; }
-  ATTSNN_INLINE void merge(State& state, const State& other) const { state.value += other.value; }
-  ATTSNN_INLINE Raw load(const Own& own, int tc) const {
-    return {own.load(call, call.p, tc), own.load(call, call.up, tc)};
-  }
-  ATTSNN_INLINE void visit(const Own& own, const Raw& raw, int tc, State* states) const {
-    Real gated[kV];
-    own.gated(call, raw.p, tc, gated);
-#pragma unroll
-    for (int j = 0; j < kV; ++j)
-      states[kLast ? 0 : j].value += double(through(gated[j], call.floor, Real(raw.up[j])) * gated[j]);
-  }
-  ATTSNN_INLINE void finish(const State& state, int64_t to) const {
-    call.grad_spatial[to] = Real(state.value);
   }
 };
 

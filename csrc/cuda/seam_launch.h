@@ -15,10 +15,8 @@ template <class Cell, class Io, class Real>
 void launch_seam_forward(const SeamForward<Cell, Io, Real>& call, const Firing& firing, Stream stream);
 
 template <class Cell, class Io, class Real>
-void launch_seam_backward(const SeamBackward<Cell, Io, Real>& call, const Firing& firing, Stream stream);
-
-template <class Io, class Real>
-void launch_seam_sums(const SeamSums<Io, Real>& call, Stream stream);
+void launch_seam_backward(const SeamBackward<Cell, Io, Real>& call, const Firing& firing,
+                          const Scratch<Real>& scratch, Stream stream);
 
 template <class Io, class Real>
 void launch_project(const ProjectCall<Io, Real>& call, Stream stream);

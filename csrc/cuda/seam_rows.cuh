@@ -1,5 +1,4 @@
-// A seam as the neurons' kernels see it: x is computed from p where they would read it, and its gradient
-// takes in that of the membrane where they would write it.
+// A seam as the neurons' kernels see it: x is computed from p where they would read it.
 #pragma once
 #include "core/seam_call.h"
 #include "cuda/lanes.cuh"
@@ -11,6 +10,8 @@ template <class Io, class Real>
 inline constexpr int kStepsInRegisters<SeamSource<Io, Real>> = 8;
 template <class Io, class Real>
 inline constexpr int kValuesInRegisters<SeamSource<Io, Real>> = 32;
+template <class Io, class Real>
+inline constexpr int kBackwardWide<Io, SeamSource<Io, Real>> = 4;
 
 // The quotient and the remainder: on the device 32-bit divisions take a quarter of the time.
 ATTSNN_INLINE int64_t divide(int64_t value, int64_t by, int64_t& rest) {
@@ -143,37 +144,10 @@ struct SourceRows<SeamSource<Io, Real>, kVector, kBack> {
   }
 };
 
-template <class Io, int kVector>
-struct SinkRows<SeamSink<Io>, kVector> {
-  static constexpr int kBlocks = 1;  // left to choose, the compiler spills
-  using Raw = Pack<Io, kVector>;
-  SeamSink<Io> sink;
-
-  ATTSNN_INLINE explicit SinkRows(const SeamSink<Io>& to) : sink(to) {}
-  template <class L>
-  ATTSNN_INLINE Raw load(int64_t t, const L& lanes) const {
-    if (sink.grad_membrane.data == nullptr) return {};
-    return attsnn::load<kVector>(sink.grad_membrane[t] + lanes.first, lanes.count, lanes.whole);
-  }
-  template <class Real>
-  ATTSNN_INLINE Io value(const Raw& raw, int j, Real grad_x) const {
-    return Io(sink.grad_membrane.data != nullptr ? grad_x + Real(raw[j]) : grad_x);
-  }
-  template <class L>
-  ATTSNN_INLINE void store(int64_t t, const L& lanes, const Pack<Io, kVector>& pack) const {
-    attsnn::store<kVector>(sink.up[t] + lanes.first, pack, lanes.count, lanes.whole);
-  }
-};
-
 // Whether every row that a seam's neurons touch can be reached by accesses of that many bytes.
 template <class Io, class Real>
 bool rows_aligned(const SeamSource<Io, Real>& source, size_t bytes) {
   return rows_aligned(source.p, bytes) && rows_aligned(source.shortcut, bytes) &&
          rows_aligned(source.membrane, bytes);
 }
-template <class Io>
-bool rows_aligned(const SeamSink<Io>& sink, size_t bytes) {
-  return rows_aligned(sink.up, bytes) && rows_aligned(sink.grad_membrane, bytes);
-}
-
 }  // namespace attsnn

@@ -46,10 +46,7 @@ inline bool same_maps(const Maps& a, const Maps& b) {
 
 inline void check_maps(const std::optional<Tensor>& tensor, const Tensor& like, const Maps& maps) {
   if (!tensor) return;
-  Maps own = maps_of(*tensor);
-  // One channel lies both ways.
-  if (maps.channels == 1) own.channels_last = maps.channels_last;
-  STD_TORCH_CHECK(tensor->scalar_type() == like.scalar_type() && same_maps(own, maps),
+  STD_TORCH_CHECK(tensor->scalar_type() == like.scalar_type() && same_maps(maps_of(*tensor), maps),
                   "the maps of a seam must agree in type, shape and layout");
 }
 
@@ -274,19 +271,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> seam_backward(
               steps_of<Io>(membrane)};
     call.checkpoints = !bits && maps.steps > kCheckpointAbove ? const_data<Real>(kept) : nullptr;
     call.bits = bits ? const_data<uint8_t>(kept) : nullptr;
-    call.grad_x = {steps_of<Io>(up), steps_of<const Io>(grad_membrane)};
+    call.grad_x = {maps,
+                   steps_of<Io>(up),
+                   steps_of<const Io>(grad_membrane),
+                   call.x.p,
+                   call.x.affine,
+                   call.x.spatial,
+                   small_data<Real>(centre, maps.channels, "centre"),
+                   call.x.floor,
+                   data<double>(sums),
+                   spatial ? data<Real>(grad_spatial) : nullptr};
     call.sums = learned ? data<Real>(by_neuron) : nullptr;
-    const SeamSums<Io, Real> by_plane{maps,
-                                      call.x.p,
-                                      steps_of<const Io>(up),
-                                      call.x.affine,
-                                      call.x.spatial,
-                                      small_data<Real>(centre, maps.channels, "centre"),
-                                      call.x.floor,
-                                      data<double>(sums),
-                                      data<double>(sums) + maps.planes(),
-                                      spatial ? data<Real>(grad_spatial) : nullptr};
-    Driver::backward(p, call, choices.firing, by_plane);
+    Driver::backward(p, call, choices.firing);
     if (learned) Driver::reduce(p, call.shape, Cell::kConstants, call.sums, data<Real>(grad_learned));
   });
   return {up, sums, grad_spatial, grad_learned};

@@ -83,6 +83,11 @@ T __shfl_down_sync(unsigned, T value, int delta) {
   return on_host::exchange(value, lane + delta < on_host::kWarp ? lane + delta : lane);
 }
 
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return on_host::exchange(value, on_host::rank() % on_host::kWarp ^ mask);
+}
+
 namespace attsnn {
 
 struct Stream {};

@@ -1,5 +1,6 @@
-// The CUDA kernels of the neurons, run on the host where a seam computes what they read, against a plain
-// loop: equal bits. `seam_neuron_on_host CASE` runs one named case, without a name it lists them.
+// The CUDA kernels of the neurons, run on the host where a seam computes what they read and sums over what
+// they write, against a plain loop: equal bits, sums to rounding. `seam_neuron_on_host CASE` runs one named
+// case, without a name it lists them.
 #include "cuda_on_host.h"  // first: the kernels need its words
 
 #include "cuda/seam_driver.cuh"
@@ -27,6 +28,41 @@ struct Results {
         sums(Lif::kConstants * n, false, Real(NAN)),
         bits(c.steps * bytes_of_bits(n), false, 0) {}
 };
+
+// What is added: passed on by the relu, a number of Real each, in whatever order.
+template <class Io, class Real>
+void check_sums(const Inputs<Io, Real>& in, const Buffer<Io>& up, const Buffer<double>& by_plane,
+                const Buffer<Real>& by_pixel) {
+  const Case& c = in.c;
+  const Maps& maps = in.maps;
+  const double rounding = 4 * double(std::numeric_limits<Real>::epsilon());
+  const auto passed = [&](int64_t t, int64_t n, int64_t channel, int64_t i) {
+    return through(in.gated(t, n, channel, i), in.floor,
+                   Real(up[t * step_size(maps) + maps.at(n, channel, i)]));
+  };
+  over_planes(maps, [&](int64_t t, int64_t n, int64_t channel, int64_t plane) {
+    double all[2] = {}, size[2] = {};
+    for (int64_t i = 0; i < maps.pixels(); ++i) {
+      const double p = double(Real(in.p[t * step_size(maps) + maps.at(n, channel, i)]));
+      const double weight = c.spatial ? in.spatial[n * maps.pixels() + i] : 1;
+      const double terms[] = {weight * passed(t, n, channel, i),
+                              weight * passed(t, n, channel, i) * (p - (c.norm ? in.centre[channel] : 0))};
+      for (int k = 0; k < 2; ++k) all[k] += terms[k], size[k] += std::fabs(terms[k]);
+    }
+    close("sum by plane", plane, by_plane[plane], all[0], rounding * size[0]);
+    close("centred sum", plane, by_plane[maps.planes() + plane], all[1], rounding * size[1]);
+  });
+  for (int64_t at = 0; c.spatial && at < c.samples * maps.pixels(); ++at) {
+    const int64_t n = at / maps.pixels(), pixel = at % maps.pixels();
+    double all = 0, size = 0;
+    for (int64_t t = 0; t < c.steps; ++t)
+      for (int64_t channel = 0; channel < c.channels; ++channel) {
+        const double term = double(passed(t, n, channel, pixel)) * in.gated(t, n, channel, pixel);
+        all += term, size += std::fabs(term);
+      }
+    close("sum by pixel", at, by_pixel[at], all, rounding * size);
+  }
+}
 
 template <class Io, class Real>
 void neurons(const Case& c) {
@@ -69,11 +105,20 @@ void neurons(const Case& c) {
   backward.v0 = forward.v0;
   backward.checkpoints = forward.checkpoints;
   backward.bits = forward.bits;
-  backward.grad_x.up = {ours.up.data(), size};
+  Buffer<double> by_plane(2 * maps.planes(), false, NAN);
+  Buffer<Real> by_pixel(c.samples * maps.pixels(), false, Real(NAN));
+  const Real* centre = c.norm ? in.centre.data() : nullptr;
+  backward.grad_x = {maps,     {ours.up.data(), size}, {}, in.rows(in.p), in.affine(), in.sa(), centre,
+                     in.floor, by_plane.data()};
+  if (c.spatial) backward.grad_x.grad_spatial = by_pixel.data();
   if (c.membrane) backward.grad_x.grad_membrane = in.rows(grad_membrane);
   backward.grad_v0 = ours.grad_v0.data();
   backward.sums = c.learned ? ours.sums.data() : nullptr;
-  launch_seam_backward(backward, firing, Stream{});
+  std::vector<Buffer<Real>> rooms;
+  const Scratch<Real> scratch = [&](int64_t numbers) {
+    return rooms.emplace_back(numbers, false, Real(NAN)).data();
+  };
+  launch_seam_backward(backward, firing, scratch, Stream{});
 
   const Rules<Real>& rules = neuron.rules;
   const Rectangular<Real> window(firing.scale);
@@ -129,6 +174,7 @@ void neurons(const Case& c) {
   if (checkpoints) same("checkpoints", ours.checkpoints, wanted.checkpoints);
   if (c.bits) same("bits", ours.bits, wanted.bits);
   same("up", ours.up, wanted.up);
+  check_sums<Io, Real>(in, ours.up, by_plane, by_pixel);
   same("grad_v0", ours.grad_v0, wanted.grad_v0);
   if (c.learned) same("sums", ours.sums, wanted.sums);
 }
@@ -203,6 +249,19 @@ Cases all_cases() {
                                .width = 7,
                                .last = last,
                                .given_state = true});
+  };
+  cases["tiles"] = [] {  // some in every direction, the last ones not whole
+    for (const bool last : {false, true})
+      for (const bool bits : {false, true}) {
+        Case c{.steps = 2, .samples = 2, .channels = 9, .height = 16, .width = 18, .spatial = true};
+        if (last) c.channels = 36, c.height = 9;
+        c.last = last;
+        c.bits = bits;
+        neurons<float, float>(c);
+        if (bits) c.samples = 1, neurons<BFloat16, float>(c);
+      }
+    neurons<float, float>(
+        {.steps = 66, .samples = 1, .channels = 3, .height = 9, .width = 16, .spatial = true});
   };
   cases["learned"] = [] {
     neurons<float, float>(

@@ -82,28 +82,16 @@ void statistics(const Case& c) {
   });
 }
 
-// The sums of the backward pass and SA's descriptors.
+// SA's descriptors and the sums of pass B.
 template <class Io, class Real>
 void sums(const Case& c) {
   const Inputs<Io, Real> in(c);
   const Maps& maps = in.maps;
   const int64_t pixels = c.samples * maps.pixels();
-  Buffer<double> sum(maps.planes(), false, NAN), centred = sum, projected = sum;
-  Buffer<Real> grad_spatial(pixels, false, Real(NAN)), mean = grad_spatial, extremum = grad_spatial;
+  Buffer<double> projected(maps.planes(), false, NAN);
+  Buffer<Real> mean(pixels, false, Real(NAN)), extremum = mean;
   Buffer<int32_t> place(pixels, false, -1);
   const Real* centre = c.norm ? in.centre.data() : nullptr;
-  SeamSums<Io, Real> call;
-  call.maps = maps;
-  call.p = in.rows(in.p);
-  call.up = in.rows(in.up);
-  call.affine = in.affine();
-  call.spatial = in.sa();
-  call.centre = centre;
-  call.floor = in.floor;
-  call.sum = sum.data();
-  call.centred = centred.data();
-  call.grad_spatial = c.spatial ? grad_spatial.data() : nullptr;
-  launch_seam_sums(call, Stream{});
   launch_project(ProjectCall<Io, Real>{maps, in.rows(in.p), in.spatial.data(), centre, projected.data()},
                  Stream{});
   launch_squeeze(
@@ -111,38 +99,29 @@ void sums(const Case& c) {
       Stream{});
 
   over_planes(maps, [&](int64_t t, int64_t n, int64_t channel, int64_t plane) {
-    double all[3] = {}, size[3] = {};
+    double all = 0, size = 0;
     for (int64_t i = 0; i < maps.pixels(); ++i) {
-      const Real weight = in.spatial[n * maps.pixels() + i];
       const Real p = Real(in.p[t * step_size(maps) + maps.at(n, channel, i)]);
-      const Real apart = p - (c.norm ? centre[channel] : Real(0));
-      const Real gated = in.passed(t, n, channel, i) * (c.spatial ? weight : Real(1));
-      const double terms[] = {double(gated), double(gated * apart), double(weight * apart)};
-      for (int k = 0; k < 3; ++k) all[k] += terms[k], size[k] += std::fabs(terms[k]);
+      const Real term = in.spatial[n * maps.pixels() + i] * (p - (c.norm ? centre[channel] : Real(0)));
+      all += double(term), size += std::fabs(double(term));
     }
-    close("sum", plane, sum[plane], all[0], 1e-12 * size[0]);
-    close("centred", plane, centred[plane], all[1], 1e-12 * size[1]);
-    close("project", plane, projected[plane], all[2], 1e-12 * size[2]);
+    close("project", plane, projected[plane], all, 1e-12 * size);
   });
   constexpr double kRound = std::numeric_limits<Real>::epsilon();
   for (int64_t at = 0; at < pixels; ++at) {
     const int64_t n = at / maps.pixels(), pixel = at % maps.pixels();
-    double all[2] = {}, size[2] = {};
+    double all = 0, size = 0;
     Extremum<Real> most{-Real(INFINITY), std::numeric_limits<int32_t>::max()};
     for (int64_t t = 0; t < c.steps; ++t)
       for (int64_t channel = 0; channel < c.channels; ++channel) {
         const Real gated = in.gated(t, n, channel, pixel);
-        const double terms[] = {double(gated), double(in.passed(t, n, channel, pixel) * gated)};
-        for (int k = 0; k < 2; ++k) all[k] += terms[k], size[k] += std::fabs(terms[k]);
+        all += double(gated), size += std::fabs(double(gated));
         most.meet(gated, int32_t(t * c.channels + channel));
       }
     const double count = double(c.steps * c.channels);
-    close("squeeze", at, mean[at], all[0] / count,
-          kRound * std::fabs(all[0] / count) + 1e-12 * size[0] / count);
+    close("squeeze", at, mean[at], all / count, kRound * std::fabs(all / count) + 1e-12 * size / count);
     same("squeezed extremum", at, extremum[at], most.value);
     same("squeezed place", at, place[at], most.place);
-    if (c.spatial)
-      close("grad_spatial", at, grad_spatial[at], all[1], kRound * std::fabs(all[1]) + 1e-12 * size[1]);
   }
 }
 
