@@ -220,7 +220,7 @@ def test_one_read_a_step(monkeypatch):
     loss = lambda model, batch: engine.one_hot_mse(model, frames(batch))  # noqa: E731
     state = engine.loop.Fit(model, torch.optim.SGD(model.parameters(), 0.1), None, loss, None)
     state.schedule = type("Constant", (), {"step": lambda self: None})()
-    state.step([0, 1], (torch.zeros(2, 8, 6), torch.tensor([0, 1])))
+    state.step(sampling.Share([0, 1], 2), (torch.zeros(2, 8, 6), torch.tensor([0, 1])))
     assert reads == ["tolist"]
 
 

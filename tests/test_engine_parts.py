@@ -4,6 +4,7 @@ import json
 import random
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -39,11 +40,37 @@ def test_batches_start_anywhere(workers):
     )
     whole = list(batches.epoch(4))
     assert len(batches) == len(whole) == 3
-    assert sorted(i for indices, _ in whole for i in indices) == list(range(3, 20))
-    for (indices, batch), (again, same) in zip(whole[1:], batches.epoch(4, 1), strict=True):
-        assert indices == again and torch.equal(batch[0], same[0])
+    assert sorted(i for share, _ in whole for i in share.indices) == list(range(3, 20))
+    for (share, batch), (again, same) in zip(whole[1:], batches.epoch(4, 1), strict=True):
+        assert share == again and torch.equal(batch[0], same[0])
     assert list(batches.epoch(4, 3)) == []
-    assert [indices for indices, _ in batches.epoch(5)] != [indices for indices, _ in whole]
+    assert [share for share, _ in batches.epoch(5)] != [share for share, _ in whole]
+
+
+@pytest.mark.parametrize("world", range(1, 9))
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_processes_share_every_batch(world, drop_last):
+    """Together they have the batches of one process, whatever their number; a short last one unequally."""
+    make = partial(engine.Batches, Recordings(60), 16, 1, key=lambda i, s: (i, s), drop_last=drop_last)
+    whole = [share.indices for share, _ in make().epoch(3)]
+    assert [len(indices) for indices in whole] == [16, 16, 16, 12][: 3 if drop_last else 4]
+    shares = [[share for share, _ in make(rank=rank, world=world).epoch(3)] for rank in range(world)]
+    for b, indices in enumerate(whole):
+        assert sorted(i for own in shares for i in own[b].indices) == sorted(indices)
+        assert {own[b].total for own in shares} == {len(indices)} and all(own[b].indices for own in shares)
+
+
+def test_epochs_can_be_frozen_and_limited():
+    make = partial(engine.Batches, Recordings(20), 6, 1, key=lambda i, s: (i, s))
+    frozen = make(frozen_order=True)
+    assert [s for s, _ in frozen.epoch(5)] == [s for s, _ in frozen.epoch(0)] == [s for s, _ in make().epoch(0)]
+    limited = make(limit=2)
+    assert len(limited) == 2 and limited.size == 12 and len(list(limited.epoch(0))) == 2
+    assert make().size == 20 and make(drop_last=True).size == 18
+    with pytest.raises(ValueError, match="leave one of 3 processes without any"):
+        make(world=3)
+    with pytest.raises(ValueError, match="make no whole batch of 30"):
+        engine.Batches(Recordings(20), 30, 1, key=lambda i, s: (i, s), drop_last=True)
 
 
 def test_loading_leaves_the_generators_alone():

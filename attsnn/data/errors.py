@@ -4,7 +4,9 @@ import os
 
 
 class DataError(ValueError):
-    """Data cannot be used; its text is one sentence. A command line prints it and exits with 3."""
+    """Data cannot be used; its text is one sentence. A command line prints it and exits with `code`."""
+
+    code = 3
 
 
 class DataMissingError(DataError):

@@ -14,28 +14,37 @@ from .errors import (
     usage,
 )
 from .loop import fit
+from .processes import Processes, processes
 from .record import Run, table
 from .report import conclude
 from .rng import seed_all
 from .sampling import Batches, in_order, split
-from .setup import device, schedule
+from .setup import cosine, decayed, device, schedule
+from .topk import TopK, top_k
+from .update import Update, ema_of
 
 __all__ = [
     "Batches",
     "Checkpoint",
     "CheckpointError",
-    "StoppedError",
     "Measure",
     "NonFiniteError",
+    "Processes",
     "Run",
     "RunError",
     "Scores",
+    "StoppedError",
+    "TopK",
+    "Update",
     "UsageError",
     "as_json",
     "command",
     "conclude",
+    "cosine",
+    "decayed",
     "device",
     "difference",
+    "ema_of",
     "evaluate",
     "find_checkpoint",
     "fit",
@@ -43,10 +52,12 @@ __all__ = [
     "inherit",
     "load_weights",
     "one_hot_mse",
+    "processes",
     "schedule",
     "seed_all",
     "split",
     "summary",
     "table",
+    "top_k",
     "usage",
 ]

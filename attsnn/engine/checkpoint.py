@@ -1,9 +1,9 @@
 """Checkpoints that a kill, a full disk or a flipped bit cannot turn into a silent loss.
 
-A checkpoint is a directory `ckpt-<step>` of `model.safetensors`, `optimizer.safetensors`, `state.json` and
-`manifest.json` (size and SHA-256 of the others). It is written under a temporary name in the same
-directory, flushed to the disk and renamed, so a directory called `ckpt-...` was complete once. `last` and
-`best` are files of one line that name one. Nothing is pickled.
+A checkpoint is a directory `ckpt-<step>` of `model.safetensors`, `optimizer.safetensors`, `state.json`,
+`ema.safetensors` where weights are averaged, and `manifest.json` (size and SHA-256 of the others). It is
+written under a temporary name in the same directory, flushed to the disk and renamed, so a directory called
+`ckpt-...` was complete once. `last` and `best` are files of one line that name one. Nothing is pickled.
 """
 
 import contextlib
@@ -24,8 +24,9 @@ from torch import nn
 
 from .errors import CheckpointError, UsageError
 
-SCHEMA = 1
+SCHEMA = 2  # 1: of one process, whose generators were no list
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_AVERAGED = "ema.safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,28 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     state: dict[str, Any]
+    ema: dict[str, torch.Tensor] | None = None  # of the averaged model, with its count
 
 
-def write(directory: Path, step: int, model: Mapping, optimizer: Mapping, state: Mapping, best: bool) -> Path:
+def write(
+    directory: Path,
+    step: int,
+    model: Mapping,
+    optimizer: Mapping,
+    state: Mapping,
+    best: bool,
+    ema: Mapping | None = None,
+) -> Path:
     """Writes `ckpt-<step>`, points `last` (and `best`) to it, then drops checkpoints that nothing needs.
 
-    `model` and `optimizer` are state dicts, `state` holds JSON values. Kept are this one, the one `last`
-    named before, and the one `best` names. Raises CheckpointError, with the older checkpoints intact.
+    `model`, `optimizer` and `ema` are state dicts, `state` holds JSON values. Kept are this one, the one
+    `last` named before, and the one `best` names. Raises CheckpointError, with the older checkpoints intact.
     """
     previous = pointed(directory, "last")
     try:
         for leftover in directory.glob(".tmp-*"):
             _remove(leftover)
-        path = _write_files(directory, step, _encode(model, optimizer, state))
+        path = _write_files(directory, step, _encode(model, optimizer, state, ema))
         read(path)
         for pointer in ("last", "best") if best else ("last",):
             _point(directory, pointer, path.name)
@@ -73,13 +83,15 @@ def read(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path} has schema {manifest['schema']}; this version reads schema {SCHEMA}."
             )
-        data = {name: (path / name).read_bytes() for name in _FILES}
+        names = [*_FILES, *({_AVERAGED} & set(manifest["files"]))]
+        data = {name: (path / name).read_bytes() for name in names}
         for name, content in data.items():
             if manifest["files"][name] != _digest(content):
                 raise CheckpointError(f"{path / name} is damaged: its size or SHA-256 is not the manifest's.")
         model, slots = (from_bytes(data[name]) for name in _FILES[:2])
         state = json.loads(data["state.json"])
-        return Checkpoint(path, model, _join(slots, state.pop("optimizer")), state)
+        ema = from_bytes(data[_AVERAGED]) if _AVERAGED in data else None
+        return Checkpoint(path, model, _join(slots, state.pop("optimizer")), state, ema)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} is not a whole checkpoint ({type(error).__name__}: {error})."
@@ -133,10 +145,12 @@ def pointed(directory: Path, pointer: str) -> Path | None:
     return None
 
 
-def _encode(model: Mapping, optimizer: Mapping, state: Mapping) -> dict[str, bytes]:
+def _encode(model: Mapping, optimizer: Mapping, state: Mapping, ema: Mapping | None) -> dict[str, bytes]:
     slots, rest = _flatten(optimizer)
     scalars = json.dumps({**state, "optimizer": rest}, indent=1).encode()
     files = dict(zip(_FILES, (to_bytes(_on_host(model)), to_bytes(_on_host(slots)), scalars), strict=True))
+    if ema is not None:
+        files[_AVERAGED] = to_bytes(_on_host(ema))
     manifest = {"schema": SCHEMA, "files": {name: _digest(content) for name, content in files.items()}}
     return {**files, "manifest.json": json.dumps(manifest, indent=1).encode()}
 

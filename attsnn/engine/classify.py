@@ -54,14 +54,14 @@ class Scores:
 @dataclass(frozen=True)
 class Measure:
     """An evaluation as `fit` wants it: `<name>_loss` and `<name>_accuracy`, and None for those of the test
-    set if that is not what it measures.
+    set if that is not what it measures. Of one process: `poll` is for those of several.
     """
 
     name: str
     loader: DataLoader
     classes: Sequence[str]
 
-    def __call__(self, model: nn.Module) -> dict[str, float | None]:
+    def __call__(self, model: nn.Module, poll: Callable[[], None] = lambda: None) -> dict[str, float | None]:
         scores = evaluate(model, self.loader, len(self.classes))
         found = {f"{self.name}_loss": scores.loss, f"{self.name}_accuracy": scores.accuracy}
         return {"test_loss": None, "test_accuracy": None, **found}

@@ -1,9 +1,10 @@
 """The training loop. Tasks differ in the functions they pass: the loss, the evaluation; never in here."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +15,15 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from . import rng
 from .errors import CheckpointError, NonFiniteError, StoppedError
+from .processes import Faults, Processes
 from .progress import Progress
 from .record import Run
-from .sampling import Batches
+from .sampling import Batches, Share
 from .stop import StopRequest
+from .update import Update
 
 Loss = Callable[[nn.Module, Any], tuple[Tensor, Mapping[str, Tensor]]]
-Evaluate = Callable[[nn.Module], Mapping[str, float | None]]
+Evaluate = Callable[[nn.Module, Callable[[], None]], Mapping[str, float | None]]
 
 
 @dataclass
@@ -58,8 +61,18 @@ class Fit:
     schedule: LRScheduler
     loss: Loss
     run: Run
+    update: Update = field(default_factory=Update)
+    processes: Processes = field(default_factory=Processes)
+    stop: StopRequest = field(default_factory=lambda: StopRequest(Processes()))
+    faults: Faults | None = None
+    save_every: float = math.inf  # minutes
     position: Position = field(default_factory=Position)
     saved: tuple[int, int] | None = None  # (epoch, batch) of the last checkpoint written
+    due: bool = False  # whether the first process wants one
+
+    def __post_init__(self) -> None:
+        self.shared = self.processes.share(self.model)
+        self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Goes back to the run's checkpoint, if it was resumed from one."""
@@ -70,45 +83,83 @@ class Fit:
             self.model.load_state_dict(saved.model)
             self.optimizer.load_state_dict(saved.optimizer)
             self.schedule.load_state_dict(saved.state["schedule"])
+            self.update.restore(saved)
             self.position = Position(**saved.state["position"])
-            rng.restore(saved.state["rng"])
+            self._restore_rng(saved.state["rng"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{saved.path} does not fit this model or optimiser: {error}") from error
+
+    def _restore_rng(self, states: list[dict]) -> None:
+        """Those of each process; one that was not there starts from draws of its own."""
+        own, world = self.processes.rank, self.processes.world
+        if own < len(states):
+            rng.restore(states[own])
+        else:
+            rng.seed_all(self.position.step, own)
+        if self.processes.first and len(states) != world:
+            print(
+                f"The run had {len(states)} processes and goes on with {world}: what dropout draws differs."
+            )
 
     def save(self, best: bool = False) -> None:
         """Writes a checkpoint of this moment."""
         state = {
             "position": dataclasses.asdict(self.position),
             "schedule": self.schedule.state_dict(),
-            "rng": rng.capture(),
+            "rng": self.processes.gather(rng.capture()),
+            **self.update.state(),
         }
-        self.run.save(self.position.step, self.model.state_dict(), self.optimizer.state_dict(), state, best)
-        self.saved = self.position.epoch, self.position.batch
+        model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
+        averaged = self.update.averaged()
+        self.processes.from_first(
+            lambda: self.run.save(self.position.step, model, optimizer, state, best, averaged)
+        )
+        self.saved, self.saved_at = (self.position.epoch, self.position.batch), time.monotonic()
 
-    def step(self, indices: list[int], batch: Any) -> dict[str, float]:
+    def step(self, share: Share, batch: Any) -> dict[str, float]:
         """One update. Returns its metrics; raises NonFiniteError, before any weight has changed."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss, metrics = self.loss(self.model, batch)
-        loss.backward()
-        norm = torch.nn.utils.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
-        values = self._read(loss, norm, *metrics.values())
-        if not (math.isfinite(values[0]) and math.isfinite(values[1])):
-            raise NonFiniteError(self._not_finite(values, indices))
-        self.optimizer.step()
+        sums: Tensor | None = None
+        pieces = _pieces(batch, len(share.indices), self.update.accumulate)
+        for i, (piece, count) in enumerate(pieces):
+            with contextlib.ExitStack() as stack:
+                if self.shared is not self.model and i + 1 < len(pieces):
+                    stack.enter_context(self.shared.no_sync())
+                loss, metrics = self.loss(self.shared, piece)
+                # The mean over all samples, whatever a process and a piece have of them.
+                self.update.backward(loss * (count * self.processes.world / share.total))
+            row = count * torch.stack([v.detach().double() for v in (loss, *metrics.values())])
+            sums = row if sums is None else sums + row
+        norm = self.update.gradient_norm(self.optimizer, self.model)
+        names = ("loss", *metrics)
+        values, norm = self._read(sums, norm)
+        means = {name: value / share.total for name, value in zip(names, values, strict=True)}
+        if not (math.isfinite(means["loss"]) and self.update.accepts(norm)):
+            raise NonFiniteError(self._not_finite(means["loss"], norm, share.indices))
+        self.update.apply(self.optimizer, self.model, norm)
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
-        return {"loss": values[0], **dict(zip(metrics, values[2:], strict=True))}
+        return means
 
-    @staticmethod
-    def _read(*scalars: Tensor) -> list[float]:
-        """The step's only wait for the device: loss, gradient norm and metrics in one copy."""
-        return torch.stack([scalar.detach().double() for scalar in scalars]).tolist()
+    def _read(self, sums: Tensor, norm: Tensor) -> tuple[list[float], float]:
+        """The step's only wait for the device and for other processes: the sums of loss and metrics over all
+        of them, and the norm, which is NaN everywhere where it is NaN in one.
+        """
+        due = self.processes.first and time.monotonic() - self.saved_at > 60 * self.save_every
+        beside = [*self.stop.flags(), bool(self.faults and self.faults.noted), due]
+        row = torch.cat([sums, norm.double().view(1) / self.processes.world, sums.new_tensor(beside)])
+        *values, norm_value, interrupts, terminations, faults, due = self.processes.sum(row).tolist()
+        self.stop.settle((interrupts, terminations))
+        self.due = due > 0
+        if faults > 0:
+            self.processes.count(self.faults)
+        return values, norm_value
 
-    def _not_finite(self, values: list[float], indices: list[int]) -> str:
+    def _not_finite(self, loss: float, norm: float, indices: list[int]) -> str:
         saved = self.run.last()
         return (
             f"Stopped before the update of step {self.position.step + 1} (epoch {self.position.epoch + 1}, "
-            f"batch {self.position.batch + 1}): the loss is {values[0]:g}, the gradient norm {values[1]:g}. "
+            f"batch {self.position.batch + 1}): the loss is {loss:g}, the gradient norm {norm:g}. "
             f"The batch holds the training samples {', '.join(map(str, indices))}. "
             + (f"The last checkpoint is {saved}." if saved else "There is no checkpoint yet.")
         )
@@ -125,59 +176,97 @@ def fit(
     run: Run,
     epochs: int,
     choose: str,
+    update: Update | None = None,
+    processes: Processes | None = None,
+    faults: Faults | None = None,
+    save_every: float = math.inf,
 ) -> None:
     """Trains until `epochs` epochs are done, from the start or from the checkpoint `run` was opened with.
 
     Args:
         schedule: ReduceLROnPlateau steps once an epoch on the mean training loss, any other once a step.
-        loss: (model, batch on the model's device) -> (scalar to minimise, further scalars to report).
-        evaluate: called after each epoch; its numbers (None: not measured) are recorded as they are.
+        loss: (model, batch on the model's device) -> (mean over the batch to minimise, further scalars to
+            report).
+        evaluate: called after each epoch with the model and a function that it calls now and then, which
+            raises where the run is to stop; its numbers (None: not measured) are recorded as they are.
         choose: the evaluated number whose highest value makes a checkpoint `best`.
+        update: clipping, accumulation, mixed precision, averaged weights; default: none of them.
+        processes: those that the run shares its batches with; default: this one alone.
+        faults: reads the batches, counts unreadable samples and ends the run where there are too many.
+        save_every: minutes between the checkpoints within an epoch.
 
     Raises:
         NonFiniteError: loss or gradient norm is not finite; no weight has changed.
         StoppedError: SIGINT or SIGTERM; the step was finished and everything saved.
         CheckpointError: a checkpoint could not be written, or does not fit.
     """
-    state = Fit(model, optimizer, schedule, loss, run)
-    state.restore()
-    run.rewind(state.position.epoch)
-    with StopRequest() as stop:
+    processes = processes or Processes()
+    with StopRequest(processes) as stop, run.outcome():
+        update = update or Update()
+        state = Fit(model, optimizer, schedule, loss, run, update, processes, stop, faults, save_every)
+        state.restore()
+        run.rewind(state.position.epoch)
         while state.position.epoch < epochs:
             started, from_sample = time.perf_counter(), state.position.samples
-            _train_epoch(state, batches, epochs, stop)
+            waited = _train_epoch(state, batches, epochs)
             seconds = time.perf_counter() - started
             speed = (state.position.samples - from_sample) / seconds
-            measured = _evaluate(state, evaluate, stop)
+            measured = _evaluate(state, evaluate)
             if isinstance(schedule, ReduceLROnPlateau):
                 schedule.step(state.position.means()["loss"])
-            _close_epoch(state, measured, choose, {"seconds": seconds, "samples_per_second": speed}, epochs)
-            _answer(state, stop)
+            pace = {"seconds": seconds, "samples_per_second": speed, "waiting_for_data": waited / seconds}
+            _close_epoch(state, measured, choose, pace, epochs)
+            _answer(state)
 
 
-def _train_epoch(state: Fit, batches: Batches, epochs: int, stop: StopRequest) -> None:
-    """The batches of the epoch that are still to be taken."""
+def _train_epoch(state: Fit, batches: Batches, epochs: int) -> float:
+    """The batches of the epoch that are still to be taken; returns the seconds that it waited for them."""
     state.model.train()
-    device = next(state.model.parameters()).device
-    position = state.position
+    position, stop = state.position, state.stop
     title = f"epoch {position.epoch + 1}/{epochs}"
-    with Progress(title, batches.size, position.samples) as progress:
-        for indices, batch in batches.epoch(position.epoch, position.batch):
-            position.count(state.step(indices, _to(batch, device)), len(indices))
-            progress.update(len(indices), position.means())
+    with Progress(title, batches.size, position.samples, quiet=not state.processes.first) as progress:
+        waiting = _Waiting(batches.epoch(position.epoch, position.batch))
+        for share, batch in waiting:
+            batch = state.faults.take(batch) if state.faults else batch
+            position.count(state.step(share, _to(batch, state.processes.device)), share.total)
+            progress.update(share.total, position.means(), waiting.seconds)
             if stop.number is not None:
                 break
-    _answer(state, stop)
+            if state.due:
+                state.save()
+    _answer(state)
+    return waiting.seconds
 
 
-def _evaluate(state: Fit, evaluate: Evaluate, stop: StopRequest) -> Mapping[str, float | None]:
+class _Waiting:
+    """An iterator, and the seconds that its items were waited for."""
+
+    def __init__(self, items: Iterator) -> None:
+        self._items, self.seconds = items, 0.0
+
+    def __iter__(self) -> "_Waiting":
+        return self
+
+    def __next__(self) -> Any:
+        began = time.perf_counter()
+        try:
+            return next(self._items)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+def _evaluate(state: Fit, evaluate: Evaluate) -> Mapping[str, float | None]:
     """Evaluates without touching the random generators; interrupted, it is done again after resuming."""
     try:
-        with rng.kept(), stop.at_once():
+        with rng.kept(), state.stop.at_once():
             state.model.eval()
-            return evaluate(state.model)
+            measured = evaluate(state.model, state.stop.poll)
+            if state.update.ema is None:
+                return measured
+            averaged = evaluate(state.update.ema.module.eval(), state.stop.poll)
+            return {**measured, **{f"ema_{name}": value for name, value in averaged.items()}}
     except StoppedError:
-        _answer(state, stop)
+        _answer(state)
         raise
 
 
@@ -202,8 +291,9 @@ def _close_epoch(
     state.save(best)
 
 
-def _answer(state: Fit, stop: StopRequest) -> None:
+def _answer(state: Fit) -> None:
     """Saves and leaves if a signal asked for it."""
+    stop = state.stop
     if stop.number is None:
         return
     if state.saved != (state.position.epoch, state.position.batch):
@@ -215,10 +305,23 @@ def _answer(state: Fit, stop: StopRequest) -> None:
     )
 
 
+def _pieces(batch: Any, count: int, pieces: int) -> list[tuple[Any, int]]:
+    """(part, its samples) of a batch cut along its first dimension into `pieces`, or fewer."""
+    if pieces == 1:
+        return [(batch, count)]
+    size = math.ceil(count / pieces)
+    cuts = [(i, min(i + size, count)) for i in range(0, count, size)]
+    return [(_map(lambda tensor: tensor[a:b], batch), b - a) for a, b in cuts]  # noqa: B023
+
+
 def _to(batch: Any, device: torch.device) -> Any:
     """Moves the tensors of a tuple, list or dict to the device."""
+    return _map(lambda tensor: tensor.to(device, non_blocking=True), batch)
+
+
+def _map(change: Callable[[Tensor], Tensor], batch: Any) -> Any:
     if torch.is_tensor(batch):
-        return batch.to(device, non_blocking=True)
+        return change(batch)
     if isinstance(batch, Mapping):
-        return {name: _to(value, device) for name, value in batch.items()}
-    return type(batch)(_to(value, device) for value in batch)
+        return {name: _map(change, value) for name, value in batch.items()}
+    return type(batch)(_map(change, value) for value in batch)

@@ -10,17 +10,20 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
-    """Counts samples: their rate, the time left and the running metrics."""
+    """Counts samples: their rate, the time left, the running metrics, how much of the time was spent waiting
+    for data. `quiet`: says nothing, in processes but the first.
+    """
 
-    def __init__(self, title: str, total: int, done: int = 0) -> None:
+    def __init__(self, title: str, total: int, done: int = 0, quiet: bool = False) -> None:
         self._title, self._total, self._done, self._first = title, total, done, done
+        self._quiet = quiet
         self._bar = tqdm(
             total=total,
             initial=done,
             desc=title,
             unit=" samples",
             leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=quiet or not sys.stderr.isatty(),
         )
         self._began = self._spoke = time.monotonic()
 
@@ -30,10 +33,15 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def update(self, samples: int, metrics: Mapping[str, float]) -> None:
-        """Enters a step of `samples` samples; `metrics` are the means of the epoch so far."""
+    def update(self, samples: int, metrics: Mapping[str, float], waited: float = 0.0) -> None:
+        """Enters a step of `samples` samples; `metrics` are the means of the epoch so far, `waited` the
+        seconds that it has waited for data.
+        """
         self._done += samples
-        shown = {name: f"{value:.4f}" for name, value in metrics.items()}
+        if self._quiet:
+            return
+        waiting = waited / max(time.monotonic() - self._began, 1e-9)
+        shown = {name: f"{value:.4f}" for name, value in metrics.items()} | {"data wait": f"{waiting:.0%}"}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(samples)
         now = time.monotonic()

@@ -5,20 +5,25 @@ runs/<name>/config.json     the resolved recipe, versions, command line, commit
                             with "final": true is the chosen checkpoint's, measured on the test set
             metrics.csv     the same as a table
             ckpt-<step>/    checkpoints; the files `last` and `best` name one each
+            exit.json       how the last command ended: {"code": the exit code, "said": its sentence}; of a
+                            process but the first, where it failed, exit-rank<r>.json
             *.png           pictures
 """
 
+import contextlib
 import csv
 import io
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+import signal
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import checkpoint, pictures
 from .config import difference, surroundings
 from .errors import UsageError
+from .processes import Processes
 from .progress import duration
 
 
@@ -26,10 +31,14 @@ class Run:
     """An open run directory. `checkpoint` is what to resume from, or None."""
 
     def __init__(
-        self, path: Path, recipe: Mapping[str, Any], resumed: checkpoint.Checkpoint | None = None
+        self,
+        path: Path,
+        recipe: Mapping[str, Any],
+        resumed: checkpoint.Checkpoint | None = None,
+        rank: int = 0,
     ) -> None:
-        self.path, self.recipe, self.checkpoint = path, dict(recipe), resumed
-        self._board = _tensorboard(path, resumed)
+        self.path, self.recipe, self.checkpoint, self.rank = path, dict(recipe), resumed, rank
+        self._board = None if rank else _tensorboard(path, resumed)
 
     @classmethod
     def open(
@@ -41,6 +50,7 @@ class Run:
         resume: str | None = None,
         numbered: bool = False,
         free: Collection[str] = (),
+        processes: Processes | None = None,
     ) -> "Run":
         """Creates `directory/name`, or opens it to go on.
 
@@ -49,10 +59,18 @@ class Run:
             resume: None: a new run. "auto": the last valid checkpoint of the run, or the start if there is
                 none. A path: that checkpoint, or the last one of that run directory, in its own directory.
             numbered: a new run whose name is taken becomes name-2, name-3, ...; "auto" takes the highest.
+            processes: the first opens it and alone writes; the others read the checkpoint that it found.
 
         Raises UsageError if the directory holds another run, or the recipe is not the checkpoint's, with the
         fields that differ; CheckpointError if there are checkpoints and none is usable.
         """
+        processes = processes or Processes()
+        path, saved = processes.from_first(lambda: cls._open(directory, name, recipe, resume, numbered, free))
+        return cls(path, recipe, checkpoint.read(saved) if saved else None, processes.rank)
+
+    @staticmethod
+    def _open(directory, name, recipe, resume, numbered, free) -> tuple[Path, Path | None]:
+        """(run directory, checkpoint to resume from)."""
         if resume in (None, "auto"):
             path = _numbered(directory, name, resume is None) if numbered else directory / name
             saved = checkpoint.read_last(path) if resume else None
@@ -68,13 +86,38 @@ class Run:
                 if saved
                 else f"No checkpoint in {path}: starting from the beginning."
             )
-        run = cls(path, recipe, saved)
-        run._describe()
-        return run
+        _describe(path, recipe)
+        return path, saved.path if saved else None
 
-    def save(self, step: int, model: Mapping, optimizer: Mapping, state: Mapping, best: bool = False) -> None:
+    def save(
+        self,
+        step: int,
+        model: Mapping,
+        optimizer: Mapping,
+        state: Mapping,
+        best: bool = False,
+        ema: Mapping | None = None,
+    ) -> None:
         """Writes a checkpoint that also holds the recipe; see checkpoint.write."""
-        checkpoint.write(self.path, step, model, optimizer, {**state, "recipe": self.recipe}, best)
+        checkpoint.write(self.path, step, model, optimizer, {**state, "recipe": self.recipe}, best, ema)
+
+    @contextlib.contextmanager
+    def outcome(self) -> Iterator[None]:
+        """Leaves exit.json behind: `torchrun` ends with 1 whatever the exit codes of its processes."""
+        try:
+            yield
+        except BaseException as error:
+            interrupted = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+            code = getattr(error, "code", interrupted)
+            self._leave(code, str(error) or type(error).__name__)
+            raise
+        self._leave(0, "")
+
+    def _leave(self, code: int, said: str) -> None:
+        if self.rank == 0 or code not in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT):
+            name = f"exit-rank{self.rank}.json" if self.rank else "exit.json"
+            with contextlib.suppress(OSError):  # a full disc has ended the run, say
+                _replace(self.path / name, json.dumps({"code": code, "said": said}) + "\n")
 
     def last(self) -> Path | None:
         """The last checkpoint, if there is one."""
@@ -86,6 +129,8 @@ class Run:
 
     def record(self, row: Mapping[str, Any], epochs: int | None = None) -> None:
         """Adds an evaluation to metrics.jsonl, metrics.csv, curves.png and TensorBoard, and prints it."""
+        if self.rank:
+            return
         rows = [*self.rows(), dict(row)]
         self._write_rows(rows)
         pictures.curves(self.path / "curves.png", rows)
@@ -99,7 +144,7 @@ class Run:
     def rewind(self, epoch: int) -> None:
         """Forgets what was recorded after `epoch` and the final row: a resumed run records them again."""
         kept = [row for row in self.rows() if row["epoch"] <= epoch and not row.get("final")]
-        if kept != self.rows():
+        if self.rank == 0 and kept != self.rows():
             self._write_rows(kept)
 
     def _write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -110,15 +155,6 @@ class Run:
         table.writeheader()
         table.writerows(rows)
         _replace(self.path / "metrics.csv", text.getvalue())
-
-    def _describe(self) -> None:
-        """Writes config.json; a resumed run adds its own surroundings to it."""
-        path = self.path / "config.json"
-        earlier = json.loads(path.read_text()) if path.exists() else None
-        config = {**(earlier or {"recipe": self.recipe, **surroundings()})}
-        if earlier:
-            config["resumed"] = [*earlier.get("resumed", []), surroundings()]
-        _replace(path, json.dumps(config, indent=2) + "\n")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -160,6 +196,16 @@ def _check(path: Path, old: Mapping, new: Mapping, free: Collection[str], resume
     if not resumed:
         what = f"another run; these fields differ:{fields}\nChoose" if changed else "this run already; choose"
         raise UsageError(f"{path} holds {what} another --name, or go on with it: --resume auto.")
+
+
+def _describe(directory: Path, recipe: Mapping[str, Any]) -> None:
+    """Writes config.json; a resumed run adds its own surroundings to it."""
+    path = directory / "config.json"
+    earlier = json.loads(path.read_text()) if path.exists() else None
+    config = {**(earlier or {"recipe": recipe, **surroundings()})}
+    if earlier:
+        config["resumed"] = [*earlier.get("resumed", []), surroundings()]
+    _replace(path, json.dumps(config, indent=2) + "\n")
 
 
 def _recipe(path: Path) -> dict[str, Any] | None:

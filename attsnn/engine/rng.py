@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 
-def seed_all(seed: int) -> None:
-    """Seeds Python, NumPy and PyTorch (every device)."""
+def seed_all(seed: int, rank: int = 0) -> None:
+    """Seeds Python, NumPy and PyTorch (every device); process `rank` of several, each differently."""
+    if rank:
+        seed = int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0] >> 1)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -4,14 +4,13 @@ Nothing here has a state: how many workers load, how far they look ahead and whe
 cannot change what is loaded.
 """
 
-import math
 import os
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 _ORDER, _SAMPLE, _SPLIT = 1, 2, 3  # streams: no two uses of a seed share their numbers
 
@@ -57,11 +56,24 @@ def split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarra
     return np.sort(shuffled[held:]), np.sort(shuffled[:held])
 
 
+class Share(NamedTuple):
+    """What one process takes of a batch: its samples, and how many those of all processes are."""
+
+    indices: list[int]
+    total: int
+
+
 class Batches:
     """The training batches of every epoch, loaded by workers and startable at any position.
 
-    `key(index, seed)` makes what `dataset[...]` is asked for; `indices` are those to train on (default: all).
-    The last batch of an epoch may be smaller.
+    Args:
+        batch: samples of a batch, over all processes; process `rank` of `world` loads every world-th one.
+        key: (index, seed) -> what `dataset[...]` is asked for.
+        indices: the samples to train on; default: all.
+        frozen_order: every epoch has the order, and the draws, of the first.
+        drop_last: the last batch of an epoch is left out where it is smaller; else it is taken.
+        limit: at most so many batches an epoch.
+        collate: makes a batch of samples; default: PyTorch's.
     """
 
     def __init__(
@@ -74,31 +86,61 @@ class Batches:
         indices: np.ndarray | None = None,
         workers: int = 0,
         pin: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        frozen_order: bool = False,
+        drop_last: bool = False,
+        limit: int | None = None,
+        collate: Callable[[list], Any] | None = None,
     ) -> None:
         self._indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
-        self.size, self.batch, self.seed, self.key = len(self._indices), batch, seed, key
-        if batch < 1 or self.size == 0:
-            raise ValueError(f"Batches of {batch} of {self.size} samples: both must be at least 1.")
+        count, self.batch, self.seed, self.key = len(self._indices), batch, seed, key
+        self._rank, self._world, self._frozen = rank, world, frozen_order
+        if batch < 1 or count == 0:
+            raise ValueError(f"Batches of {batch} of {count} samples: both must be at least 1.")
+        whole, rest = divmod(count, batch)
+        if (rest if rest and not drop_last else batch) < world:
+            raise ValueError(
+                f"Batches of {batch} of {count} samples leave one of {world} processes without any."
+            )
+        if whole == 0 and drop_last:
+            raise ValueError(f"{count} samples make no whole batch of {batch}; take a smaller one.")
+        batches = whole + (rest > 0 and not drop_last)
+        self._count = batches if limit is None else min(batches, limit)
+        self.size = min(self._count * batch, count)  # samples of an epoch
         self._plan: list[list[Hashable]] = []  # what the loader's workers are asked for, in order
-        self._loader = _loader(dataset, workers, pin, batch_sampler=self._plan)
+        self._loader = _loader(dataset, workers, pin, batch_sampler=self._plan, collate_fn=collate)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return math.ceil(self.size / self.batch)
+        return self._count
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[list[int], Any]]:
-        """Yields (sample indices, loaded batch) of `epoch`, from batch `start` on."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Share, Any]]:
+        """Yields (share, loaded batch) of `epoch`, from batch `start` on."""
+        epoch = 0 if self._frozen else epoch
         seeds = sample_seeds(int(self._indices.max()) + 1, self.seed, epoch)
-        shuffled = self._indices[order(self.size, self.seed, epoch)]
-        slices = [shuffled[i : i + self.batch].tolist() for i in range(0, self.size, self.batch)][start:]
-        self._plan[:] = [[self.key(i, int(seeds[i])) for i in indices] for indices in slices]
-        if slices:
-            yield from zip(slices, self._loader, strict=True)
+        shuffled = self._indices[order(len(self._indices), self.seed, epoch)]
+        slices = [shuffled[b * self.batch : (b + 1) * self.batch] for b in range(start, self._count)]
+        shares = [Share(whole[self._rank :: self._world].tolist(), len(whole)) for whole in slices]
+        self._plan[:] = [[self.key(i, int(seeds[i])) for i in share.indices] for share in shares]
+        if shares:
+            yield from zip(shares, self._loader, strict=True)
 
 
-def in_order(dataset: Dataset, batch: int, workers: int = 0, pin: bool = False) -> DataLoader:
-    """A loader for evaluation: every sample once, in the order of the data set."""
-    return _loader(dataset, workers, pin, batch_size=batch)
+def in_order(
+    dataset: Dataset,
+    batch: int,
+    workers: int = 0,
+    pin: bool = False,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    collate: Callable[[list], Any] | None = None,
+) -> DataLoader:
+    """A loader for evaluation: every sample once over all processes, in the order of the data set."""
+    if world > 1:
+        dataset = Subset(dataset, range(rank, len(dataset), world))
+    return _loader(dataset, workers, pin, batch_size=batch, collate_fn=collate)
 
 
 def _loader(dataset: Dataset, workers: int, pin: bool, **how: Any) -> DataLoader:

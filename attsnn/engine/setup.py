@@ -1,10 +1,13 @@
 """What a training script sets up before the loop."""
 
+import math
+from collections.abc import Collection
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from .errors import UsageError
 
@@ -31,3 +34,37 @@ def schedule(name: Literal["plateau", "onecycle", "cosine"], optimizer: Optimize
     if name == "onecycle":
         return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)
     return CosineAnnealingLR(optimizer, steps)
+
+
+def cosine(
+    optimizer: Optimizer, steps: int, *, period: int | None = None, warmup: int = 0, hold: int = 1
+) -> LRScheduler:
+    """The optimiser's rate times (1 + cos(pi s / steps)) / 2 at step s, a LambdaLR.
+
+    Args:
+        period: the steps from the rate to 0 in place of all `steps`; a shorter one rises again.
+        warmup: steps in which the rate rises from 0 to that of the cosine.
+        hold: steps for which the rate stays the same, that of the last of them: those of an epoch, where it
+            changes once an epoch.
+    """
+    period = steps if period is None else period
+
+    def factor(step: int) -> float:
+        reached = step if hold == 1 else (step // hold + 1) * hold
+        wave = (1 + math.cos(math.pi * reached / period)) / 2
+        return wave * min(1, (step + 1) / (warmup + 1))
+
+    return LambdaLR(optimizer, factor)
+
+
+def decayed(model: nn.Module, weight_decay: float, exempt: Collection[str] = ()) -> list[dict]:
+    """Parameter groups: weight decay for matrices and kernels, none for vectors (norms, biases, constants of
+    neurons) and for what lies in a module of one of the names `exempt`.
+    """
+    groups: dict[bool, list] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        groups[parameter.dim() > 1 and not set(name.split(".")) & set(exempt)].append(parameter)
+    return [
+        {"params": groups[True], "weight_decay": weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,66 @@
+"""Classification of images: top-1, top-5 and loss, counted exactly over all processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .processes import Faults, Processes
+
+
+@dataclass(frozen=True)
+class TopK:
+    """What an evaluation found; from 0 to 1 but for `samples`, a count."""
+
+    top1: float
+    top5: float
+    loss: float
+    samples: int
+
+
+@torch.no_grad()
+def top_k(
+    model: nn.Module,
+    loader: DataLoader,
+    processes: Processes | None = None,
+    *,
+    forward: Callable[[nn.Module, torch.Tensor], torch.Tensor] | None = None,
+    limit: int | None = None,
+    faults: Faults | None = None,
+    poll: Callable[[], None] = lambda: None,
+) -> TopK:
+    """Scores `model` on the samples of all processes' loaders, each once: no process repeats one to fill up.
+
+    Args:
+        loader: this process's share, `in_order(..., rank=, world=)`: (images [N, 3, H, W], labels [N]).
+        forward: (model, images) -> [N, classes]; default: calls the model. A place for autocast.
+        limit: at most so many batches, in each process.
+        faults: reads the batches, which may lack samples, and counts those.
+        poll: called as often in every process, between batches; raises where the run is to stop.
+    """
+    processes = processes or Processes()
+    sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
+    model.eval()
+    batches = iter(loader)
+    rounds = max(processes.gather(len(loader)))
+    for _ in range(rounds if limit is None else min(rounds, limit)):
+        poll()
+        batch = next(batches, None)
+        if batch is None:  # others have one more
+            continue
+        batch = batch if faults is None else faults.take(batch)
+        images, labels = (x.to(processes.device, non_blocking=True) for x in batch)
+        if len(labels) == 0:
+            continue
+        out = (forward(model, images) if forward else model(images)).double()
+        best = out.topk(min(5, out.shape[1]), 1).indices == labels[:, None]
+        loss = F.cross_entropy(out, labels, reduction="sum")
+        sums += torch.stack([best[:, 0].sum(), best.sum(), loss, loss.new_tensor(float(len(labels)))])
+    if faults is not None:
+        processes.count(faults)
+    top1, top5, loss, samples = processes.sum(sums).tolist()
+    whole = max(samples, 1)
+    return TopK(top1 / whole, top5 / whole, loss / whole, int(samples))

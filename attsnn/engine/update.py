@@ -1,0 +1,76 @@
+"""How gradients become an update, beside the optimiser: scaling, clipping, averaged weights."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .checkpoint import Checkpoint
+
+
+@dataclass
+class Update:
+    """What a step does with its gradients.
+
+    Args:
+        accumulate: pieces that a batch is cut into, whose gradients are added; a norm sees a piece at a time.
+        clip: the norm that longer gradients are cut to; None: as they are.
+        scaler: of the loss, for float16; a step whose gradients overflow is left out and the scale halved.
+        ema: averaged weights (`ema_of`), evaluated and kept beside the model's.
+    """
+
+    accumulate: int = 1
+    clip: float | None = None
+    scaler: torch.amp.GradScaler | None = None
+    ema: AveragedModel | None = None
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradients of the loss, added to those that are there."""
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def gradient_norm(self, optimizer: Optimizer, model: nn.Module) -> Tensor:
+        """The norm of all gradients, at the loss's own scale."""
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+        return torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+
+    def accepts(self, norm: float) -> bool:
+        """Whether gradients of that norm may be applied, or left out because the scale can still fall."""
+        return math.isfinite(norm) or (self.scaler is not None and self.scaler.get_scale() > 1)
+
+    def apply(self, optimizer: Optimizer, model: nn.Module, norm: float) -> None:
+        """Clips, updates, averages."""
+        if self.clip is not None and norm > self.clip:
+            length = torch.tensor(norm, device=next(model.parameters()).device)
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.clip, length)
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        if self.ema is not None:
+            self.ema.update_parameters(model)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it as JSON values."""
+        return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+
+    def averaged(self) -> dict[str, Tensor] | None:
+        """What a checkpoint holds of it as tensors."""
+        return None if self.ema is None else self.ema.state_dict()
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Takes both back."""
+        if self.scaler is not None:
+            self.scaler.load_state_dict(saved.state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(saved.ema)
+
+
+def ema_of(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of the weights and running statistics, over steps."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -1,0 +1,350 @@
+"""Residual attention SNNs on ImageNet-1k, or on any images in class folders; one process or many.
+
+python train/imagenet.py --data DIR --model att_ms_resnet34
+torchrun --nproc-per-node 8 train/imagenet.py ms_resnet --data DIR --model ms_resnet104 --precision bf16
+python train/imagenet.py --eval --checkpoint runs/att_res_snn --data DIR --eval-sizes 224 288
+python train/imagenet.py --predict photo.jpg --checkpoint runs/att_res_snn
+python train/imagenet.py --synthetic 2000 --epochs 5
+
+DIR holds train/<class>/ and val/<class>/ with images, or WebDataset shards; `python -m attsnn.data verify
+imagenet DIR` looks at it. A run that was stopped goes on with --resume auto, on any number of processes.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+
+from attsnn import data, engine, models
+from attsnn.models.convert import load_published
+
+Model = Literal[
+    "att_ms_resnet18", "att_ms_resnet34", "att_ms_resnet104", "ms_resnet18", "ms_resnet34", "ms_resnet104"
+]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    recipe: tyro.conf.Suppress[str] = "att_res_snn"
+    data: Path | None = None  # folder of train/<class>/ and val/<class>/, or of WebDataset shards
+    model: Model = "att_ms_resnet18"
+    attention: Literal["model", "CSA", "CA", "none"] = "model"  # model: CSA for att_*, none for the others
+    steps: int = 1  # time steps T for which an image is shown
+    width: float = 1.0  # multiplies every layer's channels, for small machines
+    dropout: float | None = None  # before the classifier; default: the model's
+    membrane_float32: bool = False  # the residual stream stays in float32 under bf16 and fp16
+    size: int = 224  # pixels of a training crop's side
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    augment: Literal["imagenet", "randaugment", "trivial"] | None = "imagenet"  # imagenet: AutoAugment's
+    crop_scale: float = 0.08  # the least share of an image's area in a training crop
+    hflip: float = 0.0  # probability of a mirrored image
+    erasing: float = 0.0  # probability of an erased rectangle
+    mixup: float = 0.0  # alpha of mixup
+    cutmix: float = 0.0  # alpha of cutmix; where both are given, each batch takes one of them
+    label_smoothing: float = 0.1
+    epochs: int = 250
+    batch: int = 100  # images of a training step, over all processes
+    accumulate: int = 1  # pieces of a process's share, whose gradients are added
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd: with momentum 0.9
+    lr: float = 0.1  # the highest of the schedule, a cosine to 0
+    warmup_epochs: float = 0
+    schedule_every: Literal["epoch", "step"] = "epoch"  # when the learning rate changes
+    weight_decay: float = 1e-5
+    decay_all: bool = True  # weight decay on norms, biases and gates too
+    clip: float | None = None  # the gradient norm that longer ones are cut to
+    ema: float | None = None  # decay of the averaged weights, which are evaluated and kept too
+    parity: tuple[Literal["rising_schedule", "frozen_order"], ...] = ()  # mistakes of the published training
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    channels_last: Literal["auto", "yes", "no"] = "auto"  # auto: on a GPU
+    compile: bool = False  # torch.compile the model
+    sync_norm: bool = True  # batch statistics over all processes
+    init_from: Path | None = None  # weights to start from: a checkpoint of ours, or a published .pth
+    seed: int = 0
+    name: str | None = None  # of the run directory; default: the recipe's, or the next free number
+    runs_dir: Path = Path("runs")
+    resume: str | None = None  # auto, a checkpoint or a run directory
+    save_minutes: float = 20  # between the checkpoints within an epoch
+    max_bad: int = 100  # images that may be missing or corrupt; more end the run with exit code 3
+    limit_batches: int | None = None  # of an epoch, and of an evaluation
+    synthetic: int | None = None  # so many images drawn by the program in place of --data
+    dry_run: bool = False  # a step on random images, then what a run takes; writes nothing
+    eval: bool = False  # only measure --checkpoint on the validation set
+    eval_sizes: tuple[int, ...] = (224,)  # pixels of a crop's side, from images 32 larger
+    eval_steps: tuple[int, ...] = ()  # time steps; default: those of the training
+    predict: Path | None = None  # only name what this picture shows
+    checkpoint: Path | None = None  # of ours (ckpt-... or the run directory), or a published .pth
+    test_batch: int = 100  # images of an evaluation step, in each process
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["auto", "fused", "reference"] = "auto"
+    workers: int = 8  # processes that load images, for each training process
+    threads: int = 0  # of the CPU; 0 leaves PyTorch's choice
+    dist_timeout: float = 600  # seconds after which a process that does not answer ends the run
+
+
+PUBLISHED = Recipe()
+MS_RESNET = Recipe("ms_resnet", model="ms_resnet18", steps=6, epochs=125, batch=256)
+MODERN = Recipe("modern", augment="randaugment", interpolation="bicubic", hflip=0.5, mixup=0.2, cutmix=1.0,
+    epochs=150, batch=1024, lr=1.0, warmup_epochs=5, schedule_every="step", weight_decay=5e-5,
+    decay_all=False, clip=5.0, ema=0.9999, precision="bf16")  # fmt: skip
+RECIPES = {
+    "att_res_snn": ("Attention SNN as published: T = 1, SGD, 250 epochs, AutoAugment, no flip.", PUBLISHED),
+    "ms_resnet": ("MS-ResNet as published: T = 6, 125 epochs.", MS_RESNET),
+    "modern": ("Not published: warm-up, flips, RandAugment, mixup, cutmix, averaged weights, bf16.", MODERN),
+}
+NETWORK = ["model", "attention", "steps", "width", "dropout", "membrane_float32"]
+FREE = ["data", "name", "runs_dir", "resume", "save_minutes", "max_bad", "dry_run", "eval", "eval_sizes",
+    "eval_steps", "predict", "checkpoint", "test_batch", "device", "backend", "workers", "threads",
+    "dist_timeout", "compile", "accumulate", "channels_last"]  # fmt: skip
+
+
+def network(r: Recipe, classes: int, device: torch.device, steps: int | None = None) -> nn.Module:
+    chosen = {"steps": steps or r.steps, "num_classes": classes, "width": r.width, "backend": r.backend}
+    if r.attention != "model":
+        chosen["attention"] = None if r.attention == "none" else r.attention
+    if r.dropout is not None:
+        chosen["dropout"] = r.dropout
+    if r.membrane_float32:
+        chosen["membrane_dtype"] = torch.float32
+    return models.create(r.model, **chosen).to(device, memory_format=layout(r, device))
+
+
+def layout(r: Recipe, device: torch.device) -> torch.memory_format:
+    last = device.type == "cuda" if r.channels_last == "auto" else r.channels_last == "yes"
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def open_images(r: Recipe, split: str, size: int, processes: engine.Processes) -> Dataset:
+    """A split with its transform; `size` is the side of a crop in pixels."""
+    if r.synthetic is not None:
+        held = max(r.synthetic // 5, 10)
+        count, start = (r.synthetic, 0) if split == "train" else (held, r.synthetic)
+        return data.SyntheticImages(count, size, classes=10, start=start)
+    if r.data is None:
+        where = data.imagenet.WHERE
+        raise data.DataMissingError(f"--data is not given, nor --synthetic N; {where}; then pass --data DIR")
+    if split == "train":
+        transform = data.train_transform(
+            size,
+            auto_augment=r.augment,
+            hflip=r.hflip,
+            random_erasing=r.erasing,
+            scale=(r.crop_scale, 1.0),
+            interpolation=r.interpolation,
+        )
+    else:
+        transform = data.eval_transform(size + 32, size, interpolation=r.interpolation)
+    if processes.world > 1:  # the first one writes the index of shards
+        processes.from_first(lambda: data.ImageNet(r.data, split) and None)
+    return data.ImageNet(r.data, split, transform)
+
+
+def forward(r: Recipe, model: nn.Module, images: Tensor) -> Tensor:
+    """Scores [N, classes] in float32."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(r.precision)
+    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+        return model(images.contiguous(memory_format=layout(r, images.device))).float()
+
+
+def loss_of(r: Recipe, classes: int) -> Callable:
+    """Cross-entropy with smoothed labels; of mixed images, against their mixed labels."""
+    mixes = data.mixes(classes, mixup=r.mixup, cutmix=r.cutmix)
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        images, labels = batch
+        mixed, target = mixes(images, labels)
+        scores = forward(r, model, mixed)
+        accuracy = (scores.argmax(1) == labels).float().mean()
+        return F.cross_entropy(scores, target, label_smoothing=r.label_smoothing), {"accuracy": accuracy}
+
+    return loss
+
+
+def optimiser(r: Recipe, model: nn.Module) -> Optimizer:
+    groups = model.parameters() if r.decay_all else engine.decayed(model, r.weight_decay, ("attention",))
+    if r.optimizer == "adamw":
+        return torch.optim.AdamW(groups, r.lr, weight_decay=r.weight_decay)
+    return torch.optim.SGD(groups, r.lr, momentum=0.9, weight_decay=r.weight_decay)
+
+
+def update_of(r: Recipe, model: nn.Module) -> engine.Update:
+    device = next(model.parameters()).device
+    scaler = torch.amp.GradScaler(device.type) if r.precision == "fp16" else None
+    ema = None if r.ema is None else engine.ema_of(model, r.ema)
+    return engine.Update(r.accumulate, r.clip, scaler, ema)
+
+
+class Validation:
+    """The validation set at one size, as `fit` wants it measured."""
+
+    def __init__(self, r: Recipe, size: int, processes: engine.Processes, bad: data.BadImages) -> None:
+        images = open_images(r, "val", size, processes)
+        share = {"rank": processes.rank, "world": processes.world}
+        pin = processes.device.type == "cuda"
+        self.loader = engine.in_order(images, r.test_batch, r.workers, pin, collate=data.collate, **share)
+        self.r, self.processes, self.bad, self.classes = r, processes, bad, images.classes
+
+    def scores(self, model: nn.Module, poll: Callable[[], None] = lambda: None) -> engine.TopK:
+        how = {"forward": partial(forward, self.r), "limit": self.r.limit_batches, "faults": self.bad}
+        return engine.top_k(model, self.loader, self.processes, **how, poll=poll)
+
+    def __call__(self, model: nn.Module, poll: Callable[[], None]) -> dict[str, float]:
+        scores = self.scores(model, poll)
+        return {"val_loss": scores.loss, "val_accuracy": scores.top1, "val_top5_accuracy": scores.top5}
+
+
+def train(r: Recipe, processes: engine.Processes) -> None:
+    """Trains; the checkpoint of the highest validation accuracy is the result."""
+    bad = data.BadImages(r.max_bad, report=processes.first)
+    device = processes.device
+    with engine.usage():
+        images = open_images(r, "train", r.size, processes)
+        validation = Validation(r, r.size, processes, bad)
+        share = {"rank": processes.rank, "world": processes.world, "pin": device.type == "cuda"}
+        order = {"frozen_order": "frozen_order" in r.parity, "drop_last": True, "limit": r.limit_batches}
+        how = {"key": data.Draw, "collate": data.collate, "workers": r.workers}
+        batches = engine.Batches(images, r.batch, r.seed, **how, **share, **order)
+        engine.seed_all(r.seed)
+        model = network(r, len(images.classes), device)
+        if r.init_from is not None:
+            engine.load_weights(model, weights_of(r.init_from, r)[0], r.init_from)
+        if processes.world > 1 and r.sync_norm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        optimizer, epoch = optimiser(r, model), len(batches)
+        schedule = engine.cosine(
+            optimizer,
+            r.epochs * epoch,
+            period=r.epochs // 5 * epoch if "rising_schedule" in r.parity else None,
+            warmup=round(r.warmup_epochs * epoch),
+            hold=epoch if r.schedule_every == "epoch" else 1,
+        )
+        opened = {"resume": r.resume, "numbered": not r.name, "free": FREE, "processes": processes}
+        run = engine.Run.open(r.runs_dir, r.name or r.recipe, engine.as_json(r), **opened)
+    choose = "ema_val_accuracy" if r.ema is not None else "val_accuracy"
+    if processes.first:
+        print(f"{run.path}: the checkpoint of the highest {choose} is the result.", flush=True)
+    engine.seed_all(r.seed, processes.rank)
+    update = update_of(r, model)
+    if r.compile:
+        model.compile()
+    task = {"loss": loss_of(r, len(images.classes)), "evaluate": validation, "choose": choose}
+    rules = {"update": update, "processes": processes, "faults": bad, "save_every": r.save_minutes}
+    engine.fit(model, optimizer, schedule, batches, **task, run=run, epochs=r.epochs, **rules)
+
+
+def dry_run(r: Recipe, processes: engine.Processes) -> None:
+    """Two steps on random images, and what a run on ImageNet takes; writes nothing."""
+    device, images_of_epoch = processes.device, data.imagenet.IMAGES["train"]
+    with engine.usage():
+        model = network(r, data.imagenet.CLASSES, device)
+    share = max(1, r.batch // processes.world // r.accumulate)
+    batch = torch.randn(share, 3, r.size, r.size, device=device), torch.arange(share, device=device) % 1000
+    optimizer, update, loss_fn = optimiser(r, model), update_of(r, model), loss_of(r, data.imagenet.CLASSES)
+    for _ in range(2):  # the first one sets up
+        began = time.perf_counter()
+        loss, _ = loss_fn(model, batch)
+        update.backward(loss)
+        update.apply(optimizer, model, update.gradient_norm(optimizer, model).item())
+        seconds = time.perf_counter() - began
+    rows = [
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+        ("images of a step, in one process", f"{share:,}"),
+        ("its time", f"{seconds:.2f} s: {share / seconds:.1f} images/s"),
+        ("its loss", f"{loss.item():.3f}"),
+        ("steps of an epoch of ImageNet", f"{images_of_epoch // r.batch:,}"),
+        ("steps of the run", f"{r.epochs * (images_of_epoch // r.batch):,}"),
+    ]
+    if device.type == "cuda":
+        rows.append(("memory", f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"))
+    if processes.first:
+        print(engine.table((f"{r.model}, T = {r.steps}, on {device}", "value"), rows))
+
+
+def weights_of(path: Path, r: Recipe) -> tuple[dict[str, Tensor], dict]:
+    """(weights, fields of the recipe) of a checkpoint, ours or published; of ours, the averaged ones where
+    there are some.
+    """
+    if path.is_file():
+        weights, found = load_published(path, r.model.rstrip("0123456789"))
+        return weights, {"model": found["name"], "attention": found["attention"] or "none"}
+    saved = engine.find_checkpoint(path)
+    averaged = {k.removeprefix("module."): v for k, v in (saved.ema or {}).items() if k != "n_averaged"}
+    return averaged or saved.model, saved.state["recipe"]
+
+
+def restored(r: Recipe, asks: str) -> tuple[Recipe, dict[str, Tensor], int]:
+    """The recipe with what --checkpoint knows of the network, its weights, the number of classes."""
+    if r.checkpoint is None:
+        raise engine.UsageError(f"{asks} needs --checkpoint X: a run, a ckpt-... or a published .pth file.")
+    weights, fields = weights_of(r.checkpoint, r)
+    names = {*NETWORK, "data", "synthetic", "interpolation"}
+    r = engine.inherit(r, RECIPES[r.recipe][1], fields, names)
+    return r, weights, weights["classifier.weight"].shape[0]
+
+
+def evaluate(r: Recipe, processes: engine.Processes) -> None:
+    """Top-1 and top-5 of --checkpoint on the validation set, for every size and number of steps."""
+    r, weights, classes = restored(r, "--eval")
+    bad = data.BadImages(r.max_bad, report=processes.first)
+    rows = []
+    for size in r.eval_sizes:
+        with engine.usage():
+            validation = Validation(r, size, processes, bad)
+        for steps in r.eval_steps or (r.steps,):
+            with engine.usage():
+                model = network(r, classes, processes.device, steps)
+            engine.load_weights(model, weights, r.checkpoint)
+            scores = validation.scores(model)
+            rows.append((size, steps, f"{scores.top1:.2%}", f"{scores.top5:.2%}", scores.samples))
+    if processes.first:
+        print(engine.table(("size", "T", "top-1", "top-5", "images"), rows))
+
+
+@torch.no_grad()
+def predict(r: Recipe, processes: engine.Processes) -> None:
+    """The five classes that a picture most looks like."""
+    r, weights, classes = restored(r, "--predict")
+    size = r.eval_sizes[0]
+    picture = data.open_image(r.predict)
+    with engine.usage():
+        model = network(r, classes, processes.device).eval()
+    engine.load_weights(model, weights, r.checkpoint)
+    x = data.eval_transform(size + 32, size, interpolation=r.interpolation)(picture)[None]
+    shares, best = forward(r, model, x.to(processes.device))[0].softmax(0).topk(min(5, classes))
+    names = data.class_names(r.data / "train") if r.data else ()
+    known = len(names) == classes
+    rows = [
+        (names[i] if known else f"class {i}", f"{share:.1%}")
+        for share, i in zip(shares.tolist(), best.tolist(), strict=True)
+    ]
+    print(engine.table((str(r.predict), "probability"), rows))
+
+
+def command(r: Recipe) -> None:
+    torch.backends.cudnn.allow_tf32 = r.precision == "tf32"
+    torch.set_float32_matmul_precision("high" if r.precision == "tf32" else "highest")
+    what = predict if r.predict else evaluate if r.eval else dry_run if r.dry_run else train
+    with engine.processes(r.device, r.threads, r.dist_timeout) as processes:
+        what(r, processes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line (default: this process's); returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
+        given = [next(iter(RECIPES)), *given]  # the first recipe needs no name
+    r = tyro.extras.overridable_config_cli(RECIPES, description=__doc__, args=given)
+    return engine.command(lambda: command(r), {data.DataError: 3, ImportError: 1})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
