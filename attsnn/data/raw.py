@@ -81,7 +81,7 @@ class Archive:
     @contextlib.contextmanager
     def _open(self) -> Iterator[tarfile.TarFile]:
         try:
-            with gzip.open(self.path) as file, tarfile.open(fileobj=_Bounded(file), mode="r:") as tar:
+            with gzip.open(self.path) as file, tarfile.open(fileobj=Bounded(file), mode="r:") as tar:
                 yield tar
                 _finish(file, self.path)
         except DataFormatError:
@@ -127,7 +127,7 @@ def _finish(file: gzip.GzipFile, path: Path) -> None:
     raise DataFormatError(f"more than {FILE_BYTES} bytes follow the last file", path=path)
 
 
-class _Bounded:
+class Bounded:
     """A file that refuses to read much at once: tarfile reads extra headers at the size they claim."""
 
     def __init__(self, file):
