@@ -1,6 +1,7 @@
 """ImageNet as folders and shards: samples as functions of their keys, bad images over workers, verify."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -331,6 +332,13 @@ def test_verify_finds_what_is_corrupt(own_folders, capsys):
     assert "train: folders, 3 classes, 18 images, 5 corrupt" in out and "5 train images are corrupt" in err
     for path, part in wanted.items():
         assert f"  corrupt: {path}: " in out and part in out
+
+
+def test_verify_of_names_that_are_no_text(own_folders):
+    path = os.fsencode(own_folders / "train" / WNIDS[0]) + b"/\xff.JPEG"
+    os.mkfifo(path)
+    done = verify(own_folders, "--subset")
+    assert done.returncode == 3 and "\\udcff.JPEG: found a folder or device" in done.stdout
 
 
 def test_verify_decode_finds_what_a_look_at_both_ends_does_not(own_folders, capsys):

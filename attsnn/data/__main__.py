@@ -1,14 +1,14 @@
 """python -m attsnn.data: list, prepare and verify data sets, write the sample recordings.
 
-Exit code 0, 2 for a command that is not understood, 3 for data that is missing or broken (one sentence on
-stderr).
+Exit code 0, 2 for a command that is not understood, 3 for data that is missing or broken, or that needs a
+package which is not installed (one sentence on stderr).
 """
 
 import argparse
 import sys
 import warnings
 
-from attsnn.data import dvs_gesture, imagenet, samples
+from attsnn.data import dvs_gesture, imagenet, imagenet_archives, samples
 from attsnn.data.errors import DataError
 from attsnn.data.store import Store
 
@@ -24,6 +24,12 @@ def _list(_: argparse.Namespace) -> None:
 def _prepare_gesture(args: argparse.Namespace) -> None:
     path = dvs_gesture.prepare(args.raw, args.out, strict=args.strict, fix_known_labels=args.fix_known_labels)
     _describe(Store(path))
+
+
+def _prepare_imagenet(args: argparse.Namespace) -> None:
+    written = imagenet_archives.prepare(args.raw, args.out, val_labels=args.val_labels)
+    images = " and ".join(f"{number:,} {split} images" for split, number in written.items())
+    print(f"{args.out}: {images}; now run `python -m attsnn.data verify imagenet {args.out}`")
 
 
 def _verify_gesture(args: argparse.Namespace) -> None:
@@ -79,6 +85,11 @@ def _add_prepare(datasets) -> None:
     gesture.add_argument("--strict", action="store_true", help="refuse any time that decreases")
     gesture.add_argument("--fix-known-labels", action="store_true", help="correct class 9 of user22_led")
     gesture.set_defaults(run=_prepare_gesture)
+    images = datasets.add_parser("imagenet", help="the official archives -> folders of classes")
+    images.add_argument("raw", metavar="RAW", help="the folder of the archives")
+    images.add_argument("out", metavar="OUT", help="the folder of train/ and val/, not there yet")
+    images.add_argument("--val-labels", metavar="FILE", help="a wnid a line, in place of the development kit")
+    images.set_defaults(run=_prepare_imagenet)
 
 
 def _add_verify(datasets) -> None:
@@ -98,7 +109,7 @@ def main(words: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         args.run(args)
-    except (DataError, OSError) as error:
+    except (DataError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
     return 0

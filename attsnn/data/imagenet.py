@@ -167,7 +167,8 @@ def _missing(source: Source, counts: np.ndarray, split: str, subset: bool) -> It
 
 def _print_list(title: str, entries: dict[str, str]) -> None:
     for sentence in list(entries.values())[:LINES]:
-        print(f"  {title}: {sentence}")
+        # A file's name may be bytes that are no text.
+        print(f"  {title}: {sentence}".encode("utf-8", "backslashreplace").decode())
     if len(entries) > LINES:
         print(f"  {title}: and {len(entries) - LINES:,} more")
 

@@ -52,7 +52,9 @@ class Folder:
 class Archive:
     """The same of a .tar.gz, where `folder` may precede the names; its texts are held in memory."""
 
-    def __init__(self, path: str | os.PathLike, pattern: re.Pattern, folder: str):
+    def __init__(
+        self, path: str | os.PathLike, pattern: re.Pattern, folder: str, text_bytes: int = TEXT_BYTES
+    ):
         self.path, self._pattern = Path(path), pattern
         self._prefix = re.compile(rf"(?:\./)?(?:{re.escape(folder)}/)?")
         self._texts: dict[str, bytes] = {}
@@ -61,7 +63,7 @@ class Archive:
             for member, name in self._members(tar):
                 self.names.append(name)
                 if not name.endswith(".aedat"):
-                    self._texts[name] = self._read(tar, member, TEXT_BYTES)
+                    self._texts[name] = self._read(tar, member, text_bytes)
         self.names.sort()
 
     def text(self, name: str) -> bytes:

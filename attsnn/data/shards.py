@@ -129,7 +129,7 @@ def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     with open(path, "rb") as file:
-        for member in _members(path, file):
+        for member in members(file, os.fstat(file.fileno()).st_size, path):
             match = KEY.fullmatch(member.name)
             key, suffix = match.groups() if match else ("", "")
             suffix = suffix.lower()
@@ -165,9 +165,11 @@ def _label(path: Path, file, member: tarfile.TarInfo) -> int:
     return int(match.group(1))
 
 
-def _members(path: Path, file) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file; each lies within the file, and nothing follows the last."""
-    size = os.fstat(file.fileno()).st_size
+def members(file, size: int, path: str | os.PathLike) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar file of `size` bytes; each lies within, and zeros or nothing follow the last.
+
+    DataFormatError names `path`. `file` may be read between two members.
+    """
     try:
         with tarfile.open(fileobj=Bounded(file), mode="r:") as tar:
             while member := tar.next():
