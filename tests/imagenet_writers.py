@@ -75,6 +75,7 @@ def write_shards(root: Path, per_shard: int = 5, format: int = tarfile.PAX_FORMA
                     add(tar, f"{key}.jpg", image)
                     add(tar, f"{key}.json", b'{"height": 32}')
                     add(tar, f"{key}.pth", b"would have to be unpickled")
+    (root / "._imagenet1k-train-0000.tar").write_bytes(b"of a Mac")
     return root
 
 

@@ -99,7 +99,8 @@ def _names(root: Path, classes: Sequence[str] | int | None) -> Sequence[str] | N
 def _tars(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix == ".tar" and p.name not in ARCHIVES)
+    files = sorted(p for p in folder.iterdir() if p.suffix == ".tar" and p.name not in ARCHIVES)
+    return [path for path in files if not path.name.startswith(".")]
 
 
 def _what_else(root: Path, folder: Path) -> str:
