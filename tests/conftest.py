@@ -1,6 +1,8 @@
 """Fixtures, and the reasons for which a test may be skipped."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS
 
@@ -9,11 +11,19 @@ import torch
 
 from attsnn import _extension
 
+SHIM = str(Path(__file__).parent / "shim")  # see sitecustomize.py there
+if SHIM not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SHIM, os.environ.get("PYTHONPATH")]))
+    _spec = importlib.util.spec_from_file_location("shim", f"{SHIM}/sitecustomize.py")
+    _spec.loader.exec_module(importlib.util.module_from_spec(_spec))
+
 REQUIRE = os.environ.get("ATTSNN_REQUIRE", "").split(",")  # fused, cuda: what must not be skipped
 SKIPS = (
     "no CUDA GPU",
     "the kernels are not built",
     "extra plot",
+    "extra vision",
+    "extra imagenet",
     "no nvcc",
     "no nm",
     "no AVX2",

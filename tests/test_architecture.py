@@ -22,7 +22,8 @@ MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "data": {"_extension"},
     "engine": set(),
 }
-EXTRAS = {"engine": {"matplotlib"}}  # what a room may import beside LIGHT, inside functions only
+# What a room may import beside LIGHT, inside functions only.
+EXTRAS = {"engine": {"matplotlib"}, "data": {"torchvision", "scipy"}}
 
 
 def room(path: Path) -> str:

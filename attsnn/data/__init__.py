@@ -1,4 +1,4 @@
-"""Event data: readers of real formats, a verified store, frames, and embedded recordings. Knows no model.
+"""Data: readers of events and images in their real formats, frames, and data that needs no file. No model.
 
 `python -m attsnn.data` lists, prepares and verifies data sets; `attsnn.data.samples` makes small real ones.
 """
@@ -7,20 +7,31 @@ from attsnn.data.aedat import Recording, read, read_frames
 from attsnn.data.dvs_gesture import DVSGesture, vote
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
 from attsnn.data.events import Draw, Events, Selection, frames, make_events, select
+from attsnn.data.imagenet import ImageNet
+from attsnn.data.images import BadImages, Sample, collate
+from attsnn.data.textures import SyntheticImages
+from attsnn.data.vision import eval_transform, train_transform
 
 __all__ = [
+    "BadImages",
     "DVSGesture",
     "DataError",
     "DataFormatError",
     "DataMissingError",
     "Draw",
     "Events",
+    "ImageNet",
     "Recording",
+    "Sample",
     "Selection",
+    "SyntheticImages",
+    "collate",
+    "eval_transform",
     "frames",
     "make_events",
     "read",
     "read_frames",
     "select",
+    "train_transform",
     "vote",
 ]

@@ -52,7 +52,9 @@ class Folder:
 class Archive:
     """The same of a .tar.gz, where `folder` may precede the names; its texts are held in memory."""
 
-    def __init__(self, path: str | os.PathLike, pattern: re.Pattern, folder: str):
+    def __init__(
+        self, path: str | os.PathLike, pattern: re.Pattern, folder: str, text_bytes: int = TEXT_BYTES
+    ):
         self.path, self._pattern = Path(path), pattern
         self._prefix = re.compile(rf"(?:\./)?(?:{re.escape(folder)}/)?")
         self._texts: dict[str, bytes] = {}
@@ -61,7 +63,7 @@ class Archive:
             for member, name in self._members(tar):
                 self.names.append(name)
                 if not name.endswith(".aedat"):
-                    self._texts[name] = self._read(tar, member, TEXT_BYTES)
+                    self._texts[name] = self._read(tar, member, text_bytes)
         self.names.sort()
 
     def text(self, name: str) -> bytes:
@@ -81,7 +83,7 @@ class Archive:
     @contextlib.contextmanager
     def _open(self) -> Iterator[tarfile.TarFile]:
         try:
-            with gzip.open(self.path) as file, tarfile.open(fileobj=_Bounded(file), mode="r:") as tar:
+            with gzip.open(self.path) as file, tarfile.open(fileobj=Bounded(file), mode="r:") as tar:
                 yield tar
                 _finish(file, self.path)
         except DataFormatError:
@@ -127,7 +129,7 @@ def _finish(file: gzip.GzipFile, path: Path) -> None:
     raise DataFormatError(f"more than {FILE_BYTES} bytes follow the last file", path=path)
 
 
-class _Bounded:
+class Bounded:
     """A file that refuses to read much at once: tarfile reads extra headers at the size they claim."""
 
     def __init__(self, file):

@@ -9,21 +9,19 @@ A store is written beside its place and renamed when all of it is on disk, so on
 
 import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from attsnn.data.errors import DataError, DataFormatError, DataMissingError
+from attsnn.data.errors import DataFormatError, DataMissingError
 from attsnn.data.events import COLUMNS, Events
+from attsnn.data.staging import staged
 
 FORMAT = "attsnn event store"
 VERSION = 1
@@ -104,18 +102,11 @@ class StoreWriter:
         self.number = 0
 
     def __enter__(self) -> "StoreWriter":
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise DataError(f"{self.path}: is there already; remove it, or name another place")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{self.path.name}.partial-"
-        for leftover in self.path.parent.glob(f"{prefix}*"):
-            _remove_if_abandoned(leftover)
-        self._partial = self.path.parent / f"{prefix}{secrets.token_hex(4)}"
-        self._partial.mkdir()
-        self._files = contextlib.ExitStack()
-        fcntl.flock(self._files.enter_context(_folder(self._partial)), fcntl.LOCK_EX)
+        self._open = contextlib.ExitStack()
+        self._partial = self._open.enter_context(staged(self.path))
         paths = {name: self._partial / f"{name}.npy" for name in COLUMNS}
-        self._columns = {name: self._files.enter_context(path.open("wb+")) for name, path in paths.items()}
+        self._columns = {name: self._open.enter_context(path.open("wb+")) for name, path in paths.items()}
+        self._open.push(self._finish)
         self._write_headers()
         return self
 
@@ -126,13 +117,8 @@ class StoreWriter:
         self.clips.append(Clip(self.number, self.number + len(events), label, recording, split))
         self.number += len(events)
 
-    def __exit__(self, kind, error, trace) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._files.close()
-            shutil.rmtree(self._partial, ignore_errors=True)
+    def __exit__(self, *error) -> None:
+        self._open.__exit__(*error)
 
     def _write_headers(self) -> None:
         for name, file in self._columns.items():
@@ -142,7 +128,9 @@ class StoreWriter:
             header = {"descr": description, "fortran_order": False, "shape": (self.number,)}
             np.lib.format.write_array_header_1_0(file, header)
 
-    def _finish(self) -> None:
+    def _finish(self, kind, *_) -> None:
+        if kind is not None:
+            return
         self._write_headers()
         for file in self._columns.values():
             file.flush()
@@ -168,30 +156,6 @@ class StoreWriter:
             **self.about,
         }
         _write_text(self._partial / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-        _sync_folder(self._partial)
-        try:
-            os.rename(self._partial, self.path)
-        except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be put in place, {error.strerror}; nothing was replaced"
-            ) from None
-        _sync_folder(self.path.parent)
-
-
-def _remove_if_abandoned(partial: Path) -> None:
-    """Removes what a killed writer left; a living one holds the lock of its folder."""
-    with contextlib.suppress(FileNotFoundError, BlockingIOError), _folder(partial) as folder:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(partial)
-
-
-@contextlib.contextmanager
-def _folder(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -199,11 +163,6 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    with _folder(path) as folder:
-        os.fsync(folder)
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,72 @@
+"""Images in folders, `FOLDER/<class>/<name>.JPEG`: the layout of torchvision's ImageFolder."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from attsnn.data.errors import DataFormatError, DataMissingError
+from attsnn.data.images import read_bytes
+
+SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+def class_names(folder: str | os.PathLike) -> tuple[str, ...]:
+    """The sorted names of the folders in `folder`; empty if it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+
+
+class Folders:
+    """The images of a folder of class folders, sorted by class and name.
+
+    One pass over the directories lists them, without a look at any file, so there is no index to keep: 1.28
+    million names take seconds. `classes` gives the classes and their order where the folder may lack some (a
+    split of a set); a class folder that it does not name is an error, one without images a warning.
+    """
+
+    def __init__(self, path: str | os.PathLike, classes: Sequence[str] | None = None):
+        self.path = Path(path)
+        found = class_names(path)
+        self.classes = tuple(found if classes is None else classes)
+        strange = sorted(set(found) - set(self.classes))
+        if strange:
+            raise DataFormatError(
+                f"found class folder {strange[0]!r} (and {len(strange) - 1} more); wanted only the "
+                f"{len(self.classes)} known classes, e.g. {', '.join(self.classes[:2])}",
+                path=path,
+            )
+        names = [self._list(name) if name in set(found) else [] for name in self.classes]
+        self.labels = np.repeat(np.arange(len(names)), [len(images) for images in names])
+        # One block of bytes: a list of a million strings would be copied into each worker, whose reading
+        # changes the strings' reference counts.
+        encoded = [os.fsencode(image) for images in names for image in images]
+        self._names, self._ends = b"".join(encoded), np.cumsum([0, *map(len, encoded)])
+        empty = [name for name, images in zip(self.classes, names, strict=True) if not images]
+        if not encoded:
+            raise DataMissingError(f"{path}: no class folder here holds a .JPEG, .jpg or .png")
+        if empty:
+            warnings.warn(f"{path}: no images of {len(empty)} classes, e.g. {empty[0]}", stacklevel=3)
+
+    def _list(self, name: str) -> list[str]:
+        # Links and odd files too: what cannot be read must be counted as bad, not be overlooked.
+        with os.scandir(self.path / name) as entries:
+            images = [e.name for e in entries if e.name.lower().endswith(SUFFIXES) and e.name[0] != "."]
+        return sorted(images)
+
+    def _path(self, index: int) -> str:
+        name = os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
+        return f"{self.path}/{self.classes[self.labels[index]]}/{name}"
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a file."""
+        return read_bytes(self._path(index))
+
+    def where(self, index: int) -> str:
+        """Its path; bytes that are no text are escaped."""
+        return self._path(index).encode("utf-8", "backslashreplace").decode()

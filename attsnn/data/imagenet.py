@@ -1,0 +1,201 @@
+"""ImageNet-1k (ILSVRC 2012): 1,281,167 training and 50,000 validation images of 1000 classes. Gated.
+
+    DIR/train/<class>/*.JPEG, DIR/val/<class>/*.JPEG           folders, the class is the rank of its name
+    DIR/imagenet1k-train-*.tar, DIR/imagenet1k-validation-*    WebDataset shards; or DIR/train/*.tar, ...
+
+Any number of classes in this form will do. Nothing is downloaded: the terms (non-commercial research and
+education) are between you and image-net.org.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from attsnn.data.errors import DataError, DataFormatError, DataMissingError
+from attsnn.data.folders import SUFFIXES, Folders, class_names
+from attsnn.data.images import Images, Source, decode, fetch
+from attsnn.data.shards import Shards
+
+SPLITS = ("train", "val")
+CLASSES = 1000
+IMAGES = {"train": 1_281_167, "val": 50_000}
+ARCHIVES = {  # name: (bytes or None, md5), as published
+    "ILSVRC2012_img_train.tar": (147_897_477_120, "1d675b47d978889d74fa0da5fadfb00e"),
+    "ILSVRC2012_img_val.tar": (6_744_924_160, "29b22e2961454d5413ddabcf34fc5622"),
+    "ILSVRC2012_devkit_t12.tar.gz": (None, "fa75699e90414af021442c21a62c3abf"),
+}
+WHERE = (
+    "get it from https://image-net.org/download-images.php (log in and accept the terms): "
+    + ", ".join(
+        f"{name} ({f'{size:,} bytes, ' if size else ''}md5 {md5})" for name, (size, md5) in ARCHIVES.items()
+    )
+    + "; or as shards from https://huggingface.co/datasets/timm/imagenet-1k-wds (gated too)"
+)
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation")}
+SHARD = {"train": re.compile(r".*train.*\.tar"), "val": re.compile(r".*val.*\.tar")}
+LINES = 10  # of a list in a report
+
+
+class ImageNet(Images):
+    """A split of ImageNet in `root`, as folders or shards: `dataset[Draw(index, seed)]` is a `Sample`.
+
+    `classes`: the class names, or for shards their number; by default those of `root/train` (folders) or
+    0 .. the highest label (shards). A bad image of "train" is substituted, one of "val" left out (see
+    `Images`), unless `substitute` says otherwise. Shards are indexed once, into `.attsnn-<split>.index`
+    beside them if that can be written: let one process open them before many do. Raises DataMissingError,
+    with where to get it, or DataFormatError.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: Literal["train", "val"],
+        transform: Callable[[Image.Image], Tensor] | None = None,
+        *,
+        classes: Sequence[str] | int | None = None,
+        substitute: bool | None = None,
+    ):
+        source = open_split(root, split, classes=classes)
+        super().__init__(source, transform, substitute=split == "train" if substitute is None else substitute)
+
+
+def open_split(
+    root: str | os.PathLike, split: str, *, classes: Sequence[str] | int | None = None, keep: bool = True
+) -> Source:
+    """Where the images of a split are. `keep` uses and leaves the index of shards."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
+    root = Path(root)
+    if not root.is_dir():
+        raise DataMissingError(f"{root}: no such folder; {WHERE}")
+    folder = next((root / n for n in SPLIT_NAMES[split] if (root / n).is_dir()), root / split)
+    if class_names(folder):
+        found = Folders(folder, _names(root, classes))
+        if isinstance(classes, int) and len(found.classes) != classes:
+            raise DataFormatError(f"found {len(found.classes)} class folders; wanted {classes}", path=folder)
+        return found
+    shards = _tars(folder) or [tar for tar in _tars(root) if SHARD[split].fullmatch(tar.name)]
+    if shards:
+        index = shards[0].parent / f".attsnn-{split}.index"
+        return Shards(shards, classes, index=index if keep else None)
+    raise DataMissingError(f"{_what_else(root, folder)}; {WHERE}")
+
+
+def _names(root: Path, classes: Sequence[str] | int | None) -> Sequence[str] | None:
+    """The classes of a split: as given, or those of the training set, which a validation set may not span."""
+    if classes is None or isinstance(classes, int):
+        return class_names(root / "train") or None
+    return classes
+
+
+def _tars(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = sorted(p for p in folder.iterdir() if p.suffix == ".tar" and p.name not in ARCHIVES)
+    return [path for path in files if not path.name.startswith(".")]
+
+
+def _what_else(root: Path, folder: Path) -> str:
+    """Why a split was not found, as far as can be seen."""
+    archives = [name for name in ARCHIVES if (root / name).is_file()]
+    if archives:
+        return (
+            f"{root}: found {', '.join(archives)}; wanted them unpacked, run "
+            f"`python -m attsnn.data prepare imagenet {root} OUT`"
+        )
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    flat = [name for name in names if name.lower().endswith(SUFFIXES)]
+    if flat:
+        return f"{folder}: found {flat[0]} in no class folder; wanted {folder.name}/<class>/{flat[0]}"
+    return f"{root}: found neither {folder.name}/<class>/ with images nor shards of this split"
+
+
+def verify(root: str | os.PathLike, *, full: bool = False, subset: bool = False) -> None:
+    """Prints what is found, missing and corrupt; returns only if `root` is complete and every image sound.
+
+    An image passes if it begins and ends as a JPEG or PNG does, or else if it can be decoded; `full` decodes
+    all. `subset` asks for no particular number of classes and images. The index of shards is made anew.
+    """
+    root, faults = Path(root), []
+    for split in SPLITS:
+        try:
+            source = open_split(root, split, keep=False)
+        except DataError as error:
+            print(f"{split}: {str(error).removesuffix(f'; {WHERE}')}")
+            faults.append(f"{split} cannot be used")
+            continue
+        counts = np.bincount(source.labels, minlength=len(source.classes))
+        bad = dict(_bad(source, full, split))
+        found, classes = len(source.labels), int((counts > 0).sum())
+        print(
+            f"{split}: {type(source).__name__.lower()}, {classes:,} classes{_of(classes, CLASSES, subset)}, "
+            f"{found:,} images{_of(found, IMAGES[split], subset)}, {len(bad):,} corrupt"
+        )
+        missing = dict(_missing(source, counts, split, subset))
+        _print_list("missing", missing)
+        _print_list("corrupt", bad)
+        if bad:
+            faults.append(f"{len(bad):,} {split} images are corrupt")
+        if missing or not subset and (classes, found) != (CLASSES, IMAGES[split]):
+            faults.append(f"{split} is not complete")
+    for name, (size, _) in ARCHIVES.items():
+        if (root / name).is_file():
+            found = (root / name).stat().st_size
+            print(f"{name}: {found:,} bytes{_of(found, size, size is None)}, not unpacked")
+    if faults:
+        raise DataFormatError(f"{'; '.join(faults)}; {WHERE}", path=root)
+
+
+def _of(found: int, wanted: int | None, any_number: bool) -> str:
+    return "" if any_number or found == wanted else f" of {wanted:,}"
+
+
+def _missing(source: Source, counts: np.ndarray, split: str, subset: bool) -> Iterator[tuple[str, str]]:
+    """Classes that have fewer images than they should, as far as that is known."""
+    wanted = 1 if split == "train" or subset else IMAGES["val"] // CLASSES
+    for label in np.flatnonzero(counts < wanted):
+        name = source.classes[label]
+        yield name, f"class {name} has {counts[label]} images; wanted {wanted}{' or more' * (wanted == 1)}"
+
+
+def _print_list(title: str, entries: dict[str, str]) -> None:
+    for sentence in list(entries.values())[:LINES]:
+        # A file's name may be bytes that are no text.
+        print(f"  {title}: {sentence}".encode("utf-8", "backslashreplace").decode())
+    if len(entries) > LINES:
+        print(f"  {title}: and {len(entries) - LINES:,} more")
+
+
+def _bad(source: Source, full: bool, title: str) -> Iterator[tuple[str, str]]:
+    """(name, sentence) of the images that are not sound; in threads: Pillow decodes without the GIL."""
+    number, step = len(source.labels), 64
+
+    def check(start: int) -> list[tuple[str, str]]:
+        stop = min(start + step, number)
+        return [found for i in range(start, stop) if (found := _check(source, i, full))]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=number, desc=title, disable=None) as progress:
+        for start, found in zip(range(0, number, step), pool.map(check, range(0, number, step)), strict=True):
+            yield from found
+            progress.update(min(step, number - start))
+
+
+def _check(source: Source, index: int, full: bool) -> tuple[str, str] | None:
+    where = source.where(index)
+    try:
+        data = fetch(source, index)
+        jpeg = data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9")
+        png = data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
+        if full or not (jpeg or png):
+            decode(data, where)
+    except DataFormatError as error:
+        return where, str(error)
+    return None

@@ -1,0 +1,177 @@
+"""The official archives of ImageNet to folders: `prepare(RAW, OUT)` writes OUT/train/<wnid>/ and OUT/val/.
+
+    ILSVRC2012_img_train.tar       <wnid>.tar of each class, in it <wnid>_<number>.JPEG
+    ILSVRC2012_img_val.tar         ILSVRC2012_val_<number>.JPEG, without classes
+    ILSVRC2012_devkit_t12.tar.gz   the classes of those, by an ID that is not the order of the wnids
+
+Only regular files of these names are written, and OUT appears when all of it is on disk.
+"""
+
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from attsnn.data.errors import DataFormatError, DataMissingError
+from attsnn.data.imagenet import ARCHIVES, WHERE
+from attsnn.data.images import FILE_BYTES
+from attsnn.data.raw import Archive
+from attsnn.data.shards import members
+from attsnn.data.staging import staged
+
+TRAIN, VAL, DEVKIT = ARCHIVES
+WNID = re.compile(r"n[0-9]{8}")
+VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
+META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
+DEVKIT_BYTES = 1 << 25
+IMAGES_IN_CLASS = 100_000
+
+
+def prepare(
+    raw: str | os.PathLike, out: str | os.PathLike, *, val_labels: str | os.PathLike | None = None
+) -> dict[str, int]:
+    """Unpacks what `raw` holds of the two image archives; the images written of each split.
+
+    The classes of the validation images come from the development kit (needs scipy, the extra `imagenet`) or
+    from `val_labels`, a text with a wnid a line in the order of the images' numbers. Raises DataMissingError,
+    DataFormatError, or ImportError in a sentence.
+    """
+    raw = Path(raw)
+    found = [name for name in (TRAIN, VAL) if (raw / name).is_file()]
+    if not found:
+        raise DataMissingError(f"{raw}: holds neither {TRAIN} nor {VAL}; {WHERE}")
+    for name in (TRAIN, VAL):
+        size, wanted = (raw / name).stat().st_size if name in found else 0, ARCHIVES[name][0]
+        if size != wanted:
+            warnings.warn(f"{raw / name}: found {size:,} bytes; published are {wanted:,}", stacklevel=2)
+    wnids = _val_wnids(raw, val_labels) if VAL in found else []
+    written = {}
+    with staged(out) as partial:
+        if TRAIN in found:
+            written["train"] = _write(_train_images(raw / TRAIN), partial / "train", "train")
+        if VAL in found:
+            written["val"] = _write(_val_images(raw / VAL, wnids), partial / "val", "val")
+        os.sync()
+    return written
+
+
+def _write(images: Iterator[tuple[str, str, bytes]], folder: Path, title: str) -> int:
+    """Writes (wnid, name, bytes) as folder/wnid/name; how many."""
+    number, known = 0, set()
+    for wnid, name, data in tqdm(images, unit="image", desc=title, disable=None):
+        if wnid not in known:
+            (folder / wnid).mkdir(parents=True)
+            known.add(wnid)
+        with open(folder / wnid / name, "xb") as file:
+            file.write(data)
+        number += 1
+    return number
+
+
+def _train_images(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    seen = set()
+    with open(path, "rb") as file:
+        for outer in members(file, path.stat().st_size, path):
+            wnid, suffix = outer.name[:9], outer.name[9:]
+            if not (outer.isreg() and WNID.fullmatch(wnid) and suffix == ".tar") or wnid in seen:
+                raise _stranger(path, outer, "each <wnid>.tar once")
+            seen.add(wnid)
+            place, names = f"{path}({outer.name})", re.compile(rf"{wnid}_[0-9]{{1,8}}\.JPEG")
+            yield from _images(_Part(file, outer.offset_data), outer.size, place, wnid, names)
+
+
+def _images(file, size: int, place: str, wnid: str, names: re.Pattern) -> Iterator[tuple[str, str, bytes]]:
+    seen = set()
+    for member in members(file, size, place):
+        good = member.isreg() and not member.issparse() and names.fullmatch(member.name)
+        if not good or member.size > FILE_BYTES or member.name in seen or len(seen) >= IMAGES_IN_CLASS:
+            raise _stranger(place, member, "the images of the class, each once")
+        seen.add(member.name)
+        file.seek(member.offset_data)
+        yield wnid, member.name, file.read(member.size)
+
+
+def _val_images(path: Path, wnids: list[str]) -> Iterator[tuple[str, str, bytes]]:
+    with open(path, "rb") as file:
+        for _, name, data in _images(file, path.stat().st_size, str(path), "", VAL_IMAGE):
+            number = int(VAL_IMAGE.fullmatch(name).group(1))
+            if not 1 <= number <= len(wnids):
+                raise DataFormatError(f"found {name}; classes are known of 1 to {len(wnids)}", path=path)
+            yield wnids[number - 1], name, data
+
+
+def _stranger(path: str | os.PathLike, member, wanted: str) -> DataFormatError:
+    return DataFormatError(
+        f"found {member.name[:80]!r} of {member.size} bytes; wanted {wanted}", path=path, offset=member.offset
+    )
+
+
+class _Part:
+    """A part of a file, as a file of its own; each read goes where this one was last."""
+
+    def __init__(self, file, start: int):
+        self._file, self._start, self._at = file, start, 0
+
+    def seek(self, at: int) -> None:
+        self._at = at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int) -> bytes:
+        self._file.seek(self._start + self._at)
+        data = self._file.read(size)
+        self._at += len(data)
+        return data
+
+
+def _val_wnids(raw: Path, val_labels: str | os.PathLike | None) -> list[str]:
+    if val_labels is not None:
+        path, lines = Path(val_labels), Path(val_labels).read_bytes()[:DEVKIT_BYTES].split()
+        wnids = [line.decode("ascii", "replace") for line in lines]
+        for number, wnid in enumerate(wnids, start=1):
+            if not WNID.fullmatch(wnid):
+                raise DataFormatError(f"found {wnid[:40]!r}; wanted a wnid", path=path, line=number)
+        return wnids
+    devkit = raw / DEVKIT
+    if not devkit.is_file():
+        raise DataMissingError(
+            f"{devkit}: is missing; it holds the classes of {VAL}. Put it there, or give a text with a wnid "
+            "a line as --val-labels"
+        )
+    names = re.compile("|".join(map(re.escape, (META, TRUTH))))
+    kit = Archive(devkit, names, DEVKIT.removesuffix(".tar.gz"), DEVKIT_BYTES)
+    lack = sorted({META, TRUTH} - set(kit.names))
+    if lack:
+        raise DataFormatError("is missing", path=kit.where(lack[0]))
+    wnid_of = _read_meta(kit.text(META), kit.where(META))
+    lines = kit.text(TRUTH).split()
+    for number, line in enumerate(lines, start=1):
+        if not (line.isdigit() and len(line) < 9 and int(line) in wnid_of):
+            raise DataFormatError(
+                f"found {line[:20]!r}; wanted the ID of a class", path=kit.where(TRUTH), line=number
+            )
+    return [wnid_of[int(line)] for line in lines]
+
+
+def _read_meta(data: bytes, where: str) -> dict[int, str]:
+    """The wnid of each ILSVRC2012_ID that has no children: the classes."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ImportError(
+            f"{where} needs scipy ({error}): pip install 'attsnn[imagenet]', or pass --val-labels"
+        ) from None
+    try:
+        synsets = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"]
+        columns = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
+        wnid_of = {int(number): str(wnid) for number, wnid, children in columns if not children}
+    except Exception as error:  # scipy raises what the broken bytes lead it to
+        raise DataFormatError(f"cannot be read as MATLAB's synsets ({error})", path=where) from None
+    if not wnid_of or not all(WNID.fullmatch(wnid) for wnid in wnid_of.values()):
+        raise DataFormatError("found a class whose WNID is none, or no classes", path=where)
+    return wnid_of

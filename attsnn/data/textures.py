@@ -1,0 +1,65 @@
+"""Images that need no file: textures whose class can be learned, pure functions of their index."""
+
+import math
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from attsnn.data.events import Draw, generator
+from attsnn.data.images import Sample
+from attsnn.data.vision import MEAN, STD
+
+GOLDEN = (0.6180339887, 0.7548776662, 0.5698402910)  # additive recurrences: any number of classes lie apart
+NOISE = 0.08
+
+
+class SyntheticImages(Dataset):
+    """`n` normalised float32 images `[3, size, size]` in `classes` classes, as `Sample`s; label i % classes.
+
+    A class is a texture (stripes, checks or rings, in turn), an angle, a frequency and a hue; an image has a
+    phase, a place, a contrast and noise of its own. Images `start` to `start + n` are made: a validation set
+    starts after the training set. A `Draw` key gives the image of its index.
+    """
+
+    def __init__(self, n: int, size: int = 224, classes: int = 1000, *, start: int = 0):
+        if min(n, size, classes) < 1 or start < 0:
+            raise ValueError(
+                f"n, size, classes must be at least 1, start at least 0; got {n}, {size}, {classes}, {start}"
+            )
+        self.size, self.start = size, start
+        self.classes = tuple(f"texture_{number}" for number in range(classes))
+        self.labels = np.arange(start, start + n) % classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: int | Draw) -> Sample:
+        index = range(len(self))[key.index if isinstance(key, Draw) else key]
+        label = int(self.labels[index])
+        image = texture(label, self.size, generator(self.start + index))
+        normalised = (image - np.float32(MEAN)[:, None, None]) / np.float32(STD)[:, None, None]
+        return Sample(torch.from_numpy(normalised), label, {})
+
+
+def texture(label: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """One image of a class, float32 `[3, size, size]` in 0..1."""
+    turn, tempo, hue = ((label + 0.5) * step % 1 for step in GOLDEN)
+    angle = math.pi * turn + rng.normal(0, 0.05)
+    wave = 2 * math.pi * (3 + 5 * tempo)  # radians across the image
+    x = np.linspace(-0.5, 0.5, size, dtype=np.float32)
+    along = x * math.cos(angle) + x[:, None] * math.sin(angle)
+    across = x[:, None] * math.cos(angle) - x * math.sin(angle)
+    phase = rng.uniform(0, 2 * math.pi, 2)
+    if label % 3 == 0:
+        pattern = np.sin(wave * along + phase[0])
+    elif label % 3 == 1:
+        pattern = np.sin(wave * along + phase[0]) * np.sin(wave * across + phase[1])
+    else:
+        centre = rng.uniform(-0.25, 0.25, 2)
+        pattern = np.sin(wave * np.hypot(along - centre[0], 1.5 * (across - centre[1])) + phase[0])
+    colour = 0.5 + 0.5 * np.cos(2 * math.pi * (hue + np.arange(3) / 3))
+    light = 0.5 + rng.uniform(0.3, 0.5) * pattern
+    image = light * colour[:, None, None] + (1 - light) * (1 - colour[:, None, None])
+    noise = rng.standard_normal((3, size, size), np.float32)
+    return np.clip(image.astype(np.float32) + np.float32(NOISE) * noise, 0, 1)

@@ -1,0 +1,173 @@
+"""Shards: those of webdataset's writers, tar dialects, the index that is kept, damaged and hostile files."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from imagenet_writers import Middle, add, oddity, samples, write_shards
+
+from attsnn.data import DataFormatError, DataMissingError, ImageNet
+from attsnn.data.shards import Shards
+
+
+def test_shards_of_webdatasets_own_writers(tmp_path):
+    webdataset = pytest.importorskip("webdataset", reason="extra imagenet: webdataset is not installed")
+    (tmp_path / "train").mkdir()
+    with webdataset.ShardWriter(str(tmp_path / "train/part-%04d.tar"), maxcount=7, verbose=0) as writer:
+        for key, image, label in samples("train"):
+            writer.write({"__key__": f"deep/er/{key}", "jpg": image, "cls": label, "json": {"a": 1}})
+    with webdataset.TarWriter(str(tmp_path / "any-validation.tar")) as writer:
+        for key, image, label in samples("val"):
+            writer.write({"__key__": key, "jpeg": image, "cls": str(label)})
+    for split in ("train", "val"):
+        dataset, wanted = ImageNet(tmp_path, split), samples(split)
+        assert [dataset.source.read(i) for i in range(len(dataset))] == [image for _, image, _ in wanted]
+        assert dataset.labels.tolist() == [label for *_, label in wanted]
+    files = sorted(map(str, (tmp_path / "train").glob("*.tar")))
+    streamed = webdataset.WebDataset(files, shardshuffle=False).to_tuple("jpg", "cls")
+    own = ImageNet(tmp_path, "train")
+    read = [(own.source.read(i), int(own.labels[i])) for i in range(len(own))]
+    assert read == [(image, int(label)) for image, label in streamed] and len(files) == 3
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tar_dialects_and_long_names(format, tmp_path):
+    path, key = tmp_path / "train-0.tar", "k" * (90 if format == tarfile.USTAR_FORMAT else 150)
+    with tarfile.open(path, "w", format=format) as tar:
+        add(tar, "folder", b"", type=tarfile.DIRTYPE)
+        add(tar, f"{key}.JPG", oddity(0), mtime=1234.5 if format == tarfile.PAX_FORMAT else 0)
+        add(tar, f"{key}.cls", b" 2\n")
+        add(tar, f"{key}.seg.png", oddity(1))  # another picture of the sample, not its image
+    source = Shards([path])
+    assert source.read(0) == oddity(0) and source.labels.tolist() == [2] and source.classes == ("0", "1", "2")
+
+
+def contents(root: Path) -> list[bytes]:
+    dataset = ImageNet(root, "train")
+    return [dataset.source.read(index) for index in range(len(dataset))]
+
+
+def hidden(root: Path) -> list[str]:
+    return sorted((path.name for path in root.glob(".*")), key=str.lower, reverse=True)
+
+
+def test_the_index_is_kept_and_made_anew_when_a_shard_changes(tmp_path, monkeypatch):
+    root = write_shards(tmp_path)
+    first, labels = contents(root), ImageNet(root, "train").labels.tolist()
+    assert hidden(root) == [".attsnn-train.index", "._imagenet1k-train-0000.tar"]
+    with monkeypatch.context() as patch:
+        patch.setattr("attsnn.data.shards._samples", None)  # no shard is looked at
+        assert contents(root) == first and ImageNet(root, "train").labels.tolist() == labels
+    last = sorted(root.glob("*train*.tar"))[-1]
+    with tarfile.open(last, "a") as tar:
+        add(tar, "more.jpg", b"of another kind")
+        add(tar, "more.cls", b"1")
+    assert contents(root) == [*first, b"of another kind"]
+
+
+def test_a_damaged_index_is_not_believed(tmp_path):
+    root = write_shards(tmp_path)
+    wanted, index = contents(root), root / ".attsnn-train.index"
+    sound, rows = index.read_bytes(), index.read_bytes().index(b"\n") + 1
+
+    def with_number(at: int, number: int) -> bytes:
+        return sound[: rows + at] + np.int64(number).tobytes() + sound[rows + at + 8 :]
+
+    offset, size, label = with_number(0, 1 << 40), with_number(8, -5), with_number(16, -1)
+    many = sound.replace(b", 5]", b", 99999999999999999999]", 1)
+    noise = np.random.default_rng(0).bytes(500)
+    cut, more, deep = sound[:-1], sound + b"\0", b"[" * 100_000
+    for data in (b"", b"[]\n", deep, cut, more, offset, size, label, many, noise):
+        assert data != sound
+        index.write_bytes(data)
+        assert contents(root) == wanted, data[:40]
+        assert index.read_bytes() == sound  # and is made anew
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
+    root = write_shards(tmp_path)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.replace", refuse)
+    assert len(contents(root)) == 18 and hidden(root) == ["._imagenet1k-train-0000.tar"]
+
+
+GOOD = [("a.jpg", oddity(0)), ("a.cls", b"1")]
+DAMAGE = {  # what is done to the bytes of a sound shard, or its members; part of the sentence
+    "cut in an image": (lambda data: data[:600], "more than the file has left"),
+    "cut in a header": (lambda data: data[: data.index(b"b.cls") + 100], "damaged header"),
+    "a damaged header": (lambda data: data.replace(b"b.cls", b"\xff" * 5), "damaged header"),
+    "no tar": (lambda data: b"<html>" * 1000, "not a sound .tar file"),
+    "empty": (lambda data: b"", "not a sound .tar file"),
+    "no label": ([*GOOD, ("b.jpg", b"x")], "sample 'b' has no label"),
+    "no image": ([*GOOD, ("b.cls", b"0")], "sample 'b' has no image"),
+    "two images": ([*GOOD, ("a.png", b"x")], "found 'a.png': a second one"),
+    "a word as label": ([("a.jpg", b"x"), ("a.cls", b"cat")], "found b'cat' as 'a.cls'; wanted the number"),
+    "a negative label": ([("a.jpg", b"x"), ("a.cls", b"-1")], "wanted the number of a class"),
+    "a huge label": ([("a.jpg", b"x"), ("a.cls", b"9" * 30)], "wanted the number of a class"),
+    "a label too high": ([("a.jpg", b"x"), ("a.cls", b"1000")], "found the label 1000; wanted at most 999"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_shards(damage, tmp_path):
+    how, sentence = DAMAGE[damage]
+    path = tmp_path / "imagenet1k-train-0000.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in [*GOOD, ("b.cls", b"1"), ("b.jpg", b"x")] if callable(how) else how:
+            add(tar, name, data)
+    if callable(how):
+        path.write_bytes(how(path.read_bytes()))
+    with pytest.raises(DataFormatError, match=sentence) as error:
+        ImageNet(tmp_path, "train", classes=1000)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_are_refused(kind, tmp_path):
+    path = tmp_path / "train.tar"
+    with tarfile.open(path, "w") as tar:
+        add(tar, "a.cls", b"1")
+        add(tar, "a.jpg", b"", type=kind, linkname="/etc/passwd")
+    with pytest.raises(DataFormatError, match="found 'a.jpg': a second one, no regular file"):
+        Shards([path])
+
+
+def test_any_damage_is_a_format_error(tmp_path):
+    """Headers with other bytes: samples inside the file, or a DataFormatError; no hang, no great read."""
+    path, rng, outcomes = tmp_path / "train.tar", np.random.default_rng(0), set()
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for key in ("a", "k" * 120):
+            add(tar, f"{key}.jpg", b"x" * 600)
+            add(tar, f"{key}.cls", b"1")
+    sound = path.read_bytes()
+    for trial in range(600):
+        data, header = bytearray(sound), int(rng.integers(0, 10)) * 512
+        for at in header + rng.choice([124, 130, 135, 156, 257, 345, *range(0, 512, 37)], 2):
+            data[at] = rng.choice([0x00, 0x30, 0x37, 0x4C, 0x78, 0x80, 0xFF])
+        if trial % 2:  # with the checksum that belongs to it
+            data[header + 148 : header + 156] = b" " * 8
+            data[header + 148 : header + 156] = b"%06o\0 " % sum(data[header : header + 512])
+        path.write_bytes(data)
+        try:
+            source = Shards([path])
+            assert all(len(source.read(i)) <= len(sound) for i in range(len(source.labels)))
+            outcomes.add(len(source.labels))
+        except (DataFormatError, DataMissingError) as error:
+            outcomes.add(type(error))
+    assert {2, DataFormatError} <= outcomes
+
+
+def test_an_image_that_left_its_shard_is_a_bad_image(tmp_path):
+    root = write_shards(tmp_path)
+    dataset = ImageNet(root, "train", Middle())
+    shard = root / "imagenet1k-train-0000.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
+    sample = dataset[3]
+    name, sentence = next(iter(sample.bad.items()))
+    assert (
+        name.startswith(f"{shard} at byte ") and "ends at byte 3000" in sentence and sample.image is not None
+    )
