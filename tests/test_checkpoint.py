@@ -72,7 +72,7 @@ def test_files_and_pointers(tmp_path):
     files = ["manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]
     assert names(tmp_path / "ckpt-2") == files
     manifest = json.loads((tmp_path / "ckpt-2" / "manifest.json").read_text())
-    assert manifest["schema"] == 1 and sorted(manifest["files"]) == files[1:]
+    assert manifest["schema"] == 2 and sorted(manifest["files"]) == files[1:]
     assert checkpoint.find(tmp_path).path.name == "ckpt-1"  # the best one
     assert checkpoint.find(tmp_path / "ckpt-2").path.name == "ckpt-2"
     with pytest.raises(UsageError, match="neither a checkpoint"):

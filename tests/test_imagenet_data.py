@@ -144,7 +144,10 @@ def test_batches_do_not_depend_on_workers_or_where_they_start(layout, folders, s
 
     def epoch(workers: int, epoch: int, start: int = 0) -> list[tuple[list[int], bytes]]:
         batches = engine.Batches(Flat(dataset), 4, seed=7, key=Draw, workers=workers)
-        return [(i, x.numpy().tobytes() + y.numpy().tobytes()) for i, (x, y) in batches.epoch(epoch, start)]
+        return [
+            (share.indices, x.numpy().tobytes() + y.numpy().tobytes())
+            for share, (x, y) in batches.epoch(epoch, start)
+        ]
 
     alone = epoch(0, 3)
     assert epoch(2, 3) == alone and epoch(2, 3, start=2) == alone[2:]
@@ -189,6 +192,7 @@ def test_training_outlives_bad_images(workers, own_folders, capfd):
         plan = [keys[epoch][i : i + 4] for i in range(0, len(dataset), 4)]
         for batch in DataLoader(dataset, batch_sampler=plan, num_workers=workers, collate_fn=collate):
             images, labels = bad.take(batch)
+            bad.count(bad.noted)
             assert images.shape == (len(labels), 3, 16, 16) and images.dtype == torch.float32
             loss = nn.functional.cross_entropy(model(images.flatten(1)), labels)
             optimizer.zero_grad()
@@ -223,6 +227,7 @@ def test_an_evaluation_counts_no_image_twice(workers, own_folders):
     bad, counts = BadImages(5), []
     for batch in loader:
         images, labels = bad.take(batch)
+        bad.count(bad.noted)
         assert len(images) == len(labels)
         counts += labels.tolist()
     assert counts == [2] and bad.reasons.keys() == wanted.keys()  # two of three batches are empty
@@ -249,6 +254,7 @@ def test_the_exit_code_of_too_many_bad_images(own_folders, capfd):
         bad = BadImages(4)
         for batch in loader:
             bad.take(batch)
+            bad.count(bad.noted)
 
     assert engine.command(run, {DataError: 3}) == 3
     assert "found 5 bad images, more than the 4 allowed" in capfd.readouterr().err.splitlines()[-1]

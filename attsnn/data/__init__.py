@@ -7,10 +7,11 @@ from attsnn.data.aedat import Recording, read, read_frames
 from attsnn.data.dvs_gesture import DVSGesture, vote
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
 from attsnn.data.events import Draw, Events, Selection, frames, make_events, select
+from attsnn.data.folders import class_names
 from attsnn.data.imagenet import ImageNet
-from attsnn.data.images import BadImages, Sample, collate
+from attsnn.data.images import BadImages, Sample, collate, open_image
 from attsnn.data.textures import SyntheticImages
-from attsnn.data.vision import eval_transform, train_transform
+from attsnn.data.vision import eval_transform, mixes, train_transform
 
 __all__ = [
     "BadImages",
@@ -25,10 +26,13 @@ __all__ = [
     "Sample",
     "Selection",
     "SyntheticImages",
+    "class_names",
     "collate",
     "eval_transform",
     "frames",
     "make_events",
+    "mixes",
+    "open_image",
     "read",
     "read_frames",
     "select",

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
-from attsnn.data.errors import DataError, DataFormatError
+from attsnn.data.errors import DataError, DataFormatError, DataMissingError
 from attsnn.data.events import Draw, generator
 
 FILE_BYTES = 1 << 26
@@ -159,10 +159,11 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, dict[str, str]]:
 
 
 class BadImages:
-    """The distinct bad images of a run, over batches, workers and epochs (and ranks, where they are shared).
+    """The distinct bad images of a run, over batches, workers and epochs, and over processes where each
+    counts what any of them noted.
 
-    Each is printed once, on stderr, unless `report` is False (every rank but the first). More than `most`
-    raise DataError. `reasons` maps a name to its sentence.
+    Each is printed once, on stderr, unless `report` is False (every process but the first). More than `most`
+    raise DataError. `reasons` maps a name to its sentence; `noted` those that are not counted yet.
     """
 
     def __init__(self, most: int, *, report: bool = True):
@@ -170,12 +171,14 @@ class BadImages:
             raise ValueError(f"The most bad images allowed is {most}; it must be at least 0.")
         self.most, self.report = most, report
         self.reasons: dict[str, str] = {}
+        self.noted: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.reasons)
 
     def count(self, bad: Mapping[str, str]) -> None:
-        """Enters the third part of a batch of `collate`."""
+        """Enters what was noted, here or in other processes."""
+        self.noted = {}
         for name, reason in bad.items():
             if name in self.reasons:
                 continue
@@ -187,7 +190,15 @@ class BadImages:
             raise DataError(f"found {len(self)} bad images, more than the {self.most} allowed: {first}")
 
     def take(self, batch: tuple[Any, Any, Mapping[str, str]]) -> tuple[Any, Any]:
-        """(images, labels) of a batch, its bad images counted."""
+        """(images, labels) of a batch of `collate`, its bad images noted."""
         images, labels, bad = batch
-        self.count(bad)
+        self.noted |= {name: reason for name, reason in bad.items() if name not in self.reasons}
         return images, labels
+
+
+def open_image(path: str | os.PathLike) -> Image.Image:
+    """The RGB image in a JPEG or PNG file; DataMissingError or DataFormatError names it."""
+    try:
+        return decode(read_bytes(path), str(path))
+    except FileNotFoundError:
+        raise DataMissingError(f"{path}: no such file; wanted a JPEG or PNG") from None

@@ -65,6 +65,18 @@ def eval_transform(
     return v2.Compose([v2.Resize(resize, interpolation=mode), v2.CenterCrop(crop), *_normalised(v2)])
 
 
+def mixes(classes: int, *, mixup: float = 0.0, cutmix: float = 0.0) -> Callable:
+    """A function of (images [N, 3, H, W], labels [N]) that mixes both, the labels then shares [N, classes]:
+    by mixup or cutmix with these alphas, by one of the two at random where both are given, not at all where
+    neither is. Draws from torch's global generator.
+    """
+    if mixup == cutmix == 0:
+        return lambda images, labels: (images, labels)
+    v2 = _v2()
+    chosen = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
+    return v2.RandomChoice([kind(alpha=alpha, num_classes=classes) for kind, alpha in chosen if alpha > 0])
+
+
 def _normalised(v2) -> list:
     return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
 
