@@ -103,7 +103,7 @@ def winner_take_all(score: Tensor, keep: float, dim: int) -> Tensor:
     Of equal scores the first win.
     """
     count = math.ceil(round(keep * score.shape[dim], 9))  # 0.07 * 100 is a rounding error above 7
-    winners = score.detach().argsort(dim, descending=True, stable=True).narrow(dim, 0, count)
+    winners = score.detach().argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, count)
     return torch.zeros_like(score).scatter(dim, winners, 1.0)
 
 

@@ -134,7 +134,7 @@ def _normed(z: Tensor, norm: _BatchNorm | None, backend: Backend, *, pool: int =
     result = ops.seam(z.flatten(0, 1)[None], norm=given, pool=pool, emit="membrane", backend=backend)
     if result.batch_mean is not None:
         _update(norm, result.batch_mean, result.batch_var)
-    return result.out[0].unflatten(0, z.shape[:2])
+    return result.out.squeeze(0).unflatten(0, z.shape[:2])
 
 
 def _norm_of(norm: _BatchNorm) -> ops.Norm:

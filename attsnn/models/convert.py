@@ -65,7 +65,8 @@ FAMILIES = {
         (r"^\.conv1\.0\.", ".stem.current.0."),
     ],
 }
-_LEFT = re.compile(r"\.network\.|\.residual_function\.|\.sharedMLP\.|\.bn\.|\.shortcut\.\d")  # unknown
+# What only published names have: left over, it is unknown.
+_LEFT = re.compile(r"\.network\.|\.residual_function\.|\.sharedMLP\.|\.bn\.|\.shortcut\.\d|^\.conv\d")
 _WRAPPERS = ("net", "model", "state_dict")
 
 

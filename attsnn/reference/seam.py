@@ -76,12 +76,13 @@ class _SumOverProcesses(torch.autograd.Function):
 
 def _norm(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """flat [T N, C, ...] normed, and the mean and unbiased variance of the batch where it took them."""
-    weight, bias, mean, var, eps, group, repeats = norm
+    state, eps, group, repeats = state_dtype(flat), *norm[4:]
+    weight, bias, mean, var = (None if tensor is None else tensor.to(state) for tensor in norm[:4])
     if mean is not None:
         return F.batch_norm(flat, mean, var, weight, bias, False, 0.0, eps), None, None
     if group is not None:
         return _norm_over_processes(flat, norm)
-    mean, var = torch.zeros(2, flat.shape[1], dtype=state_dtype(flat), device=flat.device)
+    mean, var = torch.zeros(2, flat.shape[1], dtype=state, device=flat.device)
     normed = F.batch_norm(flat, mean, var, weight, bias, True, 1.0, eps)  # momentum 1: the batch's own
     if repeats > 1:
         count = flat.numel() // flat.shape[1]
