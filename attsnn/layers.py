@@ -33,7 +33,8 @@ class SpikingLayer(nn.Module):
             (`nn.SyncBatchNorm.convert_sync_batchnorm` makes it so).
         pool: side and stride of an average pool.
         attention: from `attsnn.attention.attention`, or None. A `PrunedAttention` is composed in plain
-            PyTorch, between a seam that is a norm and one that is shortcut and neuron.
+            PyTorch, between a seam that is a norm and one that is shortcut and neuron; `run` returns no
+            scores of it.
         membrane: whether `forward` returns (emitted, membrane), the sum that the neuron reads, which a
             residual network hands on.
         membrane_dtype: at least the type of shortcut and membrane, in which then the whole op computes; what

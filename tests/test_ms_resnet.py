@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from close import close64, same_bits
+from test_models import stray_tensors
 from test_neuron import kept_bytes
 from test_seam import FORBIDDEN, OnMaps
 from torch import nn
@@ -247,7 +248,7 @@ def test_training_fused_and_reference_agree(fused, name):
     losses = []
     for backend in ("fused", "reference"):
         torch.manual_seed(3)
-        model = few(name, steps=3, backend=backend).double()
+        model = small(name, dropout=0.0, backend=backend).double()
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
         x, target, history = images(4, 3, 32, 32), torch.arange(4), []
         for _ in range(20):
@@ -259,6 +260,37 @@ def test_training_fused_and_reference_agree(fused, name):
         losses.append(history)
     assert losses[0][-1] < losses[0][0] and len(set(losses[0])) >= 18  # it learns
     assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["ms_resnet18", "att_ms_resnet18"])
+def test_channels_last(fused, name):
+    """The same numbers in either order, kept through the network; and no state is left in its modules."""
+    x, results = images(2, 3, 64, 64), []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(2)
+        model = randomised(few(name, steps=3, backend="fused")).double().to(memory_format=memory_format)
+        with layers.watch(model) as seen:
+            out = model(x.to(memory_format=memory_format))
+        (out * images(2, 10, seed=4)).sum().backward()
+        results.append([out.detach(), *(p.grad for p in model.parameters())])
+        maps = seen["stages.1.0.second"].flatten(0, 1)
+        assert maps.is_contiguous(memory_format=memory_format)
+        assert not stray_tensors(model)
+    for planes, last in zip(*results, strict=True):
+        close64(last, planes, 1e-10)
+
+
+def test_compile_fullgraph(fused):
+    torch.manual_seed(2)
+    model, x = few("att_ms_resnet18", steps=3, backend="fused"), images(2, 3, 32, 32, dtype=torch.float32)
+    results = []
+    for f in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        out = f(x)
+        out.square().sum().backward()
+        results.append([out.detach(), *(p.grad for p in model.parameters())])
+    for eager, compiled in zip(*results, strict=True):
+        same_bits(compiled, eager)
 
 
 # ---- what it costs
@@ -319,8 +351,8 @@ def test_bytes_kept(fused, name):
         elif type(module).__name__ == "Block":
             module.register_forward_hook(shortcut)
     kept = kept_bytes(lambda: model(x).sum())
-    small_tensors = 0.1 * allowed  # by plane and by pixel: descriptors, gates, places of maxima
-    assert 0.8 * allowed < kept < allowed + small_tensors, (kept, allowed)
+    small_tensors = 0.04 * allowed  # by plane and by pixel: descriptors, gates, places of maxima
+    assert allowed < kept < allowed + small_tensors, (kept, allowed)
 
 
 # ---- precision, folding, many processes
