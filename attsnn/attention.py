@@ -4,12 +4,15 @@ The released code's form: descriptors of the whole window, a shared MLP, a sigmo
 T, C, S, each computed on what the one before it gated, and a closing ReLU.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from . import ops
 
 NAMES = ("TA", "CA", "SA", "TCA", "TSA", "CSA", "TCSA")
+PRUNING = ("TA", "CA", "TCA")  # those whose scores choose what is kept
 
 
 class _Excitation(nn.Module):
@@ -42,9 +45,13 @@ class TemporalAttention(_Excitation):
         if x.shape[0] != self.size:
             raise ValueError(f"temporal attention was made for {self.size} steps, got x with {x.shape[0]}")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def gate(self, x: Tensor) -> Tensor:
+        """[T, N, 1, ...]."""
         self.check(x)
-        return ops.temporal_gate(x, self.reduce.weight, self.expand.weight) * x
+        return ops.temporal_gate(x, self.reduce.weight.to(x.dtype), self.expand.weight.to(x.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(x) * x
 
 
 class ChannelAttention(_Excitation):
@@ -53,8 +60,12 @@ class ChannelAttention(_Excitation):
     def __init__(self, channels: int, ratio: int = 16):
         super().__init__(channels, ratio, "channels", "channel_ratio")
 
+    def gate(self, x: Tensor) -> Tensor:
+        """[1, N, C, 1, 1]."""
+        return ops.channel_gate(x, self.reduce.weight.to(x.dtype), self.expand.weight.to(x.dtype))
+
     def forward(self, x: Tensor) -> Tensor:
-        return ops.channel_gate(x, self.reduce.weight, self.expand.weight) * x
+        return self.gate(x) * x
 
 
 class SpatialAttention(nn.Module):
@@ -87,6 +98,53 @@ class Attention(nn.Sequential):
         return ops.Gates(**pairs, spatial=parts["spatial"].conv.weight if "spatial" in parts else None)
 
 
+def winner_take_all(score: Tensor, keep: float, dim: int) -> Tensor:
+    """1 where one of the ceil(keep n) largest of the n scores along `dim` stands, else 0; without gradient.
+    Of equal scores the first win.
+    """
+    count = math.ceil(round(keep * score.shape[dim], 9))  # 0.07 * 100 is a rounding error above 7
+    winners = score.detach().argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, count)
+    return torch.zeros_like(score).scatter(dim, winners, 1.0)
+
+
+class PrunedAttention(nn.Sequential):
+    """TA, CA or TCA whose scores also choose which steps and channels of a sample pass, without ReLU
+    (feature boosting and suppression; Attention SNN, released code).
+
+    Each gate reads what the one before it weighted; the result is x times the masks of the winners and, with
+    `reserve_coefficient`, times their scores. Children as those of `Attention`. No kernel fuses it.
+    """
+
+    def __init__(self, keep_steps: float, keep_channels: float, reserve_coefficient: bool):
+        super().__init__()
+        self.keep_steps, self.keep_channels = keep_steps, keep_channels
+        self.reserve_coefficient = reserve_coefficient
+
+    def forward(self, x: Tensor) -> Tensor:
+        weighted, factor = x, 1.0
+        for name, part in self.named_children():
+            dim, keep = (0, self.keep_steps) if name == "temporal" else (2, self.keep_channels)
+            score = part.gate(weighted)
+            weighted = score * weighted
+            mask = winner_take_all(score, keep, dim)
+            factor = factor * (score * mask if self.reserve_coefficient else mask)
+        return factor * x
+
+    def extra_repr(self) -> str:
+        knobs = ("keep_steps", "keep_channels", "reserve_coefficient")
+        return ", ".join(f"{knob}={getattr(self, knob)}" for knob in knobs)
+
+
+def _check_pruning(name: str | None, keep: dict[str, float | None]) -> None:
+    if name not in PRUNING:
+        raise ValueError(f"pruning ({', '.join(keep)}) needs attention {', '.join(PRUNING)}, got {name!r}")
+    for (knob, ratio), letter in zip(keep.items(), "TC", strict=True):
+        if ratio is not None and letter not in name.removesuffix("A"):
+            raise ValueError(f"{knob}: attention {name} does not score the {knob.removeprefix('keep_')}")
+        if ratio is not None and not 0 < ratio <= 1:
+            raise ValueError(f"{knob} must be a share above 0 and at most 1, got {ratio!r}")
+
+
 def attention(
     name: str | None,
     *,
@@ -94,16 +152,26 @@ def attention(
     steps: int | None = None,
     channel_ratio: int = 16,
     temporal_ratio: int = 16,
+    keep_steps: float | None = None,
+    keep_channels: float | None = None,
+    reserve_coefficient: bool = True,
 ) -> nn.Module:
     """The attention of that name for [T, N, C, H, W] inputs; None is the identity, without ReLU.
 
     With `channels=None`, the form for fully connected layers, [T, N, F]: it knows the temporal gate only,
     alone, for every name that has a T, and is the identity for the others (as published).
+
+    `keep_steps`, `keep_channels`: the shares of a sample's steps and channels that pass, by winner-take-all
+    on the scores of TA, CA or TCA; where either is given the result is a `PrunedAttention`.
     """
     if name is not None and name not in NAMES:
         raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {name!r}")
     letters = (name or "").removesuffix("A")
-    gates = Attention()
+    gates, keep = Attention(), {"keep_steps": keep_steps, "keep_channels": keep_channels}
+    if any(ratio is not None for ratio in keep.values()):
+        _check_pruning(name, keep)
+        shares = (1.0 if ratio is None else ratio for ratio in keep.values())
+        gates = PrunedAttention(*shares, reserve_coefficient)
     if "T" in letters:
         if steps is None:
             raise ValueError(f"attention {name} weighs the steps: give steps, the number T of time steps")

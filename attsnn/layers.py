@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from attsnn import ops
-from attsnn.attention import Attention
+from attsnn._extension import Backend
+from attsnn.attention import Attention, PrunedAttention
 from attsnn.neurons import LIF
 
 
@@ -31,9 +32,13 @@ class SpikingLayer(nn.Module):
             (T, N, H, W), and over all processes where it is synchronised
             (`nn.SyncBatchNorm.convert_sync_batchnorm` makes it so).
         pool: side and stride of an average pool.
-        attention: from `attsnn.attention.attention`, or None.
+        attention: from `attsnn.attention.attention`, or None. A `PrunedAttention` is composed in plain
+            PyTorch, between a seam that is a norm and one that is shortcut and neuron; `run` returns no
+            scores of it.
         membrane: whether `forward` returns (emitted, membrane), the sum that the neuron reads, which a
             residual network hands on.
+        membrane_dtype: at least the type of shortcut and membrane, in which then the whole op computes; what
+            is emitted keeps the convolution's type. None: all have the convolution's type.
     """
 
     def __init__(
@@ -43,34 +48,43 @@ class SpikingLayer(nn.Module):
         *,
         norm: _BatchNorm | None = None,
         pool: int = 1,
-        attention: Attention | nn.Identity | None = None,
+        attention: Attention | PrunedAttention | nn.Identity | None = None,
         membrane: bool = False,
+        membrane_dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if not isinstance(attention, Attention | nn.Identity | None):
+        if not isinstance(attention, Attention | PrunedAttention | nn.Identity | None):
             kind = type(attention).__name__
             raise TypeError(f"attention must come from attsnn.attention.attention, or be None, got {kind}")
         self.current, self.norm = current, norm
-        self.attention = attention if isinstance(attention, Attention) else None
+        self.attention = None if isinstance(attention, nn.Identity) else attention
         self.neuron, self.pool, self.membrane = neuron, pool, membrane
+        self.membrane_dtype = membrane_dtype
 
     def run(self, x: Tensor, shortcut: Tensor | None = None) -> ops.SeamOutput:
         """x [T, N, C, H, W] or [T, N, F], a shortcut of the pooled maps' shape; all that the op returns, the
         gates' scores among it.
         """
         z = x if self.current is None else over_time(self.current, x)
+        emitted, z = z.dtype, _widened(z, self.membrane_dtype)
+        norm, pool, gates = self.norm, self.pool, None
+        if isinstance(self.attention, PrunedAttention):
+            z = self.attention(_normed(z, norm, self.neuron.backend, pool=pool))
+            norm, pool = None, 1
+        elif self.attention is not None:
+            gates = self.attention.gates(z)
         result = ops.seam(
             z,
-            norm=None if self.norm is None else _norm_of(self.norm),
-            pool=self.pool,
-            gates=None if self.attention is None else self.attention.gates(z),
+            norm=None if norm is None else _norm_of(norm),
+            pool=pool,
+            gates=gates,
             shortcut=shortcut,
             membrane=self.membrane,
             **self.neuron.arguments(),
         )
         if result.batch_mean is not None:
-            _update(self.norm, result.batch_mean, result.batch_var)
-        return result
+            _update(norm, result.batch_mean, result.batch_var)
+        return result._replace(out=result.out.to(emitted))
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """What the neuron emits; with `membrane`, (emitted, membrane)."""
@@ -79,6 +93,49 @@ class SpikingLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{k}={getattr(self, k)}" for k in ("pool", "membrane"))
+
+
+class NormedLayer(nn.Module):
+    """A convolution, or a linear layer, and its batch norm, without a neuron: [T, N, ...] -> [T, N, ...].
+
+    The norm is that of the seams: over (T, N, H, W), and over all processes where it is synchronised;
+    `backend` and `membrane_dtype` are as in `SpikingLayer`.
+    """
+
+    def __init__(
+        self,
+        current: nn.Module,
+        norm: _BatchNorm | None,
+        *,
+        membrane_dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ):
+        super().__init__()
+        self.current, self.norm, self.membrane_dtype, self.backend = current, norm, membrane_dtype, backend
+
+    def forward(self, x: Tensor, repeats: int = 1) -> Tensor:
+        """`repeats`: how many equal inputs x stands for, T where a static image is given once; they count in
+        the running variance.
+        """
+        z = _widened(over_time(self.current, x), self.membrane_dtype)
+        return _normed(z, self.norm, self.backend, repeats=repeats)
+
+
+def _widened(z: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return z if dtype is None else z.to(torch.promote_types(z.dtype, dtype))
+
+
+def _normed(z: Tensor, norm: _BatchNorm | None, backend: Backend, *, pool: int = 1, repeats: int = 1):
+    """Norm and pool alone: a seam of one step, T folded into N, that emits its neuron's first charge, which
+    is what the neuron reads.
+    """
+    if norm is None and pool == 1:
+        return z
+    given = None if norm is None else _norm_of(norm)._replace(repeats=repeats)
+    result = ops.seam(z.flatten(0, 1)[None], norm=given, pool=pool, emit="membrane", backend=backend)
+    if result.batch_mean is not None:
+        _update(norm, result.batch_mean, result.batch_var)
+    return result.out.squeeze(0).unflatten(0, z.shape[:2])
 
 
 def _norm_of(norm: _BatchNorm) -> ops.Norm:
@@ -115,14 +172,19 @@ def fold(model: nn.Module) -> nn.Module:
     """A copy of the model for inference, each batch norm put into the convolution or linear layer before it.
 
     The copy is in evaluation mode and computes the same numbers but for rounding. Norms are found in every
-    `SpikingLayer`, and behind their layer in any `nn.Sequential`, where an `nn.Identity` takes their place.
+    `SpikingLayer` and `NormedLayer`, where `current` may be an `nn.Sequential` that ends in such a layer, and
+    behind their layer in any `nn.Sequential`, where an `nn.Identity` takes their place.
 
     Raises ValueError for a norm that has no running statistics.
     """
     folded = copy.deepcopy(model).eval()
     for module in list(folded.modules()):
-        if isinstance(module, SpikingLayer) and None not in (module.current, module.norm):
-            module.current, module.norm = _folded(module.current, module.norm, "norm"), None
+        if isinstance(module, SpikingLayer | NormedLayer) and None not in (module.current, module.norm):
+            if isinstance(module.current, nn.Sequential):
+                module.current[-1] = _folded(module.current[-1], module.norm, "norm")
+            else:
+                module.current = _folded(module.current, module.norm, "norm")
+            module.norm = None
         if not isinstance(module, nn.Sequential):
             continue
         for (name, layer), (norm_name, norm) in pairwise(list(module.named_children())):

@@ -182,7 +182,8 @@ def test_modules_hold_parameters_and_buffers_only(name):
 
 @pytest.mark.parametrize("name", models.names())
 def test_models_hold_parameters_and_buffers_only(name):
-    assert not stray_tensors(models.create(name))
+    with torch.device("meta"):
+        assert not stray_tensors(models.create(name))
 
 
 def test_misuse():
@@ -215,7 +216,8 @@ def test_misuse():
 
 
 def test_names():
-    assert models.names() == sorted(PARAMETERS)
+    resnets = [f"{kind}ms_resnet{depth}" for kind in ("", "att_") for depth in (18, 34, 104)]
+    assert models.names() == sorted([*PARAMETERS, *resnets])
 
 
 @pytest.mark.parametrize(
@@ -342,7 +344,7 @@ def test_converter_misuse(tmp_path):
         convert.load_published(tmp_path / "nothing.t7")
     with pytest.raises(ValueError, match="is no key of a published ma_snn network"):
         convert.from_published({"module.conv9.weight": torch.ones(1)}, "ma_snn")
-    with pytest.raises(ValueError, match="family must be one of ma_snn"):
+    with pytest.raises(ValueError, match="family must be one of ma_snn, ms_resnet, att_ms_resnet"):
         convert.from_published({}, "vgg")
     command = [
         sys.executable,

@@ -1,6 +1,7 @@
 """Published checkpoints in our names: `from_published`, `load_published`, and a command line, file to file.
 
     python -m attsnn.models.convert ma_snn published.t7 ours.safetensors
+    python -m attsnn.models.convert att_ms_resnet published.pth ours.safetensors
 
 Tensors keep their values; 1x1 convolutions of the gates' MLPs become the matrices that they are.
 """
@@ -8,6 +9,7 @@ Tensors keep their values; 1x1 convolutions of the gates' MLPs become the matric
 import re
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,23 +17,56 @@ from torch import Tensor
 
 from attsnn.neurons import MA_SNN_CONSTANTS as LEARNED
 
+from .ms_resnet import PLANS
+
+_ATTENTION = [
+    (r"\.attention\.ta\.sharedMLP\.0\.", ".attention.temporal.reduce."),
+    (r"\.attention\.ta\.sharedMLP\.2\.", ".attention.temporal.expand."),
+    (r"\.attention\.ca\.sharedMLP\.0\.", ".attention.channel.reduce."),
+    (r"\.attention\.ca\.sharedMLP\.2\.", ".attention.channel.expand."),
+    (r"\.attention\.sa\.conv\.", ".attention.spatial.conv."),
+]
 _MA_SNN = [
     (r"convAttLIF(\d+)\.", r"features.\1."),
     (r"FC(\d+)\.", r"classifier.\1."),
     (r"\.conv2d\.", ".current."),
     (r"\.linear\.", ".current."),
     (r"\.BNLayer\.", ".norm."),
-    (r"\.attention\.ta\.sharedMLP\.0\.", ".attention.temporal.reduce."),
-    (r"\.attention\.ta\.sharedMLP\.2\.", ".attention.temporal.expand."),
-    (r"\.attention\.ca\.sharedMLP\.0\.", ".attention.channel.reduce."),
-    (r"\.attention\.ca\.sharedMLP\.2\.", ".attention.channel.expand."),
-    (r"\.attention\.sa\.conv\.", ".attention.spatial.conv."),
+    *_ATTENTION,
     (r"\.network\.(?:Conv)?IF\.alpha$", ".neuron.leak"),  # of neurons that learn (`pa_train_self`)
     (r"\.network\.(?:Conv)?IF\.beta$", ".neuron.bias"),
     (r"\.network\.(?:Conv)?IF\.Vthres$", ".neuron.threshold"),
 ]
 _UNUSED = re.compile(r"\.network\.(?:Conv)?IF\.Vreset$")  # stored by the published neuron, never read
-FAMILIES = {"ma_snn": _MA_SNN}
+_MS_RESNET = [
+    (r"^\.conv([2-5])_x\.", lambda match: f".stages.{int(match[1]) - 2}."),
+    (r"\.residual_function\.1\.", ".first.current."),
+    (r"\.residual_function\.2\.bn\.", ".first.norm."),
+    (r"\.residual_function\.4\.", ".second.current."),
+    (r"\.residual_function\.5\.bn\.", ".second.norm."),
+    (r"^\.fc\.", ".classifier."),
+]
+FAMILIES = {
+    "ma_snn": _MA_SNN,
+    "ms_resnet": [
+        *_MS_RESNET,
+        (r"\.shortcut\.[01]\.(weight)$", r".shortcut.current.\1"),
+        (r"\.shortcut\.[12]\.bn\.", ".shortcut.norm."),
+        (r"^\.conv1\.[13]\.bn\.", ".stem.norm."),
+        (r"^\.conv1\.([012])\.", r".stem.current.\1."),
+    ],
+    "att_ms_resnet": [
+        *_MS_RESNET,
+        (r"\.residual_function\.6\.", ".second."),
+        *_ATTENTION,
+        (r"\.shortcut\.1\.", ".shortcut.current."),
+        (r"\.shortcut\.2\.bn\.", ".shortcut.norm."),
+        (r"^\.conv1\.1\.bn\.", ".stem.norm."),
+        (r"^\.conv1\.0\.", ".stem.current.0."),
+    ],
+}
+# What only published names have: left over, it is unknown.
+_LEFT = re.compile(r"\.network\.|\.residual_function\.|\.sharedMLP\.|\.bn\.|\.shortcut\.\d|^\.conv\d")
 _WRAPPERS = ("net", "model", "state_dict")
 
 
@@ -45,7 +80,7 @@ def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
     while wrapper := next((w for w in _WRAPPERS if isinstance(state_dict.get(w), Mapping)), None):
         state_dict = state_dict[wrapper]
-    ours = {}
+    ours, pools, single = {}, False, False
     for key, value in state_dict.items():
         if not isinstance(value, Tensor):
             raise ValueError(
@@ -56,21 +91,25 @@ def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
             name = re.sub(pattern, replacement, name)
         if _UNUSED.search(name):
             continue
-        if name == "." + key.removeprefix("module.") or ".network." in name:
+        if name == "." + key.removeprefix("module.") or _LEFT.search(name):
             raise ValueError(f"{key!r} is no key of a published {family} network")
+        if name.endswith(".stem.current.0.weight") and value.shape[-1] == 7:  # the stem's only convolution
+            name, single = ".stem.current.weight", True
+        pools |= key.endswith(".shortcut.1.weight")
         matrix = ".reduce." in name or ".expand." in name
         vector = ".neuron." in name  # one value a channel, published as [C, 1, 1] or [1, F]
         ours[name.removeprefix(".")] = value.flatten(1) if matrix else value.flatten() if vector else value
+    if family == "ms_resnet" and pools and single:
+        raise ValueError(
+            "a 7x7 stem with shortcuts that pool first: the published att_ms_resnet, not ms_resnet"
+        )
     return ours
 
 
 def infer_ma_snn(state: Mapping[str, Tensor]) -> dict:
     """The name and keywords of `create` that fit converted weights; emit and dt are not in the file."""
     conv = [k for k in state if re.fullmatch(r"features\.\d+\.current\.weight", k)]
-    gate = "features.0.attention."
-    letters = "".join(
-        x[0].upper() for x in ("temporal", "channel", "spatial") if any(gate + x in k for k in state)
-    )
+    attention, ratios = _infer_attention(state, "features.0.attention.")
     classes = state["classifier.1.current.weight"].shape[0]
     model = (
         "ma_snn_dvs_gesture"
@@ -79,17 +118,50 @@ def infer_ma_snn(state: Mapping[str, Tensor]) -> dict:
         if classes > 11
         else "ma_snn_cifar10_dvs"
     )
-    kwargs = {"name": model, "attention": letters + "A" if letters else None, "num_classes": classes}
+    kwargs = {"name": model, "attention": attention, "num_classes": classes}
     kwargs["channels"] = tuple(state[k].shape[0] for k in conv)
     kwargs["hidden"] = state["classifier.0.current.weight"].shape[0]
     kwargs["learn"] = tuple(n for n, ours in LEARNED.items() if f"features.0.neuron.{ours}" in state)
+    return kwargs | ratios
+
+
+def infer_ms_resnet(state: Mapping[str, Tensor], family: str = "ms_resnet") -> dict:
+    """The name and keywords of `create` that fit converted weights of a family; steps are not in the file,
+    but where the attention is temporal.
+    """
+    places = {tuple(map(int, key.split(".")[1:3])) for key in state if key.startswith("stages.")}
+    stages = sorted({stage for stage, _ in places})
+    blocks = tuple(sum(stage == s for s, _ in places) for stage in stages)
+    names = [n for n, p in PLANS.items() if n.startswith(family) and p.blocks == blocks]
+    if not names:
+        known = ", ".join(f"{p.blocks} of {n}" for n, p in PLANS.items() if n.startswith(family))
+        raise ValueError(f"no {family} has {blocks} blocks by stage; there are {known}")
+    kwargs = {"name": names[0], "num_classes": state["classifier.weight"].shape[0]}
+    kwargs["channels"] = tuple(state[f"stages.{i}.0.first.current.weight"].shape[0] for i in stages)
+    kwargs["attention"], ratios = _infer_attention(state, "stages.0.0.second.attention.")
+    return kwargs | ratios
+
+
+def _infer_attention(state: Mapping[str, Tensor], gate: str) -> tuple[str | None, dict]:
+    """The attention's name, and the keywords that its weights fix."""
+    letters = "".join(
+        x[0].upper() for x in ("temporal", "channel", "spatial") if any(gate + x in k for k in state)
+    )
+    kwargs = {}
     if "T" in letters:
         hidden, steps = state[gate + "temporal.reduce.weight"].shape
         kwargs |= {"steps": steps, "temporal_ratio": steps // hidden}
     if "C" in letters:
         hidden, channels = state[gate + "channel.reduce.weight"].shape
         kwargs["channel_ratio"] = channels // hidden
-    return kwargs
+    return letters + "A" if letters else None, kwargs
+
+
+_INFER = {
+    "ma_snn": infer_ma_snn,
+    "ms_resnet": infer_ms_resnet,
+    "att_ms_resnet": partial(infer_ms_resnet, family="att_ms_resnet"),
+}
 
 
 def load_published(path: str | Path, family: str = "ma_snn") -> tuple[dict[str, Tensor], dict]:
@@ -110,7 +182,7 @@ def load_published(path: str | Path, family: str = "ma_snn") -> tuple[dict[str, 
         raise ValueError(f"{path}: holds {type(published).__name__}, wanted a state dict")
     state = from_published(published, family)
     try:
-        return state, infer_ma_snn(state)
+        return state, _INFER[family](state)
     except KeyError as error:
         raise ValueError(f"{path}: an incomplete {family} network, {error} is missing") from None
 
@@ -119,7 +191,7 @@ def main(family: str, source: Path, target: Path) -> None:
     """Converts a published checkpoint to safetensors in the names of attsnn.
 
     Args:
-        family: which published code wrote it (ma_snn).
+        family: which published code wrote it (ma_snn, ms_resnet, att_ms_resnet).
         source: the published file, .t7 or .pth.
         target: the .safetensors file to write.
     """

@@ -22,8 +22,8 @@ def names() -> list[str]:
 
 
 def create(name: str, **kwargs) -> nn.Module:
-    """The model of that name; the keywords are those of its builder (`help(attsnn.models.ma_snn)` documents
-    them).
+    """The model of that name; the keywords are those of its builder (`help(attsnn.models.ma_snn)` and
+    `help(attsnn.models.ms_resnet)` document them).
     """
     _load()
     if name not in _models:
@@ -39,4 +39,4 @@ def create(name: str, **kwargs) -> nn.Module:
 
 
 def _load() -> None:
-    from . import ma_snn  # noqa: F401  (registers its models)
+    from . import ma_snn, ms_resnet  # noqa: F401  (they register their models)

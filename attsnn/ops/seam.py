@@ -93,6 +93,7 @@ def seam(
         normed=norm is not None,
         eps=norm_or_none.eps,
         group=norm_or_none.group,
+        repeats=norm_or_none.repeats,
         pool=pool,
         relu=any(gate is not None for gate in gates),
         membrane=membrane,
@@ -118,6 +119,7 @@ class _Plan(NamedTuple):
     normed: bool
     eps: float
     group: "dist.ProcessGroup | None"
+    repeats: int
     pool: int
     relu: bool
     membrane: bool
@@ -208,7 +210,8 @@ def _forward(z, shortcut, mean, var, weight, bias, t0, t1, c0, c1, kernel, learn
     count, unbiased = None, None
     if batch:
         mean, var, count = _statistics(moments, z.shape[3] * z.shape[4], plan.group)
-        unbiased = (var * (count / (count - 1))).to(state)
+        shown = count * plan.repeats
+        unbiased = (var * (shown / (shown - 1))).to(state)
     inverse = centre = None  # y = gamma (p - centre) inverse + beta = a p + b
     a, b = z.new_ones(z.shape[2], dtype=state), z.new_zeros(z.shape[2], dtype=state)
     if plan.normed:

@@ -27,6 +27,8 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
             raise ValueError(f"norm.{name} must be [C] = [{channels}], got shape {tuple(value.shape)}")
     if norm is not None and (norm.mean is None) != (norm.var is None):
         raise ValueError("norm: give mean and var both, or neither for the batch's statistics")
+    if norm is not None and (not isinstance(norm.repeats, int) or norm.repeats < 1):
+        raise ValueError(f"norm.repeats must be an integer >= 1, got {norm.repeats!r}")
     if norm is not None and norm.mean is None and norm.group is None and z.numel() // max(1, channels) < 2:
         raise ValueError(f"norm: batch statistics need more than one value a channel, got z {tuple(z.shape)}")
     if gates is not None:

@@ -18,7 +18,8 @@ from .neuron import lif, state_dtype
 
 class Norm(NamedTuple):
     """A batch norm's tensors [C]. Without `mean` and `var` it takes the batch's own statistics, those of all
-    processes of `group` where there is one.
+    processes of `group` where there is one. `repeats`: each value stands for so many equal ones, a static
+    image for its T steps, which changes nothing but the unbiased variance that is handed back.
     """
 
     weight: Tensor | None = None
@@ -27,6 +28,7 @@ class Norm(NamedTuple):
     var: Tensor | None = None
     eps: float = 1e-5
     group: "dist.ProcessGroup | None" = None
+    repeats: int = 1
 
 
 class Gates(NamedTuple):
@@ -74,13 +76,17 @@ class _SumOverProcesses(torch.autograd.Function):
 
 def _norm(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """flat [T N, C, ...] normed, and the mean and unbiased variance of the batch where it took them."""
-    weight, bias, mean, var, eps, group = norm
+    state, eps, group, repeats = state_dtype(flat), *norm[4:]
+    weight, bias, mean, var = (None if tensor is None else tensor.to(state) for tensor in norm[:4])
     if mean is not None:
         return F.batch_norm(flat, mean, var, weight, bias, False, 0.0, eps), None, None
     if group is not None:
         return _norm_over_processes(flat, norm)
-    mean, var = torch.zeros(2, flat.shape[1], dtype=state_dtype(flat), device=flat.device)
+    mean, var = torch.zeros(2, flat.shape[1], dtype=state, device=flat.device)
     normed = F.batch_norm(flat, mean, var, weight, bias, True, 1.0, eps)  # momentum 1: the batch's own
+    if repeats > 1:
+        count = flat.numel() // flat.shape[1]
+        var = var * ((count - 1) * repeats / (count * repeats - 1))
     return normed, mean, var
 
 
@@ -96,7 +102,8 @@ def _norm_over_processes(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tens
     normed = centred / (var[by_channel] + norm.eps).sqrt()
     if norm.weight is not None:
         normed = normed * norm.weight.double()[by_channel] + norm.bias.double()[by_channel]
-    unbiased, state = var.detach() * (count / (count - 1)), state_dtype(flat)
+    count, state = count * norm.repeats, state_dtype(flat)
+    unbiased = var.detach() * (count / (count - 1))
     return normed.to(flat.dtype), mean.detach().to(state), unbiased.to(state)
 
 

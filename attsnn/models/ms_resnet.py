@@ -1,0 +1,246 @@
+"""MS-ResNet (Hu et al., 2021) and Att-MS-ResNet (Attention SNN, TPAMI 2023; the released codes' form):
+residual spiking networks for images, whose shortcuts add membranes, not spikes.
+
+A block is neuron -> 3x3 convolution -> norm -> neuron -> 3x3 convolution -> norm -> attention, plus its
+shortcut. Here a block starts behind its first neuron and ends behind the next block's, so that shortcut,
+gates, norm and neuron between two convolutions are one op: blocks hand on (membrane, spikes). Input
+[N, 3, H, W], shown T times, output [N, classes].
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from attsnn import neurons
+from attsnn._extension import Backend
+from attsnn.attention import NAMES, attention
+from attsnn.layers import NormedLayer, SpikingLayer, over_time
+
+from .registry import register
+
+GAMMA = 0.5  # of every norm but the second of a block: the neurons' threshold
+GATED_GAMMA = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What differs between the variants, and what a caller may change."""
+
+    blocks: tuple[int, ...]  # by stage; the first of each has stride 2
+    stem: str = "7x7"  # or "3x3": three convolutions with bias
+    shortcut: str = "pool"  # average pool, then 1x1; or "stride": 1x1 of stride 2
+    gamma: float = GATED_GAMMA  # of the second norm of a block
+    dropout: float = 0.2
+    attention: str | None = "CSA"
+    steps: int = 1
+    classes: int = 1000
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    channel_ratio: int = 8
+    temporal_ratio: int = 1
+    keep_steps: float | None = None
+    keep_channels: float | None = None
+    reserve_coefficient: bool = True
+    membrane_dtype: torch.dtype | None = None
+
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 104: (3, 8, 32, 8)}
+_MS = {"gamma": 0.0, "attention": None, "steps": 6}
+PLANS = {
+    **{f"att_ms_resnet{depth}": Plan(blocks) for depth, blocks in BLOCKS.items()},
+    **{f"ms_resnet{d}": Plan(BLOCKS[d], shortcut="stride", dropout=0.0, **_MS) for d in (18, 34)},
+    "ms_resnet104": Plan(BLOCKS[104], stem="3x3", **_MS),
+}
+
+
+class Block(nn.Module):
+    """(membrane, spikes) before a block's first convolution to the same before the next one's.
+
+    spikes [T, N, C, H, W]; membrane [T, N, C, H, W], or [1, N, C, H, W] where all steps are alike; None
+    of the last block.
+    """
+
+    def __init__(self, first: SpikingLayer, second: SpikingLayer, shortcut: NormedLayer | None, pool: int):
+        super().__init__()
+        self.first, self.second, self.shortcut = first, second, shortcut
+        self.pool = nn.AvgPool2d(pool) if pool > 1 else nn.Identity()
+
+    def forward(self, membrane: Tensor, spikes: Tensor) -> tuple[Tensor | None, Tensor]:
+        steps, shown = spikes.shape[0], spikes.shape[0] // membrane.shape[0]
+        if self.shortcut is not None:
+            membrane = over_time(self.pool, membrane)
+            membrane = _for_layer(membrane, self.shortcut.current, self.second.membrane_dtype)
+            membrane = self.shortcut(membrane, repeats=shown)
+        out = self.second(self.first(spikes), membrane.expand(steps, *[-1] * 4))
+        return out[::-1] if self.second.membrane else (None, out)
+
+
+def _for_layer(x: Tensor, layer: nn.Module, membrane_dtype: torch.dtype | None) -> Tensor:
+    """x in the type of the layer's weights where the membrane's may be another."""
+    return x if membrane_dtype is None else x.to(next(layer.parameters()).dtype)
+
+
+def _norm(channels: int, gamma: float = GAMMA) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    nn.init.constant_(norm.weight, gamma)
+    return norm
+
+
+class MSResNet(nn.Module):
+    """The network of a plan: `stem`, `stem_neuron`, `stages` of blocks, `classifier`."""
+
+    def __init__(self, plan: Plan, backend: Backend):
+        super().__init__()
+        types = {"membrane_dtype": plan.membrane_dtype}
+        # A ReLU follows the gates: at gamma = 0 it would pass no gradient, ever.
+        gamma = plan.gamma if plan.attention is None else max(plan.gamma, GATED_GAMMA)
+
+        def neuron() -> neurons.LIF:
+            return neurons.ms_resnet(backend=backend)
+
+        def conv(c: int, width: int, stride: int = 1) -> nn.Conv2d:
+            return nn.Conv2d(c, width, 3, stride, padding=1, bias=False)
+
+        def block(c: int, width: int, stride: int, last: bool) -> Block:
+            gates = attention(
+                plan.attention,
+                channels=width,
+                steps=plan.steps,
+                channel_ratio=plan.channel_ratio,
+                temporal_ratio=plan.temporal_ratio,
+                keep_steps=plan.keep_steps,
+                keep_channels=plan.keep_channels,
+                reserve_coefficient=plan.reserve_coefficient,
+            )
+            first = SpikingLayer(conv(c, width, stride), neuron(), norm=_norm(width))
+            second = SpikingLayer(
+                conv(width, width),
+                neuron(),
+                norm=_norm(width, gamma),
+                attention=gates,
+                membrane=not last,
+                **types,
+            )
+            shortcut, pool = None, 1
+            if stride > 1:
+                pool = stride if plan.shortcut == "pool" else 1
+                current = nn.Conv2d(c, width, 1, stride // pool, bias=False)
+                shortcut = NormedLayer(current, _norm(width), backend=backend, **types)
+            return Block(first, second, shortcut, pool)
+
+        widths = (plan.channels[0], *plan.channels)
+        stem = _stem(plan.stem, widths[0])
+        self.stem = NormedLayer(stem, _norm(widths[0]), backend=backend, **types)
+        self.stem_neuron = neuron()
+        self.stages = nn.ModuleList()
+        for i, count in enumerate(plan.blocks):
+            ends = [i == len(plan.blocks) - 1 and j == count - 1 for j in range(count)]
+            inputs = (widths[i], *[widths[i + 1]] * (count - 1))
+            blocks = (block(c, widths[i + 1], 1 if j else 2, ends[j]) for j, c in enumerate(inputs))
+            self.stages.append(nn.ModuleList(blocks))
+        self.dropout = nn.Dropout(plan.dropout)
+        self.classifier = nn.Linear(widths[-1], plan.classes)
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, classes]
+        plan = self.plan
+        self._check(x)
+        membrane = self.stem(x[None], repeats=plan.steps)  # [1, N, C, H, W]: the same at every step
+        spikes = self.stem_neuron(membrane.expand(plan.steps, *[-1] * 4))  # [T, N, C, H, W]
+        spikes = _for_layer(spikes, self.stages, plan.membrane_dtype)
+        for stage in self.stages:
+            for block in stage:
+                membrane, spikes = block(membrane, spikes)
+        return self.classifier(self.dropout(spikes.mean((0, 3, 4))))
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != 4 or x.shape[1] != 3:
+            raise ValueError(f"x must be images [N, 3, H, W], got shape {tuple(x.shape)}")
+        halvings = 2 ** len(self.plan.blocks)
+        if self.plan.shortcut == "pool" and any((side + 1) // 2 % halvings for side in x.shape[2:]):
+            raise ValueError(
+                f"x: height and width must be multiples of {2 * halvings}, which the network halves them by, "
+                f"got shape {tuple(x.shape)}"
+            )
+
+
+def _stem(kind: str, width: int) -> nn.Module:
+    if kind == "7x7":
+        return nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+    second, third = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+    return nn.Sequential(nn.Conv2d(3, width, 3, 2, padding=1), second, third)
+
+
+def _build(plan: Plan, backend: Backend, *, width: float, **overrides) -> MSResNet:
+    if not 0 < width < math.inf:
+        raise ValueError(f"width must be positive, got {width}: 0.5 halves every layer's channels")
+    plan = replace(plan, **overrides)
+    if plan.attention is not None and plan.attention not in NAMES:
+        raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {plan.attention!r}")
+    for name in ("steps", "classes"):
+        if getattr(plan, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(plan, name)}")
+    if len(plan.channels) != len(plan.blocks) or min(plan.channels) < 1:
+        raise ValueError(f"channels must be {len(plan.blocks)} widths of at least 1, got {plan.channels!r}")
+    if width != 1.0:
+        r = plan.channel_ratio  # must divide a width
+        plan = replace(plan, channels=tuple(max(r, round(c * width / r) * r) for c in plan.channels))
+    if not (plan.membrane_dtype is None or plan.membrane_dtype.is_floating_point):
+        raise ValueError(f"membrane_dtype must be None or a floating-point type, got {plan.membrane_dtype}")
+    return MSResNet(plan, backend)
+
+
+def _register(name: str, plan: Plan) -> None:
+    def builder(
+        *,
+        attention: str | None = plan.attention,
+        steps: int = plan.steps,
+        num_classes: int = plan.classes,
+        channels: tuple[int, ...] = plan.channels,
+        width: float = 1.0,
+        channel_ratio: int = plan.channel_ratio,
+        temporal_ratio: int = plan.temporal_ratio,
+        dropout: float = plan.dropout,
+        keep_steps: float | None = None,
+        keep_channels: float | None = None,
+        reserve_coefficient: bool = True,
+        membrane_dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ) -> MSResNet:
+        return _build(
+            plan,
+            backend,
+            width=width,
+            attention=attention,
+            steps=steps,
+            classes=num_classes,
+            channels=tuple(channels),
+            channel_ratio=channel_ratio,
+            temporal_ratio=temporal_ratio,
+            dropout=dropout,
+            keep_steps=keep_steps,
+            keep_channels=keep_channels,
+            reserve_coefficient=reserve_coefficient,
+            membrane_dtype=membrane_dtype,
+        )
+
+    stem = "a 7x7 stem" if plan.stem == "7x7" else "a stem of three 3x3 convolutions"
+    reads = "an average pool and a 1x1 convolution" if plan.shortcut == "pool" else "a 1x1 of stride 2"
+    builder.__name__ = name
+    builder.__doc__ = f"""{name}: [N, 3, H, W] -> [N, {plan.classes}]; {stem}, shortcuts of {reads}, second
+    gamma {plan.gamma}.
+
+    attention: CSA, CA or another of the seven names, or None; steps: T, how often the image is shown;
+    num_classes, channels (by stage), dropout: the layer table itself; width: multiplies the channels, for
+    small machines; channel_ratio, temporal_ratio: of the gates' MLPs; keep_channels, keep_steps: shares of
+    channels and steps that pass, chosen by winner-take-all on the scores of TA, CA or TCA, and with
+    reserve_coefficient weighted by them (this path is composed in plain PyTorch before the shortcut is added,
+    not fused); membrane_dtype: torch.float32 keeps the residual stream in float32 where the convolutions
+    compute in 16 bit; backend: "auto", "fused" or "reference".
+    """
+    globals()[name] = register(builder)
+
+
+for _name, _plan in PLANS.items():
+    _register(_name, _plan)
