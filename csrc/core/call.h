@@ -88,12 +88,6 @@ struct Backward {
   Sink grad_x;
   Real* grad_v0 = nullptr;  // null: not wanted
   Real* sums = nullptr;  // [kConstants, neurons], the gradients of the constants by neuron; null: not wanted
-
-  // The same call, its gradient going elsewhere.
-  template <class Other>
-  Backward<Cell, Real, Source, Gradient, Other> into(const Other& other) const {
-    return {shape, neuron, grad_out, grad_v, x, v0, checkpoints, bits, other, grad_v0, sums};
-  }
 };
 
 template <class Cell, class Io, class Real>

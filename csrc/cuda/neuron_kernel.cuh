@@ -226,6 +226,7 @@ __global__ void __launch_bounds__(kForwardThreads, SinkRows<Sink, kVector>::kBlo
     neuron_backward_from_bits_kernel(Backward<Cell, Real, Source, Steps<const Io>, Sink> call,
                                      Rectangular<Real> window, bool aligned) {
   using Rows = SinkRows<Sink, kVector>;
+  constexpr int kSteps = Rows::kTogether && sizeof(Real) > sizeof(float) ? kAhead / 2 : kAhead;  // no spills
   constexpr int kBytes = kVector / kNeuronsPerByte + (Rows::kTogether ? 1 : 0);  // they may start within one
   const Lanes<Cell, Real, kVector, kLearned> lanes(call.neuron, call.shape,
                                                    Rows::slot(call.grad_x, call.shape), aligned);
@@ -235,12 +236,12 @@ __global__ void __launch_bounds__(kForwardThreads, SinkRows<Sink, kVector>::kBlo
   Rows grad_rows(call.grad_x, lanes);
   Adjoint<Cell, Real, kVector, kLearned> adjoint(lanes, call.grad_v);
   const Real carried = call.v0 != nullptr || call.neuron.rules.start_at_reset ? Real(1) : Real(0);
-  for (int64_t t0 = call.shape.steps - 1; t0 >= 0; t0 -= kAhead) {
-    Pack<Io, kVector> grad_out[kAhead];
-    typename Rows::Raw beside[kAhead];
-    uint32_t codes[kAhead] = {};
+  for (int64_t t0 = call.shape.steps - 1; t0 >= 0; t0 -= kSteps) {
+    Pack<Io, kVector> grad_out[kSteps];
+    typename Rows::Raw beside[kSteps];
+    uint32_t codes[kSteps] = {};
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kSteps; ++i) {
       const int64_t t = t0 - i;
       if (t < 0) break;
       grad_out[i] = load<kVector>(call.grad_out[t] + lanes.first, lanes.count, lanes.whole);
@@ -251,7 +252,7 @@ __global__ void __launch_bounds__(kForwardThreads, SinkRows<Sink, kVector>::kBlo
           codes[i] |= uint32_t(call.bits[t * bytes_a_step + lanes.first / kNeuronsPerByte + b]) << 8 * b;
     }
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kSteps; ++i) {
       const int64_t t = t0 - i;
       if (t < 0) break;
       Pack<Io, kVector> grad_x;

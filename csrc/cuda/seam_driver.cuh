@@ -152,6 +152,14 @@ void launch_seam_forward(const SeamForward<Cell, Io, Real>& call, const Firing& 
   launch_forward_with<Cell, Io, Real>(call, HardFire<Real>{firing.strict}, firing, stream);
 }
 
+// The same call, its gradient going elsewhere.
+template <class Cell, class Real, class Source, class Gradient, class Sink, class Other>
+Backward<Cell, Real, Source, Gradient, Other> with_gradient_to(
+    const Backward<Cell, Real, Source, Gradient, Sink>& call, const Other& sink) {
+  return {call.shape,       call.neuron, call.grad_out, call.grad_v,  call.x,   call.v0,
+          call.checkpoints, call.bits,   sink,          call.grad_v0, call.sums};
+}
+
 // Whether every row of the tiles can be reached by accesses of that many bytes.
 template <class Io, class Real>
 bool rows_aligned(const SummingSink<Io, Real>& sink, size_t bytes) {
@@ -169,7 +177,7 @@ void with_sink(const Backward<Cell, Real, Source, Steps<const Io>, SummingSink<I
   const int64_t planes = 2 * maps.planes(), pixels = maps.samples * maps.pixels();
   sink.by_plane = (*sink.scratch)(tiles.pixel_tiles * planes);
   sink.by_pixel = sink.grad_spatial == nullptr ? nullptr : (*sink.scratch)(tiles.channel_tiles * pixels);
-  f(call.into(sink), unsigned(tiles.blocks(maps)));
+  f(with_gradient_to(call, sink), unsigned(tiles.blocks(maps)));
   const auto add = [&](const Real* of_tile, int64_t count, int64_t size, auto* to) {
     launch(stream, add_tiles_kernel<Real, std::remove_pointer_t<decltype(to)>>,
            blocks_for(size, kFoldThreads), kFoldThreads, 0, of_tile, count, size, to);
@@ -183,7 +191,7 @@ void launch_seam_backward(const SeamBackward<Cell, Io, Real>& given, const Firin
                           const Scratch<Real>& scratch, Stream stream) {
   SummingSink<Io, Real> sink{given.grad_x, nullptr, nullptr, &scratch};
   sink.maps = as_read(sink.maps);
-  const auto call = given.into(sink);
+  const auto call = with_gradient_to(given, sink);
   if (call.bits != nullptr) return launch_backward_from_bits(call, firing, stream);
   const AnySurrogate<Real> surrogate(firing.surrogate, firing.scale);
   if constexpr (sizeof(Real) == sizeof(double))
