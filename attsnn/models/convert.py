@@ -93,7 +93,7 @@ def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
             continue
         if name == "." + key.removeprefix("module.") or _LEFT.search(name):
             raise ValueError(f"{key!r} is no key of a published {family} network")
-        if name.endswith(".stem.current.0.weight") and value.shape[-1] == 7:  # the stem's only convolution
+        if name.endswith(".stem.current.0.weight") and value.shape[-1:] == (7,):
             name, single = ".stem.current.weight", True
         pools |= key.endswith(".shortcut.1.weight")
         matrix = ".reduce." in name or ".expand." in name
