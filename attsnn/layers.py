@@ -142,8 +142,9 @@ def _norm_of(norm: _BatchNorm) -> ops.Norm:
     given = not norm.training and norm.running_mean is not None
     mean, var = (norm.running_mean, norm.running_var) if given else (None, None)
     group = None
-    if isinstance(norm, nn.SyncBatchNorm) and not given and dist.is_available() and dist.is_initialized():
-        group = norm.process_group or dist.group.WORLD
+    shared = isinstance(norm, nn.SyncBatchNorm) or getattr(norm, "over_processes", False)
+    if shared and not given and dist.is_available() and dist.is_initialized():
+        group = getattr(norm, "process_group", None) or dist.group.WORLD
         group = group if dist.get_world_size(group) > 1 else None
     return ops.Norm(norm.weight, norm.bias, mean, var, norm.eps, group)
 
@@ -159,6 +160,19 @@ def _update(norm: _BatchNorm, mean: Tensor, var: Tensor) -> None:
             if rate is None:  # their plain mean
                 rate = (1 / norm.num_batches_tracked.double()).to(running.dtype)
             running.lerp_(now.to(running.dtype), rate)
+
+
+def synchronise(model: nn.Module) -> nn.Module:
+    """The model, its batch norms' statistics from now on those of all processes; norms outside of a
+    `SpikingLayer` or `NormedLayer` stay as they are.
+
+    As `nn.SyncBatchNorm.convert_sync_batchnorm`, but also where `DistributedDataParallel` refuses that: on
+    the CPU.
+    """
+    for module in model.modules():
+        if isinstance(module, SpikingLayer | NormedLayer) and module.norm is not None:
+            module.norm.over_processes = True
+    return model
 
 
 class Rate(nn.Module):

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from attsnn import data, engine, models
+from attsnn.layers import synchronise
 from attsnn.models.convert import load_published
 
 Model = Literal[
@@ -218,7 +219,7 @@ def train(r: Recipe, processes: engine.Processes) -> None:
         if r.init_from is not None:
             engine.load_weights(model, weights_of(r.init_from, r)[0], r.init_from)
         if processes.world > 1 and r.sync_norm:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            synchronise(model)
         optimizer, epoch = optimiser(r, model), len(batches)
         schedule = engine.cosine(
             optimizer,

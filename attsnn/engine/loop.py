@@ -146,7 +146,7 @@ class Fit:
         of them, and the norm, which is NaN everywhere where it is NaN in one.
         """
         due = self.processes.first and time.monotonic() - self.saved_at > 60 * self.save_every
-        beside = [*self.stop.flags(), bool(self.faults and self.faults.noted), due]
+        beside = [*self.stop.flags(), self.faults is not None and bool(self.faults.noted), due]
         row = torch.cat([sums, norm.double().view(1) / self.processes.world, sums.new_tensor(beside)])
         *values, norm_value, interrupts, terminations, faults, due = self.processes.sum(row).tolist()
         self.stop.settle((interrupts, terminations))
@@ -227,7 +227,7 @@ def _train_epoch(state: Fit, batches: Batches, epochs: int) -> float:
     with Progress(title, batches.size, position.samples, quiet=not state.processes.first) as progress:
         waiting = _Waiting(batches.epoch(position.epoch, position.batch))
         for share, batch in waiting:
-            batch = state.faults.take(batch) if state.faults else batch
+            batch = batch if state.faults is None else state.faults.take(batch)
             position.count(state.step(share, _to(batch, state.processes.device)), share.total)
             progress.update(share.total, position.means(), waiting.seconds)
             if stop.number is not None:

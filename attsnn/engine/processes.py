@@ -5,6 +5,7 @@ first alone writes. Without `torchrun` there is one, and nothing here communicat
 """
 
 import contextlib
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -55,10 +56,11 @@ class Processes:
         if self.world == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        # The statistics of synchronised norms are the same everywhere: no buffer needs to be sent.
-        return DistributedDataParallel(
-            model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # Of norms over all processes the buffers are the same everywhere: none need be sent.
+        named = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
+        how = {buffers: False, "gradient_as_bucket_view": True}
+        return DistributedDataParallel(model, device_ids=devices, **how)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the processes, in each of them; `values` is overwritten."""

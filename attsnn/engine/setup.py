@@ -51,6 +51,7 @@ def cosine(
 
     def factor(step: int) -> float:
         reached = step if hold == 1 else (step // hold + 1) * hold
+        reached = min(reached, steps)  # behind the end, where the last step leaves it
         wave = (1 + math.cos(math.pi * reached / period)) / 2
         return wave * min(1, (step + 1) / (warmup + 1))
 

@@ -72,5 +72,12 @@ class Update:
 
 
 def ema_of(model: nn.Module, decay: float) -> AveragedModel:
-    """The exponential moving average of the weights and running statistics, over steps."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """The exponential moving average of the weights and running statistics, over steps; after n steps its
+    decay is at most (1 + n) / (10 + n), so that it forgets where it started.
+    """
+
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        steps = int(count)  # on the CPU
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
