@@ -64,6 +64,8 @@ class Run:
         Raises UsageError if the directory holds another run, or the recipe is not the checkpoint's, with the
         fields that differ; CheckpointError if there are checkpoints and none is usable.
         """
+        if processes is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UsageError("This program trains in one process: start it without torchrun.")
         processes = processes or Processes()
         path, saved = processes.from_first(lambda: cls._open(directory, name, recipe, resume, numbered, free))
         return cls(path, recipe, checkpoint.read(saved) if saved else None, processes.rank)
