@@ -151,7 +151,7 @@ class Fit:
         *values, norm_value, interrupts, terminations, faults, due = self.processes.sum(row).tolist()
         self.stop.settle((interrupts, terminations))
         self.due = due > 0
-        if faults > 0:
+        if self.faults is not None and faults > 0:
             self.processes.count(self.faults)
         return values, norm_value
 
