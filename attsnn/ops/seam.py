@@ -391,8 +391,9 @@ def _space_backward(grad, p, mean, s):
     size = s.kernel.shape[-1]
     grad_maps = F.conv_transpose2d(grad, s.kernel, padding=size // 2)
     # A library's weight gradient depends on the number of threads: 2 k k sums instead, in float64.
-    windows = F.unfold(s.maps, size, padding=size // 2).double()  # [N, 2 k k, pixels]
-    grad_kernel = (windows * grad.flatten(2)).sum((0, 2)).view(s.kernel.shape)
+    padded, sides = F.pad(s.maps.double(), [size // 2] * 4), grad.shape[2:]
+    windows = padded.unfold(2, sides[0], 1).unfold(3, sides[1], 1)  # [N, 2, k, k, H, W]
+    grad_kernel = (windows * grad[:, :, None, None]).sum((4, 5)).sum(0)[None].to(grad.dtype)
     level, point = grad_maps.flatten(2).unbind(1)
     level = level / (steps * channels)
     spatial = torch.stack([s.space.flatten(1), level, point])
