@@ -1,7 +1,9 @@
 """MA-SNN on event recordings: DVS128 Gesture, or the handwriting that comes with the package.
 
 python train/dvs.py samples
+
 python train/dvs.py gesture --data DIR --attention TCSA
+
 python train/dvs.py gesture --data DIR --eval --checkpoint runs/gesture
 """
 

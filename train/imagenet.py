@@ -1,9 +1,13 @@
 """Residual attention SNNs on ImageNet-1k, or on any images in class folders; one process or many.
 
 python train/imagenet.py --data DIR --model att_ms_resnet34
+
 torchrun --nproc-per-node 8 train/imagenet.py ms_resnet --data DIR --model ms_resnet104 --precision bf16
+
 python train/imagenet.py --eval --checkpoint runs/att_res_snn --data DIR --eval-sizes 224 288
+
 python train/imagenet.py --predict photo.jpg --checkpoint runs/att_res_snn
+
 python train/imagenet.py --synthetic 2000 --epochs 5
 
 DIR holds train/<class>/ and val/<class>/ with images, or WebDataset shards; `python -m attsnn.data verify

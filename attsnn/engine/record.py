@@ -246,6 +246,7 @@ def _sentence(row: Mapping[str, Any], epochs: int | None) -> str:
             parts.append(f"{name.replace('_', ' ')} {value:.4f}")
     if epochs and "seconds" in row:
         parts.append(f"{row['samples_per_second']:.0f} samples/s")
+        parts.append(f"data wait {row['waiting_for_data']:.0%}")
         parts.append(f"about {duration((epochs - row['epoch']) * row['seconds'])} left")
     return "  ".join(parts)
 
