@@ -61,6 +61,7 @@ bench: setup
 	$(BENCH_PY) bench/neuron.py --cold
 	$(BENCH_PY) bench/neuron.py --growth --columns attsnn eager SpikingJelly
 	$(BENCH_PY) bench/seams.py --budget 0.2 --case B1 G1 --columns attsnn composed
+	$(BENCH_PY) bench/model.py --budget 10 --columns attsnn composed "composed, published" SpikingJelly
 	$(PY) bench/report.py
 
 # On a machine with a GPU: the Python that is there (PYTHON=), nothing installed.  OUT=DIR: where results go

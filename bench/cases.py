@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -76,6 +76,32 @@ class SeamCase(Case):
         return " ".join([*words, f"pool {self.pool}"] if self.pool > 1 else words)
 
 
+@dataclass(frozen=True)
+class ModelCase(Case):
+    """Att-MS-ResNet with CSA for images `step` = (N, 3, H, W), each shown `steps` times."""
+
+    depth: int = 18
+    width: float = 1.0
+
+    @property
+    def model(self) -> str:
+        return f"att_ms_resnet{self.depth}"
+
+    @property
+    def neuron(self) -> str:
+        return "ms_resnet"
+
+    @property
+    def name(self) -> str:
+        group, shape = super().name.split(" ", 1)
+        return f"{group} MS-ResNet-{self.depth} CSA {shape}"
+
+    def images(self, dtype: torch.dtype, device: str, batch: int | None = None) -> Tensor:
+        """Random normal images, N of them or `batch`."""
+        n, *maps = self.step
+        return replace(self, steps=1, step=(batch or n, *maps)).normal(dtype, device)[0]
+
+
 def _both(group: str, steps: int, *step: int) -> list[Case]:
     return [Case(group, steps, step), Case(group, steps, step, "nhwc")]
 
@@ -137,6 +163,14 @@ SEAM_SMOKE = [
     SeamCase("G2", 1, (2, 8, 6, 6)),
     SeamCase("M1", 10, (2, 2, 8, 8)),
 ]
+
+# Whole residual networks.
+N1 = {
+    "cpu": [ModelCase("N1", t, (32, 3, 64, 64)) for t in (4, 1)],
+    "cuda": [ModelCase("N1", t, (32, 3, 224, 224), "nhwc", depth) for depth in (18, 34, 104) for t in (4, 1)],
+}
+QUICK_MODELS = ("MS-ResNet-18 CSA 4x", "MS-ResNet-104 CSA 1x")
+MODEL_SMOKE = [ModelCase("N1", t, (4, 3, 32, 32), width=0.125) for t in (4, 1)]
 
 GROWTH_STEPS = (1, 4, 16, 64, 256, 1024)  # at GROWTH_NEURONS[device][0] neurons
 GROWTH_NEURONS = {

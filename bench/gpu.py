@@ -53,8 +53,15 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
     python, here = sys.executable, str(Path(__file__).resolve())
     if smoke:
         words = ["--smoke", "--columns", "attsnn", "SpikingJelly", "--out", str(out)]
-        gated = [python, "bench/seams.py", "--device", "cpu", *words, "--case", "G1"]
-        return [("bench", [python, "bench/neuron.py", "--device", "cpu", *words], {}), ("seams", gated, {})]
+        scripts = (
+            ("bench", "neuron", []),
+            ("seams", "seams", ["--case", "G1"]),
+            ("models", "model", ["--case", "1x", "--threads", "1"]),
+        )
+        return [
+            (what, [python, f"bench/{name}.py", "--device", "cpu", *words, *more], {})
+            for what, name, more in scripts
+        ]
     found = [
         ("build", [python, "setup.py", "build_ext"], {"ATTSNN_CUDA": "1"}),
         ("tests", [python, "-m", "pytest", "-q", "-m", "cuda"], {"ATTSNN_REQUIRE": "fused,cuda"}),
@@ -63,12 +70,14 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
     for tool in TOOLS if sanitizer else ():
         command = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, here, "--exercise"]
         found.append((tool, command, {}))
-    bench, seams = (
-        [python, f"bench/{name}.py", "--device", "cuda", "--out", str(out)] for name in ("neuron", "seams")
+    bench, seams, models = (
+        [python, f"bench/{name}.py", "--device", "cuda", "--out", str(out)]
+        for name in ("neuron", "seams", "model")
     )
     if everything:
         found.append(("bench", [*bench, "--dtype", "fp32", "bf16", "fp16"], {}))
         found.append(("seams", [*seams, "--dtype", "fp32", "bf16", "fp16", "--ready", "240"], {}))
+        found.append(("models", [*models, "--dtype", "bf16", "fp32"], {}))
         found.append(("growth", [*bench, "--growth"], {}))
         found.append(("cold start", [*bench, "--cold"], {}))
     else:
@@ -79,6 +88,8 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
         found.append(("seams", [*seams, "--dtype", "fp32", "bf16", *quick, "composed", "SpikingJelly"], {}))
         compiled = ["--case", cases.QUICK_SEAMS[-1], "--ready", "100", "--columns", "attsnn", "torch.compile"]
         found.append(("seams, compiled", [*seams, "--dtype", "bf16", *compiled], {}))
+        quick = ["--case", *cases.QUICK_MODELS, "--budget", "3", "--columns", "attsnn", "composed"]
+        found.append(("models", [*models, "--dtype", "bf16", *quick, "SpikingJelly"], {}))
     return found
 
 

@@ -299,6 +299,7 @@ def figures(
             found = {
                 "seconds": [time.low, time.median, time.high],
                 "calls": time.calls,
+                "runs": list(time.runs),
                 "copy_seconds": times["copy"].median,
                 "ratio": ratios,  # of the three runs: least, middle, greatest
                 "floor_bytes": floor,

@@ -294,7 +294,7 @@ def _composed_seam(
 
     def seam(z: Tensor, shortcut: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z = z if layer.current is None else over_time(layer.current, z)
-        x = layer.norm(z.flatten(0, 1))
+        x = z.flatten(0, 1) if layer.norm is None else layer.norm(z.flatten(0, 1))
         x = (F.avg_pool2d(x, layer.pool) if layer.pool > 1 else x).unflatten(0, z.shape[:2])
         if layer.attention is not None:
             temporal, channel, spatial = layer.attention.gates(x)

@@ -10,49 +10,23 @@ last counts; a figure whose kernels are not today's (`csrc` hash) is marked stal
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 from bench import harness
+from bench.networks import MODEL_COLUMNS
 from bench.peers import COLUMNS, OURS, SEAM_COLUMNS
+from bench.tables import STALE, measured_thing, mib, model_overview, model_table, ms, ratio, table, where
 
 PAGES = ("README.md", "docs/performance.md")
-STALE = " (stale)"
 EAGER_AT_LEAST = 0.7  # of a copy's rate, in the bytes that its operators move
 OVERVIEW = ("C0", "L1")  # the groups of cases in README
 SEAM_OVERVIEW = ("B1", "G1")
-NAMES = list(dict.fromkeys((*COLUMNS, *SEAM_COLUMNS)))  # of columns, in their order
+NAMES = list(dict.fromkeys((*COLUMNS, *SEAM_COLUMNS, *MODEL_COLUMNS)))  # of columns, in their order
 ROWS = ("forward", "training forward", "step")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, aligned so that it also reads well on a terminal."""
-    cells = [list(map(str, row)) for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-    aligned = [
-        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        for row in cells
-    ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (aligned[0], rule, *aligned[1:]))
-
-
-def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}" if seconds < 0.0995 else f"{1e3 * seconds:.0f}"
-
-
-def _mib(count: float | None) -> str:
-    return "-" if count is None else f"{count / 2**20:.1f}"
-
-
-def _ratio(line: dict) -> str:
-    if line["column"] == OURS or not line["ratio"]:
-        return "1"
-    low, middle, high = line["ratio"]
-    return f"{middle:.2f}x ({low:.2f}-{high:.2f})"
 
 
 def case_table(lines: list[dict]) -> str:
@@ -71,15 +45,15 @@ def case_table(lines: list[dict]) -> str:
         cells = [name + (STALE if any(line.get("stale") for line in own.values()) else "")]
         for row in timed:
             low, median, high = own[row]["seconds"]
-            cells += [_ms(median), f"{_ms(low)}-{_ms(high)}", _ratio(own[row])]
+            cells += [ms(median), f"{ms(low)}-{ms(high)}", ratio(own[row])]
         step = own["step"]
         if step["floor_bytes"]:
             rate = step["floor_bytes"] / step["seconds"][1] / 1e9
             cells += [f"{rate:.1f}", f"{100 * step['share_of_copy']:.0f}"]
         else:  # a whole network
             cells += ["-", "-"]
-        cells += [_mib(step["moved_bytes"])]
-        cells += [_mib(step["peak_bytes"]), _mib(step["kept_bytes"]), str(step["mismatches"])]
+        cells += [mib(step["moved_bytes"])]
+        cells += [mib(step["peak_bytes"]), mib(step["kept_bytes"]), str(step["mismatches"])]
         rows.append(cells)
         if step["note"]:
             notes.append(f"{name}: {step['note']}.")
@@ -89,7 +63,7 @@ def case_table(lines: list[dict]) -> str:
     copies = {line["row"]: line["copy_seconds"] for line in lines if line["row"]}
     if copies:
         notes.append(
-            f"A copy of x takes {', '.join(f'{_ms(s)} ms (beside {row})' for row, s in copies.items())}."
+            f"A copy of x takes {', '.join(f'{ms(s)} ms (beside {row})' for row, s in copies.items())}."
         )
     return f"\n**{title}**\n\n{table(header, rows)}\n\n" + "\n".join(notes)
 
@@ -141,7 +115,7 @@ def _measured(lines: list[dict]) -> list[str]:
 def _growth_cell(line: dict | None) -> str:
     if line is None or line["gap"]:
         return "-"
-    return f"{_ms(line['seconds'][1])} ({_mib(line['peak_bytes'])})"
+    return f"{ms(line['seconds'][1])} ({mib(line['peak_bytes'])})"
 
 
 # ---- the pages
@@ -176,48 +150,39 @@ def _overview(lines: list[dict], what: str, groups: Sequence[str]) -> str:
     rows = []
     names = [name for name in _measured(lines) if name != OURS]
     forward_row = "forward" if what == "layer" else "training forward"
-    for device, case, dtype, neuron in dict.fromkeys(map(_measured_thing, lines)):
+    for device, case, dtype, neuron in dict.fromkeys(map(measured_thing, lines)):
         own = {
-            (x["column"], x["row"]): x for x in lines if _measured_thing(x) == (device, case, dtype, neuron)
+            (x["column"], x["row"]): x for x in lines if measured_thing(x) == (device, case, dtype, neuron)
         }
         forward, step = own.get((OURS, forward_row)), own.get((OURS, "step"))
         if step is None or case.split()[0] not in groups:
             continue
-        cells = [f"{case}, {dtype}, {neuron}" + (STALE if step["stale"] else ""), _ms(step["seconds"][1])]
+        cells = [f"{case}, {dtype}, {neuron}" + (STALE if step["stale"] else ""), ms(step["seconds"][1])]
         cells.append(f"{forward['seconds'][1] / forward['copy_seconds']:.2f}x")
         cells.append(f"{100 * step['share_of_copy']:.0f} %")
         for name in names:
             line = own.get((name, "step"))
-            ratio = _ratio(line).partition(" ")[0] if line else "-"
-            cells.append(ratio + (STALE if line and line["stale"] > step["stale"] else ""))
+            times = ratio(line).partition(" ")[0] if line else "-"
+            cells.append(times + (STALE if line and line["stale"] > step["stale"] else ""))
         rows.append((device, cells))
     header = (f"step of one {what}", "ours, ms", "forward / copy", "of copy's GB/s")
     header += tuple(f"{n} / ours" for n in names)
     return (
         "\n\n".join(
-            f"{_where(device, lines)}\n\n" + table(header, [cells for d, cells in rows if d == device])
+            f"{where(device, lines)}\n\n" + table(header, [cells for d, cells in rows if d == device])
             for device in dict.fromkeys(device for device, _ in rows)
         )
         or "Nothing has been measured yet."
     )
 
 
-def _measured_thing(line: dict) -> tuple[str, str, str, str]:
-    return line["device"], line["case"], line["dtype"], line["neuron"]
-
-
-def _where(device: str, lines: list[dict]) -> str:
-    last = [line for line in lines if line["device"] == device][-1]
-    return f"{device}, {last['threads']} threads, torch {last['torch']}, commit {last['commit']}:"
-
-
-def details(lines: list[dict], bench: str = "neuron") -> str:
+def details(lines: list[dict], bench: str = "neuron", show: Callable[[list[dict]], str] = case_table) -> str:
     """Every case's table."""
     groups: dict[tuple, list[dict]] = {}
     for line in lines:
         if line["bench"] == bench:
-            groups.setdefault(_measured_thing(line), []).append(line)
-    return "\n".join(map(case_table, groups.values())) or "Nothing has been measured yet."
+            groups.setdefault(measured_thing(line), []).append(line)
+    return "\n".join(map(show, groups.values())) or "Nothing has been measured yet."
 
 
 def _of(bench: str, show):
@@ -227,7 +192,7 @@ def _of(bench: str, show):
         for device in dict.fromkeys(line["device"] for line in own):
             mine = [line for line in own if line["device"] == device]
             parts.append(
-                _where(device, own) + (STALE if any(x["stale"] for x in mine) else "") + "\n\n" + show(mine)
+                where(device, own) + (STALE if any(x["stale"] for x in mine) else "") + "\n\n" + show(mine)
             )
         return "\n\n".join(parts) or "Nothing has been measured yet."
 
@@ -239,6 +204,8 @@ TABLES = {
     "details": details,
     "seams": partial(details, bench="seams"),
     "seam overview": seam_overview,
+    "models": partial(details, bench="model", show=model_table),
+    "model overview": model_overview,
     "cold start": _of("cold start", cold_table),
     "growth": _of("growth", growth_table),
 }

@@ -9,12 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench import cases, harness, neuron, peers, report, seams
+from bench import cases, harness, model, networks, neuron, peers, report, seams, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 CASE = cases.Case("test", 4, (2, 8, 16, 16))
@@ -44,12 +45,19 @@ def script(name: str, *words: str) -> subprocess.CompletedProcess:
             r"\*\*B1 .*\*\*\n\n\| ms .*\| training forward .*\n.*\n\| attsnn +\|(.*\n)+\*\*M1 TCSA .*\*\*\n",
         ),
         (
+            ["model.py", "--case", "1x", "--threads", "1", "--columns", "attsnn", "composed"],
+            r"\*\*N1 MS-ResNet-18 CSA 1x4x3x32x32.*\*\*\n\n\| inference, ms .*\n.*\n"
+            r"\| convolutions +\|(.*\n)+"
+            r"\| training step, ms .* batch in 16 GiB .*\n.*\n.*\n\| attsnn +\| +[\d.]+ \|(.*\n)+"
+            r"The convolutions alone take [\d.]+ ms of inference .* than [\d.]+x as fast as composed",
+        ),
+        (
             ["gpu.py"],
-            r"\| bench \|    ok \|.*\n\| seams \|    ok \|.*\n\n"
+            r"\| bench +\|    ok \|.*\n\| seams +\|    ok \|.*\n\| models +\|    ok \|.*\n\n"
             r"\| above 0 MB +\| cases .*\n.*\n\| fp32, leaky, forward +\| +3 \|",
         ),
     ],
-    ids=["cases", "growth", "cold", "seams", "gpu"],
+    ids=["cases", "growth", "cold", "seams", "models", "gpu"],
 )
 def test_smoke_leaves_the_results_alone(fused, words, table):
     before = {path: path.stat().st_mtime_ns for path in harness.RESULTS.glob("*")}
@@ -173,6 +181,76 @@ def test_the_picture_of_a_seam_counts_right(fused):
         forward, backward = (sum(read + written for _, read, written in some) for some in passes)
         assert abs(moved[0] / forward - 1) < 0.06
         assert abs(moved[1] / (forward + backward) - 1) < 0.06
+
+
+def test_the_convolutions_are_those_of_the_network(fused):
+    """Multiplications of MS-ResNet-18 at 224 x 224: stem, 3x3, shortcuts, read-out; with time what is static
+    once. Gradients where the network has them: of all weights, and of every input but the image.
+    """
+    stem, deep, shortcuts, last = 118.01e6, 1.6763e9, 32.11e6, 0.512e6
+    for steps in (1, 2):
+        case = cases.ModelCase("N1", steps, (1, 3, 224, 224))
+        net = networks.Network.of(networks.MODEL_COLUMNS["attsnn"], case, torch.float32, "cpu")
+        found = model.Convolutions.of(net.training, partial(net.train, case.images(torch.float32, "cpu")))
+        first = 64 * 64 * 56 * 56  # of the first block's shortcut the input is alike at all steps
+        wanted = stem + first + steps * (deep + shortcuts - first) + last
+        assert found.multiplications() == pytest.approx(wanted, rel=1e-3)
+    assert len(found.calls) == 1 + 16 + 4 + 1
+    found.step([torch.ones_like(out) for out in found.forward()])
+    assert all(layer.weight.grad is not None for layer, _ in found.calls)
+    assert [x.grad is not None for _, x in found.calls] == [False] + [True] * 21
+
+
+@pytest.mark.parametrize("wrong", ["neuron", "gates", "gradient"])
+def test_a_wrong_network_is_refused(fused, wrong):
+    def make(name, net, x):
+        networks._composed(name, net, x)
+        layer = net.stages[1][0].second
+        if wrong == "neuron":
+            layer.neuron = peers.PRESETS["leaky"]("reference")
+            layer.forward = networks._forward(layer, peers._composed_seam(layer, x))
+        elif wrong == "gates":
+            layer.attention[1] = torch.nn.Identity()
+            del layer.attention[1]
+            layer.forward = networks._forward(layer, peers._composed_seam(layer, x))
+        else:
+            right = layer.forward
+            layer.forward = lambda x, shortcut: right(x.detach(), shortcut)
+
+    case = cases.MODEL_SMOKE[0]
+    right = model.Right.of(case, None, case.images(torch.float32, "cpu"))
+    for name in ("attsnn", "composed", "composed, published"):
+        model.check(networks.MODEL_COLUMNS[name], case, right)
+    with pytest.raises(peers.GapError, match="gradient" if wrong == "gradient" else "logits"):
+        model.check(networks.NetworkColumn("wrong", make), case, right)
+
+
+def test_the_largest_batch():
+    for most in (0, 1, 31, 1000):
+        for guess in (0, 1, 7, 5000):
+            found = model.largest(lambda n, most=most: n <= most, guess)
+            assert found <= most and most - found <= max(1, most // 32) and (most == 0 or found > 0)
+
+
+def test_tables_of_networks():
+    """What is outside of the convolutions: 3 and 1 of 5 and 3 seconds beside 2."""
+    about = {"bench": "model", "case": "N1", "dtype": "fp32", "neuron": "n", "device": "d", "threads": 2}
+    about |= {"torch": "2", "commit": "c", "images": 6, "memory_gib": 16.0, "stale": False, "note": ""}
+    lines = [
+        about
+        | {"column": name, "row": row, "seconds": [t, t, t], "runs": [t] * 3, "ratio": [t / 3] * 3}
+        | {"peak_bytes": 2**20 * t, "kept_bytes": 0, "off": 0.0, "largest_batch": 8, "multiplications": 1e9}
+        for name, t in (("convolutions", 2.0), ("attsnn", 3.0), ("composed", 5.0))
+        for row in model.ROWS
+    ]
+    gap = about | {"column": "SpikingJelly", "row": None, "gap": "not installed"}
+    page = tables.model_table([gap, *lines])
+    assert page.count("3.00x (3.00-3.00)") == 2 and "SpikingJelly: not installed." in page
+    assert "2000 ms of a step (3 GFLOP/s), where nothing can be more than 2.50x as fast as composed" in page
+    assert re.search(
+        r"\| N1, fp32 +\| +3000 \| +2 \| +2000 \| +3.00x \| +60 % \| ", tables.model_overview(lines)
+    )
+    assert tables.outside(lines[4], lines[0], lines[0]) == "-"  # ours in the noise
 
 
 def test_a_slow_baseline_is_named():
