@@ -298,18 +298,19 @@ def _gates(moments, peak, a, b, t0, t1, c0, c1):
     """TA's weights [N, T] and CA's [N, C], their product [T, N, 1 or C], and what the backward pass needs."""
     if t0 is None and c0 is None:
         return None, None, None, {}
-    y_mean, y_peak = a * moments[2].to(a.dtype) + b, a * peak + b  # [T, N, C]
-    kept, time, channel = {"p_mean": moments[2], "p_peak": peak}, None, None
-    gate = torch.ones((), dtype=a.dtype, device=a.device)
+    y_mean, y_peak = torch.addcmul(b, a, moments[2].to(a.dtype)), torch.addcmul(b, a, peak)  # [T, N, C]
+    kept, time, channel, gate = {"p_mean": moments[2], "p_peak": peak}, None, None, None
     if t0 is not None:
         t_mean, (t_peak, t_at) = y_mean.mean(2).t(), y_peak.max(2)
         time = _excite(t_mean, t_peak.t(), t0, t1)
         gate = time.t()[:, :, None]
         kept |= {"t_mean": t_mean, "t_peak": t_peak.t(), "t_at": t_at}
     if c0 is not None:
-        c_mean, (c_peak, c_at) = (gate * y_mean).mean(0), (gate * y_peak).max(0)
+        if gate is not None:
+            y_mean, y_peak = gate * y_mean, gate * y_peak
+        c_mean, (c_peak, c_at) = y_mean.mean(0), y_peak.max(0)
         channel = _excite(c_mean, c_peak, c0, c1)
-        gate = gate * channel
+        gate = channel[None] if gate is None else gate * channel
         kept |= {"c_mean": c_mean, "c_peak": c_peak, "c_at": c_at}
     return time, channel, gate, kept
 
@@ -354,18 +355,21 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
     inverse, mean = (one, none) if s.centre is None else (s.inverse, s.centre.double())
     gamma = one if s.weight is None else s.weight.double()
     beta = none if s.bias is None else s.bias.double()
-    b0, b1 = sums[0], inverse * sums[1]
+    b0, b1 = sums[0], sums[1]
     spatial, grad_kernel = None, None
     if s.space is not None:
-        spatial, grad_kernel, c0, c1 = _space_backward(grad_space, p, mean, s)
-        b0, b1 = b0 + c0, b1 + inverse * c1
+        spatial, grad_kernel = _space_backward(grad_space, p, mean, s, b0, b1)
+    b1 = inverse * b1
     planes, grad_gates = None, (None,) * 4
     y0, y1 = b0, b1  # the same of the normed map
     if s.time is not None or s.channel is not None:
         normed = inverse * (s.p_mean - mean), inverse * (s.p_peak - mean)
         gate, uniform, spike, *grad_gates = _gates_backward(b0, b1, *normed, gamma, beta, s, state)
-        y0, y1 = gate * b0 + uniform + spike, gate * b1 + uniform * normed[0] + spike * normed[1]
-        planes = torch.stack([gamma * inverse * uniform / (p.shape[3] * p.shape[4]), gamma * inverse * spike])
+        y0 = torch.addcmul(uniform + spike, gate, b0)
+        y1 = (gate * b1).addcmul_(uniform, normed[0]).addcmul_(spike, normed[1])
+        scale = gamma * inverse
+        planes = b0.new_empty((2, *b0.shape), dtype=state)
+        planes[0], planes[1] = (scale / (p.shape[3] * p.shape[4])) * uniform, scale * spike
     grad_bias, grad_weight = y0.sum((0, 1)), y1.sum((0, 1))
     of_batch = None
     if s.count is not None:  # what the batch's statistics hand back
@@ -376,7 +380,7 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
         of_batch = torch.stack([both[0], inverse * both[1], mean]).to(state)
     grad_z = None
     if wants_z:
-        planes, place = (None, None) if planes is None else (planes.to(state), s.place)
+        place = None if planes is None else s.place
         space_at = None if spatial is None else s.space_at
         grad_z = torch.ops.attsnn.seam_gradient(
             *(up, z, s.p, s.affine, spatial, space_at, planes, place, of_batch, plan.pool, plan.relu)
@@ -384,8 +388,10 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
     return grad_z, up, grad_weight, grad_bias, *grad_gates, grad_kernel, grad_learned
 
 
-def _space_backward(grad, p, mean, s):
-    """SA: its part of the last pass [3, N, pixels], its kernel's gradient, and what it hands to b0 and b1."""
+def _space_backward(grad, p, mean, s, b0, b1):
+    """SA: its part of the last pass [3, N, pixels], and its kernel's gradient; what it hands to the planes is
+    added to b0 and to b1, which is still against (p - mean).
+    """
     steps, samples, channels = p.shape[:3]
     grad = (grad.view(s.space.shape) * s.space * (1 - s.space))[:, None]
     size = s.kernel.shape[-1]
@@ -403,9 +409,10 @@ def _space_backward(grad, p, mean, s):
     t, c, pixel = at // channels, at % channels, torch.arange(at.shape[1], device=p.device).expand_as(at)
     n = torch.arange(samples, device=p.device)[:, None].expand_as(at)
     centred = p[t, n, c, pixel // p.shape[4], pixel % p.shape[4]].double() - mean[c]
-    point, none = point.double(), torch.zeros_like(by_level)
-    by_point = [none.index_put((t, n, c), v, accumulate=True) for v in (point, point * centred)]
-    return spatial, grad_kernel, level.double().sum(1)[:, None] + by_point[0], by_level + by_point[1]
+    point = point.double()
+    b0.add_(level.double().sum(1)[:, None]).index_put_((t, n, c), point, accumulate=True)
+    b1.add_(by_level).index_put_((t, n, c), point * centred, accumulate=True)
+    return spatial, grad_kernel
 
 
 def _gates_backward(b0, b1, normed_mean, normed_peak, gamma, beta, s, state):
@@ -413,24 +420,24 @@ def _gates_backward(b0, b1, normed_mean, normed_peak, gamma, beta, s, state):
     those of t0, t1, c0, c1.
     """
     steps, _, channels = b0.shape
-    y_mean, y_peak = gamma * normed_mean + beta, gamma * normed_peak + beta
     by_y = gamma * b1 + beta * b0
-    uniform, spike = torch.zeros_like(b0), torch.zeros_like(b0)
     grads_t, grads_c = (None, None), (None, None)
-    gate = torch.ones_like(b0) if s.time is None else s.time.double().t()[:, :, None].expand_as(b0)
-    by_time = by_y
+    time = 1.0 if s.time is None else s.time.double().t()[:, :, None]
+    gate, by_time, uniform, spike = time, by_y, 0.0, 0.0
     if s.channel is not None:
-        grad = (gate * by_y).sum(0).to(state)
-        mean, peak, *grads_c = _excite_backward(grad, s.channel, s.c_mean, s.c_peak, s.c0, s.c1)
-        mean, peak = mean / steps, torch.zeros_like(b0).scatter(0, s.c_at[None], peak[None])
-        uniform, spike = gate * mean, gate * peak
-        by_time = s.channel * by_y + mean * y_mean + peak * y_peak
+        grad = (time * by_y).sum(0) if s.time is not None else by_y.sum(0)
+        mean, peak, *grads_c = _excite_backward(grad.to(state), s.channel, s.c_mean, s.c_peak, s.c0, s.c1)
+        mean, peak = mean / steps, torch.zeros_like(b0).scatter_(0, s.c_at[None], peak[None])
+        gate, uniform, spike = time * s.channel.double(), time * mean, peak
+        if s.time is not None:
+            y_mean, y_peak = gamma * normed_mean + beta, gamma * normed_peak + beta
+            by_time = s.channel * by_y + mean * y_mean + peak * y_peak
+            spike = time * peak
     if s.time is not None:
         grad = by_time.sum(2).t().to(state)
         mean, peak, *grads_t = _excite_backward(grad, s.time, s.t_mean, s.t_peak, s.t0, s.t1)
         uniform = uniform + (mean.t() / channels)[:, :, None]
-        spike = spike + torch.zeros_like(b0).scatter(2, s.t_at[:, :, None], peak.t()[:, :, None])
-    gate = gate if s.channel is None else gate * s.channel
+        spike = spike + torch.zeros_like(b0).scatter_(2, s.t_at[:, :, None], peak.t()[:, :, None])
     return gate, uniform, spike, *grads_t, *grads_c
 
 

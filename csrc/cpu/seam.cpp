@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kGrain = 16384;  // values below which a thread does not pay
 constexpr int64_t kPixels = 256;   // that SA's descriptors are taken of together
+constexpr int64_t kBundle = 2048;  // values of small planes that are walked together
 
 // f(i) for tasks that read so many values each.
 template <class F>
@@ -33,28 +34,45 @@ T* scratch(int64_t size) {
   return memory.data();
 }
 
+// f(t, n, c, count) for bundles of neighbouring planes of one sample, c being the first: a call for each
+// plane would take longer than a small plane does.
+template <class F>
+void over_bundles(const Maps& maps, const F& f) {
+  const int64_t size = std::clamp<int64_t>(kBundle / std::max<int64_t>(1, maps.pixels()), 1,
+                                           std::max<int64_t>(1, maps.channels));
+  const int64_t bundles = (maps.channels + size - 1) / size;
+  over_tasks(maps.steps * maps.samples * bundles, size * maps.pixels(), [&](int64_t i) {
+    const int64_t c = i % bundles * size, sample = i / bundles;
+    f(sample / maps.samples, sample % maps.samples, c, std::min(size, maps.channels - c));
+  });
+}
+
 template <class Io, class Real>
-void statistics_of_plane(const StatisticsCall<Io, Real>& call, int64_t plane) {
+void statistics_of_planes(const StatisticsCall<Io, Real>& call, int64_t t, int64_t n, int64_t c,
+                          int64_t count) {
+  const Maps& maps = call.maps;
+  const int64_t plane = (t * maps.samples + n) * maps.channels + c, values = count * maps.pixels();
+  const Real* z = as_real(call.z[t] + maps.at(n, c, 0), values, scratch<Real, 0>(values));
+  with_isa<planes_statistics<Real>>(count, maps.pixels(), z, call.gamma == nullptr ? nullptr : call.gamma + c,
+                                    call.mean + plane, call.moment + plane, call.extremum + plane,
+                                    call.place + plane);
+  std::copy_n(call.mean + plane, count, call.pooled_mean + plane);
+}
+
+template <class Io, class Real>
+void statistics_of_pooled(const StatisticsCall<Io, Real>& call, int64_t t, int64_t n, int64_t c) {
   const Maps &maps = call.maps, p_maps = maps.pooled(call.pool);
-  const int64_t c = plane % maps.channels, n = plane / maps.channels % maps.samples;
-  const int64_t t = plane / (maps.channels * maps.samples), pixels = maps.pixels();
+  const int64_t plane = (t * maps.samples + n) * maps.channels + c, pixels = maps.pixels();
   const Real* z = as_real(call.z[t] + maps.at(n, c, 0), pixels, scratch<Real, 0>(pixels));
   with_isa<plane_moments<Real>>(pixels, z, call.mean + plane, call.moment + plane);
-  const Real* p = z;
-  if (call.pool > 1) {
-    Real* pooled = scratch<Real, 1>(p_maps.pixels());
-    with_isa<pool_plane<Real>>(maps, call.pool, z, pooled);
-    Io* to = call.pooled[t] + p_maps.at(n, c, 0);
-    with_isa<convert_row<Real, Io>>(p_maps.pixels(), static_cast<const Real*>(pooled), to);
-    p = as_real(static_cast<const Io*>(to), p_maps.pixels(), pooled);
-    with_isa<plane_moments<Real>>(p_maps.pixels(), p, call.pooled_mean + plane,
-                                  static_cast<double*>(nullptr));
-  } else {
-    call.pooled_mean[plane] = call.mean[plane];
-  }
-  const Real gamma = call.gamma == nullptr ? Real(1) : call.gamma[c];
-  with_isa<plane_extremum<Real>>(p_maps.pixels(), p, Real((gamma > 0) - (gamma < 0)), call.extremum + plane,
-                                 call.place + plane);
+  Real* pooled = scratch<Real, 1>(p_maps.pixels());
+  with_isa<pool_plane<Real>>(maps, call.pool, z, pooled);
+  Io* to = call.pooled[t] + p_maps.at(n, c, 0);
+  with_isa<convert_row<Real, Io>>(p_maps.pixels(), static_cast<const Real*>(pooled), to);
+  const Real* p = as_real(static_cast<const Io*>(to), p_maps.pixels(), pooled);
+  with_isa<plane_moments<Real>>(p_maps.pixels(), p, call.pooled_mean + plane, static_cast<double*>(nullptr));
+  const Real sign = call.gamma == nullptr ? Real(1) : sign_of(call.gamma[c]);
+  with_isa<plane_extremum<Real>>(p_maps.pixels(), p, sign, call.extremum + plane, call.place + plane);
 }
 
 // Channels innermost: all planes of one step of one sample.
@@ -84,7 +102,7 @@ void statistics_of_sample(const StatisticsCall<Io, Real>& call, int64_t at) {
   };
   for (int64_t c = 0; c < channels; ++c) {
     const Real gamma = call.gamma == nullptr ? Real(1) : call.gamma[c];
-    sign[c] = Real((gamma > 0) - (gamma < 0));
+    sign[c] = sign_of(gamma);
     place[c] = 0;
   }
   const auto meet = [&](int32_t pixel, const Real* values) {
@@ -177,10 +195,9 @@ void project_sample(const ProjectCall<Io, Real>& call, int64_t t, int64_t n) {
                                     weight[pixel], call.centre, sum);
     return;
   }
-  Real* buffer = scratch<Real, 0>(pixels);
-  for (int64_t c = 0; c < channels; ++c)
-    with_isa<project_plane<Real>>(pixels, as_real(call.p[t] + maps.at(n, c, 0), pixels, buffer), weight,
-                                  call.centre == nullptr ? Real(0) : call.centre[c], sum + c);
+  const Real* p =
+      as_real(call.p[t] + maps.at(n, 0, 0), channels * pixels, scratch<Real, 0>(channels * pixels));
+  with_isa<project_planes<Real>>(channels, pixels, p, weight, call.centre, sum);
 }
 
 template <class Real>
@@ -226,10 +243,28 @@ void write_gradient(const GradCall<Io, Real>& call, int64_t count, const Real* s
 }
 
 template <class Io, class Real>
-void gradient_of_plane(const GradCall<Io, Real>& call, int64_t plane) {
+void gradient_of_planes(const GradCall<Io, Real>& call, int64_t t, int64_t n, int64_t c, int64_t count) {
+  const Maps& maps = call.maps;
+  const int64_t pixels = maps.pixels(), values = count * pixels, from = maps.at(n, c, 0);
+  static const int32_t nowhere = -1;
+  const auto piece = piece_of(call, t, n, c, 0, kNone<Real>, &nowhere);
+  NormGradient<Real> norm{};
+  if (call.offset != nullptr) norm = {call.offset + c, call.slope + c, call.centre + c};
+  const Real* p = as_real(call.p[t] + from, values, scratch<Real, 0>(values));
+  const Real* up = as_real(call.up[t] + from, values, scratch<Real, 1>(values));
+  Real* grad = scratch<Real, 4>(values);
+  if constexpr (std::is_same_v<Io, Real>) grad = call.grad_z[t] + from;
+  with_flags(call.spatial != nullptr, [&]<bool kSpatial>() {
+    with_isa<gradient_planes<Real, kSpatial>>(count, pixels, piece, call.uniform != nullptr, norm, p, up,
+                                              scratch<Real, 2>(pixels), grad);
+  });
+  if constexpr (!std::is_same_v<Io, Real>)
+    with_isa<convert_row<Real, Io>>(values, static_cast<const Real*>(grad), call.grad_z[t] + from);
+}
+
+template <class Io, class Real>
+void gradient_of_pooled(const GradCall<Io, Real>& call, int64_t t, int64_t n, int64_t c) {
   const Maps &maps = call.maps, p_maps = maps.pooled(call.pool);
-  const int64_t c = plane % maps.channels, n = plane / maps.channels % maps.samples;
-  const int64_t t = plane / (maps.channels * maps.samples);
   const int64_t pixels = p_maps.pixels(), from = p_maps.at(n, c, 0), width = maps.width;
   static const int32_t nowhere = -1;
   const auto piece = piece_of(call, t, n, c, 0, kNone<Real>, &nowhere);
@@ -244,8 +279,6 @@ void gradient_of_plane(const GradCall<Io, Real>& call, int64_t plane) {
   Io* to = call.grad_z[t] + maps.at(n, c, 0);
   const int64_t longest = std::max(maps.pixels(), width);
   Real *z_buffer = scratch<Real, 3>(longest), *buffer = scratch<Real, 4>(longest);
-  if (call.pool == 1)
-    return write_gradient<false>(call, pixels, static_cast<const Real*>(share), c, z, z_buffer, buffer, to);
   with_isa<scale_row<Real>>(pixels, piece.factor, share);
   Real* wide = scratch<Real, 5>(width);
   for (int64_t y = 0; y < maps.height; ++y) {
@@ -300,7 +333,10 @@ struct CpuSeamDriver {
     if (maps.channels_last)
       return over_tasks(maps.steps * maps.samples, maps.sample_size(),
                         [&](int64_t i) { statistics_of_sample(call, i); });
-    over_tasks(maps.planes(), maps.pixels(), [&](int64_t i) { statistics_of_plane(call, i); });
+    over_bundles(maps, [&](int64_t t, int64_t n, int64_t c, int64_t count) {
+      if (call.pool == 1) return statistics_of_planes(call, t, n, c, count);
+      for (int64_t k = 0; k < count; ++k) statistics_of_pooled(call, t, n, c + k);
+    });
   }
 
   template <class Io, class Real>
@@ -324,7 +360,10 @@ struct CpuSeamDriver {
   static void gradient(const Tensor&, const GradCall<Io, Real>& call) {
     const Maps& maps = call.maps;
     if (!maps.channels_last)
-      return over_tasks(maps.planes(), maps.pixels(), [&](int64_t i) { gradient_of_plane(call, i); });
+      return over_bundles(maps, [&](int64_t t, int64_t n, int64_t c, int64_t count) {
+        if (call.pool == 1) return gradient_of_planes(call, t, n, c, count);
+        for (int64_t k = 0; k < count; ++k) gradient_of_pooled(call, t, n, c + k);
+      });
     const int64_t rows = (maps.height + call.pool - 1) / call.pool;
     over_tasks(maps.steps * maps.samples * rows, maps.width * call.pool * maps.channels, [&](int64_t i) {
       gradient_of_rows(call, i / rows / maps.samples, i / rows % maps.samples, i % rows);

@@ -9,34 +9,66 @@ namespace attsnn {
 template <class Real>
 ATTSNN_INLINE void plane_moments(int64_t count, const Real* __restrict z, double* mean, double* moment) {
   const double shift = z[0];
-  Lanes<double> sum, square;
-  in_lanes(count, [&](int64_t i, int l) {
-    const double d = double(z[i]) - shift;
-    sum.of[l] += d;
-    square.of[l] += d * d;
+  in_lanes_that_pay<double>(count, [&](auto& sum, auto& square, const auto& over) {
+    over(count, [&](int64_t i, int l) {
+      const double d = double(z[i]) - shift;
+      sum.of[l] += d;
+      square.of[l] += d * d;
+    });
+    const double total = sum.total();
+    *mean = shift + total / double(count);
+    if (moment != nullptr) *moment = square.total() - total * (total / double(count));
   });
-  const double total = sum.total();
-  *mean = shift + total / double(count);
-  if (moment != nullptr) *moment = square.total() - total * (total / double(count));
 }
 
 // Where sign * z is largest, for the first time; NaN wins.
 template <class Real>
 ATTSNN_INLINE void plane_extremum(int64_t count, const Real* __restrict z, Real sign, Real* value,
                                   int32_t* place) {
-  Real best[kLanes];
-  int32_t block[kLanes] = {};  // where each lane's best stands, less the lane
-  for (Real& lane : best) lane = sign * z[0];
-  in_lanes(count, [&](int64_t i, int l) {
+  const auto meet = [&](int64_t i, Real& best, int32_t& at, int32_t there) {
     const Real w = sign * z[i];
-    const bool beats = (w > best[l]) | ((w != w) & (best[l] == best[l]));
-    best[l] = beats ? w : best[l];
-    block[l] = beats ? int32_t(i - l) : block[l];
-  });
-  Extremum<Real> most{best[0], block[0]};
-  for (int l = 1; l < std::min<int64_t>(kLanes, count); ++l) most.meet(best[l], block[l] + l);
+    const bool beats = (w > best) | ((w != w) & (best == best));
+    best = beats ? w : best;
+    at = beats ? there : at;
+  };
+  Extremum<Real> most{sign * z[0], 0};
+  if (count < kLanes) {
+    for (int64_t i = 1; i < count; ++i) meet(i, most.value, most.place, int32_t(i));
+  } else {
+    Real best[kLanes];
+    int32_t block[kLanes] = {};  // where each lane's best stands, less the lane
+    for (Real& lane : best) lane = sign * z[0];
+    in_lanes(count, [&](int64_t i, int l) { meet(i, best[l], block[l], int32_t(i - l)); });
+    for (int l = 0; l < kLanes; ++l) block[l] += l;
+    for (int half = kLanes / 2; half > 0; half /= 2)
+#pragma GCC ivdep
+#pragma GCC unroll 1
+      for (int l = 0; l < half; ++l) {
+        Extremum<Real> mine{best[l], block[l]};
+        mine.meet(best[l + half], block[l + half]);
+        best[l] = mine.value, block[l] = mine.place;
+      }
+    most = {best[0], block[0]};
+  }
   *value = z[most.place];
   *place = most.place;
+}
+
+template <class Real>
+ATTSNN_INLINE Real sign_of(Real gamma) {
+  return Real((gamma > 0) - (gamma < 0));
+}
+
+// Both of neighbouring planes; gamma null: maxima.
+template <class Real>
+ATTSNN_INLINE void planes_statistics(int64_t planes, int64_t pixels, const Real* __restrict z,
+                                     const Real* gamma, double* mean, double* moment, Real* extremum,
+                                     int32_t* place) {
+  for (int64_t k = 0; k < planes; ++k) {
+    const Real sign = gamma == nullptr ? Real(1) : sign_of(gamma[k]);
+    plane_moments<Real>(pixels, z + k * pixels, mean + k, moment + k);
+    plane_extremum<Real>(pixels, z + k * pixels, sign, extremum + k, place + k);
+  }
 }
 
 // The pooled rows of one plane.
@@ -104,12 +136,18 @@ ATTSNN_INLINE void squeeze_row(int64_t count, const Real* __restrict p, const Re
   }
 }
 
+// The sums of neighbouring planes; centre null: 0.
 template <class Real>
-ATTSNN_INLINE void project_plane(int64_t count, const Real* __restrict p, const Real* __restrict weight,
-                                 Real centre, double* sum) {
-  Lanes<Real> lanes;
-  in_lanes(count, [&](int64_t i, int l) { lanes.of[l] += weight[i] * (p[i] - centre); });
-  *sum = lanes.total();
+ATTSNN_INLINE void project_planes(int64_t planes, int64_t pixels, const Real* __restrict p,
+                                  const Real* __restrict weight, const Real* centre, double* sum) {
+  for (int64_t k = 0; k < planes; ++k) {
+    const Real middle = centre == nullptr ? Real(0) : centre[k];
+    const Real* plane = p + k * pixels;
+    in_lanes_that_pay<Real>(pixels, [&](auto& total, auto&, const auto& over) {
+      over(pixels, [&](int64_t i, int l) { total.of[l] += weight[i] * (plane[i] - middle); });
+      sum[k] = total.total();
+    });
+  }
 }
 template <class Real>
 ATTSNN_INLINE void project_pixel(int64_t channels, const Real* __restrict p, Real weight,
@@ -164,6 +202,31 @@ ATTSNN_INLINE void norm_row(int64_t count, const Real* __restrict share, const R
   const Along<Real, kLast> offset(offset_at), slope(slope_at), centre(centre_at);
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) grad[i] = norm_gradient(share[i], z[i], offset[i], slope[i], centre[i]);
+}
+
+// What the gradient takes from the batch's statistics, by channel; null: nothing.
+template <class Real>
+struct NormGradient {
+  const Real *offset, *slope, *centre;
+};
+
+// The gradient of z of neighbouring planes without a pool; `described`: the planes' uniform, spike and place
+// are there.
+template <class Real, bool kSpatial>
+ATTSNN_INLINE void gradient_planes(int64_t planes, int64_t pixels, PieceGradient<Real> g, bool described,
+                                   NormGradient<Real> norm, const Real* __restrict p,
+                                   const Real* __restrict up, Real* __restrict share, Real* __restrict grad) {
+  for (int64_t k = 0; k < planes; ++k) {
+    const int64_t at = k * pixels;
+    Real* mine = norm.offset == nullptr ? grad + at : share;
+    gradient_row<Real, false, kSpatial>(pixels, g, p + at, up + at, mine);
+    if (*g.place >= 0) mine[*g.place] += *g.spike;
+    if (norm.offset != nullptr)
+      norm_row<Real, false>(pixels, mine, p + at, norm.offset + k, norm.slope + k, norm.centre + k,
+                            grad + at);
+    ++g.a, ++g.b, ++g.here;
+    if (described) ++g.uniform, ++g.spike, ++g.place;
+  }
 }
 
 // A pooled row over the columns of its windows; columns past the last window get 0.

@@ -2,6 +2,7 @@
 // where channels are innermost); it is walked in pieces over which one of the two is constant.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 
 #include "core/seam_call.h"
 #include "cpu/isa.h"
@@ -74,6 +75,12 @@ struct Lanes {
     return of[0];
   }
 };
+// A row that is shorter than they are is summed one value after the other.
+template <class T>
+struct OneLane {
+  T of[1] = {};
+  ATTSNN_INLINE double total() { return of[0]; }
+};
 
 // f(i, lane) for i < count.
 template <class F>
@@ -88,6 +95,21 @@ ATTSNN_INLINE void in_lanes(int64_t count, const F& f) {
 #pragma GCC unroll 1
   for (int l = 0; l < rest; ++l) f(i + l, l);
 }
+template <class F>
+ATTSNN_INLINE void in_one_lane(int64_t count, const F& f) {
+  for (int64_t i = 0; i < count; ++i) f(i, 0);
+}
+
+// add(one sum, another, over): with the lanes that pay for rows of that length, which `over` walks.
+template <class T, class F>
+ATTSNN_INLINE void in_lanes_that_pay(int64_t count, const F& add) {
+  if (count < kLanes) {
+    OneLane<T> one, other;
+    return add(one, other, [](int64_t n, const auto& f) { in_one_lane(n, f); });
+  }
+  Lanes<T> one, other;
+  add(one, other, [](int64_t n, const auto& f) { in_lanes(n, f); });
+}
 
 // The sums of one step of pass A, added to sum and centred [C] of this step and to grad_spatial [pixels].
 template <class Real, bool kSpatial>
@@ -95,20 +117,22 @@ ATTSNN_INLINE void sums_of_plane(SeamRow<Real> row, int64_t length, Real a, Real
                                  const Real* __restrict gate, const Real* __restrict p,
                                  const Real* __restrict up, Real mean, double* sum, double* centred,
                                  double* __restrict grad_spatial) {
-  Lanes<Real> plain, against;
-  in_lanes(length, [&](int64_t i, int l) {
-    const Real d = through(a * p[i] + b, row.floor, up[i]), gated = kSpatial ? d * gate[i] : d;
-    plain.of[l] += gated;
-    against.of[l] += gated * (p[i] - mean);
-  });
+  const auto add = [&](auto& plain, auto& against, const auto& over) {
+    over(length, [&](int64_t i, int l) {
+      const Real d = through(a * p[i] + b, row.floor, up[i]), gated = kSpatial ? d * gate[i] : d;
+      plain.of[l] += gated;
+      against.of[l] += gated * (p[i] - mean);
+    });
+    *sum += plain.total();
+    *centred += against.total();
+  };
+  in_lanes_that_pay<Real>(length, add);
   if constexpr (kSpatial)
 #pragma GCC ivdep
     for (int64_t i = 0; i < length; ++i) {
       const Real y = a * p[i] + b;
       grad_spatial[i] += through(y, row.floor, up[i]) * y;
     }
-  *sum += plain.total();
-  *centred += against.total();
 }
 
 // The same for neighbouring channels of a pixel.
