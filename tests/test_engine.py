@@ -64,7 +64,15 @@ def open_run(path: Path, resume: str | None = None, **changes) -> engine.Run:
 
 
 def train(
-    path, *, resume=None, loss=engine.one_hot_mse, workers=0, schedule="onecycle", epochs=2, model=None
+    path,
+    *,
+    resume=None,
+    loss=engine.one_hot_mse,
+    workers=0,
+    schedule="onecycle",
+    epochs=2,
+    model=None,
+    **rules,
 ):
     """A run of two epochs of nine steps; returns its model and Run."""
     engine.seed_all(0)
@@ -75,7 +83,7 @@ def train(
     run = open_run(path, resume, epochs=epochs)
     plan = engine.schedule(schedule, optimizer, epochs * len(batches))
     task = {"loss": loss, "evaluate": measure, "choose": "test_accuracy"}
-    engine.fit(model, optimizer, plan, batches, **task, run=run, epochs=epochs)
+    engine.fit(model, optimizer, plan, batches, **task, run=run, epochs=epochs, **rules)
     return model, run
 
 
