@@ -155,4 +155,4 @@ def processes(
 
 
 _NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
-_LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset)|[Tt]imed out|process group")
+_LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset)|[Tt]imed out|timeout|process group")
