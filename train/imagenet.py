@@ -12,6 +12,7 @@ imagenet DIR` looks at it. A run that was stopped goes on with --resume auto, on
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -186,6 +187,8 @@ def optimiser(r: Recipe, model: nn.Module) -> Optimizer:
 def update_of(r: Recipe, model: nn.Module) -> engine.Update:
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type) if r.precision == "fp16" else None
+    if scaler is not None:  # the rate moves on where the first update overflows, which is no mistake
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
     ema = None if r.ema is None else engine.ema_of(model, r.ema)
     return engine.Update(r.accumulate, r.clip, scaler, ema)
 
