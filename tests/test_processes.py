@@ -218,6 +218,21 @@ def test_a_process_that_hangs_ends_the_run(hung):
     assert ends[0]["code"] == ends[1]["code"] == 1 and "Timed out" in ends[0]["said"]
 
 
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:948: Connection reset by peer", True),
+        ("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms for recv operation", True),
+        ("Application timeout caused pair closure", True),
+        ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", False),
+    ],
+)
+def test_what_a_lost_process_is_known_by(said, lost):
+    """Sentences of torch 2.13; any other error is a defect and keeps its traceback."""
+    known = importlib.import_module("attsnn.engine.processes")._LOST
+    assert bool(known.search(said)) == lost
+
+
 # kill -9. A fresh process forks the runs that are killed: no thread has started there.
 
 

@@ -406,11 +406,21 @@ def test_the_rate_falls_to_zero_and_rises_only_with_parity(tmp_path):
 
 
 def test_dry_run_needs_nothing_and_leaves_nothing(tmp_path):
-    done = imagenet("modern", "--dry-run", *flags(**SMALL, batch=8, precision="fp32"), where=tmp_path)
-    assert done.code == 0, done.err
-    for words in ("parameters", "images/s", "its loss", "steps of the run"):
-        assert words in done.out
-    assert "150" not in done.out or f"{150 * (1281167 // 8):,}" in done.out
+    """Two steps of training: norms take the batch's statistics."""
+    training = []
+
+    def change(script):
+        make = script.forward
+        script.forward = lambda r, model, images: training.append(model.training) or make(r, model, images)
+
+    words = ["att_res_snn", "--dry-run", *flags(**SMALL, batch=8)]
+    done = imagenet(*words, where=tmp_path, change=change)
+    assert done.code == 0 and training == [True, True], done.err
+    table = dict(re.split(r"\s{2,}", line) for line in done.out.splitlines()[2:])
+    assert table["images of a step, in one process"] == "8"
+    assert table["steps of an epoch of ImageNet"] == f"{1281167 // 8:,}"
+    assert table["steps of the run"] == f"{250 * (1281167 // 8):,}"
+    assert re.fullmatch(r"\d+\.\d\d s: \d+\.\d images/s", table["its time"])
     assert not list(tmp_path.iterdir())
 
 

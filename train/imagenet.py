@@ -128,7 +128,9 @@ def layout(r: Recipe, device: torch.device) -> torch.memory_format:
 @torch.no_grad()
 def takes(model: nn.Module, size: int) -> None:
     """Raises the model's ValueError for images that it cannot take, before any is loaded."""
+    training = model.training
     model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+    model.train(training)
 
 
 def open_images(r: Recipe, split: str, size: int, processes: engine.Processes) -> Dataset:

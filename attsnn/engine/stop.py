@@ -52,8 +52,10 @@ class StopRequest:
 
     def agree(self) -> None:
         """Settles what has arrived, by itself; each process must call it as often."""
-        sums = torch.tensor(self.flags(), device=self._processes.device)
-        self.settle(self._processes.sum(sums).tolist())
+        sums = self.flags()
+        if self._processes.world > 1:
+            sums = self._processes.sum(torch.tensor(sums, device=self._processes.device)).tolist()
+        self.settle(sums)
 
     def poll(self) -> None:
         """Raises StoppedError in every process once one got a signal; each must call it as often."""
