@@ -1,5 +1,5 @@
 # make demo   sets up, builds and trains an attention spiking network on event recordings of handwriting
-# make test   sets up, builds and runs every test
+# make test   sets up, builds and runs every test; make test-long: and kills runs more often
 # make setup  their common part; a second call does nothing that is up to date
 # make bench  measures on the CPU, beside the peers that `make bench-peers` installs, and renders the tables
 # make gpu    on a machine with a CUDA GPU and nvcc: builds, tests, checks memory, measures; make bench-gpu: all cases
@@ -13,7 +13,7 @@ PY := $(VENV)/bin/python
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 SOURCES := $(shell find csrc tests/cpp -type f) CMakeLists.txt setup.py
 
-.PHONY: always setup demo test bench bench-peers gpu bench-gpu lint clean
+.PHONY: always setup demo test test-long bench bench-peers gpu bench-gpu lint clean
 setup: $(VENV)/.built
 
 $(PY):
@@ -42,6 +42,10 @@ demo: setup
 # Two workers, a file to one of them: many tests wait for a process or a disc. Their threads wait asleep.
 test: setup
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile
+
+# kill -9 at 20 random moments instead of 5.
+test-long:
+	ATTSNN_KILLS=20 $(MAKE) test
 
 # What users of the bench have beside the package: an environment on top of .venv, with the peers alone.
 PEERS := .venv-peers

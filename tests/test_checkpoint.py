@@ -154,13 +154,34 @@ def test_killed_while_saving(tmp_path):
         if child == 0:
             for i in range(step + 1, step + 10_000):
                 checkpoint.write(tmp_path, i, *states, {"note": i}, False)
+        while checkpoint.pointed(tmp_path, "last") in (None, tmp_path / f"ckpt-{step}"):
+            time.sleep(0.001)
         time.sleep(delay)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         saved = checkpoint.read_last(tmp_path, lambda text: pytest.fail(text))
-        if saved is not None:
-            assert saved.state["note"] >= step
-            step = saved.state["note"]
-    assert step > 1
+        assert saved.state["note"] > step
+        step = saved.state["note"]
     write(tmp_path, step + 1)
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_killed_between_the_pointers(tmp_path, monkeypatch):
+    """`best` never names an older checkpoint than the one that goes on knows of."""
+    write(tmp_path, 1, best=True)
+    point, pointed = checkpoint._point, []
+
+    def killed(directory, pointer, name):
+        if pointed:
+            raise KeyboardInterrupt
+        pointed.append(pointer)
+        point(directory, pointer, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_point", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, 2, best=True)
+    saved = checkpoint.read_last(tmp_path)
+    assert saved.state["note"] == 1 and (tmp_path / "best").read_text() == "ckpt-2\n"
+    write(tmp_path, 2, best=True)  # the epoch again
+    assert (tmp_path / "best").read_text() == (tmp_path / "last").read_text() == "ckpt-2.1\n"

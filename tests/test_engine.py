@@ -64,7 +64,15 @@ def open_run(path: Path, resume: str | None = None, **changes) -> engine.Run:
 
 
 def train(
-    path, *, resume=None, loss=engine.one_hot_mse, workers=0, schedule="onecycle", epochs=2, model=None
+    path,
+    *,
+    resume=None,
+    loss=engine.one_hot_mse,
+    workers=0,
+    schedule="onecycle",
+    epochs=2,
+    model=None,
+    **rules,
 ):
     """A run of two epochs of nine steps; returns its model and Run."""
     engine.seed_all(0)
@@ -75,7 +83,7 @@ def train(
     run = open_run(path, resume, epochs=epochs)
     plan = engine.schedule(schedule, optimizer, epochs * len(batches))
     task = {"loss": loss, "evaluate": measure, "choose": "test_accuracy"}
-    engine.fit(model, optimizer, plan, batches, **task, run=run, epochs=epochs)
+    engine.fit(model, optimizer, plan, batches, **task, run=run, epochs=epochs, **rules)
     return model, run
 
 
@@ -213,7 +221,8 @@ def test_not_finite_stops_before_the_update(tmp_path, backend, what, emit, loss_
 def test_one_read_a_step(monkeypatch):
     """The host waits for the device once a step."""
     reads = []
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append("tolist") or [0.5] * self.numel())
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append("tolist") or tolist(self))
     for name in ("item", "__bool__", "__float__", "numpy", "cpu"):
         monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(name))
     model = spiking()

@@ -16,6 +16,7 @@ imagenet DIR` looks at it. A run that was stopped goes on with --resume auto, on
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -128,6 +129,14 @@ def layout(r: Recipe, device: torch.device) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
+@torch.no_grad()
+def takes(model: nn.Module, size: int) -> None:
+    """Raises the model's ValueError for images that it cannot take, before any is loaded."""
+    training = model.training
+    model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+    model.train(training)
+
+
 def open_images(r: Recipe, split: str, size: int, processes: engine.Processes) -> Dataset:
     """A split with its transform; `size` is the side of a crop in pixels."""
     if r.synthetic is not None:
@@ -184,6 +193,8 @@ def optimiser(r: Recipe, model: nn.Module) -> Optimizer:
 def update_of(r: Recipe, model: nn.Module) -> engine.Update:
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type) if r.precision == "fp16" else None
+    if scaler is not None:  # the rate moves on where the first update overflows, which is no mistake
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
     ema = None if r.ema is None else engine.ema_of(model, r.ema)
     return engine.Update(r.accumulate, r.clip, scaler, ema)
 
@@ -209,9 +220,9 @@ class Validation:
 
 def train(r: Recipe, processes: engine.Processes) -> None:
     """Trains; the checkpoint of the highest validation accuracy is the result."""
-    bad = data.BadImages(r.max_bad, report=processes.first)
     device = processes.device
     with engine.usage():
+        bad = data.BadImages(r.max_bad, report=processes.first)
         images = open_images(r, "train", r.size, processes)
         validation = Validation(r, r.size, processes, bad)
         share = {"rank": processes.rank, "world": processes.world, "pin": device.type == "cuda"}
@@ -220,6 +231,7 @@ def train(r: Recipe, processes: engine.Processes) -> None:
         batches = engine.Batches(images, r.batch, r.seed, **how, **share, **order)
         engine.seed_all(r.seed)
         model = network(r, len(images.classes), device)
+        takes(model, r.size)
         if r.init_from is not None:
             engine.load_weights(model, weights_of(r.init_from, r)[0], r.init_from)
         if processes.world > 1 and r.sync_norm:
@@ -228,7 +240,7 @@ def train(r: Recipe, processes: engine.Processes) -> None:
         schedule = engine.cosine(
             optimizer,
             r.epochs * epoch,
-            period=r.epochs // 5 * epoch if "rising_schedule" in r.parity else None,
+            period=max(r.epochs // 5, 1) * epoch if "rising_schedule" in r.parity else None,
             warmup=round(r.warmup_epochs * epoch),
             hold=epoch if r.schedule_every == "epoch" else 1,
         )
@@ -251,6 +263,7 @@ def dry_run(r: Recipe, processes: engine.Processes) -> None:
     device, images_of_epoch = processes.device, data.imagenet.IMAGES["train"]
     with engine.usage():
         model = network(r, data.imagenet.CLASSES, device)
+        takes(model, r.size)
     share = max(1, r.batch // processes.world // r.accumulate)
     batch = torch.randn(share, 3, r.size, r.size, device=device), torch.arange(share, device=device) % 1000
     optimizer, update, loss_fn = optimiser(r, model), update_of(r, model), loss_of(r, data.imagenet.CLASSES)
@@ -291,7 +304,9 @@ def restored(r: Recipe, asks: str) -> tuple[Recipe, dict[str, Tensor], int]:
     if r.checkpoint is None:
         raise engine.UsageError(f"{asks} needs --checkpoint X: a run, a ckpt-... or a published .pth file.")
     weights, fields = weights_of(r.checkpoint, r)
-    names = {*NETWORK, "data", "synthetic", "interpolation"}
+    names = {*NETWORK, "interpolation"}
+    if r.data is None and r.synthetic is None:
+        names |= {"data", "synthetic"}
     r = engine.inherit(r, RECIPES[r.recipe][1], fields, names)
     return r, weights, weights["classifier.weight"].shape[0]
 
@@ -299,7 +314,8 @@ def restored(r: Recipe, asks: str) -> tuple[Recipe, dict[str, Tensor], int]:
 def evaluate(r: Recipe, processes: engine.Processes) -> None:
     """Top-1 and top-5 of --checkpoint on the validation set, for every size and number of steps."""
     r, weights, classes = restored(r, "--eval")
-    bad = data.BadImages(r.max_bad, report=processes.first)
+    with engine.usage():
+        bad = data.BadImages(r.max_bad, report=processes.first)
     rows = []
     for size in r.eval_sizes:
         with engine.usage():
@@ -307,6 +323,7 @@ def evaluate(r: Recipe, processes: engine.Processes) -> None:
         for steps in r.eval_steps or (r.steps,):
             with engine.usage():
                 model = network(r, classes, processes.device, steps)
+                takes(model, size)
             engine.load_weights(model, weights, r.checkpoint)
             scores = validation.scores(model)
             rows.append((size, steps, f"{scores.top1:.2%}", f"{scores.top5:.2%}", scores.samples))
@@ -322,10 +339,11 @@ def predict(r: Recipe, processes: engine.Processes) -> None:
     picture = data.open_image(r.predict)
     with engine.usage():
         model = network(r, classes, processes.device).eval()
+        takes(model, size)
     engine.load_weights(model, weights, r.checkpoint)
     x = data.eval_transform(size + 32, size, interpolation=r.interpolation)(picture)[None]
     shares, best = forward(r, model, x.to(processes.device))[0].softmax(0).topk(min(5, classes))
-    names = data.class_names(r.data / "train") if r.data else ()
+    names = data.class_names(Path(r.data, "train")) if r.data else ()
     known = len(names) == classes
     rows = [
         (names[i] if known else f"class {i}", f"{share:.1%}")

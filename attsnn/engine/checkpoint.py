@@ -49,7 +49,7 @@ def write(
     best: bool,
     ema: Mapping | None = None,
 ) -> Path:
-    """Writes `ckpt-<step>`, points `last` (and `best`) to it, then drops checkpoints that nothing needs.
+    """Writes `ckpt-<step>`, points (`best` and) `last` to it, then drops checkpoints that nothing needs.
 
     `model`, `optimizer` and `ema` are state dicts, `state` holds JSON values. Kept are this one, the one
     `last` named before, and the one `best` names. Raises CheckpointError, with the older checkpoints intact.
@@ -60,7 +60,8 @@ def write(
             _remove(leftover)
         path = _write_files(directory, step, _encode(model, optimizer, state, ema))
         read(path)
-        for pointer in ("last", "best") if best else ("last",):
+        # `last` behind `best`: a kill between them repeats the epoch, which points to its own again.
+        for pointer in ("best", "last") if best else ("last",):
             _point(directory, pointer, path.name)
     except OSError as error:
         older = f"the last one, {previous}, is intact" if previous else "there is no older one"

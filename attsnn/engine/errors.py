@@ -40,6 +40,9 @@ class StoppedError(RunError):
         self.number = number
         self.code = 128 + number
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.number, str(self))  # the first process hands it to the others
+
 
 @contextlib.contextmanager
 def usage() -> Iterator[None]:
@@ -59,19 +62,28 @@ def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | Non
     defect of the program and keeps its traceback. SIGTERM, where no loop answers it, raises StoppedError.
     """
     known = {RunError: 1, OSError: 1, **(codes or {})}
-    try:
-        with _sigterm_raises():
+    with _sigterm_raises():
+        try:
             main()
-    except KeyboardInterrupt:
-        print("Stopped by SIGINT.", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except Exception as error:
-        code = next((known[kind] for kind in type(error).__mro__ if kind in known), None)
-        if code is None:
-            raise
-        print(_sentence(error), file=sys.stderr)
-        return getattr(error, "code", code)
+        except KeyboardInterrupt:
+            print("Stopped by SIGINT.", file=sys.stderr)
+            return 128 + signal.SIGINT
+        except Exception as error:
+            ignore_sigterm()
+            code = next((known[kind] for kind in type(error).__mro__ if kind in known), None)
+            if code is None:
+                raise
+            print(_sentence(error), file=sys.stderr)
+            return getattr(error, "code", code)
     return 0
+
+
+def ignore_sigterm() -> None:
+    """For a process that ends anyway: `torchrun` sends it to the others as soon as one has failed, and they
+    have a sentence to say.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -120,7 +121,9 @@ class Fit:
         """One update. Returns its metrics; raises NonFiniteError, before any weight has changed."""
         self.optimizer.zero_grad(set_to_none=True)
         sums: Tensor | None = None
-        pieces = _pieces(batch, len(share.indices), self.update.accumulate)
+        # As many in every process: each piece is a meeting point of the norms.
+        count = min(self.update.accumulate, share.total // self.processes.world)
+        pieces = _pieces(batch, len(share.indices), count)
         for i, (piece, count) in enumerate(pieces):
             with contextlib.ExitStack() as stack:
                 if self.shared is not self.model and i + 1 < len(pieces):
@@ -216,6 +219,7 @@ def fit(
                 schedule.step(state.position.means()["loss"])
             pace = {"seconds": seconds, "samples_per_second": speed, "waiting_for_data": waited / seconds}
             _close_epoch(state, measured, choose, pace, epochs)
+            stop.agree()
             _answer(state)
 
 
@@ -259,10 +263,11 @@ def _evaluate(state: Fit, evaluate: Evaluate) -> Mapping[str, float | None]:
     """Evaluates without touching the random generators; interrupted, it is done again after resuming."""
     try:
         with rng.kept(), state.stop.at_once():
-            state.model.eval()
-            measured = evaluate(state.model, state.stop.poll)
+            state.processes.align(state.model)
+            measured = evaluate(state.model.eval(), state.stop.poll)
             if state.update.ema is None:
                 return measured
+            state.processes.align(state.update.ema.module)
             averaged = evaluate(state.update.ema.module.eval(), state.stop.poll)
             return {**measured, **{f"ema_{name}": value for name, value in averaged.items()}}
     except StoppedError:
@@ -287,7 +292,7 @@ def _close_epoch(
     if best:
         position.best = measured[choose]
     position.close_epoch()
-    state.run.record(row, epochs)
+    state.processes.from_first(lambda: state.run.record(row, epochs))
     state.save(best)
 
 
@@ -306,11 +311,10 @@ def _answer(state: Fit) -> None:
 
 
 def _pieces(batch: Any, count: int, pieces: int) -> list[tuple[Any, int]]:
-    """(part, its samples) of a batch cut along its first dimension into `pieces`, or fewer."""
+    """(part, its samples) of a batch cut along its first dimension into `pieces`."""
     if pieces == 1:
         return [(batch, count)]
-    size = math.ceil(count / pieces)
-    cuts = [(i, min(i + size, count)) for i in range(0, count, size)]
+    cuts = pairwise(count * i // pieces for i in range(pieces + 1))
     return [(_map(lambda tensor: tensor[a:b], batch), b - a) for a, b in cuts]  # noqa: B023
 
 

@@ -2,6 +2,11 @@
 
 Each process trains on its share of every batch; gradients, statistics and counts are summed over all, and the
 first alone writes. Without `torchrun` there is one, and nothing here communicates.
+
+What `torchrun` does with it: it ends with 1 whatever the exit code of a process (exit.json has that), gives
+the others 30 seconds between SIGTERM and SIGKILL, and restarts all only with --max-restarts, where they need
+--resume auto; on one machine it then often fails to meet them again without
+TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1. A new `torchrun` from outside is the safer restart.
 """
 
 import contextlib
@@ -18,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import RunError, UsageError
+from .errors import RunError, UsageError, ignore_sigterm
 from .setup import device as device_of
 
 T = TypeVar("T")
@@ -61,6 +66,12 @@ class Processes:
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
         how = {buffers: False, "gradient_as_bucket_view": True}
         return DistributedDataParallel(model, device_ids=devices, **how)
+
+    def align(self, model: nn.Module) -> None:
+        """Gives each process the buffers of the first: norms that are not synchronised have their own."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the processes, in each of them; `values` is overwritten."""
@@ -134,6 +145,7 @@ def processes(
     except RuntimeError as error:
         if isinstance(error, RunError) or not _LOST.search(str(error)):
             raise
+        ignore_sigterm()
         raise RunError(
             f"Process {rank} of {world} lost another one ({str(error).splitlines()[0]}). What ended that one "
             "stands above or in its exit-rank<r>.json; go on with --resume auto."
@@ -143,4 +155,4 @@ def processes(
 
 
 _NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
-_LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset)|[Tt]imed out|process group")
+_LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset)|[Tt]imed out|timeout|process group")

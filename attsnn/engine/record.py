@@ -22,7 +22,7 @@ from typing import Any
 
 from . import checkpoint, pictures
 from .config import difference, surroundings
-from .errors import UsageError
+from .errors import CheckpointError, UsageError
 from .processes import Processes
 from .progress import duration
 
@@ -89,6 +89,8 @@ class Run:
                 else f"No checkpoint in {path}: starting from the beginning."
             )
         _describe(path, recipe)
+        for earlier in path.glob("exit*.json"):  # a kill leaves none
+            earlier.unlink()
         return path, saved.path if saved else None
 
     def save(
@@ -130,17 +132,26 @@ class Run:
         return [row for row in map(_parse, _lines(self.path / "metrics.jsonl")) if row is not None]
 
     def record(self, row: Mapping[str, Any], epochs: int | None = None) -> None:
-        """Adds an evaluation to metrics.jsonl, metrics.csv, curves.png and TensorBoard, and prints it."""
+        """Adds an evaluation to metrics.jsonl, metrics.csv, curves.png and TensorBoard, and prints it.
+
+        Raises CheckpointError, as a checkpoint would that were written next, if the disk is full, say.
+        """
         if self.rank:
             return
-        rows = [*self.rows(), dict(row)]
-        self._write_rows(rows)
-        pictures.curves(self.path / "curves.png", rows)
-        for name, value in row.items():
-            if self._board and isinstance(value, float):
-                self._board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
-        if self._board:
-            self._board.flush()
+        try:
+            rows = [*self.rows(), dict(row)]
+            self._write_rows(rows)
+            pictures.curves(self.path / "curves.png", rows)
+            for name, value in row.items():
+                if self._board and isinstance(value, float):
+                    self._board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+            if self._board:
+                self._board.flush()
+        except OSError as error:
+            raise CheckpointError(
+                f"Cannot record epoch {row['epoch']} in {self.path} ({error.strerror or error}); the last "
+                f"checkpoint is {self.last()}. Make room or make it writable, then go on with --resume auto."
+            ) from error
         print(_sentence(row, epochs), flush=True)
 
     def rewind(self, epoch: int) -> None:

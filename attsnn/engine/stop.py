@@ -15,15 +15,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While entered, SIGINT and SIGTERM only set `number`; a second SIGINT interrupts at once.
+    """While entered, SIGINT and SIGTERM are a request; a second SIGINT interrupts at once.
 
-    Of several processes all stop at the same step, whichever got the signal: `flags` are summed over them
-    with what a step sums anyway, and `settle` takes the sum. Python delivers signals to the main thread
-    alone: entered elsewhere, it changes nothing.
+    `number` is the signal for which all processes have agreed to stop, at the same step, whichever got it:
+    `flags` are summed over them with what a step sums anyway, and `settle` takes the sum. What has arrived
+    here alone shows nowhere else, for a process that acted on it would leave the others waiting. Python
+    delivers signals to the main thread alone: entered elsewhere, it changes nothing.
     """
 
     def __init__(self, processes: Processes) -> None:
         self.number: int | None = None
+        self._arrived: int | None = None
         self._processes = processes
         self._at_once = False
         self._before: dict[int, object] = {}
@@ -40,7 +42,7 @@ class StopRequest:
 
     def flags(self) -> list[float]:
         """Which of SIGNALS arrived here."""
-        return [float(self.number == number) for number in SIGNALS]
+        return [float(self._arrived == number) for number in SIGNALS]
 
     def settle(self, sums: Sequence[float]) -> None:
         """Takes the flags of all processes, summed."""
@@ -48,11 +50,16 @@ class StopRequest:
             if count > 0:
                 self.number = number
 
+    def agree(self) -> None:
+        """Settles what has arrived, by itself; each process must call it as often."""
+        sums = self.flags()
+        if self._processes.world > 1:
+            sums = self._processes.sum(torch.tensor(sums, device=self._processes.device)).tolist()
+        self.settle(sums)
+
     def poll(self) -> None:
         """Raises StoppedError in every process once one got a signal; each must call it as often."""
-        if self._processes.world > 1:
-            sums = torch.tensor(self.flags(), device=self._processes.device)
-            self.settle(self._processes.sum(sums).tolist())
+        self.agree()
         if self.number is not None:
             raise StoppedError(self.number)
 
@@ -63,15 +70,16 @@ class StopRequest:
         """
         self._at_once = self._processes.world == 1
         try:
-            if self._at_once and self.number is not None:
-                raise StoppedError(self.number)
+            if self._at_once:
+                self.poll()
             yield
         finally:
             self._at_once = False
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if number == self.number == signal.SIGINT:
+        if number == self._arrived == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
+        self._arrived = number
         if self._at_once:
+            self.number = number
             raise StoppedError(number)
