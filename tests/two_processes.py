@@ -431,6 +431,6 @@ if __name__ == "__main__":
     ended = engine.command(main)
     sys.stdout.flush()
     sys.stderr.flush()
-    # DistributedDataParallel of torch 2.13 keeps gloo's threads beyond destroy_process_group; one of them that
-    # is late when the interpreter ends aborts it ("terminate called without an active exception").
+    # DistributedDataParallel of torch 2.13 keeps gloo's threads beyond destroy_process_group; one of them
+    # that is late when the interpreter ends aborts it ("terminate called without an active exception").
     os._exit(ended)
