@@ -428,4 +428,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(engine.command(main))
+    ended = engine.command(main)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # DistributedDataParallel of torch 2.13 keeps gloo's threads beyond destroy_process_group; one of them
+    # that is late when the interpreter ends aborts it ("terminate called without an active exception").
+    os._exit(ended)
