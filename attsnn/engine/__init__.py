@@ -14,7 +14,7 @@ from .errors import (
     usage,
 )
 from .loop import fit
-from .processes import Processes, processes
+from .processes import Processes, leave, processes
 from .record import Run, table
 from .report import conclude
 from .rng import seed_all
@@ -50,6 +50,7 @@ __all__ = [
     "fit",
     "in_order",
     "inherit",
+    "leave",
     "load_weights",
     "one_hot_mse",
     "processes",
