@@ -1,7 +1,8 @@
 # make demo   sets up, builds and trains an attention spiking network on event recordings of handwriting
 # make test   sets up, builds and runs every test; make test-long: and kills runs more often
 # make setup  their common part; a second call does nothing that is up to date
-# make bench  measures on the CPU, beside the peers that `make bench-peers` installs, and renders the tables
+# make bench  measures on the CPU, beside the peers that `make bench-peers` installs, and renders the tables;
+#             make bench-models: whole networks
 # make gpu    on a machine with a CUDA GPU and nvcc: builds, tests, checks memory, measures; make bench-gpu: all cases
 #
 # PYTHON=python3.12      the Python of the environment (>= 3.10)
@@ -13,7 +14,7 @@ PY := $(VENV)/bin/python
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 SOURCES := $(shell find csrc tests/cpp -type f) CMakeLists.txt setup.py
 
-.PHONY: always setup demo test test-long bench bench-peers gpu bench-gpu lint clean
+.PHONY: always setup demo test test-long bench bench-models bench-peers gpu bench-gpu lint clean
 setup: $(VENV)/.built
 
 $(PY):
@@ -65,6 +66,9 @@ bench: setup
 	$(BENCH_PY) bench/neuron.py --cold
 	$(BENCH_PY) bench/neuron.py --growth --columns attsnn eager SpikingJelly
 	$(BENCH_PY) bench/seams.py --budget 0.2 --case B1 G1 --columns attsnn composed
+	$(PY) bench/report.py
+# Whole networks, which take as long again.
+bench-models: setup
 	$(BENCH_PY) bench/model.py --budget 10 --columns attsnn composed "composed, published" SpikingJelly
 	$(PY) bench/report.py
 
