@@ -9,16 +9,25 @@ namespace attsnn {
 template <class Real>
 ATTSNN_INLINE void plane_moments(int64_t count, const Real* __restrict z, double* mean, double* moment) {
   const double shift = z[0];
-  in_lanes_that_pay<double>(count, [&](auto& sum, auto& square, const auto& over) {
-    over(count, [&](int64_t i, int l) {
-      const double d = double(z[i]) - shift;
-      sum.of[l] += d;
-      square.of[l] += d * d;
+  double sum = 0, square = 0;
+  const auto apart = [&](int64_t i) { return double(z[i]) - shift; };
+  if (count < kLanes) {
+    for (int64_t i = 0; i < count; ++i) {
+      const double d = apart(i);
+      sum += d;
+      square += d * d;
+    }
+  } else {
+    Lanes<double> sums, squares;
+    in_lanes(count, [&](int64_t i, int l) {
+      const double d = apart(i);
+      sums.of[l] += d;
+      squares.of[l] += d * d;
     });
-    const double total = sum.total();
-    *mean = shift + total / double(count);
-    if (moment != nullptr) *moment = square.total() - total * (total / double(count));
-  });
+    sum = sums.total(), square = squares.total();
+  }
+  *mean = shift + sum / double(count);
+  if (moment != nullptr) *moment = square - sum * (sum / double(count));
 }
 
 // Where sign * z is largest, for the first time; NaN wins.
@@ -143,10 +152,14 @@ ATTSNN_INLINE void project_planes(int64_t planes, int64_t pixels, const Real* __
   for (int64_t k = 0; k < planes; ++k) {
     const Real middle = centre == nullptr ? Real(0) : centre[k];
     const Real* plane = p + k * pixels;
-    in_lanes_that_pay<Real>(pixels, [&](auto& total, auto&, const auto& over) {
-      over(pixels, [&](int64_t i, int l) { total.of[l] += weight[i] * (plane[i] - middle); });
-      sum[k] = total.total();
-    });
+    const auto term = [&](int64_t i) { return weight[i] * (plane[i] - middle); };
+    Real few = 0;
+    Lanes<Real> lanes;
+    if (pixels < kLanes)
+      for (int64_t i = 0; i < pixels; ++i) few += term(i);
+    else
+      in_lanes(pixels, [&](int64_t i, int l) { lanes.of[l] += term(i); });
+    sum[k] = pixels < kLanes ? double(few) : lanes.total();
   }
 }
 template <class Real>

@@ -2,7 +2,6 @@
 // where channels are innermost); it is walked in pieces over which one of the two is constant.
 #pragma once
 #include <algorithm>
-#include <type_traits>
 
 #include "core/seam_call.h"
 #include "cpu/isa.h"
@@ -64,7 +63,8 @@ ATTSNN_INLINE void source_row(SeamRow<Real> row, const Real* __restrict p, const
 }
 
 // The lanes of a sum over a row: a fixed tree, whatever the instruction set. They stay an array, whose loop
-// is not unrolled: so it vectorises, and each lane waits for itself alone.
+// is not unrolled: so it vectorises, and each lane waits for itself alone. A row that is shorter is summed
+// one value after the other, which is faster.
 inline constexpr int kLanes = 32;
 template <class T>
 struct Lanes {
@@ -75,13 +75,6 @@ struct Lanes {
     return of[0];
   }
 };
-// A row that is shorter than they are is summed one value after the other.
-template <class T>
-struct OneLane {
-  T of[1] = {};
-  ATTSNN_INLINE double total() { return of[0]; }
-};
-
 // f(i, lane) for i < count.
 template <class F>
 ATTSNN_INLINE void in_lanes(int64_t count, const F& f) {
@@ -95,38 +88,36 @@ ATTSNN_INLINE void in_lanes(int64_t count, const F& f) {
 #pragma GCC unroll 1
   for (int l = 0; l < rest; ++l) f(i + l, l);
 }
-template <class F>
-ATTSNN_INLINE void in_one_lane(int64_t count, const F& f) {
-  for (int64_t i = 0; i < count; ++i) f(i, 0);
-}
-
-// add(one sum, another, over): with the lanes that pay for rows of that length, which `over` walks.
-template <class T, class F>
-ATTSNN_INLINE void in_lanes_that_pay(int64_t count, const F& add) {
-  if (count < kLanes) {
-    OneLane<T> one, other;
-    return add(one, other, [](int64_t n, const auto& f) { in_one_lane(n, f); });
-  }
-  Lanes<T> one, other;
-  add(one, other, [](int64_t n, const auto& f) { in_lanes(n, f); });
-}
-
 // The sums of one step of pass A, added to sum and centred [C] of this step and to grad_spatial [pixels].
-template <class Real, bool kSpatial>
+// kFew: planes are shorter than the lanes.
+template <class Real, bool kSpatial, bool kFew>
 ATTSNN_INLINE void sums_of_plane(SeamRow<Real> row, int64_t length, Real a, Real b,
                                  const Real* __restrict gate, const Real* __restrict p,
                                  const Real* __restrict up, Real mean, double* sum, double* centred,
                                  double* __restrict grad_spatial) {
-  const auto add = [&](auto& plain, auto& against, const auto& over) {
-    over(length, [&](int64_t i, int l) {
-      const Real d = through(a * p[i] + b, row.floor, up[i]), gated = kSpatial ? d * gate[i] : d;
-      plain.of[l] += gated;
-      against.of[l] += gated * (p[i] - mean);
+  const auto gated = [&](int64_t i) {
+    const Real d = through(a * p[i] + b, row.floor, up[i]);
+    return kSpatial ? d * gate[i] : d;
+  };
+  if constexpr (kFew) {
+    Real plain = 0, against = 0;
+    for (int64_t i = 0; i < length; ++i) {
+      const Real value = gated(i);
+      plain += value;
+      against += value * (p[i] - mean);
+    }
+    *sum += plain;
+    *centred += against;
+  } else {
+    Lanes<Real> plain, against;
+    in_lanes(length, [&](int64_t i, int l) {
+      const Real value = gated(i);
+      plain.of[l] += value;
+      against.of[l] += value * (p[i] - mean);
     });
     *sum += plain.total();
     *centred += against.total();
-  };
-  in_lanes_that_pay<Real>(length, add);
+  }
   if constexpr (kSpatial)
 #pragma GCC ivdep
     for (int64_t i = 0; i < length; ++i) {
@@ -157,7 +148,7 @@ ATTSNN_INLINE void sums_of_pixel(SeamRow<Real> row, int64_t length, const Real* 
   }
 }
 
-template <class Real, bool kLast, bool kSpatial>
+template <class Real, bool kLast, bool kSpatial, bool kFew>
 ATTSNN_INLINE void sums_row(SeamRow<Real> row, const Real* p, const Real* up, const Real* centre, double* sum,
                             double* centred, double* grad_spatial) {
   over_pieces<kLast>(row.maps, row.first, row.count,
@@ -171,9 +162,9 @@ ATTSNN_INLINE void sums_row(SeamRow<Real> row, const Real* p, const Real* up, co
                                                        up + j, centre == nullptr ? nullptr : centre + c,
                                                        sum + c, centred + c, of_pixel);
                        else
-                         sums_of_plane<Real, kSpatial>(row, length, *a, *b, gate, p + j, up + j,
-                                                       centre == nullptr ? Real(0) : centre[c], sum + c,
-                                                       centred + c, of_pixel);
+                         sums_of_plane<Real, kSpatial, kFew>(row, length, *a, *b, gate, p + j, up + j,
+                                                             centre == nullptr ? Real(0) : centre[c], sum + c,
+                                                             centred + c, of_pixel);
                      });
 }
 

@@ -78,9 +78,15 @@ class SeamGradientRows final : public Sink<Real> {
     const Real* rounded = as_real(static_cast<const Io*>(up), count, buffer);
     const Real* p = as_real(sink_.p[t] + first, count, p_buffer);
     const int64_t of_step = t * sink_.maps.channels;
+    const bool few = !sink_.maps.channels_last && sink_.maps.pixels() < kLanes;
+    const auto add = [&]<bool kLast, bool kSpatial, bool kFew>() {
+      with_isa<sums_row<Real, kLast, kSpatial, kFew>>(place, p, rounded, sink_.centre, &partial_.sum[of_step],
+                                                      &partial_.centred[of_step],
+                                                      partial_.grad_spatial.data());
+    };
     with_flags(sink_.maps.channels_last, sink_.spatial != nullptr, [&]<bool kLast, bool kSpatial>() {
-      with_isa<sums_row<Real, kLast, kSpatial>>(place, p, rounded, sink_.centre, &partial_.sum[of_step],
-                                                &partial_.centred[of_step], partial_.grad_spatial.data());
+      few ? add.template operator()<false, kSpatial, true>()
+          : add.template operator()<kLast, kSpatial, false>();
     });
   }
 
