@@ -519,6 +519,7 @@ def step(layer, x, first):
     return out.detach(), [p.grad for p in layer.parameters()]
 """
 PROCESS = """
+import os
 import sys
 import torch.distributed as dist
 rank, backend, rendezvous, sizes = int(sys.argv[1]), sys.argv[2], sys.argv[3], [int(n) for n in sys.argv[4:]]
@@ -533,6 +534,7 @@ for grad in grads:
     dist.all_reduce(grad)
 torch.save([out, x.grad, layer.norm.running_var, grads], f"{rendezvous}.{rank}.pt")
 dist.destroy_process_group()
+os._exit(0)  # a late thread of gloo aborts an interpreter that is ending (torch 2.13)
 """
 
 

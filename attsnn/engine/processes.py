@@ -156,8 +156,8 @@ def processes(
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process. One of several does without the interpreter's own end: gloo's threads outlive their
-    group once DDP has used it (torch 2.13), and a late one aborts an interpreter that is ending.
+    """Ends this process. One of several does without the interpreter's own end: threads of gloo may outlive
+    their group (torch 2.13), and a late one aborts an interpreter that is ending.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
