@@ -30,7 +30,7 @@ class SpikingLayer(nn.Module):
         neuron: what emits the spikes; its `backend` is that of the whole op.
         norm: `nn.BatchNorm2d`, `nn.BatchNorm1d` or `nn.SyncBatchNorm`, or None. Statistics are taken over
             (T, N, H, W), and over all processes where it is synchronised
-            (`nn.SyncBatchNorm.convert_sync_batchnorm` makes it so).
+            (`synchronise` makes it so, and `nn.SyncBatchNorm.convert_sync_batchnorm`).
         pool: side and stride of an average pool.
         attention: from `attsnn.attention.attention`, or None. A `PrunedAttention` is composed in plain
             PyTorch, between a seam that is a norm and one that is shortcut and neuron; `run` returns no
