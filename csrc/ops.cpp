@@ -26,14 +26,36 @@ int cuda_driver_version();
 STABLE_TORCH_LIBRARY(attsnn, m) {
   using namespace attsnn;
   m.def(
-      "seam_statistics(Tensor z, Tensor? gamma, int pool) -> (Tensor pooled, Tensor moments, Tensor "
-      "extremum, "
-      "Tensor place)");
+      "seam_statistics(Tensor z, Tensor? gamma, int pool, bool extrema) -> (Tensor pooled, Tensor moments, "
+      "Tensor extremum, Tensor place)");
   m.def("seam_squeeze(Tensor p, Tensor affine) -> (Tensor descriptors, Tensor place)");
   m.def("seam_project(Tensor p, Tensor weight, Tensor? centre) -> Tensor");
   m.def(
       "seam_gradient(Tensor up, Tensor z, Tensor? p, Tensor affine, Tensor? spatial, Tensor? spatial_place, "
       "Tensor? planes, Tensor? place, Tensor? channels, int pool, bool relu) -> Tensor");
+  m.def("seam_totals(Tensor moments, int pixels) -> Tensor");
+  m.def(
+      "seam_affine(Tensor z, Tensor? totals, Tensor? mean, Tensor? var, Tensor? weight, Tensor? bias, "
+      "float eps, int repeats) -> (Tensor affine, Tensor norm, Tensor centre, Tensor unbiased)");
+  m.def("seam_norm_sums(Tensor sums, Tensor norm) -> Tensor");
+  m.def("seam_batch_gradient(Tensor z, Tensor sums, Tensor totals, Tensor norm) -> Tensor");
+  m.def(
+      "seam_space(Tensor descriptors, Tensor kernel, int height, int width) -> (Tensor space, Tensor "
+      "padded)");
+  m.def(
+      "seam_space_backward(Tensor grad, Tensor space, Tensor padded, Tensor kernel, int averaged) -> "
+      "(Tensor spatial, Tensor total, Tensor by_kernel)");
+  m.def(
+      "seam_space_sums(Tensor sums, Tensor by_level, Tensor spatial, Tensor total, Tensor place, Tensor p, "
+      "Tensor norm) -> Tensor");
+  m.def(
+      "seam_gates(Tensor moments, Tensor peak, Tensor affine, Tensor[] time, Tensor[] channel) -> "
+      "(Tensor gated, Tensor time, Tensor time_inputs, Tensor time_place, Tensor time_hidden, "
+      "Tensor channel, Tensor channel_inputs, Tensor channel_place, Tensor channel_hidden)");
+  m.def(
+      "seam_gates_backward(Tensor sums, Tensor norm, Tensor moments, Tensor peak, Tensor[] time, "
+      "Tensor[] channel, int pixels) -> (Tensor planes, Tensor by_norm, Tensor time_by_sum, "
+      "Tensor time_by_hidden, Tensor channel_by_sum, Tensor channel_by_hidden)");
   Neurons::for_each([&](auto type) {
     const std::string name = decltype(type)::type::kName;
     m.def((name + "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, "

@@ -359,13 +359,31 @@ def test_opcheck(fused):
         neuron = (numbers, rules, "input")
         small = (affine, draw(3, 2, 9), at, draw(2, 3, 2, 4), plane_at, draw(3, 4))
         calls = {
-            ours.seam_statistics: (z, draw(4), 2),
+            ours.seam_statistics: (z, draw(4), 2, last),
             ours.seam_squeeze: (p, affine),
             ours.seam_project: (p, space, draw(4)),
             ours.lif_seam_forward: (p, affine, space, p.flip(1), learned, *neuron),
             ours.lif_seam_backward: (p, p, p, p, affine, space, draw(4), draw(0), learned, *neuron),
             ours.seam_gradient: (p, z, p, *small, 2, True),
+            ours.seam_totals: (draw(3, 3, 2, 4), 42),
+            ours.seam_affine: (z, draw(9), None, None, draw(4), draw(4), 1e-5, 3),
+            ours.seam_norm_sums: (draw(2, 3, 2, 4), draw(4, 4)),
+            ours.seam_batch_gradient: (z, draw(2, 4), draw(9), draw(4, 4)),
+            ours.seam_space: (draw(2, 2, 9), draw(1, 2, 3, 3), 3, 3),
+            ours.seam_space_backward: (space, draw(2, 3, 3), draw(2, 2, 27), draw(1, 2, 3, 3), 12),
+            ours.seam_space_sums: (
+                *(draw(2, 3, 2, 4), draw(3, 2, 4), draw(3, 2, 9), draw(2), at, p, draw(4, 4)),
+            ),
         }
+        planes, none = (draw(3, 3, 2, 4), draw(3, 2, 4)), []
+        for time, channel in (((2, 3), none), (none, (2, 4)), ((2, 3), (1, 4))):
+            weights = [[draw(*w), draw(*w[::-1])] if w else [] for w in (time, channel)]
+            forward = (*planes, draw(2, 1, 1, 4), *weights)
+            found = ours.seam_gates(*forward)[1:]
+            kept = [[*w, *some] if w else [] for w, some in zip(weights, (found[:4], found[4:]), strict=True)]
+            backward = (draw(2, 3, 2, 4), draw(4, 4), *planes, *kept, 9)
+            for op, arguments in {ours.seam_gates: forward, ours.seam_gates_backward: backward}.items():
+                torch.library.opcheck(op.default, arguments, test_utils=("test_schema", "test_faketensor"))
         for op, arguments in calls.items():
             torch.library.opcheck(op.default, arguments, test_utils=("test_schema", "test_faketensor"))
 
@@ -423,6 +441,10 @@ SENTENCES = [
     ({"norm": ops.Norm(mean=torch.ones(3))}, "give mean and var both"),
     ({"norm": ops.Norm(repeats=0)}, "norm.repeats must be an integer >= 1, got 0"),
     ({"gates": ops.Gates(channel=(torch.ones(2, 5), torch.ones(5, 2)))}, r"gates.channel must be \[C/r, C\]"),
+    (
+        {"gates": ops.Gates(spatial=torch.ones(1, 2, 4, 4))},
+        r"gates.spatial must be \[1, 2, k, k\] with an odd k",
+    ),
     ({"gates": ops.Gates((torch.ones(2, 3), torch.ones(3, 2)))}, r"gates.temporal must be \[T/r, T\].*T = 2"),
     ({"shortcut": torch.zeros(2, 2, 3, 2, 2)}, "shortcut must be torch.float32"),
     ({"z": torch.zeros(2, 2, 3), "gates": ops.Gates(spatial=torch.ones(1, 2, 3, 3))}, "temporal gate only"),

@@ -13,23 +13,25 @@ SEAM = [
     *("far", "ties", "odd values", "uneven statistics", "uneven sums", "no spatial map", "pools", "no pool"),
     *(f"{what}, channels last" for what in ("ties", "odd values", "uneven statistics", "uneven sums")),
     *(f"{what}, channels last" for what in ("no spatial map", "pools", "no pool")),
-    *("a block a plane", "no gamma", "one pixel"),
+    *("a block a plane", "no gamma", "no extrema", "one pixel"),
 ]
+GATES = ["norm", "float", "double", "one gate", "space"]
 NEURON = [*TYPES, "shortcut", "bits", "steps", "tiles", "learned", "surrogates"]
 # Every kernel whose threads wait for each other, once; the type changes nothing about that.
 RACES = [
     *(("seam", f"float {what}") for what in ("statistics", "sums", "sums, channels last")),
     *(("seam", case) for case in ("a block a plane", "uneven statistics, channels last")),
     *(("seam_neuron", case) for case in ("float", "bits")),
+    *(("gates", case) for case in ("norm", "float", "space")),
 ]
 
 
 @pytest.fixture(scope="module")
 def programs():
-    return on_host.build("seam", "seam_neuron")
+    return on_host.build("seam", "seam_neuron", "gates")
 
 
-@pytest.mark.parametrize(("program", "listed"), [("seam", SEAM), ("seam_neuron", NEURON)])
+@pytest.mark.parametrize(("program", "listed"), [("seam", SEAM), ("seam_neuron", NEURON), ("gates", GATES)])
 def test_every_case_under_address_and_undefined(programs, program, listed):
     assert sorted(on_host.cases(programs / f"{program}_address")) == sorted(listed)
     for case in listed:

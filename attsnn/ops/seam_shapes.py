@@ -1,6 +1,6 @@
 """The seams' dispatcher ops: how their maps lie in memory, their shape rules, and sentences for misuse.
 
-The rules are those of csrc/tensor/seam_op.h.
+The rules are those of csrc/tensor/seam_op.h and gates_op.h.
 """
 
 import torch
@@ -39,6 +39,9 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
                 raise ValueError(
                     f"gates.{name} must be [{of}/r, {of}] and [{of}, {of}/r], {of} = {size}, got {got}"
                 )
+        kernel = gates.spatial
+        if kernel is not None and (kernel.shape != (1, 2, *kernel.shape[2:3] * 2) or not kernel.shape[2] % 2):
+            raise ValueError(f"gates.spatial must be [1, 2, k, k] with an odd k, got {tuple(kernel.shape)}")
         if not sides and (gates.channel is not None or gates.spatial is not None):
             raise ValueError("gates: z [T, N, F] has a temporal gate only")
     if shortcut is not None:
@@ -75,11 +78,12 @@ def laid_out(z: Tensor) -> bool:
     return _lies(z, height * width, width, 1) or _lies(z, 1, width * channels, channels)
 
 
-def _statistics_shapes(z, gamma, pool):
+def _statistics_shapes(z, gamma, pool, extrema):
     pooled = _maps_like(z, pool=pool) if pool > 1 else z.new_empty(0)
     moments = z.new_empty((3, *z.shape[:3]), dtype=torch.float64)
-    extremum = z.new_empty(z.shape[:3], dtype=state_dtype(z))
-    return pooled, moments, extremum, z.new_empty(z.shape[:3], dtype=torch.int32)
+    planes = z.shape[:3] if extrema else 0
+    extremum = z.new_empty(planes, dtype=state_dtype(z))
+    return pooled, moments, extremum, z.new_empty(planes, dtype=torch.int32)
 
 
 def _squeeze_shapes(p, affine):
@@ -107,11 +111,65 @@ def _backward_shapes(grad_out, grad_membrane, p, membrane, affine, spatial, cent
     return _maps_like(p), sums, grad_spatial, grad_learned
 
 
+def _affine_shapes(z, totals, mean, var, weight, bias, eps, repeats):
+    channels, state = z.shape[2], state_dtype(z)
+    norm = z.new_empty((4, channels), dtype=torch.float64)
+    centre, unbiased = (z.new_empty(channels, dtype=state) for _ in range(2))
+    return z.new_empty((2, 1, 1, channels), dtype=state), norm, centre, unbiased
+
+
+def _framed(kernel, height: int, width: int) -> int:
+    more = kernel.shape[2] - 1
+    return (height + more) * (width + more) + more
+
+
+def _space_shapes(descriptors, kernel, height, width):
+    samples = descriptors.shape[1]
+    space = descriptors.new_empty((samples, height, width))
+    return space, descriptors.new_empty((samples, 2, _framed(kernel, height, width)))
+
+
+def _space_backward_shapes(grad, space, padded, kernel, averaged):
+    samples, pixels = space.shape[0], space.shape[1] * space.shape[2]
+    total, by_kernel = (
+        space.new_empty(shape, dtype=torch.float64) for shape in ((samples,), (samples, *kernel.shape[1:]))
+    )
+    return space.new_empty((3, samples, pixels)), total, by_kernel
+
+
+def _gates_shapes(moments, peak, affine, time, channel):
+    steps, samples, channels = peak.shape
+    results = [peak.new_empty((2, steps if time else 1, samples, channels))]
+    for weights, size in ((time, steps), (channel, channels)):
+        n, width = (samples, weights[0].shape[0]) if weights else (0, 0)
+        place = peak.new_empty((n, size), dtype=torch.int32)
+        gate, inputs, hidden = (peak.new_empty(shape) for shape in ((n, size), (2, n, size), (2, n, width)))
+        results += [gate, inputs, place, hidden]
+    return tuple(results)
+
+
+def _gates_backward_shapes(sums, norm, moments, peak, time, channel, pixels):
+    results = [peak.new_empty((2, *peak.shape)), sums.new_empty(sums.shape)]
+    for kept, size in ((time, peak.shape[0]), (channel, peak.shape[2])):
+        n, width = (peak.shape[1], kept[0].shape[0]) if kept else (0, 0)
+        results += [peak.new_empty((n, size)), peak.new_empty((2, n, width))]
+    return tuple(results)
+
+
 _SHAPES = {
     "seam_statistics": _statistics_shapes,
     "seam_squeeze": _squeeze_shapes,
     "seam_project": lambda p, weight, centre: p.new_empty(p.shape[:3], dtype=torch.float64),
     "seam_gradient": lambda up, z, *_: _maps_like(z),
+    "seam_totals": lambda moments, pixels: moments.new_empty(1 + 2 * moments.shape[3]),
+    "seam_affine": _affine_shapes,
+    "seam_norm_sums": lambda sums, norm: sums.new_empty((2, sums.shape[3])),
+    "seam_batch_gradient": lambda z, *_: z.new_empty((3, z.shape[2]), dtype=state_dtype(z)),
+    "seam_space": _space_shapes,
+    "seam_space_backward": _space_backward_shapes,
+    "seam_space_sums": lambda sums, *_: sums.new_empty(sums.shape),
+    "seam_gates": _gates_shapes,
+    "seam_gates_backward": _gates_backward_shapes,
 }
 
 

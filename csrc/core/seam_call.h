@@ -12,8 +12,8 @@ template <class Real>
 using Scratch = std::function<Real*(int64_t)>;
 
 // One read of z: the pooled map, and by plane the mean and the centred second moment of z, the mean of the
-// pooled map, and its extremum: the maximum where gamma > 0, the minimum where gamma < 0, the value at place
-// 0 where gamma = 0, for then all normed values tie.
+// pooled map, and its extremum where wanted: the maximum where gamma > 0, the minimum where gamma < 0, the
+// value at place 0 where gamma = 0, for then all normed values tie.
 template <class Io, class Real>
 struct StatisticsCall {
   Maps maps;
@@ -22,8 +22,8 @@ struct StatisticsCall {
   const Real* gamma = nullptr;  // [C]; null: maxima
   Steps<Io> pooled;             // null where pool = 1
   double *mean, *moment, *pooled_mean;
-  Real* extremum;
-  int32_t* place;
+  Real* extremum = nullptr;  // null: not wanted
+  int32_t* place = nullptr;
 };
 
 // SA's descriptors of A p + B over (T, C), the place being t * C + c.

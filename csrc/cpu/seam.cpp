@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/neurons.h"
+#include "cpu/over_tasks.h"
 #include "cpu/reduce.h"
 #include "cpu/seam_maps.h"
 #include "cpu/seam_tiles.h"
@@ -13,18 +14,8 @@
 namespace attsnn {
 namespace {
 
-constexpr int64_t kGrain = 16384;  // values below which a thread does not pay
 constexpr int64_t kPixels = 256;   // that SA's descriptors are taken of together
 constexpr int64_t kBundle = 2048;  // values of small planes that are walked together
-
-// f(i) for tasks that read so many values each.
-template <class F>
-void over_tasks(int64_t tasks, int64_t values, const F& f) {
-  torch::stable::parallel_for(0, tasks, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, values)),
-                              [&](int64_t begin, int64_t end) {
-                                for (int64_t i = begin; i < end; ++i) f(i);
-                              });
-}
 
 // A thread's buffer number kIndex, at least that long.
 template <class T, int kIndex>
@@ -53,9 +44,9 @@ void statistics_of_planes(const StatisticsCall<Io, Real>& call, int64_t t, int64
   const Maps& maps = call.maps;
   const int64_t plane = (t * maps.samples + n) * maps.channels + c, values = count * maps.pixels();
   const Real* z = as_real(call.z[t] + maps.at(n, c, 0), values, scratch<Real, 0>(values));
-  with_isa<planes_statistics<Real>>(count, maps.pixels(), z, call.gamma == nullptr ? nullptr : call.gamma + c,
-                                    call.mean + plane, call.moment + plane, call.extremum + plane,
-                                    call.place + plane);
+  with_isa<planes_statistics<Real>>(
+      count, maps.pixels(), z, call.gamma == nullptr ? nullptr : call.gamma + c, call.mean + plane,
+      call.moment + plane, call.extremum == nullptr ? nullptr : call.extremum + plane, call.place + plane);
   std::copy_n(call.mean + plane, count, call.pooled_mean + plane);
 }
 
@@ -71,6 +62,7 @@ void statistics_of_pooled(const StatisticsCall<Io, Real>& call, int64_t t, int64
   with_isa<convert_row<Real, Io>>(p_maps.pixels(), static_cast<const Real*>(pooled), to);
   const Real* p = as_real(static_cast<const Io*>(to), p_maps.pixels(), pooled);
   with_isa<plane_moments<Real>>(p_maps.pixels(), p, call.pooled_mean + plane, static_cast<double*>(nullptr));
+  if (call.extremum == nullptr) return;
   const Real sign = call.gamma == nullptr ? Real(1) : sign_of(call.gamma[c]);
   with_isa<plane_extremum<Real>>(p_maps.pixels(), p, sign, call.extremum + plane, call.place + plane);
 }
@@ -84,7 +76,8 @@ void statistics_of_sample(const StatisticsCall<Io, Real>& call, int64_t at) {
   Real* reals = scratch<Real, 2>(3 * channels);
   double *shift = doubles, *sum = doubles + channels, *square = doubles + 2 * channels;
   Real *sign = reals, *best = reals + channels, *buffer = reals + 2 * channels;
-  int32_t* place = call.place + at * channels;
+  const bool wanted = call.extremum != nullptr;
+  int32_t* place = wanted ? call.place + at * channels : nullptr;
   const auto moments = [&](const Steps<const Io>& from, const Maps& of, double* mean, double* moment,
                            const auto& also) {
     const Io* sample = from[t] + of.at(n, 0, 0);
@@ -100,12 +93,13 @@ void statistics_of_sample(const StatisticsCall<Io, Real>& call, int64_t at) {
       if (moment != nullptr) moment[at * channels + c] = square[c] - sum[c] * (sum[c] / double(of.pixels()));
     }
   };
-  for (int64_t c = 0; c < channels; ++c) {
+  for (int64_t c = 0; wanted && c < channels; ++c) {
     const Real gamma = call.gamma == nullptr ? Real(1) : call.gamma[c];
     sign[c] = sign_of(gamma);
     place[c] = 0;
   }
   const auto meet = [&](int32_t pixel, const Real* values) {
+    if (!wanted) return;
     if (pixel == 0)
       for (int64_t c = 0; c < channels; ++c) best[c] = sign[c] * values[c];
     with_isa<pixel_extrema<Real>>(channels, pixel, values, static_cast<const Real*>(sign), best, place);
@@ -126,7 +120,7 @@ void statistics_of_sample(const StatisticsCall<Io, Real>& call, int64_t at) {
     moments({call.pooled.data, call.pooled.stride}, p_maps, call.pooled_mean, nullptr, meet);
   }
   const Steps<const Io> p = call.pool == 1 ? call.z : Steps<const Io>{call.pooled.data, call.pooled.stride};
-  for (int64_t c = 0; c < channels; ++c)
+  for (int64_t c = 0; wanted && c < channels; ++c)
     call.extremum[at * channels + c] = Real(p[t][p_maps.at(n, c, place[c])]);
 }
 

@@ -9,58 +9,41 @@ namespace attsnn {
 template <class Real>
 ATTSNN_INLINE void plane_moments(int64_t count, const Real* __restrict z, double* mean, double* moment) {
   const double shift = z[0];
-  double sum = 0, square = 0;
-  const auto apart = [&](int64_t i) { return double(z[i]) - shift; };
-  if (count < kLanes) {
-    for (int64_t i = 0; i < count; ++i) {
-      const double d = apart(i);
-      sum += d;
-      square += d * d;
-    }
-  } else {
-    Lanes<double> sums, squares;
-    in_lanes(count, [&](int64_t i, int l) {
-      const double d = apart(i);
-      sums.of[l] += d;
-      squares.of[l] += d * d;
-    });
-    sum = sums.total(), square = squares.total();
-  }
+  Lanes<double> sums, squares;
+  in_lanes(count, [&](int64_t i, int l) {
+    const double d = double(z[i]) - shift;
+    sums.of[l] += d;
+    squares.of[l] += d * d;
+  });
+  const double sum = sums.total();
   *mean = shift + sum / double(count);
-  if (moment != nullptr) *moment = square - sum * (sum / double(count));
+  if (moment != nullptr) *moment = squares.total() - sum * (sum / double(count));
 }
 
-// Where sign * z is largest, for the first time; NaN wins.
+// Where sign * z is largest, for the first time; NaN wins. First how large, then where: two simple loops are
+// faster than one that carries both.
 template <class Real>
 ATTSNN_INLINE void plane_extremum(int64_t count, const Real* __restrict z, Real sign, Real* value,
                                   int32_t* place) {
-  const auto meet = [&](int64_t i, Real& best, int32_t& at, int32_t there) {
+  Real best[kLanes], odd[kLanes];  // odd: NaN once a lane has met one
+  for (int l = 0; l < kLanes; ++l) best[l] = odd[l] = sign * z[0];
+  in_lanes(count, [&](int64_t i, int l) {
     const Real w = sign * z[i];
-    const bool beats = (w > best) | ((w != w) & (best == best));
-    best = beats ? w : best;
-    at = beats ? there : at;
-  };
-  Extremum<Real> most{sign * z[0], 0};
-  if (count < kLanes) {
-    for (int64_t i = 1; i < count; ++i) meet(i, most.value, most.place, int32_t(i));
-  } else {
-    Real best[kLanes];
-    int32_t block[kLanes] = {};  // where each lane's best stands, less the lane
-    for (Real& lane : best) lane = sign * z[0];
-    in_lanes(count, [&](int64_t i, int l) { meet(i, best[l], block[l], int32_t(i - l)); });
-    for (int l = 0; l < kLanes; ++l) block[l] += l;
-    for (int half = kLanes / 2; half > 0; half /= 2)
+    best[l] = w > best[l] ? w : best[l];
+    odd[l] = w != w ? w : odd[l];
+  });
+  for (int half = kLanes / 2; half > 0; half /= 2)
 #pragma GCC ivdep
 #pragma GCC unroll 1
-      for (int l = 0; l < half; ++l) {
-        Extremum<Real> mine{best[l], block[l]};
-        mine.meet(best[l + half], block[l + half]);
-        best[l] = mine.value, block[l] = mine.place;
-      }
-    most = {best[0], block[0]};
-  }
-  *value = z[most.place];
-  *place = most.place;
+    for (int l = 0; l < half; ++l) {
+      best[l] = best[l + half] > best[l] ? best[l + half] : best[l];
+      odd[l] = odd[l + half] != odd[l + half] ? odd[l + half] : odd[l];
+    }
+  const bool met = odd[0] != odd[0];
+  int32_t at = 0;
+  while (met ? sign * z[at] == sign * z[at] : sign * z[at] != best[0]) ++at;
+  *value = z[at];
+  *place = at;
 }
 
 template <class Real>
@@ -68,14 +51,60 @@ ATTSNN_INLINE Real sign_of(Real gamma) {
   return Real((gamma > 0) - (gamma < 0));
 }
 
-// Both of neighbouring planes; gamma null: maxima.
+// Both of neighbouring short planes: here a lane is a plane, and nothing is left to be added up in it.
+inline constexpr int64_t kShortPlane = 64;
+template <class Real>
+ATTSNN_INLINE void short_planes_statistics(int64_t planes, int64_t pixels, const Real* __restrict z,
+                                           const Real* gamma, double* mean, double* moment, Real* extremum,
+                                           int32_t* place) {
+  Real turned[kShortPlane][kLanes];  // by pixel
+  for (int64_t first = 0; first < planes; first += kLanes) {
+    const int64_t width = std::min<int64_t>(kLanes, planes - first);
+    for (int64_t k = 0; k < width; ++k)
+      for (int64_t i = 0; i < pixels; ++i) turned[i][k] = z[(first + k) * pixels + i];
+    Lanes<double> sums, squares;
+    for (int64_t i = 1; i < pixels; ++i)
+      in_lanes(width, [&](int64_t k, int l) {
+        const double d = double(turned[i][k]) - double(turned[0][k]);
+        sums.of[l] += d;
+        squares.of[l] += d * d;
+      });
+    for (int64_t k = 0; k < width; ++k) {
+      mean[first + k] = double(turned[0][k]) + sums.of[k] / double(pixels);
+      moment[first + k] = squares.of[k] - sums.of[k] * (sums.of[k] / double(pixels));
+    }
+    if (extremum == nullptr) continue;
+    Real sign[kLanes], best[kLanes];
+    int32_t at[kLanes] = {};
+    for (int64_t k = 0; k < width; ++k) {
+      sign[k] = gamma == nullptr ? Real(1) : sign_of(gamma[first + k]);
+      best[k] = sign[k] * turned[0][k];
+    }
+    for (int32_t i = 1; i < pixels; ++i)
+      in_lanes(width, [&](int64_t k, int l) {
+        const Real w = sign[l] * turned[i][k];
+        const bool beats = (w > best[l]) | ((w != w) & (best[l] == best[l]));
+        best[l] = beats ? w : best[l];
+        at[l] = beats ? i : at[l];
+      });
+    for (int64_t k = 0; k < width; ++k) {
+      extremum[first + k] = turned[at[k]][k];
+      place[first + k] = at[k];
+    }
+  }
+}
+
+// Both of neighbouring planes; gamma null: maxima; extremum null: not wanted.
 template <class Real>
 ATTSNN_INLINE void planes_statistics(int64_t planes, int64_t pixels, const Real* __restrict z,
                                      const Real* gamma, double* mean, double* moment, Real* extremum,
                                      int32_t* place) {
+  if (pixels <= kShortPlane)
+    return short_planes_statistics<Real>(planes, pixels, z, gamma, mean, moment, extremum, place);
   for (int64_t k = 0; k < planes; ++k) {
-    const Real sign = gamma == nullptr ? Real(1) : sign_of(gamma[k]);
     plane_moments<Real>(pixels, z + k * pixels, mean + k, moment + k);
+    if (extremum == nullptr) continue;
+    const Real sign = gamma == nullptr ? Real(1) : sign_of(gamma[k]);
     plane_extremum<Real>(pixels, z + k * pixels, sign, extremum + k, place + k);
   }
 }

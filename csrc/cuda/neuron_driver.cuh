@@ -19,10 +19,6 @@ bool rows_aligned(const Steps<T>& steps, size_t bytes) {
 template <class Io, int kVector>
 inline constexpr size_t kAccess = sizeof(Io) * kVector < 16 ? sizeof(Io) * kVector : 16;
 
-inline unsigned blocks_for(int64_t neurons, int64_t per_block) {
-  return unsigned((neurons + per_block - 1) / per_block);
-}
-
 template <class Cell, class Io, class Real, class Source, class Fire>
 void launch_forward_with(const Forward<Cell, Real, Source, Steps<Io>>& call, const Fire& fire,
                          const Firing& firing, Stream stream) {

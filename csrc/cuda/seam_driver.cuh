@@ -74,32 +74,28 @@ void launch_statistics(const StatisticsCall<Io, Real>& given, Stream stream) {
       call.z, call.pooled);
 }
 
-template <class Io, class Real>
-void launch_squeeze(const SqueezeCall<Io, Real>& given, Stream stream) {
-  SqueezeCall<Io, Real> call = given;
+// f(call, layout, width) of a call that reads p alone.
+template <class Io, class Call, class F>
+void with_layout_of_p(Call call, const F& f) {
   call.maps = as_read(call.maps);
   dispatch_layout<Io>(
-      call.maps, call.maps.pixels(),
-      [&](auto last, auto width) {
-        constexpr bool kLast = decltype(last)::value;
-        launch_pixel_fold<kLast>(SqueezeFold<Io, Real, decltype(width)::value, kLast>{call}, call.maps,
-                                 stream);
-      },
-      call.p);
+      call.maps, call.maps.pixels(), [&](auto last, auto width) { f(call, last, width); }, call.p);
+}
+
+template <class Io, class Real>
+void launch_squeeze(const SqueezeCall<Io, Real>& given, Stream stream) {
+  with_layout_of_p<Io>(given, [&](const auto& call, auto last, auto width) {
+    constexpr bool kLast = decltype(last)::value;
+    launch_pixel_fold<kLast>(SqueezeFold<Io, Real, decltype(width)::value, kLast>{call}, call.maps, stream);
+  });
 }
 
 template <class Io, class Real>
 void launch_project(const ProjectCall<Io, Real>& given, Stream stream) {
-  ProjectCall<Io, Real> call = given;
-  call.maps = as_read(call.maps);
-  dispatch_layout<Io>(
-      call.maps, call.maps.pixels(),
-      [&](auto last, auto width) {
-        constexpr bool kLast = decltype(last)::value;
-        launch_plane_fold<kLast>(ProjectFold<Io, Real, decltype(width)::value, kLast>{call}, call.maps,
-                                 stream);
-      },
-      call.p);
+  with_layout_of_p<Io>(given, [&](const auto& call, auto last, auto width) {
+    constexpr bool kLast = decltype(last)::value;
+    launch_plane_fold<kLast>(ProjectFold<Io, Real, decltype(width)::value, kLast>{call}, call.maps, stream);
+  });
 }
 
 // As many threads as keep a large device busy, and beyond that longer walks.

@@ -195,6 +195,7 @@ struct StatisticsFold {
     call.mean[to] = mean;
     call.moment[to] = moment < 0 ? 0 : moment;
     call.pooled_mean[to] = kPool == 1 ? mean : state.pooled / double(maps.pooled(pool()).pixels());
+    if (call.extremum == nullptr) return;
     const bool first = call.gamma != nullptr && call.gamma[c] == 0;
     const Real at_first =
         kPool == 1 ? Real(z[0]) : Real(Io(window_mean<Real>(z, pool(), maps.width * stride(), stride())));

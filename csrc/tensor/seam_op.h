@@ -93,14 +93,18 @@ Real floor_of(bool relu) {
 
 template <class Driver>
 std::tuple<Tensor, Tensor, Tensor, Tensor> seam_statistics(const Tensor& z,
-                                                           const std::optional<Tensor>& gamma, int64_t pool) {
+                                                           const std::optional<Tensor>& gamma, int64_t pool,
+                                                           bool extrema) {
   const Maps maps = maps_of(z);
   STD_TORCH_CHECK(pool >= 1 && pool <= maps.height && pool <= maps.width,
                   "pool must be from 1 to the side of z");
   const ScalarType state = state_type(z);
   Tensor pooled = pool > 1 ? empty_maps(z, maps.pooled(pool)) : empty_flat(z, {0}, z.scalar_type());
   Tensor moments = empty_flat(z, {3, maps.steps, maps.samples, maps.channels}, ScalarType::Double);
-  Tensor extremum = empty_planes(z, maps, state), place = empty_planes(z, maps, ScalarType::Int);
+  const auto planes = [&](ScalarType type) {
+    return extrema ? empty_planes(z, maps, type) : empty_flat(z, {0}, type);
+  };
+  Tensor extremum = planes(state), place = planes(ScalarType::Int);
   if (maps.planes() == 0) return {pooled, moments, extremum, place};
   dispatch_type(z.scalar_type(), [&]<class Io, class Real>() {
     StatisticsCall<Io, Real> call{};
@@ -112,8 +116,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> seam_statistics(const Tensor& z,
     call.mean = data<double>(moments);
     call.moment = call.mean + maps.planes();
     call.pooled_mean = call.moment + maps.planes();
-    call.extremum = data<Real>(extremum);
-    call.place = data<int32_t>(place);
+    if (extrema) call.extremum = data<Real>(extremum), call.place = data<int32_t>(place);
     Driver::statistics(z, call);
   });
   return {pooled, moments, extremum, place};

@@ -20,7 +20,8 @@ struct Case {
   int64_t steps, samples, channels, height, width, pool = 1;
   bool last = false, misaligned = false;
   Fill fill = Fill::kNormal;
-  bool gamma = true, one_affine = false, relu = true, spatial = false, gates = false, norm = true;
+  bool gamma = true, extrema = true, one_affine = false, relu = true, spatial = false, gates = false,
+       norm = true;
   int64_t busy = int64_t(1) << 18;  // threads; fewer: longer walks
   // Of the neurons.
   bool shortcut = false, membrane = false, learned = false, bits = false, soft = false, given_state = false;

@@ -30,8 +30,7 @@ void statistics(const Case& c) {
   call.mean = mean.data();
   call.moment = moment.data();
   call.pooled_mean = pooled_mean.data();
-  call.extremum = extremum.data();
-  call.place = place.data();
+  if (c.extrema) call.extremum = extremum.data(), call.place = place.data();
   launch_statistics(call, Stream{});
 
   over_planes(maps, [&](int64_t t, int64_t n, int64_t channel, int64_t plane) {
@@ -59,12 +58,13 @@ void statistics(const Case& c) {
       pooled_sum += double(Real(value));
       pooled_size += std::fabs(double(Real(value)));
       most.meet(sign * Real(value), int32_t(i));
-      if (i == 0 && c.gamma && in.gamma[channel] == 0) {
+      if (c.extrema && i == 0 && c.gamma && in.gamma[channel] == 0) {
         same("extremum", plane, double(extremum[plane]), double(Real(value)));
         same("place", plane, place[plane], 0);
       }
     }
-    if (!(c.gamma && in.gamma[channel] == 0)) {
+    if (!c.extrema) same("untouched place", plane, place[plane], -1);
+    if (c.extrema && !(c.gamma && in.gamma[channel] == 0)) {
       same("extremum", plane, double(extremum[plane]), double(sign * most.value));
       same("place", plane, place[plane], most.place);
     }
@@ -264,6 +264,10 @@ void add_statistics(Cases& cases) {
     statistics<float, float>({.steps = 1, .samples = 1, .channels = 3, .height = 23, .width = 23});
   };
   cases["no gamma"] = [] { statistics<float, float>(with([](Case& c) { c.gamma = false; })); };
+  cases["no extrema"] = [] {
+    for (const bool last : {false, true})
+      statistics<float, float>(with([=](Case& c) { c.extrema = false, c.pool = 2, c.last = last; }));
+  };
 }
 
 void add_passes(Cases& cases) {
