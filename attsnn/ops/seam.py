@@ -1,8 +1,8 @@
 """`seam`: what lies between two convolutions as one differentiable op, on the kernels or the reference.
 
-A few passes over the maps, each a dispatcher op, are joined by one `torch.autograd.Function` whose backward
-is written out; between them the gates' MLPs, SA's convolution and the reduction over processes run on small
-tensors.
+Passes over the maps, and between them ops on the small tensors of norm and gates, each a dispatcher op, are
+joined by one `torch.autograd.Function` whose backward is written out. Torch itself is left with the
+reduction over processes and the gradients of the gates' weights.
 csrc/README.md derives the formulas; the names here are its names.
 """
 

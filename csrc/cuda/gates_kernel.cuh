@@ -16,8 +16,9 @@ __global__ void __launch_bounds__(kEachThreads) each_kernel(Work work, int64_t t
   if (i < tasks) work(i);
 }
 
+// At least 1 block: left to choose, the compiler spills.
 template <class Work>
-__global__ void __launch_bounds__(kTeamThreads) teams_kernel(Work work) {
+__global__ void __launch_bounds__(kTeamThreads, 1) teams_kernel(Work work) {
   work(Block{}, int64_t(blockIdx.x));
 }
 
