@@ -53,9 +53,8 @@ T exchange(T value, int source) {
   return result;
 }
 
-template <class Body>
-void run_block(dim3 block, size_t shared, const Body& body) {
-  const int count = int(block.x * block.y * block.z);
+// What a block has of its own.
+inline void begin_block(int count, size_t shared) {
   block_barrier = std::make_unique<std::barrier<>>(count);
   // Exactly as long as asked for, so that an access past it is reported.
   dynamic_shared = std::make_unique<std::max_align_t[]>((shared + sizeof(std::max_align_t) - 1) /
@@ -63,12 +62,25 @@ void run_block(dim3 block, size_t shared, const Body& body) {
   warps.clear();
   for (int first = 0; first < count; first += kWarp)
     warps.push_back(std::make_unique<Warp>(std::min(kWarp, count - first)));
+}
+
+// The OS threads are those of every block: under a sanitizer it takes longer to start one than what it does.
+template <class Kernel>
+void run_blocks(dim3 blocks, dim3 block, size_t shared, const Kernel& kernel) {
+  const unsigned count = block.x * block.y * block.z, number = blocks.x * blocks.y * blocks.z;
+  const auto begin = [=]() noexcept { begin_block(int(count), shared); };
+  std::barrier<decltype(begin)> between(count, begin);
   std::vector<std::thread> threads;
-  for (int i = 0; i < count; ++i)
-    threads.emplace_back([=, &body] {
-      body(dim3(i % block.x, i / block.x % block.y, i / (block.x * block.y)));
-      warps[i / kWarp]->barrier.arrive_and_drop();  // a thread that returned holds nobody up
-      block_barrier->arrive_and_drop();
+  for (unsigned i = 0; i < count; ++i)
+    threads.emplace_back([=, &between, &kernel] {
+      threadIdx = dim3(i % block.x, i / block.x % block.y, i / (block.x * block.y));
+      for (unsigned k = 0; k < number; ++k) {
+        between.arrive_and_wait();
+        blockIdx = dim3(k % blocks.x, k / blocks.x % blocks.y, k / (blocks.x * blocks.y));
+        kernel();
+        warps[i / kWarp]->barrier.arrive_and_drop();  // a thread that returned holds nobody up
+        block_barrier->arrive_and_drop();
+      }
     });
   for (auto& thread : threads) thread.join();
 }
@@ -97,14 +109,7 @@ void launch(Stream, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, si
             const Arguments&... arguments) {
   gridDim = blocks;
   blockDim = threads;
-  for (unsigned z = 0; z < blocks.z; ++z)
-    for (unsigned y = 0; y < blocks.y; ++y)
-      for (unsigned x = 0; x < blocks.x; ++x)
-        on_host::run_block(threads, shared, [&](dim3 thread) {
-          threadIdx = thread;
-          blockIdx = dim3(x, y, z);
-          kernel(arguments...);
-        });
+  on_host::run_blocks(blocks, threads, shared, [&] { kernel(arguments...); });
 }
 
 }  // namespace attsnn
