@@ -48,6 +48,16 @@ def fused():
     return _extension.compiled()
 
 
+@pytest.fixture(scope="module")
+def without_curves():
+    """They take longer than the epochs of a test; test_engine_parts.py and test_train_dvs.py draw them."""
+    from attsnn.engine import pictures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "curves", lambda *_: [])
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded_and_deterministic():
     torch.manual_seed(0)

@@ -22,6 +22,8 @@ from torch.utils.data import Dataset
 from attsnn import engine, models
 from attsnn.engine import sampling
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 STEPS_AN_EPOCH = 9
 RECIPE = {"lr": 0.01, "epochs": 2, "workers": 0}
 

@@ -21,19 +21,15 @@ from PIL import Image
 
 from attsnn import _extension, engine, models
 from attsnn.data.textures import texture
-from attsnn.engine import checkpoint, pictures, progress
+from attsnn.engine import checkpoint, progress
+
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 SCRIPT = Path(__file__).parent.parent / "train" / "imagenet.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BACKEND = "reference" if _extension.compiled() is None else "fused"
 SMALL = {"width": 0.125, "size": 32, "workers": 0, "threads": 1, "device": "cpu", "backend": BACKEND}
 TINY = {**SMALL, "synthetic": 40, "batch": 8, "epochs": 2, "name": "run"}  # five steps an epoch
-
-
-@pytest.fixture(autouse=True)
-def _without_curves(monkeypatch):
-    """They take longer than these epochs; tests/test_engine_parts.py draws them."""
-    monkeypatch.setattr(pictures, "curves", lambda *_: [])
 
 
 class Done(NamedTuple):

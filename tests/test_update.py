@@ -10,6 +10,8 @@ from torch import nn
 from attsnn import engine
 from attsnn.engine import checkpoint
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 PARTS = 4  # of the schedule: epochs of 5 steps
 
 
