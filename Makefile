@@ -40,9 +40,10 @@ $(VENV)/.built: $(VENV)/.installed $(VENV)/.wish pyproject.toml $(SOURCES)
 demo: setup
 	$(PY) train/dvs.py samples
 
-# Two workers, a file to one of them: many tests wait for a process or a disc. Their threads wait asleep.
+# Two workers, a file to one of them: many tests wait for a process or a disc. Their threads wait asleep. The
+# order of the files is that of tests/conftest.py.
 test: setup
-	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # kill -9 at 20 random moments instead of 5.
 test-long:

@@ -40,6 +40,21 @@ SKIPS = (
 )
 
 
+# What takes longest, first: a worker that meets one of these last works on when the other has nothing left.
+LONGEST = [
+    f"test_{subject}.py"
+    for subject in (
+        *("train_imagenet", "bench", "golden", "neuron", "seam", "build", "cuda_on_host", "seam_on_host"),
+        *("ms_resnet", "ops", "models", "engine", "processes", "train_dvs"),
+    )
+]
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(params=["reference", "fused"])
 def backend(request):
     if request.param == "fused" and _extension.compiled() is None:
