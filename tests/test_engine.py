@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import traceback
 import types
 from pathlib import Path
 
@@ -122,6 +123,9 @@ def test_resumed_is_bit_equal(tmp_path, uninterrupted, step):
     with pytest.raises(engine.StoppedError, match=f"after step {step}; .*--resume auto") as stopped:
         train(tmp_path / "run", loss=stopping_at(step), workers=2)
     assert stopped.value.code == 143
+    # Ends the loading processes. The garbage collector would close their queues first, and then torch waits
+    # 5 s for each of them.
+    traceback.clear_frames(stopped.tb)
     torch.rand(5), random.random(), np.random.rand()
     model, run = train(tmp_path / "run", resume="auto", workers=2)
     assert equal(whole, model)
