@@ -42,10 +42,11 @@ def here(monkeypatch):
 
     def run(name: str, *words: str) -> str:
         out, main = io.StringIO(), {"neuron.py": neuron, "seams.py": seams, "model.py": model}[name].main
-        with contextlib.chdir(ROOT), contextlib.redirect_stdout(out):
+        with contextlib.redirect_stdout(out):
             main(list(words))
         return out.getvalue()
 
+    monkeypatch.chdir(ROOT)
     gc.freeze()  # every figure of memory begins with a collection, which need not pass all that is imported
     yield run
     gc.unfreeze()
