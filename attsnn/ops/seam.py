@@ -200,6 +200,10 @@ class _Seam(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_out, *others):
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "seam: no double backward (create_graph=True); backend='reference' has one"
+            )
         grad_membrane = others[0] if ctx.plan.membrane else None
         if grad_out is None and grad_membrane is None:
             return (None,) * 13

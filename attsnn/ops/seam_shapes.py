@@ -178,10 +178,9 @@ def _register() -> None:
     for neuron in compiled().neurons:
         shapes |= {f"{neuron}_seam_forward": _forward_shapes, f"{neuron}_seam_backward": _backward_shapes}
     for name, shape in shapes.items():
+        # No gradient: they are called inside of the autograd function, and one more layer of Python takes
+        # longer than some of them do.
         torch.library.register_fake(f"attsnn::{name}", shape)
-        # Called inside of the autograd function alone: a graph of their own appears under create_graph=True.
-        twice = "seam: no double backward (create_graph=True); backend='reference' has one"
-        torch.library.register_autograd(f"attsnn::{name}", refuse(twice))
         vmapped = "seam: no vmap; N is the batch dimension, or use backend='reference'"
         torch.library.register_vmap(f"attsnn::{name}", refuse(vmapped))
 
