@@ -219,6 +219,8 @@ class Traffic(TorchDispatchMode):
             read = []  # its shape alone
         elif name in ("aten::index", "aten::gather"):
             read[0] = result  # of the source, what is picked alone
+        elif name == "attsnn::seam_space_sums":
+            read = [t for t in read if t.dim() < 5]  # of the maps one value a pixel
         if (fresh or in_place) and not creates:
             self.bytes += sum(map(_extent, read)) + sum(map(_extent, fresh if fresh else read[:1]))
         return result

@@ -171,14 +171,14 @@ class _Kept(NamedTuple):
     space_at: Tensor | None = None
     kernel: Tensor | None = None
 
-    def temporal(self) -> list[Tensor]:
-        """TA as the dispatcher ops take it; nothing where there is none."""
-        gate = (self.t0, self.t1, self.time, self.t_inputs, self.t_place, self.t_hidden)
-        return [] if self.t0 is None else list(gate)
+    def gate(self, names: tuple[str, ...]) -> list[Tensor]:
+        """A gate as the dispatcher ops take it; nothing where there is none."""
+        found = [getattr(self, name) for name in names]
+        return [] if found[0] is None else found
 
-    def channelled(self) -> list[Tensor]:
-        gate = (self.c0, self.c1, self.channel, self.c_inputs, self.c_place, self.c_hidden)
-        return [] if self.c0 is None else list(gate)
+
+_TEMPORAL = ("t0", "t1", "time", "t_inputs", "t_place", "t_hidden")
+_CHANNEL = ("c0", "c1", "channel", "c_inputs", "c_place", "c_hidden")
 
 
 class _Seam(torch.autograd.Function):
@@ -232,24 +232,18 @@ def _forward(z, shortcut, mean, var, weight, bias, t0, t1, c0, c1, kernel, learn
     if plan.batch:
         small["totals"] = _totals(moments, z.shape[3] * z.shape[4], plan.group)
     given = (None if statistic is None else statistic.double() for statistic in (mean, var))
+    no_values = z.new_empty((0, 0, z.shape[2]))  # type and channels are all that is wanted of z
     affine, norm, centre, unbiased = ops.seam_affine(
-        z, small.get("totals"), *given, weight, bias, plan.eps, plan.repeats
+        no_values, small.get("totals"), *given, weight, bias, plan.eps, plan.repeats
     )
     if plan.normed:
         small["centre"] = centre
-    time = channel = None
     if gated:
-        pairs = [[] if first is None else [first, second] for first, second in ((t0, t1), (c0, c1))]
-        affine, *found = ops.seam_gates(moments, peak, affine, *pairs)
-        if t0 is not None:
-            time = found[0]
-            small |= dict(
-                zip(("t0", "t1", "time", "t_inputs", "t_place", "t_hidden"), (t0, t1, *found), strict=False)
-            )
-        if c0 is not None:
-            channel = found[4]
-            names = ("c0", "c1", "channel", "c_inputs", "c_place", "c_hidden")
-            small |= dict(zip(names, (c0, c1, *found[4:]), strict=True))
+        weights = [[] if w[0] is None else w for w in ([t0, t1], [c0, c1])]
+        affine, *found = ops.seam_gates(moments, peak, affine, *weights)
+        for names, own, results in zip((_TEMPORAL, _CHANNEL), weights, (found[:4], found[4:]), strict=True):
+            if own:
+                small |= dict(zip(names, (*own, *results), strict=True))
     space = None
     if kernel is not None:
         descriptors, space_at = ops.seam_squeeze(p, affine)
@@ -266,7 +260,8 @@ def _forward(z, shortcut, mean, var, weight, bias, t0, t1, c0, c1, kernel, learn
     kept = _Kept(z, affine, norm, p=p if plan.pool > 1 else None, bits=bits, **small)
     statistics = (centre, unbiased) if plan.batch else (None, None)
     outputs = (out, membrane if plan.membrane else None, *statistics)
-    return (*outputs, None if time is None else time.t(), channel, space), kept, (keep, rules)
+    scores = (None if kept.time is None else kept.time.t(), kept.channel, kept.space)
+    return (*outputs, *scores), kept, (keep, rules)
 
 
 def _keep(p: Tensor, shortcut: Tensor | None, plan: _Plan, wanted: bool) -> str:
@@ -331,13 +326,11 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
         sums = ops.seam_space_sums(sums, by_level, spatial, total, s.space_at, p, s.norm)
     planes, grad_gates = None, [None] * 4
     if s.place is not None:
+        gates = s.gate(_TEMPORAL), s.gate(_CHANNEL)
         planes, sums, *found = ops.seam_gates_backward(
-            *(sums, s.norm, s.moments, s.peak, s.temporal(), s.channelled(), p.shape[3] * p.shape[4])
+            sums, s.norm, s.moments, s.peak, *gates, p.shape[3] * p.shape[4]
         )
-        grad_gates = [
-            *_weights_backward(*found[:2], *s.temporal()),
-            *_weights_backward(*found[2:], *s.channelled()),
-        ]
+        grad_gates = [*_weights_backward(*found[:2], *gates[0]), *_weights_backward(*found[2:], *gates[1])]
     grad_bias = grad_weight = of_batch = None
     if plan.normed:
         both = ops.seam_norm_sums(sums, s.norm)
@@ -346,7 +339,7 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
             if plan.group is not None:
                 both = both.clone()
                 dist.all_reduce(both, group=plan.group)
-            of_batch = ops.seam_batch_gradient(z, both, s.totals, s.norm)
+            of_batch = ops.seam_batch_gradient(s.centre.view(1, 1, -1), both, s.totals, s.norm)
     grad_z = None
     if wants_z:
         place = None if planes is None else s.place
