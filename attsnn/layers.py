@@ -95,6 +95,20 @@ class SpikingLayer(nn.Module):
         return ", ".join(f"{k}={getattr(self, k)}" for k in ("pool", "membrane"))
 
 
+class AveragePool(nn.Module):
+    """`nn.AvgPool2d(pool)` of every step: [T, N, C, H, W] -> [T, N, C, H/pool, W/pool]."""
+
+    def __init__(self, pool: int, *, backend: Backend = "auto"):
+        super().__init__()
+        self.pool, self.backend = pool, backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.average_pool(x, self.pool, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        return str(self.pool)
+
+
 class NormedLayer(nn.Module):
     """A convolution, or a linear layer, and its batch norm, without a neuron: [T, N, ...] -> [T, N, ...].
 

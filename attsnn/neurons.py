@@ -78,9 +78,11 @@ class LIF(nn.Module):
         rules = ("surrogate", "strict", "detach_reset", "emit", "start", "backend")
         return {**self.constants(), **{name: getattr(self, name) for name in rules}}
 
-    def forward(self, x: Tensor, v0: Tensor | None = None) -> Tensor:
-        """The emitted tensor, of x's shape and type, from the state v0 [N, ...] or from rest."""
-        return ops.lif(x, v0, final_state=False, **self.arguments())[0]
+    def forward(self, x: Tensor, v0: Tensor | None = None, *, steps: int | None = None) -> Tensor:
+        """The emitted tensor, of x's shape and type, from the state v0 [N, ...] or from rest; `steps`: how
+        many, where x [1, N, ...] is the same at each.
+        """
+        return ops.lif(x, v0, steps=steps, final_state=False, **self.arguments())[0]
 
     def run(self, x: Tensor, v0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(emitted, v): v [N, ...] continues the sequence, so that T cut in two gives the same bits as

@@ -105,6 +105,11 @@ def _unrolled(neuron: str, x: Tensor) -> Layer:
     return layer
 
 
+def _shown(layer: Layer) -> Callable:
+    """The stem's neuron, whose input is the same at all steps."""
+    return lambda x, steps: layer(x.expand(steps, *[-1] * (x.dim() - 1)))
+
+
 def _composed_norm(layer: NormedLayer, x: Tensor, repeats: int = 1) -> Tensor:
     z = over_time(layer.current, x)
     return z if layer.norm is None else over_time(layer.norm, z)
@@ -119,7 +124,7 @@ def _composed(
             layer.forward = _forward(layer, peers._composed_seam(layer, x, walk))
         elif isinstance(layer, NormedLayer):
             layer.forward = partial(_composed_norm, layer)
-    net.stem_neuron.forward = walk(neuron, x)
+    net.stem_neuron.forward = _shown(walk(neuron, x))
 
 
 def _per_step(current: nn.Module, x: Tensor) -> Tensor:
@@ -153,7 +158,7 @@ def _published(neuron: str, net: nn.Module, x: Tensor) -> None:
             layer.forward = spiking(layer)
         elif isinstance(layer, NormedLayer):
             layer.forward = partial(normed, layer)
-    net.stem_neuron.forward = peers._published(neuron, x)
+    net.stem_neuron.forward = _shown(peers._published(neuron, x))
 
 
 def _spikingjelly(neuron: str, x: Tensor) -> Layer:

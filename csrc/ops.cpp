@@ -25,6 +25,8 @@ int cuda_driver_version();
 
 STABLE_TORCH_LIBRARY(attsnn, m) {
   using namespace attsnn;
+  m.def("average_pool(Tensor x, int pool) -> Tensor");
+  m.def("average_pool_backward(Tensor grad, int pool, int height, int width, bool channels_last) -> Tensor");
   m.def(
       "seam_statistics(Tensor z, Tensor? gamma, int pool, bool extrema) -> (Tensor pooled, Tensor moments, "
       "Tensor extremum, Tensor place)");
@@ -60,11 +62,11 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
     const std::string name = decltype(type)::type::kName;
     m.def((name + "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, "
                   "str keep, "
-                  "bool final_state) -> (Tensor out, Tensor v, Tensor kept)")
+                  "bool final_state, int steps=0) -> (Tensor out, Tensor v, Tensor kept)")
               .c_str());
     m.def((name +
            "_backward(Tensor grad_out, Tensor? grad_v, Tensor? x, Tensor? v0, Tensor? learned, Tensor kept, "
-           "float[] numbers, int[] rules, int learns, str keep, bool wants_v0) -> "
+           "float[] numbers, int[] rules, int learns, str keep, bool wants_v0, bool shared=False) -> "
            "(Tensor grad_x, Tensor grad_v0, Tensor grad_learned)")
               .c_str());
     m.def((name +

@@ -484,6 +484,47 @@ def test_bytes_kept_by_one_layer(fused, steps):
     assert kept[1].numel() == kept[2].numel() == 0
 
 
+@pytest.mark.parametrize("preset", neurons.PRESETS)
+@pytest.mark.parametrize("steps", [1, 3, 4, 7, 70])
+def test_a_static_input(backend, preset, steps):
+    """x [1, N, ...] with `steps` is x T times: spikes, state, and a gradient that is summed over steps."""
+    image = torch.randn(1, 3, 40, 7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weight = torch.randn(steps, 1, 1, 1, 7, generator=torch.Generator().manual_seed(2))
+
+    def run(dtype, backend, shared):
+        neuron, x = neurons.PRESETS[preset](backend=backend), image.to(dtype, copy=True).requires_grad_()
+        if shared:
+            out, state = ops.lif(x, steps=steps, **neuron.arguments())
+            same_bits(neuron(x, steps=steps), out)
+        else:
+            out, state = neuron.run(x.expand(steps, -1, -1, -1, -1))
+        assert out.shape == (steps, *image.shape[1:])
+        (out * weight.to(dtype)).sum().backward()
+        return out.detach(), state.detach(), x.grad
+
+    found = {}
+    for dtype in (torch.float64, torch.bfloat16):
+        out, state, grad = run(dtype, backend, True)
+        expected = run(dtype, "reference", False)
+        same_bits(out, expected[0])
+        same_bits(state, expected[1])
+        found[dtype] = grad, expected[2]
+    close64(*found[torch.float64], 1e-14)
+    if steps > 7:  # float32 and float64 part ways at some spike
+        return
+    image = image.bfloat16().double()
+    weight = weight.bfloat16()
+    exact = run(torch.float64, "reference", False)
+    assert (exact[0] == out).all()
+    as_exact_as_eager(*found[torch.bfloat16], exact[2])
+
+
+@pytest.mark.parametrize(("shape", "steps"), [((2, 3), 3), ((1, 3), 0), ((3, 3), 1)])
+def test_steps_that_do_not_fit(backend, shape, steps):
+    with pytest.raises(ValueError, match="steps must be T"):
+        ops.lif(torch.zeros(shape), steps=steps, backend=backend)
+
+
 @pytest.mark.parametrize("preset", ["leaky", "ms_resnet"])  # one keeps x and checkpoints, one two bits
 def test_thousands_of_steps(fused, preset):
     compare(make((4096, 2, 3), None), make((2, 3), None), **settings(neurons.PRESETS[preset]()))

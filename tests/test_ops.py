@@ -5,6 +5,7 @@ misuse.
 import copy
 import functools
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -36,8 +37,15 @@ def test_opcheck(fused, keep, learned, state):
         torch.library.opcheck(torch.ops.attsnn.lif_forward.default, arguments(steps, keep, learned, state))
 
 
+@pytest.mark.parametrize("keep", ["input", "bits"])
+def test_opcheck_of_a_static_input(fused, keep):
+    for steps in (5, 70):
+        given = arguments(1, keep, learned=True, state=True)
+        torch.library.opcheck(torch.ops.attsnn.lif_forward.default, (*given, steps))
+
+
 def test_opcheck_of_backward(fused):
-    for keep in ("input", "bits"):
+    for keep, shared in itertools.product(("input", "bits"), (False, True)):
         x, v0, learned, numbers, rules, learns, _, _ = (
             a.detach() if isinstance(a, torch.Tensor) else a for a in arguments(5, keep, True, True)
         )
@@ -51,7 +59,7 @@ def test_opcheck_of_backward(fused):
             kept,
         )
         op = torch.ops.attsnn.lif_backward.default
-        torch.library.opcheck(op, (*given, numbers, rules, learns, keep, True))
+        torch.library.opcheck(op, (*given, numbers, rules, learns, keep, True, shared))
 
 
 def grads(f, x):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attsnn import neurons
 from attsnn._extension import Backend
 from attsnn.attention import NAMES, attention
-from attsnn.layers import NormedLayer, SpikingLayer, over_time
+from attsnn.layers import AveragePool, NormedLayer, SpikingLayer
 
 from .registry import register
 
@@ -61,16 +61,16 @@ class Block(nn.Module):
     of the last block.
     """
 
-    def __init__(self, first: SpikingLayer, second: SpikingLayer, shortcut: NormedLayer | None, pool: int):
+    def __init__(
+        self, first: SpikingLayer, second: SpikingLayer, pool: nn.Module, shortcut: NormedLayer | None
+    ):
         super().__init__()
-        self.first, self.second, self.shortcut = first, second, shortcut
-        self.pool = nn.AvgPool2d(pool) if pool > 1 else nn.Identity()
+        self.first, self.second, self.pool, self.shortcut = first, second, pool, shortcut
 
     def forward(self, membrane: Tensor, spikes: Tensor) -> tuple[Tensor | None, Tensor]:
         steps, shown = spikes.shape[0], spikes.shape[0] // membrane.shape[0]
         if self.shortcut is not None:
-            membrane = over_time(self.pool, membrane)
-            membrane = _for_layer(membrane, self.shortcut.current, self.second.membrane_dtype)
+            membrane = _for_layer(self.pool(membrane), self.shortcut.current, self.second.membrane_dtype)
             membrane = self.shortcut(membrane, repeats=shown)
         out = self.second(self.first(spikes), membrane.expand(steps, *[-1] * 4))
         return out[::-1] if self.second.membrane else (None, out)
@@ -122,12 +122,14 @@ class MSResNet(nn.Module):
                 membrane=not last,
                 **types,
             )
-            shortcut, pool = None, 1
+            pool, shortcut = nn.Identity(), None
             if stride > 1:
-                pool = stride if plan.shortcut == "pool" else 1
-                current = nn.Conv2d(c, width, 1, stride // pool, bias=False)
+                pools = plan.shortcut == "pool"
+                if pools:
+                    pool = AveragePool(stride, backend=backend)
+                current = nn.Conv2d(c, width, 1, 1 if pools else stride, bias=False)
                 shortcut = NormedLayer(current, _norm(width), backend=backend, **types)
-            return Block(first, second, shortcut, pool)
+            return Block(first, second, pool, shortcut)
 
         widths = (plan.channels[0], *plan.channels)
         stem = _stem(plan.stem, widths[0])
@@ -147,7 +149,7 @@ class MSResNet(nn.Module):
         plan = self.plan
         self._check(x)
         membrane = self.stem(x[None], repeats=plan.steps)  # [1, N, C, H, W]: the same at every step
-        spikes = self.stem_neuron(membrane.expand(plan.steps, *[-1] * 4))  # [T, N, C, H, W]
+        spikes = self.stem_neuron(membrane, steps=plan.steps)  # [T, N, C, H, W]
         spikes = _for_layer(spikes, self.stages, plan.membrane_dtype)
         for stage in self.stages:
             for block in stage:

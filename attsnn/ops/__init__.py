@@ -11,6 +11,7 @@ from attsnn.reference import (
 )
 
 from .neuron import lif
+from .pool import average_pool
 from .seam import seam
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Norm",
     "Scores",
     "SeamOutput",
+    "average_pool",
     "channel_gate",
     "lif",
     "seam",

@@ -36,6 +36,7 @@ def lif(
     emit: str = "spike",
     start: str = "zero",
     soft: bool = False,
+    steps: int | None = None,
     final_state: bool = True,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor | None]:
@@ -45,8 +46,7 @@ def lif(
 
     Args:
         x: input current [T, N, C, H, W], [T, N, F] or [T, N], T >= 1, float64, float32, bfloat16 or float16,
-            in any dense layout after T, which the result keeps. An input expanded over T (stride 0) is read
-            once.
+            in any dense layout after T, which the result keeps; or [1, N, ...], with `steps`.
         v0: membrane [N, ...] after the reset of the step before; None: at rest.
         leak, gain, bias, threshold, v_reset: numbers, or tensors of one value or one value a channel
             (dimension 2), with gradients where they require them. v_reset None is the soft reset.
@@ -59,12 +59,14 @@ def lif(
         start: without v0, the first charge is gain x ("zero"), or as from v = v_reset ("reset").
         soft: the surrogate's primitive instead of the step, for gradient checks; the kernels do it in
             float64.
+        steps: T, where x [1, N, ...] is the same at every step, as a static image's is: it is read once, and
+            its gradient is the sum over the steps. None: as many as x has.
         final_state: whether the state is wanted.
         backend: "fused" (an error where there is no kernel), "reference", or "auto".
 
     Returns:
-        (out, v): out of x's shape, type and layout; v [N, ...], the state after the last step, in float32
-        (float64 for float64), or None.
+        (out, v): out [T, N, ...] of x's type and layout; v [N, ...], the state after the last step, in
+        float32 (float64 for float64), or None.
 
     Raises:
         TypeError, ValueError: for input that does not fit; the sentence names the argument.
@@ -74,8 +76,14 @@ def lif(
     """
     constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
     check(x, v0, constants, surrogate, emit, start)
+    if steps is not None and (steps < 1 or x.shape[0] not in (1, steps)):
+        raise ValueError(
+            f"steps must be T, for x [T, N, ...] or [1, N, ...]; got {steps} for {tuple(x.shape)}"
+        )
     if not use_fused(backend, x.device.type):
         flags = {"strict": strict, "detach_reset": detach_reset, "emit": emit, "start": start, "soft": soft}
+        if steps is not None:
+            x = x.expand(steps, *x.shape[1:])
         return reference.lif(x, v0, **constants, surrogate=surrogate, **flags, final_state=final_state)
     packed = pack(x, constants, surrogate, strict, detach_reset, emit, start, soft)
     x = x if _dense(x) else x.contiguous()
@@ -84,7 +92,8 @@ def lif(
     wanted = packed.learns or x.requires_grad or (v0 is not None and v0.requires_grad)
     keep = packed.keep if torch.is_grad_enabled() and wanted else "nothing"
     op = torch.ops.attsnn.lif_forward
-    out, v, _ = op(x, v0, packed.learned, packed.numbers, packed.rules, packed.learns, keep, final_state)
+    how = packed.numbers, packed.rules, packed.learns, keep
+    out, v, _ = op(x, v0, packed.learned, *how, final_state, steps or 0)
     return out, v if final_state else None
 
 
@@ -232,10 +241,10 @@ def _check_constant(name: str, value, x: Tensor) -> None:
 # ------------------------------------------------------------------------------------------
 
 
-def _forward_shapes(x, v0, learned, numbers, rules, learns, keep, final_state):
-    steps, step = x.shape[0], x.shape[1:]
+def _forward_shapes(x, v0, learned, numbers, rules, learns, keep, final_state, steps=0):
+    steps, step = steps or x.shape[0], x.shape[1:]
     n = math.prod(step)
-    out = x.new_empty_strided(x.shape, (n, *x.stride()[1:]))
+    out = x.new_empty_strided((steps, *step), (n, *x.stride()[1:]))
     state = state_dtype(x)
     v = x.new_empty_strided(step, x.stride()[1:], dtype=state) if final_state else x.new_empty(0, dtype=state)
     if keep == "bits":
@@ -247,9 +256,13 @@ def _forward_shapes(x, v0, learned, numbers, rules, learns, keep, final_state):
     return out, v, kept
 
 
-def _backward_shapes(grad_out, grad_v, x, v0, learned, kept, numbers, rules, learns, keep, wants_v0):
+def _backward_shapes(
+    grad_out, grad_v, x, v0, learned, kept, numbers, rules, learns, keep, wants_v0, shared=False
+):
     shape, inner = grad_out.shape, grad_out.stride()[1:]
-    grad_x = grad_out.new_empty_strided(shape, (math.prod(shape[1:]), *inner))
+    grad_x = grad_out.new_empty_strided(
+        (1 if shared else shape[0], *shape[1:]), (math.prod(shape[1:]), *inner)
+    )
     state = state_dtype(grad_out)
     none = grad_out.new_empty(0, dtype=state)
     grad_v0 = grad_out.new_empty_strided(shape[1:], inner, dtype=state) if wants_v0 else none
@@ -257,9 +270,10 @@ def _backward_shapes(grad_out, grad_v, x, v0, learned, kept, numbers, rules, lea
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, v0, learned, ctx.numbers, ctx.rules, ctx.learns, ctx.keep, final_state = inputs
-    _, v, kept = output
-    ctx.shape, ctx.strides, ctx.dtype = x.shape, x.stride()[1:], x.dtype
+    x, v0, learned, ctx.numbers, ctx.rules, ctx.learns, ctx.keep, final_state, steps = inputs
+    out, v, kept = output
+    ctx.shape, ctx.strides, ctx.dtype = out.shape, x.stride()[1:], x.dtype
+    ctx.shared = steps > 1 and x.shape[0] == 1
     ctx.save_for_backward(x if ctx.keep == "input" else None, v0, learned, kept)
     ctx.mark_non_differentiable(*((kept,) if final_state else (v, kept)))
     ctx.set_materialize_grads(False)
@@ -268,7 +282,7 @@ def _setup_context(ctx, inputs, output) -> None:
 def _make_backward(op):
     def backward(ctx, grad_out, grad_v, _):
         if grad_out is None and grad_v is None:
-            return (None,) * 8
+            return (None,) * 9
         x, v0, learned, kept = ctx.saved_tensors
         if grad_out is None:  # only the final state was used: one step of zeros stands for all
             zeros = torch.zeros_like(grad_v, dtype=ctx.dtype)
@@ -279,10 +293,10 @@ def _make_backward(op):
             grad_v = like(grad_v, ctx.strides)
         grad_x, grad_v0, grad_learned = op(
             *(grad_out, grad_v, x, v0, learned, kept),
-            *(ctx.numbers, ctx.rules, ctx.learns, ctx.keep, ctx.needs_input_grad[1]),
+            *(ctx.numbers, ctx.rules, ctx.learns, ctx.keep, ctx.needs_input_grad[1], ctx.shared),
         )
         wants_v0 = ctx.needs_input_grad[1]
-        return grad_x, grad_v0 if wants_v0 else None, grad_learned if ctx.learns else None, *[None] * 5
+        return grad_x, grad_v0 if wants_v0 else None, grad_learned if ctx.learns else None, *[None] * 6
 
     return backward
 

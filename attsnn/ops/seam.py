@@ -6,6 +6,7 @@ reduction over processes and the gradients of the gates' weights.
 csrc/README.md derives the formulas; the names here are its names.
 """
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -186,8 +187,8 @@ class _Seam(torch.autograd.Function):
     def forward(ctx, z, shortcut, weight, bias, mean, var, t0, t1, c0, c1, kernel, learned, plan):
         given = (weight, bias, t0, t1, c0, c1, kernel)
         wanted = plan.grad and any(ctx.needs_input_grad)
-        with torch.autocast(z.device.type, enabled=False):
-            small = (None if w is None else w.detach().to(state_dtype(z)).contiguous() for w in given)
+        with _without_autocast(z.device.type):
+            small = (None if w is None else _as_read(w, state_dtype(z)) for w in given)
             outputs, kept, neuron = _forward(z, shortcut, mean, var, *small, learned, plan, wanted)
         ctx.plan, ctx.neuron, ctx.device_type = plan, neuron, z.device.type
         ctx.dtypes = [None if w is None else w.dtype for w in given]
@@ -208,12 +209,33 @@ class _Seam(torch.autograd.Function):
         if grad_out is None and grad_membrane is None:
             return (None,) * 13
         kept, wants = _Kept(*ctx.saved_tensors), ctx.needs_input_grad
-        with torch.autocast(ctx.device_type, enabled=False):
+        with _without_autocast(ctx.device_type):
             grads = _backward(kept, ctx.plan, ctx.neuron, grad_out, grad_membrane, wants[0])
         z, shortcut, *small, learned = grads
-        small = [None if g is None or d is None else g.to(d) for g, d in zip(small, ctx.dtypes, strict=True)]
+        small = [_as_given(g, d) for g, d in zip(small, ctx.dtypes, strict=True)]
         grads = (z, shortcut, *small[:2], None, None, *small[2:], learned)
         return *(grad if want else None for grad, want in zip(grads, wants, strict=False)), None
+
+
+# Between two convolutions, whose data leave no cache warm, a line of Python takes several microseconds: what
+# would change nothing is not called.
+
+
+def _without_autocast(device_type: str):
+    on = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if on else nullcontext()
+
+
+def _as_read(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A small tensor as the ops take it."""
+    return weight if weight.dtype == dtype and weight.is_contiguous() else weight.to(dtype).contiguous()
+
+
+def _as_given(grad: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """The gradient of a small tensor in its type; None where that is not there."""
+    if grad is None or dtype is None:
+        return None
+    return grad if grad.dtype == dtype else grad.to(dtype)
 
 
 # ---- forward

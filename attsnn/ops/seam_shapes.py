@@ -3,6 +3,8 @@
 The rules are those of csrc/tensor/seam_op.h and gates_op.h.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -52,12 +54,14 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
             )
 
 
-def _maps_like(z: Tensor, *, pool: int = 1) -> Tensor:
-    """An empty tensor as the kernels lay it out: dense, pixels or channels innermost, like z."""
-    steps, samples, channels, height, width = z.shape
-    height, width = height // pool, width // pool
+def maps_like(z: Tensor, sides: Iterable[int] | None = None, last: bool | None = None) -> Tensor:
+    """An empty tensor as the kernels lay it out: dense, pixels or channels innermost, like z, whose sides and
+    layout it has unless told otherwise.
+    """
+    steps, samples, channels, *own = z.shape
+    height, width = own if sides is None else sides
     pixels = height * width
-    c, w = (1, channels) if _channels_last(z) else (pixels, 1)
+    c, w = (1, channels) if (channels_last(z) if last is None else last) else (pixels, 1)
     strides = (samples * channels * pixels, channels * pixels, c, width * w, w)
     return z.new_empty_strided((steps, samples, channels, height, width), strides)
 
@@ -67,7 +71,8 @@ def _lies(z: Tensor, c: int, h: int, w: int) -> bool:
     return all(n == 1 or a == b for n, a, b in zip(z.shape[1:], z.stride()[1:], strides, strict=True))
 
 
-def _channels_last(z: Tensor) -> bool:
+def channels_last(z: Tensor) -> bool:
+    """Whether one step of [T, N, C, H, W] lies channels-last, or has one pixel."""
     height, width = z.shape[3:]
     return height * width == 1 or not _lies(z, height * width, width, 1)
 
@@ -79,7 +84,7 @@ def laid_out(z: Tensor) -> bool:
 
 
 def _statistics_shapes(z, gamma, pool, extrema):
-    pooled = _maps_like(z, pool=pool) if pool > 1 else z.new_empty(0)
+    pooled = maps_like(z, (side // pool for side in z.shape[3:])) if pool > 1 else z.new_empty(0)
     moments = z.new_empty((3, *z.shape[:3]), dtype=torch.float64)
     planes = z.shape[:3] if extrema else 0
     extremum = z.new_empty(planes, dtype=state_dtype(z))
@@ -100,7 +105,7 @@ def _forward_shapes(p, affine, spatial, shortcut, learned, numbers, rules, keep)
         kept = p.new_empty(((steps - 1) // CHECKPOINT_EVERY, neurons), dtype=state)
     else:
         kept = p.new_empty(0, dtype=state)
-    return _maps_like(p), _maps_like(p) if rules[-1] else p.new_empty(0), kept
+    return maps_like(p), maps_like(p) if rules[-1] else p.new_empty(0), kept
 
 
 def _backward_shapes(grad_out, grad_membrane, p, membrane, affine, spatial, centre, kept, learned, *_):
@@ -108,7 +113,7 @@ def _backward_shapes(grad_out, grad_membrane, p, membrane, affine, spatial, cent
     sums = p.new_empty((2, *p.shape[:3]), dtype=torch.float64)
     grad_spatial = p.new_empty(0 if spatial is None else p.shape[1] * p.shape[3] * p.shape[4], dtype=state)
     grad_learned = p.new_empty(0, dtype=state) if learned is None else learned.new_empty(learned.shape)
-    return _maps_like(p), sums, grad_spatial, grad_learned
+    return maps_like(p), sums, grad_spatial, grad_learned
 
 
 def _affine_shapes(z, totals, mean, var, weight, bias, eps, repeats):
@@ -160,7 +165,7 @@ _SHAPES = {
     "seam_statistics": _statistics_shapes,
     "seam_squeeze": _squeeze_shapes,
     "seam_project": lambda p, weight, centre: p.new_empty(p.shape[:3], dtype=torch.float64),
-    "seam_gradient": lambda up, z, *_: _maps_like(z),
+    "seam_gradient": lambda up, z, *_: maps_like(z),
     "seam_totals": lambda moments, pixels: moments.new_empty(1 + 2 * moments.shape[3]),
     "seam_affine": _affine_shapes,
     "seam_norm_sums": lambda sums, norm: sums.new_empty((2, sums.shape[3])),

@@ -226,7 +226,7 @@ void backward_tile(const BackwardTiles<Cell, Real>& call, const Fire& fire, cons
     std::copy_n(call.grad_v + first, count, w.grad_v);
   else
     std::fill_n(w.grad_v, count, Real(0));
-  std::fill_n(w.sums, Cell::kConstants * kTile, Real(0));
+  if constexpr (kLearned) std::fill_n(w.sums, Cell::kConstants * kTile, Real(0));
   if (call.bits == nullptr)
     backward_from_input(call, fire, surrogate, first, count, w);
   else if constexpr (std::is_same_v<Surrogate, Rectangular<Real>>)

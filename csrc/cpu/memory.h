@@ -1,5 +1,6 @@
 // Rows in memory, in the state's type or converted.
 #pragma once
+#include <algorithm>
 #include <type_traits>
 
 #include "cpu/isa.h"
@@ -11,6 +12,12 @@ template <class From, class To>
 ATTSNN_INLINE void convert_row(int64_t count, const From* __restrict from, To* __restrict to) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) to[j] = To(from[j]);
+}
+
+template <class Real>
+ATTSNN_INLINE void add_row(int64_t count, const Real* __restrict from, Real* __restrict to) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
 }
 
 // `count` values as Real: themselves, or converted into the buffer.
@@ -53,6 +60,41 @@ class MemorySink final : public Sink<Real> {
   Steps<Io> memory_;
 };
 
+// The sum over all steps, in the state's type, into one row. A thread brings all steps of a tile in turn.
+template <class Io, class Real>
+class SummingSink final : public Sink<Real> {
+ public:
+  SummingSink(Io* memory, int64_t steps) : memory_(memory), steps_(steps) {}
+  Real* place(int64_t, int64_t, Real* buffer) const override { return buffer; }
+  void take(int64_t, int64_t first, int64_t count, Real* row) const override {
+    alignas(64) thread_local Real sum[kTile];
+    thread_local int64_t taken = 0;
+    if (taken == 0)
+      std::copy_n(row, count, sum);
+    else
+      with_isa<add_row<Real>>(count, static_cast<const Real*>(row), &sum[0]);
+    if (++taken < steps_) return;
+    with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(sum), memory_ + first);
+    taken = 0;
+  }
+
+ private:
+  Io* memory_;
+  int64_t steps_;
+};
+
+// One step of neurons [begin, end).
+template <class Real>
+void copy_rows(const Source<Real>& from, const Sink<Real>& to, int64_t begin, int64_t end) {
+  for (int64_t first = begin; first < end; first += kTile) {
+    alignas(64) Real in[kTile], out[kTile];
+    const int64_t count = std::min(kTile, end - first);
+    Real* row = to.place(0, first, out);
+    std::copy_n(from.row(0, first, count, in), count, row);
+    to.take(0, first, count, row);
+  }
+}
+
 // The same call with its memory behind rows: f(call).
 template <class Cell, class Io, class Real, class F>
 void with_rows(const ForwardCall<Cell, Io, Real>& call, const F& f) {
@@ -64,9 +106,12 @@ void with_rows(const ForwardCall<Cell, Io, Real>& call, const F& f) {
 template <class Cell, class Io, class Real, class F>
 void with_rows(const BackwardCall<Cell, Io, Real>& call, const F& f) {
   const MemorySource<Io, Real> x(call.x), grad_out(call.grad_out);
-  const MemorySink<Io, Real> grad_x(call.grad_x);
+  const MemorySink<Io, Real> by_step(call.grad_x);
+  const SummingSink<Io, Real> summed(call.grad_x.data, call.shape.steps);
+  const Sink<Real>* grad_x = &by_step;
+  if (call.grad_x.stride == 0 && call.shape.steps > 1) grad_x = &summed;
   f(BackwardTiles<Cell, Real>{call.shape, call.neuron, &grad_out, call.grad_v, &x, call.v0, call.checkpoints,
-                              call.bits, &grad_x, call.grad_v0, call.sums});
+                              call.bits, grad_x, call.grad_v0, call.sums});
 }
 
 }  // namespace attsnn

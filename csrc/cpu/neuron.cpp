@@ -10,6 +10,8 @@ namespace attsnn {
 namespace {
 
 struct CpuDriver {
+  static constexpr bool kSumsSteps = true;
+
   // f(begin, end) for ranges of whole tiles. Tiles depend on the shape alone, never on the number of threads.
   template <class F>
   static void over_ranges(const Shape& shape, const F& f) {

@@ -3,6 +3,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
+#include <memory>
+#include <vector>
 
 #include "core/neurons.h"
 #include "cpu/over_tasks.h"
@@ -57,7 +59,7 @@ void statistics_of_pooled(const StatisticsCall<Io, Real>& call, int64_t t, int64
   const Real* z = as_real(call.z[t] + maps.at(n, c, 0), pixels, scratch<Real, 0>(pixels));
   with_isa<plane_moments<Real>>(pixels, z, call.mean + plane, call.moment + plane);
   Real* pooled = scratch<Real, 1>(p_maps.pixels());
-  with_isa<pool_plane<Real>>(maps, call.pool, z, pooled);
+  with_isa<pool_plane<Real, Real, Real>>(maps, call.pool, z, pooled);
   Io* to = call.pooled[t] + p_maps.at(n, c, 0);
   with_isa<convert_row<Real, Io>>(p_maps.pixels(), static_cast<const Real*>(pooled), to);
   const Real* p = as_real(static_cast<const Io*>(to), p_maps.pixels(), pooled);
@@ -113,8 +115,8 @@ void statistics_of_sample(const StatisticsCall<Io, Real>& call, int64_t at) {
     Io* pooled = call.pooled[t] + p_maps.at(n, 0, 0);
     for (int64_t pixel = 0; pixel < p_maps.pixels(); ++pixel) {
       const int64_t y = pixel / p_maps.width * call.pool, x = pixel % p_maps.width * call.pool;
-      with_isa<pool_pixel<Real, Io>>(channels, call.pool, maps.width,
-                                     sample + (y * maps.width + x) * channels, buffer);
+      with_isa<pool_pixel<Real, Io, Real>>(channels, call.pool, maps.width,
+                                           sample + (y * maps.width + x) * channels, buffer);
       with_isa<convert_row<Real, Io>>(channels, static_cast<const Real*>(buffer), pooled + pixel * channels);
     }
     moments({call.pooled.data, call.pooled.stride}, p_maps, call.pooled_mean, nullptr, meet);
@@ -273,14 +275,14 @@ void gradient_of_pooled(const GradCall<Io, Real>& call, int64_t t, int64_t n, in
   Io* to = call.grad_z[t] + maps.at(n, c, 0);
   const int64_t longest = std::max(maps.pixels(), width);
   Real *z_buffer = scratch<Real, 3>(longest), *buffer = scratch<Real, 4>(longest);
-  with_isa<scale_row<Real>>(pixels, piece.factor, share);
   Real* wide = scratch<Real, 5>(width);
   for (int64_t y = 0; y < maps.height; ++y) {
     if (y >= p_maps.height * call.pool)
       std::fill_n(wide, width, Real(0));
     else if (y % call.pool == 0)
-      with_isa<spread_row<Real>>(p_maps.width, width, call.pool,
-                                 static_cast<const Real*>(share + y / call.pool * p_maps.width), wide);
+      with_isa<spread_row<Real, Real, Real>>(p_maps.width, width, call.pool, piece.factor,
+                                             static_cast<const Real*>(share + y / call.pool * p_maps.width),
+                                             wide);
     write_gradient<false>(call, width, static_cast<const Real*>(wide), c, z + y * width, z_buffer, buffer,
                           to + y * width);
   }
@@ -391,6 +393,14 @@ struct CpuSeamDriver {
                 [&](int64_t, int64_t begin, int64_t end) { forward_tiles(rows, firing, begin, end); });
   }
 
+  // Whether the neuron hands on x of one step, and with it the gradient: a seam that is a norm alone.
+  template <class Cell, class Io, class Real>
+  static bool is_norm(const SeamBackward<Cell, Io, Real>& call) {
+    const Neuron<Cell, Real>& neuron = call.neuron;
+    return call.shape.steps == 1 && neuron.rules.emit == Emit::kMembrane && neuron.learned == nullptr &&
+           neuron.constants.gain == 1;
+  }
+
   template <class Cell, class Io, class Real>
   static void backward(const Tensor&, const SeamBackward<Cell, Io, Real>& call, const Firing& firing) {
     const SeamSink<Io, Real>& sink = call.grad_x;
@@ -401,30 +411,33 @@ struct CpuSeamDriver {
     const Source<Real>* x = &computed;
     if (call.x.membrane.data != nullptr) x = &kept;
     const bool spatial = sink.spatial != nullptr;
-    const int64_t ranges = ranges_of(maps);
-    std::vector<SeamPartial> partials(maps.samples * ranges, SeamPartial(maps, spatial));
+    const int64_t ranges = ranges_of(maps), planes = maps.planes(), stride = maps.samples * maps.channels;
+    // [2, T, N, C]: of a sample with one range in their place, else of each range on its own.
+    std::unique_ptr<double[]> by_range;
+    if (ranges > 1) by_range = std::make_unique_for_overwrite<double[]>(ranges * 2 * planes);
+    double* sums = ranges > 1 ? by_range.get() : sink.sums;
+    std::vector<std::vector<double>> by_pixel(maps.samples * ranges);
     over_ranges(maps, [&](int64_t task, int64_t begin, int64_t end) {
-      const SeamGradientRows<Io, Real> grad_x(sink, partials[task]);
+      double* sum = sums + task % ranges * 2 * planes + task / ranges * maps.channels;
+      for (int64_t t = 0; t < 2 * maps.steps; ++t) std::fill_n(sum + t * stride, maps.channels, 0.0);
+      by_pixel[task].assign(spatial ? maps.pixels() : 0, 0.0);
+      const SeamGradientRows<Io, Real> grad_x(sink, {sum, sum + planes, stride, by_pixel[task].data()});
+      if (is_norm(call)) return copy_rows(grad_out, grad_x, begin, end);
       backward_tiles(BackwardTiles<Cell, Real>{call.shape, call.neuron, &grad_out, call.grad_v, x, call.v0,
                                                call.checkpoints, call.bits, &grad_x, call.grad_v0, call.sums},
                      firing, begin, end);
     });
+    if (ranges == 1 && !spatial) return;
     over_tasks(maps.samples, ranges * maps.steps * maps.channels, [&](int64_t n) {
-      const SeamPartial* of_sample = &partials[n * ranges];
-      for (int64_t t = 0; t < maps.steps; ++t)
-        for (int64_t c = 0; c < maps.channels; ++c) {
-          double sum = 0, centred = 0;
-          for (int64_t r = 0; r < ranges; ++r) {
-            sum += of_sample[r].sum[t * maps.channels + c];
-            centred += of_sample[r].centred[t * maps.channels + c];
-          }
-          const int64_t plane = (t * maps.samples + n) * maps.channels + c;
-          sink.sums[plane] = sum;
-          sink.sums[maps.planes() + plane] = centred;
+      for (int64_t t = 0; ranges > 1 && t < 2 * maps.steps; ++t)
+        for (int64_t at = t * stride + n * maps.channels, c = 0; c < maps.channels; ++c) {
+          double sum = 0;
+          for (int64_t r = 0; r < ranges; ++r) sum += sums[r * 2 * planes + at + c];
+          sink.sums[at + c] = sum;
         }
       for (int64_t pixel = 0; spatial && pixel < maps.pixels(); ++pixel) {
         double sum = 0;
-        for (int64_t r = 0; r < ranges; ++r) sum += of_sample[r].grad_spatial[pixel];
+        for (int64_t r = 0; r < ranges; ++r) sum += by_pixel[n * ranges + r][pixel];
         sink.grad_spatial[n * maps.pixels() + pixel] = Real(sum);
       }
     });

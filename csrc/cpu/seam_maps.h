@@ -1,6 +1,8 @@
 // What a seam does to whole planes (pixels innermost) and pixels (channels innermost): loops that vectorise,
 // in the state's type.
 #pragma once
+#include <type_traits>
+
 #include "cpu/seam_rows.h"
 
 namespace attsnn {
@@ -109,26 +111,31 @@ ATTSNN_INLINE void planes_statistics(int64_t planes, int64_t pixels, const Real*
   }
 }
 
+// f(side) with the side of a window known to the compiler where it is the usual one: its loops then unroll.
+template <class F>
+ATTSNN_INLINE void with_side(int64_t pool, const F& f) {
+  pool == 2 ? f(std::integral_constant<int64_t, 2>{}) : f(pool);
+}
+
 // The pooled rows of one plane.
-template <class Real>
-ATTSNN_INLINE void pool_plane(Maps z_maps, int64_t pool, const Real* __restrict z, Real* __restrict pooled) {
+template <class Real, class From, class To>
+ATTSNN_INLINE void pool_plane(Maps z_maps, int64_t pool, const From* __restrict z, To* __restrict pooled) {
   const int64_t height = z_maps.height / pool, width = z_maps.width / pool;
-  const auto run = [&](int64_t k) {
+  with_side(pool, [&](auto k) {
     for (int64_t y = 0; y < height; ++y)
 #pragma GCC ivdep
       for (int64_t x = 0; x < width; ++x)
-        pooled[y * width + x] = window_mean<Real>(z + y * k * z_maps.width + x * k, k, z_maps.width, 1);
-  };
-  pool == 2 ? run(2) : run(pool);  // the usual one unrolls
+        pooled[y * width + x] = To(window_mean<Real>(z + y * k * z_maps.width + x * k, k, z_maps.width, 1));
+  });
 }
 
 // The pooled channels of one pixel.
-template <class Real, class Io>
-ATTSNN_INLINE void pool_pixel(int64_t channels, int64_t pool, int64_t width, const Io* __restrict z,
-                              Real* __restrict pooled) {
+template <class Real, class From, class To>
+ATTSNN_INLINE void pool_pixel(int64_t channels, int64_t pool, int64_t width, const From* __restrict z,
+                              To* __restrict pooled) {
 #pragma GCC ivdep
   for (int64_t c = 0; c < channels; ++c)
-    pooled[c] = window_mean<Real>(z + c, pool, width * channels, channels);
+    pooled[c] = To(window_mean<Real>(z + c, pool, width * channels, channels));
 }
 
 // One pixel's part of the moments of every channel, about `shift`.
@@ -271,13 +278,57 @@ ATTSNN_INLINE void gradient_planes(int64_t planes, int64_t pixels, PieceGradient
   }
 }
 
-// A pooled row over the columns of its windows; columns past the last window get 0.
-template <class Real>
-ATTSNN_INLINE void spread_row(int64_t width, int64_t z_width, int64_t pool, const Real* __restrict row,
-                              Real* __restrict wide) {
-  for (int64_t x = 0; x < width; ++x)
-    for (int64_t k = 0; k < pool; ++k) wide[x * pool + k] = row[x];
-  for (int64_t x = width * pool; x < z_width; ++x) wide[x] = 0;
+// A pooled row times `factor` over the columns of its windows; columns past the last window get 0.
+template <class Real, class From, class To>
+ATTSNN_INLINE void spread_row(int64_t width, int64_t z_width, int64_t pool, Real factor,
+                              const From* __restrict row, To* __restrict wide) {
+  with_side(pool, [&](auto side) {
+#pragma GCC ivdep
+    for (int64_t x = 0; x < width; ++x)
+      for (int64_t k = 0; k < side; ++k) wide[x * side + k] = To(factor * Real(row[x]));
+  });
+  for (int64_t x = width * pool; x < z_width; ++x) wide[x] = To(0);
+}
+
+// ---- The average pool on its own, of one step of one sample, whose maps `maps` tells.
+
+template <class Real, class Io>
+ATTSNN_INLINE void pool_sample(Maps maps, int64_t pool, const Io* x, Io* pooled) {
+  const Maps small = maps.pooled(pool);
+  if (!maps.channels_last) {
+    for (int64_t c = 0; c < maps.channels; ++c)
+      pool_plane<Real>(maps, pool, x + maps.at(0, c, 0), pooled + small.at(0, c, 0));
+    return;
+  }
+  for (int64_t row = 0; row < small.height; ++row)
+    for (int64_t column = 0; column < small.width; ++column)
+      pool_pixel<Real>(maps.channels, pool, maps.width, x + maps.at(0, 0, (row * maps.width + column) * pool),
+                       pooled + (row * small.width + column) * maps.channels);
+}
+
+// The gradient of x from that of the pooled map.
+template <class Real, class Io>
+ATTSNN_INLINE void spread_sample(Maps maps, int64_t pool, const Io* grad, Io* grad_x) {
+  const Maps small = maps.pooled(pool);
+  const Real factor = Real(1) / Real(pool * pool);
+  // A row of planes, or of pixels with all their channels; what is spread sideways is so once a window.
+  const int64_t inner = maps.channels_last ? maps.channels : 1, row_size = maps.width * inner;
+  for (int64_t plane = 0; plane < (maps.channels_last ? 1 : maps.channels); ++plane)
+    for (int64_t y = 0; y < maps.height; ++y) {
+      Io* to = grad_x + (plane * maps.height + y) * row_size;
+      if (y >= small.height * pool)
+        std::fill_n(to, row_size, Io(0));
+      else if (y % pool != 0)
+        std::copy_n(to - row_size, row_size, to);
+      else if (const Io* from = grad + (plane * small.height + y / pool) * small.width * inner; inner == 1)
+        spread_row<Real>(small.width, maps.width, pool, factor, from, to);
+      else
+        for (int64_t x = 0; x < maps.width; ++x)
+#pragma GCC ivdep
+          for (int64_t c = 0; c < inner; ++c)
+            to[x * inner + c] =
+                x < small.width * pool ? Io(factor * Real(from[x / pool * inner + c])) : Io(0);
+    }
 }
 
 }  // namespace attsnn

@@ -2,6 +2,7 @@
 // where channels are innermost); it is walked in pieces over which one of the two is constant.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 
 #include "core/seam_call.h"
 #include "cpu/isa.h"
@@ -22,6 +23,18 @@ ATTSNN_INLINE void over_pieces(const Maps& maps, int64_t first, int64_t count, c
     in = 0;
     if (++out == outer) out = 0, ++n;
   }
+}
+
+// f(length) with the lengths of the smallest planes, 2 x 2 and 4 x 4, known to the compiler: a loop's start
+// and end take longer there than its values.
+template <class F>
+ATTSNN_INLINE void with_length(int64_t length, const F& f) {
+  if (length == 4)
+    f(std::integral_constant<int64_t, 4>{});
+  else if (length == 16)
+    f(std::integral_constant<int64_t, 16>{});
+  else
+    f(length);
 }
 
 // A value of each plane or of each pixel along a piece: moves with the index, or stands.
@@ -53,18 +66,19 @@ ATTSNN_INLINE void source_row(SeamRow<Real> row, const Real* __restrict p, const
         const Along<Real, kLast> a(row.affine.a + at), b(row.affine.b + at);
         const Along<Real, kSpatial && !kLast> gate(kSpatial ? row.spatial + n * row.maps.pixels() + pixel
                                                             : &one);
+        with_length(length, [&](auto size) {
 #pragma GCC ivdep
-        for (int64_t i = 0; i < length; ++i) {
-          Real value = rectified(a[i] * p[j + i] + b[i], row.floor);
-          if constexpr (kSpatial) value = gate[i] * value;
-          x[j + i] = kShortcut ? value + shortcut[j + i] : value;
-        }
+          for (int64_t i = 0; i < size; ++i) {
+            Real value = rectified(a[i] * p[j + i] + b[i], row.floor);
+            if constexpr (kSpatial) value = gate[i] * value;
+            x[j + i] = kShortcut ? value + shortcut[j + i] : value;
+          }
+        });
       });
 }
 
 // The lanes of a sum over a row: a fixed tree, whatever the instruction set. They stay an array, whose loop
-// is not unrolled: so it vectorises, and each lane waits for itself alone. A row that is shorter is summed
-// one value after the other, which is faster.
+// is not unrolled: so it vectorises, and each lane waits for itself alone.
 inline constexpr int kLanes = 32;
 template <class T>
 struct Lanes {
@@ -88,6 +102,21 @@ ATTSNN_INLINE void in_lanes(int64_t count, const F& f) {
 #pragma GCC unroll 1
   for (int l = 0; l < rest; ++l) f(i + l, l);
 }
+// Of fewer values than lanes: one after the other, or, of a number that the compiler knows, in four lanes.
+template <class T, class Length>
+ATTSNN_INLINE T sum_of_few(const T* values, Length length) {
+  if constexpr (std::is_same_v<Length, int64_t>) {
+    T sum = 0;
+    for (int64_t i = 0; i < length; ++i) sum += values[i];
+    return sum;
+  } else {
+    T lanes[4] = {values[0], values[1], values[2], values[3]};
+    for (int64_t i = 4; i < length; i += 4)
+      for (int l = 0; l < 4; ++l) lanes[l] += values[i + l];
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+  }
+}
+
 // The sums of one step of pass A, added to sum and centred [C] of this step and to grad_spatial [pixels].
 // kFew: planes are shorter than the lanes.
 template <class Real, bool kSpatial, bool kFew>
@@ -100,14 +129,16 @@ ATTSNN_INLINE void sums_of_plane(SeamRow<Real> row, int64_t length, Real a, Real
     return kSpatial ? d * gate[i] : d;
   };
   if constexpr (kFew) {
-    Real plain = 0, against = 0;
-    for (int64_t i = 0; i < length; ++i) {
-      const Real value = gated(i);
-      plain += value;
-      against += value * (p[i] - mean);
-    }
-    *sum += plain;
-    *centred += against;
+    with_length(length, [&](auto size) {
+      Real plain[kLanes], against[kLanes];
+#pragma GCC ivdep
+      for (int64_t i = 0; i < size; ++i) {
+        plain[i] = gated(i);
+        against[i] = plain[i] * (p[i] - mean);
+      }
+      *sum += sum_of_few(plain, size);
+      *centred += sum_of_few(against, size);
+    });
   } else {
     Lanes<Real> plain, against;
     in_lanes(length, [&](int64_t i, int l) {
@@ -166,12 +197,6 @@ ATTSNN_INLINE void sums_row(SeamRow<Real> row, const Real* p, const Real* up, co
                                                              centre == nullptr ? Real(0) : centre[c], sum + c,
                                                              centred + c, of_pixel);
                      });
-}
-
-template <class Real>
-ATTSNN_INLINE void add_row(int64_t count, const Real* __restrict from, Real* __restrict to) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
 }
 
 }  // namespace attsnn

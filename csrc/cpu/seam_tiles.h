@@ -1,8 +1,6 @@
 // A seam as the source and the sink of the neurons' tiles: x computed row by row from p, the gradient of x
 // summed row by row before it leaves the cache.
 #pragma once
-#include <vector>
-
 #include "cpu/memory.h"
 #include "cpu/seam_rows.h"
 
@@ -52,16 +50,16 @@ class SeamRows final : public Source<Real> {
 
 // What a task, a range of one sample's neurons, sums in pass A.
 struct SeamPartial {
-  std::vector<double> sum, centred;  // [T, C]
-  std::vector<double> grad_spatial;  // [pixels], where there is SA
-  SeamPartial(const Maps& maps, bool spatial)
-      : sum(maps.steps * maps.channels), centred(sum.size()), grad_spatial(spatial ? maps.pixels() : 0) {}
+  double *sum, *centred;  // [T, C], a step `stride` behind the other
+  int64_t stride;
+  double* grad_spatial;  // [pixels], where there is SA
 };
 
 template <class Io, class Real>
 class SeamGradientRows final : public Sink<Real> {
  public:
-  SeamGradientRows(const SeamSink<Io, Real>& sink, SeamPartial& partial) : sink_(sink), partial_(partial) {}
+  SeamGradientRows(const SeamSink<Io, Real>& sink, const SeamPartial& partial)
+      : sink_(sink), partial_(partial) {}
 
   Real* place(int64_t t, int64_t first, Real* buffer) const override {
     if constexpr (std::is_same_v<Io, Real>) return sink_.up[t] + first;
@@ -77,12 +75,11 @@ class SeamGradientRows final : public Sink<Real> {
     const SeamRow<Real> place{sink_.maps, t, first, count, sink_.affine, sink_.spatial, sink_.floor};
     const Real* rounded = as_real(static_cast<const Io*>(up), count, buffer);
     const Real* p = as_real(sink_.p[t] + first, count, p_buffer);
-    const int64_t of_step = t * sink_.maps.channels;
+    const int64_t of_step = t * partial_.stride;
     const bool few = !sink_.maps.channels_last && sink_.maps.pixels() < kLanes;
     const auto add = [&]<bool kLast, bool kSpatial, bool kFew>() {
-      with_isa<sums_row<Real, kLast, kSpatial, kFew>>(place, p, rounded, sink_.centre, &partial_.sum[of_step],
-                                                      &partial_.centred[of_step],
-                                                      partial_.grad_spatial.data());
+      with_isa<sums_row<Real, kLast, kSpatial, kFew>>(place, p, rounded, sink_.centre, partial_.sum + of_step,
+                                                      partial_.centred + of_step, partial_.grad_spatial);
     };
     with_flags(sink_.maps.channels_last, sink_.spatial != nullptr, [&]<bool kLast, bool kSpatial>() {
       few ? add.template operator()<false, kSpatial, true>()
@@ -92,7 +89,7 @@ class SeamGradientRows final : public Sink<Real> {
 
  private:
   const SeamSink<Io, Real>& sink_;
-  SeamPartial& partial_;
+  SeamPartial partial_;
 };
 
 }  // namespace attsnn

@@ -11,6 +11,8 @@ namespace attsnn {
 namespace {
 
 struct CudaDriver {
+  static constexpr bool kSumsSteps = false;
+
   template <class Cell, class Io, class Real>
   static void forward(const Tensor& x, const ForwardCall<Cell, Io, Real>& call, const Firing& firing) {
     on_device_of(x, [&](Stream stream) { launch_forward(call, firing, stream); });

@@ -81,10 +81,12 @@ struct Geometry {
     shape = {x.size(0), neurons, channels, channels > 1 ? x.stride(2) : 1};
   }
 
-  Tensor steps(const Tensor& like, ScalarType type) const {
-    std::vector<int64_t> strides{shape.neurons};
+  // [count, N, ...].
+  Tensor steps(const Tensor& like, ScalarType type, int64_t count) const {
+    std::vector<int64_t> counted = sizes, strides{shape.neurons};
+    counted[0] = count;
     strides.insert(strides.end(), inner_strides.begin(), inner_strides.end());
-    return empty_strided(like, sizes, strides, type);
+    return empty_strided(like, counted, strides, type);
   }
   Tensor step(const Tensor& like, ScalarType type) const {
     return empty_strided(like, inner_sizes, inner_strides, type);
@@ -100,10 +102,17 @@ struct Geometry {
   }
 };
 
+// A tensor of one step stands for all.
 template <class T>
 Steps<T> steps_of(const std::optional<Tensor>& tensor) {
   if (!tensor) return {nullptr, 0};
-  return {static_cast<T*>(const_cast<void*>(tensor->const_data_ptr())), tensor->stride(0)};
+  return {static_cast<T*>(const_cast<void*>(tensor->const_data_ptr())),
+          tensor->size(0) == 1 ? 0 : tensor->stride(0)};
+}
+
+inline Tensor sum_over_steps(const Tensor& tensor) {
+  const int64_t time = 0;
+  return torch::stable::sum(tensor, Sizes(&time, 1), true);
 }
 
 // The order of `rules` and `numbers` is that in attsnn/ops/neuron.py.
@@ -155,15 +164,18 @@ std::tuple<Tensor, Tensor, Tensor> neuron_forward(const Tensor& x, const std::op
                                                   const std::optional<Tensor>& learned,
                                                   const std::vector<double>& numbers,
                                                   const std::vector<int64_t>& rules, int64_t /*learns*/,
-                                                  std::string keep, bool final_state) {
-  const Geometry geometry(x, learned);
+                                                  std::string keep, bool final_state, int64_t steps) {
+  Geometry geometry(x, learned);
+  STD_TORCH_CHECK(steps == 0 || x.size(0) == 1 || x.size(0) == steps,
+                  "x must have one time step, or `steps`");
+  if (steps > 0) geometry.shape.steps = steps;
   const Shape& shape = geometry.shape;
   const ScalarType state = state_type(x);
   STD_TORCH_CHECK(!v0 || (v0->scalar_type() == state && v0->dim() + 1 == x.dim() && geometry.lies_like(*v0)),
                   "v0 must lie in memory like one step of x, in the state's type");
   const Choices choices = choices_of<Cell>(rules, numbers);
   const bool bits = keep == "bits", checkpoints = keep == "input" && shape.steps > kCheckpointAbove;
-  Tensor out = geometry.steps(x, x.scalar_type());
+  Tensor out = geometry.steps(x, x.scalar_type(), shape.steps);
   Tensor v = final_state ? geometry.step(x, state) : empty_flat(x, {0}, state);
   Tensor kept = bits          ? empty_flat(x, {shape.steps, bytes_of_bits(shape.neurons)}, ScalarType::Byte)
                 : checkpoints ? empty_flat(x, {(shape.steps - 1) / kCheckpointEvery, shape.neurons}, state)
@@ -189,7 +201,7 @@ std::tuple<Tensor, Tensor, Tensor> neuron_backward(
     const Tensor& grad_out, const std::optional<Tensor>& grad_v, const std::optional<Tensor>& x,
     const std::optional<Tensor>& v0, const std::optional<Tensor>& learned, const Tensor& kept,
     const std::vector<double>& numbers, const std::vector<int64_t>& rules, int64_t learns, std::string keep,
-    bool wants_v0) {
+    bool wants_v0, bool shared) {
   const Geometry geometry(grad_out, learned);
   const Shape& shape = geometry.shape;
   const ScalarType state = state_type(grad_out);
@@ -200,11 +212,12 @@ std::tuple<Tensor, Tensor, Tensor> neuron_backward(
   STD_TORCH_CHECK((!grad_v || geometry.lies_like(*grad_v)) && (!v0 || geometry.lies_like(*v0)),
                   "grad_v and v0 must lie in memory like one step of grad_out");
   STD_TORCH_CHECK(!learns || learned, "learns: constants are learned, but `learned` is not given");
-  Tensor grad_x = geometry.steps(grad_out, grad_out.scalar_type());
+  const bool summed = shared && Driver::kSumsSteps;  // by the driver, else behind it
+  Tensor grad_x = geometry.steps(grad_out, grad_out.scalar_type(), summed ? 1 : shape.steps);
   Tensor grad_v0 = wants_v0 ? geometry.step(grad_out, state) : empty_flat(grad_out, {0}, state);
   Tensor grad_learned =
       learns ? torch::stable::new_zeros(*learned, learned->sizes()) : empty_flat(grad_out, {0}, state);
-  if (shape.neurons == 0) return {grad_x, grad_v0, grad_learned};
+  if (shape.neurons == 0) return {shared && !summed ? sum_over_steps(grad_x) : grad_x, grad_v0, grad_learned};
   Tensor sums = empty_flat(grad_out, {learns ? Cell::kConstants : 0, shape.neurons}, state);
   dispatch_type(grad_out.scalar_type(), [&]<class Io, class Real>() {
     BackwardCall<Cell, Io, Real> call{};
@@ -217,11 +230,13 @@ std::tuple<Tensor, Tensor, Tensor> neuron_backward(
     call.checkpoints = !bits && shape.steps > kCheckpointAbove ? const_data<Real>(kept) : nullptr;
     call.bits = bits ? const_data<uint8_t>(kept) : nullptr;
     call.grad_x = steps_of<Io>(grad_x);
+    if (summed) call.grad_x.stride = 0;
     call.grad_v0 = wants_v0 ? data<Real>(grad_v0) : nullptr;
     call.sums = learns ? data<Real>(sums) : nullptr;
     Driver::backward(grad_out, call, choices.firing);
     if (learns) Driver::reduce(grad_out, call.shape, Cell::kConstants, call.sums, data<Real>(grad_learned));
   });
+  if (shared && !summed) grad_x = sum_over_steps(grad_x);
   return {grad_x, grad_v0, grad_learned};
 }
 
