@@ -10,6 +10,7 @@ whose step fits into --memory.
 
 import itertools
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +22,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from bench import cases, harness, networks
 from bench.cases import DTYPES, ModelCase
@@ -30,6 +32,7 @@ from bench.peers import OURS, GapError
 
 ROWS = ("forward", "step")
 READY_SECONDS = 240
+ROUNDS = 9
 EXACT = 1e-9, 1e-6  # logits and gradients in float64, over the spread of logits and the greatest gradient
 SMALL = 4, 32  # images and their sides, on which the columns are compared in float64
 # Logits in the type that is measured, over their spread. One spike at its threshold makes two correct runs
@@ -153,6 +156,29 @@ def convolutions_of(net: Network, cast: Callable, images: Tensor) -> Ready:
     return Ready(lambda: {"forward": infer, "step": step}, infer, (), about, counts=False)
 
 
+CONVOLUTION_OPS = "aten::convolution", "aten::convolution_backward"
+
+
+def outside(call: Callable[[], object]) -> float:
+    """Seconds of a call that are in no convolution, on the CPU: the profiler says what those take, with all
+    that they call. Steadier than a difference of two calls, for both are of the same one.
+    """
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        begin = time.perf_counter()
+        call()
+        seconds = time.perf_counter() - begin
+    return seconds - 1e-6 * sum(e.cpu_time_total for e in seen.events() if e.name in CONVOLUTION_OPS)
+
+
+def measure_outside(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """`outside` of each function, in turns."""
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, call in functions.items():
+            found[name].append(outside(call))
+    return found
+
+
 # ---- memory
 
 
@@ -210,10 +236,11 @@ def largest_batch(net: Network, step: Callable[[int], None], peak: int, case: Mo
 
 
 def measure_case(
-    case: ModelCase, dtype: str, columns: list[str], device: str, ready: float, gib: float, **how
+    case: ModelCase, dtype: str, columns: list[str], device: str, ready: float, gib: float, rounds: int, **how
 ) -> list[dict]:
     """The lines of one case. `ready`: seconds that a column may take to be so; `gib`: the memory for which
-    the largest batch is sought; `how`: of harness.measure.
+    the largest batch is sought; `rounds`: how often each column's time outside of convolutions is taken;
+    `how`: of harness.measure.
     """
     about = {"bench": "model", "case": case.name, "dtype": dtype, "neuron": case.neuron}
     about |= harness.surroundings(device) | {"images": case.step[0], "memory_gib": gib}
@@ -261,8 +288,14 @@ def measure_case(
     )
     with cast():
         multiplications = Convolutions.of(ours.training, partial(ours.train, images)).multiplications()
+    by_row = {
+        row: measure_outside({name: rows(net)[row] for name, net in nets.items()}, rounds)
+        for row in (ROWS if device == "cpu" else ())
+    }
     for line in figures:
         name = line["column"]
+        if name in nets and line["row"] in by_row:
+            line["outside"] = by_row[line["row"]][name]
         if name == CONVOLUTIONS:
             line["multiplications"] = multiplications
         if line["row"] == "step" and name in nets and not MODEL_COLUMNS[name].compiled:
@@ -283,9 +316,12 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = harness.parse(parser, arguments)
     how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "calls": (3, 100)}
     some = cases.select(cases.MODEL_SMOKE if chosen.smoke else cases.N1[chosen.device], chosen.case)
+    rounds = 1 if chosen.smoke else ROUNDS
     lines: list[dict] = []
     for case, dtype in itertools.product(some, chosen.dtype):
-        new = measure_case(case, dtype, chosen.columns, chosen.device, chosen.ready, chosen.memory, **how)
+        new = measure_case(
+            case, dtype, chosen.columns, chosen.device, chosen.ready, chosen.memory, rounds, **how
+        )
         print(report.model_table(new), flush=True)
         lines += new
     harness.record(lines, chosen)

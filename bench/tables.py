@@ -1,5 +1,6 @@
 """How figures are written, and the tables of whole networks."""
 
+import statistics
 from collections.abc import Iterable, Sequence
 
 from bench.networks import CONVOLUTIONS
@@ -85,15 +86,21 @@ def _model_rows(row: str, lines: list[dict]) -> str:
 
 
 def outside(line: dict, ours: dict | None, bare: dict | None) -> str:
-    """What a column takes without the convolutions over what we take without them, least and greatest of the
-    runs; where ours is in the noise, a dash.
+    """What a column takes without the convolutions over what we take without them, median and quartiles.
+
+    By the profiler where it was asked, else the difference to the convolutions alone; where ours is in the
+    noise, a dash.
     """
     if not ours or not bare or line is ours:
         return "1" if line is ours else "-"
-    both = [(t - b, o - b) for t, o, b in zip(line["runs"], ours["runs"], bare["runs"], strict=True)]
+    if "outside" in line and "outside" in ours:
+        both = list(zip(line["outside"], ours["outside"], strict=True))
+    else:
+        both = [(t - b, o - b) for t, o, b in zip(line["runs"], ours["runs"], bare["runs"], strict=True)]
     if any(own <= 0 for _, own in both):
         return "-"
-    low, middle, high = sorted(other / own for other, own in both)
+    ratios = [other / own for other, own in both]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if ratios[1:] else 3 * ratios
     return f"{middle:.2f}x ({low:.2f}-{high:.2f})"
 
 

@@ -277,6 +277,30 @@ def test_tables_of_networks():
         r"\| N1, fp32 +\| +3000 \| +2 \| +2000 \| +3.00x \| +60 % \| ", tables.model_overview(lines)
     )
     assert tables.outside(lines[4], lines[0], lines[0]) == "-"  # ours in the noise
+    ours, other = (
+        line | {"outside": own} for line, own in ((lines[2], [1.0, 2.0, 1.0]), (lines[4], [4.0] * 3))
+    )
+    assert tables.outside(other, ours, lines[0]) == "4.00x (3.00-4.00)"
+
+
+def test_what_is_outside_of_convolutions():
+    """By the profiler: next to nothing of a convolution, forward and back, and all of what is none."""
+    conv, x = torch.nn.Conv2d(64, 64, 3, padding=1), torch.randn(16, 64, 32, 32, requires_grad=True)
+    grad = torch.randn(16, 64, 32, 32)
+    seconds = {}
+
+    def timed(name, call):
+        begin = time.perf_counter()
+        call()
+        seconds.setdefault(name, []).append(time.perf_counter() - begin)
+
+    functions = {
+        "convolution": partial(timed, "convolution", lambda: conv(x).backward(grad)),
+        "other": partial(timed, "other", lambda: x.erfinv().sum().backward()),
+    }
+    found = model.measure_outside(functions, 3)
+    assert min(found["convolution"]) < 0.3 * min(seconds["convolution"])
+    assert all(a >= b for a, b in zip(found["other"], seconds["other"], strict=True))
 
 
 def test_a_slow_baseline_is_named():

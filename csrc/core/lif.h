@@ -77,9 +77,15 @@ struct Lif {
   template <class Real>
   static ATTSNN_INLINE Real back(const Terms<Real>& c, const Rules<Real>& rules, Emit what, Real h, Real s,
                                  Real slope, Real grad_out, Real grad_v, Sums<Real>& sums) {
-    const bool overshoot = what == Emit::kReluOvershoot, always = what == Emit::kMembrane;
-    const bool passes = (h - (overshoot ? c.threshold : Real(0)) > 0) | always;
+    const bool overshoot = what == Emit::kReluOvershoot;
+    // One rule in two forms: GCC does not vectorise around the first, with the second ptxas spills.
+#if defined(__CUDA_ARCH__)
+    const Real rectified = (overshoot ? h - c.threshold : h) > 0 ? grad_out : Real(0);
+    const Real emitted = what == Emit::kSpike ? Real(0) : what == Emit::kMembrane ? grad_out : rectified;
+#else
+    const bool passes = (h - (overshoot ? c.threshold : Real(0)) > 0) | (what == Emit::kMembrane);
     const Real emitted = what != Emit::kSpike && passes ? grad_out : Real(0);
+#endif
     const Real by_reset = rules.hard != 0 ? c.target - h : c.target;  // dv/ds
     const Real grad_s =
         (what == Emit::kSpike ? grad_out : Real(0)) + (rules.kept != 0 ? grad_v * by_reset : Real(0));
