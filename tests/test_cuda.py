@@ -49,6 +49,20 @@ def test_surrogates(kind, steps):
             as_exact_as_eager(gpu[2]["x"].cpu(), cpu[2]["x"], exact, kind)
 
 
+@pytest.mark.parametrize("preset", neurons.PRESETS)
+def test_a_static_input(preset):
+    """One step that stands for seven: its gradient is summed in the tile on the CPU, behind the kernel here."""
+    image, found = make((1, 3, 5, 7, 3), None), []
+    for device in ("cpu", "cuda"):
+        x = image.detach().to(device).requires_grad_()
+        out = neurons.PRESETS[preset](backend="fused").to(device)(x, steps=7)
+        out.sum().backward()
+        found.append((out.detach().cpu(), x.grad.cpu()))
+    (out, grad), (gpu_out, gpu_grad) = found
+    same_bits(gpu_out, out)
+    close64(gpu_grad, grad, 1e-12)
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_learned_constants(per_channel):
     x = make((20, 3, 6, 17, 5), (0, 1, 3, 4, 2))

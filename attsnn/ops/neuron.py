@@ -301,6 +301,10 @@ def _make_backward(op):
     return backward
 
 
+TWICE = "{}: no double backward (create_graph=True); backend='reference' has one"
+VMAPPED = "{}: no vmap; N is the batch dimension, or use backend='reference'"
+
+
 def refuse(sentence: str):
     def raise_it(*_, **__):
         raise NotImplementedError(sentence)
@@ -310,15 +314,13 @@ def refuse(sentence: str):
 
 def _register(name: str) -> None:
     forward, backward = f"attsnn::{name}_forward", f"attsnn::{name}_backward"
-    twice = f"{name}: no double backward (create_graph=True); backend='reference' has one"
-    vmapped = f"{name}: no vmap; N is the batch dimension, or use backend='reference'"
     torch.library.register_fake(forward, _forward_shapes)
     torch.library.register_fake(backward, _backward_shapes)
-    op = getattr(torch.ops.attsnn, f"{name}_backward")
-    torch.library.register_autograd(forward, _make_backward(op), setup_context=_setup_context)
-    torch.library.register_autograd(backward, refuse(twice))
-    torch.library.register_vmap(forward, refuse(vmapped))
-    torch.library.register_vmap(backward, refuse(vmapped))
+    backward_op = getattr(torch.ops.attsnn, f"{name}_backward")
+    torch.library.register_autograd(forward, _make_backward(backward_op), setup_context=_setup_context)
+    torch.library.register_autograd(backward, refuse(TWICE.format(name)))
+    for op in (forward, backward):
+        torch.library.register_vmap(op, refuse(VMAPPED.format(name)))
 
 
 if compiled() is not None:

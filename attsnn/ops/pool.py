@@ -1,12 +1,12 @@
 """`average_pool`: of maps that no seam pools, the shortcuts of residual networks; a kernel on the CPU."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from attsnn import reference
 from attsnn._extension import Backend, compiled, use_fused
 
-from .neuron import like, refuse
+from .neuron import TWICE, VMAPPED, like, refuse
 from .seam_shapes import channels_last, laid_out, maps_like
 
 
@@ -23,7 +23,7 @@ def average_pool(x: Tensor, pool: int, *, backend: Backend = "auto") -> Tensor:
     if pool == 1:
         return x
     if not use_fused(backend, x.device.type) or x.device.type == "cuda":
-        return F.avg_pool2d(x.flatten(0, 1), pool).unflatten(0, x.shape[:2])
+        return reference.average_pool(x, pool)
     return torch.ops.attsnn.average_pool(x if laid_out(x) else x.contiguous(), pool)
 
 
@@ -47,12 +47,9 @@ def _register() -> None:
     torch.library.register_fake(forward, lambda x, pool: maps_like(x, (n // pool for n in x.shape[3:])))
     torch.library.register_fake(backward, _backward_shape)
     torch.library.register_autograd(forward, _backward, setup_context=_setup_context)
-    twice = "average_pool: no double backward (create_graph=True); backend='reference' has one"
-    torch.library.register_autograd(backward, refuse(twice))
-    for name in (forward, backward):
-        torch.library.register_vmap(
-            name, refuse("average_pool: no vmap; N is the batch dimension, or use backend='reference'")
-        )
+    torch.library.register_autograd(backward, refuse(TWICE.format("average_pool")))
+    for op in (forward, backward):
+        torch.library.register_vmap(op, refuse(VMAPPED.format("average_pool")))
 
 
 if compiled() is not None:

@@ -18,7 +18,7 @@ from attsnn._extension import Backend, use_fused
 from attsnn.reference import CONSTANTS, Gates, Norm, Scores, SeamOutput, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
 
-from .neuron import check, like, pack
+from .neuron import TWICE, check, like, pack
 from .seam_shapes import check_seam, laid_out
 
 
@@ -202,9 +202,7 @@ class _Seam(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_out, *others):
         if torch.is_grad_enabled():
-            raise NotImplementedError(
-                "seam: no double backward (create_graph=True); backend='reference' has one"
-            )
+            raise NotImplementedError(TWICE.format("seam"))
         grad_membrane = others[0] if ctx.plan.membrane else None
         if grad_out is None and grad_membrane is None:
             return (None,) * 13

@@ -11,7 +11,7 @@ from torch import Tensor
 from attsnn._extension import compiled
 from attsnn.reference import Norm, state_dtype
 
-from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY, refuse
+from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY, VMAPPED, refuse
 
 
 def check_seam(z, norm, pool, gates, shortcut) -> None:
@@ -186,8 +186,7 @@ def _register() -> None:
         # No gradient: they are called inside of the autograd function, and one more layer of Python takes
         # longer than some of them do.
         torch.library.register_fake(f"attsnn::{name}", shape)
-        vmapped = "seam: no vmap; N is the batch dimension, or use backend='reference'"
-        torch.library.register_vmap(f"attsnn::{name}", refuse(vmapped))
+        torch.library.register_vmap(f"attsnn::{name}", refuse(VMAPPED.format("seam")))
 
 
 if compiled() is not None:

@@ -4,7 +4,7 @@ build.
 
 from .gates import channel_gate, spatial_gate, temporal_gate
 from .neuron import CONSTANTS, EMITS, lif, neurons, state_dtype
-from .seam import Gates, Norm, Scores, SeamOutput, seam, seam_apply, seam_gradient
+from .seam import Gates, Norm, Scores, SeamOutput, average_pool, seam, seam_apply, seam_gradient
 from .surrogate import (
     SURROGATES,
     Surrogate,
@@ -26,6 +26,7 @@ __all__ = [
     "SeamOutput",
     "Surrogate",
     "arctan",
+    "average_pool",
     "channel_gate",
     "erf",
     "fast_sigmoid",

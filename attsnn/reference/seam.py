@@ -107,6 +107,11 @@ def _norm_over_processes(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tens
     return normed.to(flat.dtype), mean.detach().to(state), unbiased.to(state)
 
 
+def average_pool(x: Tensor, pool: int) -> Tensor:
+    """`attsnn.ops.average_pool`."""
+    return F.avg_pool2d(x.flatten(0, 1), pool).unflatten(0, x.shape[:2])
+
+
 def seam(
     z: Tensor,
     *,
@@ -123,7 +128,7 @@ def seam(
         flat, mean, var = _norm(z.flatten(0, 1), norm)
         x = flat.unflatten(0, z.shape[:2])
     if pool > 1:
-        x = F.avg_pool2d(x.flatten(0, 1), pool).unflatten(0, z.shape[:2])
+        x = average_pool(x, pool)
     gates = gates or Gates()
     scores = {}
     if gates.temporal is not None:

@@ -62,9 +62,9 @@ class MemorySink final : public Sink<Real> {
 
 // The sum over all steps, in the state's type, into one row. A thread brings all steps of a tile in turn.
 template <class Io, class Real>
-class SummingSink final : public Sink<Real> {
+class SumOverSteps final : public Sink<Real> {
  public:
-  SummingSink(Io* memory, int64_t steps) : memory_(memory), steps_(steps) {}
+  SumOverSteps(Io* memory, int64_t steps) : memory_(memory), steps_(steps) {}
   Real* place(int64_t, int64_t, Real* buffer) const override { return buffer; }
   void take(int64_t, int64_t first, int64_t count, Real* row) const override {
     alignas(64) thread_local Real sum[kTile];
@@ -107,7 +107,7 @@ template <class Cell, class Io, class Real, class F>
 void with_rows(const BackwardCall<Cell, Io, Real>& call, const F& f) {
   const MemorySource<Io, Real> x(call.x), grad_out(call.grad_out);
   const MemorySink<Io, Real> by_step(call.grad_x);
-  const SummingSink<Io, Real> summed(call.grad_x.data, call.shape.steps);
+  const SumOverSteps<Io, Real> summed(call.grad_x.data, call.shape.steps);
   const Sink<Real>* grad_x = &by_step;
   if (call.grad_x.stride == 0 && call.shape.steps > 1) grad_x = &summed;
   f(BackwardTiles<Cell, Real>{call.shape, call.neuron, &grad_out, call.grad_v, &x, call.v0, call.checkpoints,

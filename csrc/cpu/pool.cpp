@@ -3,19 +3,13 @@
 
 #include "cpu/over_tasks.h"
 #include "cpu/seam_maps.h"
-#include "cpu/seam_tiles.h"
 #include "tensor/seam_op.h"
 
 namespace attsnn {
 namespace {
 
-void check_pool(int64_t pool, int64_t height, int64_t width) {
-  STD_TORCH_CHECK(pool >= 1 && pool <= height && pool <= width,
-                  "pool must be from 1 to the side of the maps");
-}
-
-// f(sample of `from`, sample of `to`, Real) for every step of every sample, `large` being the larger of the
-// two.
+// f.operator()<Real>(sample of `from`, sample of `to`) for every step of every sample, `large` being the
+// larger of the two.
 template <class F>
 void over_samples(const Tensor& from, const Tensor& to, const Maps& large, const F& f) {
   const int64_t from_size = from.size(2) * from.size(3) * from.size(4);
@@ -25,7 +19,7 @@ void over_samples(const Tensor& from, const Tensor& to, const Maps& large, const
     const auto sink = steps_of<Io>(to);
     over_tasks(large.steps * large.samples, large.sample_size(), [&](int64_t i) {
       const int64_t t = i / large.samples, n = i % large.samples;
-      f(source[t] + n * from_size, sink[t] + n * to_size, Real(0));
+      f.template operator()<Real>(source[t] + n * from_size, sink[t] + n * to_size);
     });
   });
 }
@@ -34,7 +28,7 @@ Tensor average_pool(const Tensor& x, int64_t pool) {
   const Maps maps = maps_of(x);
   check_pool(pool, maps.height, maps.width);
   Tensor pooled = empty_maps(x, maps.pooled(pool));
-  over_samples(x, pooled, maps, [&]<class Io, class Real>(const Io* from, Io* to, Real) {
+  over_samples(x, pooled, maps, [&]<class Real, class Io>(const Io* from, Io* to) {
     with_isa<pool_sample<Real, Io>>(maps, pool, from, to);
   });
   return pooled;
@@ -49,7 +43,7 @@ Tensor average_pool_backward(const Tensor& grad, int64_t pool, int64_t height, i
                       (small.channels_last == channels_last || small.pixels() == 1),
                   "the gradient must have the shape and the layout of the pooled maps");
   Tensor grad_x = empty_maps(grad, maps);
-  over_samples(grad, grad_x, maps, [&]<class Io, class Real>(const Io* from, Io* to, Real) {
+  over_samples(grad, grad_x, maps, [&]<class Real, class Io>(const Io* from, Io* to) {
     with_isa<spread_sample<Real, Io>>(maps, pool, from, to);
   });
   return grad_x;

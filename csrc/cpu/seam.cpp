@@ -58,11 +58,9 @@ void statistics_of_pooled(const StatisticsCall<Io, Real>& call, int64_t t, int64
   const int64_t plane = (t * maps.samples + n) * maps.channels + c, pixels = maps.pixels();
   const Real* z = as_real(call.z[t] + maps.at(n, c, 0), pixels, scratch<Real, 0>(pixels));
   with_isa<plane_moments<Real>>(pixels, z, call.mean + plane, call.moment + plane);
-  Real* pooled = scratch<Real, 1>(p_maps.pixels());
-  with_isa<pool_plane<Real, Real, Real>>(maps, call.pool, z, pooled);
   Io* to = call.pooled[t] + p_maps.at(n, c, 0);
-  with_isa<convert_row<Real, Io>>(p_maps.pixels(), static_cast<const Real*>(pooled), to);
-  const Real* p = as_real(static_cast<const Io*>(to), p_maps.pixels(), pooled);
+  with_isa<pool_plane<Real, Io>>(maps, call.pool, call.z[t] + maps.at(n, c, 0), to);
+  const Real* p = as_real(static_cast<const Io*>(to), p_maps.pixels(), scratch<Real, 1>(p_maps.pixels()));
   with_isa<plane_moments<Real>>(p_maps.pixels(), p, call.pooled_mean + plane, static_cast<double*>(nullptr));
   if (call.extremum == nullptr) return;
   const Real sign = call.gamma == nullptr ? Real(1) : sign_of(call.gamma[c]);
@@ -111,14 +109,8 @@ void statistics_of_sample(const StatisticsCall<Io, Real>& call, int64_t at) {
     std::copy_n(call.mean + at * channels, channels, call.pooled_mean + at * channels);
   } else {
     moments(call.z, maps, call.mean, call.moment, [](int32_t, const Real*) {});
-    const Io* sample = call.z[t] + maps.at(n, 0, 0);
-    Io* pooled = call.pooled[t] + p_maps.at(n, 0, 0);
-    for (int64_t pixel = 0; pixel < p_maps.pixels(); ++pixel) {
-      const int64_t y = pixel / p_maps.width * call.pool, x = pixel % p_maps.width * call.pool;
-      with_isa<pool_pixel<Real, Io, Real>>(channels, call.pool, maps.width,
-                                           sample + (y * maps.width + x) * channels, buffer);
-      with_isa<convert_row<Real, Io>>(channels, static_cast<const Real*>(buffer), pooled + pixel * channels);
-    }
+    with_isa<pool_sample<Real, Io>>(maps, call.pool, call.z[t] + maps.at(n, 0, 0),
+                                    call.pooled[t] + p_maps.at(n, 0, 0));
     moments({call.pooled.data, call.pooled.stride}, p_maps, call.pooled_mean, nullptr, meet);
   }
   const Steps<const Io> p = call.pool == 1 ? call.z : Steps<const Io>{call.pooled.data, call.pooled.stride};
@@ -280,9 +272,8 @@ void gradient_of_pooled(const GradCall<Io, Real>& call, int64_t t, int64_t n, in
     if (y >= p_maps.height * call.pool)
       std::fill_n(wide, width, Real(0));
     else if (y % call.pool == 0)
-      with_isa<spread_row<Real, Real, Real>>(p_maps.width, width, call.pool, piece.factor,
-                                             static_cast<const Real*>(share + y / call.pool * p_maps.width),
-                                             wide);
+      with_isa<spread_row<Real, Real>>(p_maps.width, width, call.pool, piece.factor,
+                                       static_cast<const Real*>(share + y / call.pool * p_maps.width), wide);
     write_gradient<false>(call, width, static_cast<const Real*>(wide), c, z + y * width, z_buffer, buffer,
                           to + y * width);
   }

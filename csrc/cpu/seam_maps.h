@@ -118,24 +118,24 @@ ATTSNN_INLINE void with_side(int64_t pool, const F& f) {
 }
 
 // The pooled rows of one plane.
-template <class Real, class From, class To>
-ATTSNN_INLINE void pool_plane(Maps z_maps, int64_t pool, const From* __restrict z, To* __restrict pooled) {
+template <class Real, class Io>
+ATTSNN_INLINE void pool_plane(Maps z_maps, int64_t pool, const Io* __restrict z, Io* __restrict pooled) {
   const int64_t height = z_maps.height / pool, width = z_maps.width / pool;
   with_side(pool, [&](auto k) {
     for (int64_t y = 0; y < height; ++y)
 #pragma GCC ivdep
       for (int64_t x = 0; x < width; ++x)
-        pooled[y * width + x] = To(window_mean<Real>(z + y * k * z_maps.width + x * k, k, z_maps.width, 1));
+        pooled[y * width + x] = Io(window_mean<Real>(z + y * k * z_maps.width + x * k, k, z_maps.width, 1));
   });
 }
 
 // The pooled channels of one pixel.
-template <class Real, class From, class To>
-ATTSNN_INLINE void pool_pixel(int64_t channels, int64_t pool, int64_t width, const From* __restrict z,
-                              To* __restrict pooled) {
+template <class Real, class Io>
+ATTSNN_INLINE void pool_pixel(int64_t channels, int64_t pool, int64_t width, const Io* __restrict z,
+                              Io* __restrict pooled) {
 #pragma GCC ivdep
   for (int64_t c = 0; c < channels; ++c)
-    pooled[c] = To(window_mean<Real>(z + c, pool, width * channels, channels));
+    pooled[c] = Io(window_mean<Real>(z + c, pool, width * channels, channels));
 }
 
 // One pixel's part of the moments of every channel, about `shift`.
@@ -279,15 +279,15 @@ ATTSNN_INLINE void gradient_planes(int64_t planes, int64_t pixels, PieceGradient
 }
 
 // A pooled row times `factor` over the columns of its windows; columns past the last window get 0.
-template <class Real, class From, class To>
+template <class Real, class Io>
 ATTSNN_INLINE void spread_row(int64_t width, int64_t z_width, int64_t pool, Real factor,
-                              const From* __restrict row, To* __restrict wide) {
+                              const Io* __restrict row, Io* __restrict wide) {
   with_side(pool, [&](auto side) {
 #pragma GCC ivdep
     for (int64_t x = 0; x < width; ++x)
-      for (int64_t k = 0; k < side; ++k) wide[x * side + k] = To(factor * Real(row[x]));
+      for (int64_t k = 0; k < side; ++k) wide[x * side + k] = Io(factor * Real(row[x]));
   });
-  for (int64_t x = width * pool; x < z_width; ++x) wide[x] = To(0);
+  for (int64_t x = width * pool; x < z_width; ++x) wide[x] = Io(0);
 }
 
 // ---- The average pool on its own, of one step of one sample, whose maps `maps` tells.

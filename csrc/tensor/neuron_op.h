@@ -212,12 +212,13 @@ std::tuple<Tensor, Tensor, Tensor> neuron_backward(
   STD_TORCH_CHECK((!grad_v || geometry.lies_like(*grad_v)) && (!v0 || geometry.lies_like(*v0)),
                   "grad_v and v0 must lie in memory like one step of grad_out");
   STD_TORCH_CHECK(!learns || learned, "learns: constants are learned, but `learned` is not given");
-  const bool summed = shared && Driver::kSumsSteps;  // by the driver, else behind it
+  // By the driver, else behind it; no neurons have no sum.
+  const bool summed = shared && (Driver::kSumsSteps || shape.neurons == 0);
   Tensor grad_x = geometry.steps(grad_out, grad_out.scalar_type(), summed ? 1 : shape.steps);
   Tensor grad_v0 = wants_v0 ? geometry.step(grad_out, state) : empty_flat(grad_out, {0}, state);
   Tensor grad_learned =
       learns ? torch::stable::new_zeros(*learned, learned->sizes()) : empty_flat(grad_out, {0}, state);
-  if (shape.neurons == 0) return {shared && !summed ? sum_over_steps(grad_x) : grad_x, grad_v0, grad_learned};
+  if (shape.neurons == 0) return {grad_x, grad_v0, grad_learned};
   Tensor sums = empty_flat(grad_out, {learns ? Cell::kConstants : 0, shape.neurons}, state);
   dispatch_type(grad_out.scalar_type(), [&]<class Io, class Real>() {
     BackwardCall<Cell, Io, Real> call{};
@@ -230,7 +231,6 @@ std::tuple<Tensor, Tensor, Tensor> neuron_backward(
     call.checkpoints = !bits && shape.steps > kCheckpointAbove ? const_data<Real>(kept) : nullptr;
     call.bits = bits ? const_data<uint8_t>(kept) : nullptr;
     call.grad_x = steps_of<Io>(grad_x);
-    if (summed) call.grad_x.stride = 0;
     call.grad_v0 = wants_v0 ? data<Real>(grad_v0) : nullptr;
     call.sums = learns ? data<Real>(sums) : nullptr;
     Driver::backward(grad_out, call, choices.firing);

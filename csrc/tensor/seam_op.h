@@ -91,13 +91,17 @@ Real floor_of(bool relu) {
   return relu ? Real(0) : -std::numeric_limits<Real>::infinity();
 }
 
+inline void check_pool(int64_t pool, int64_t height, int64_t width) {
+  STD_TORCH_CHECK(pool >= 1 && pool <= height && pool <= width,
+                  "pool must be from 1 to the side of the maps");
+}
+
 template <class Driver>
 std::tuple<Tensor, Tensor, Tensor, Tensor> seam_statistics(const Tensor& z,
                                                            const std::optional<Tensor>& gamma, int64_t pool,
                                                            bool extrema) {
   const Maps maps = maps_of(z);
-  STD_TORCH_CHECK(pool >= 1 && pool <= maps.height && pool <= maps.width,
-                  "pool must be from 1 to the side of z");
+  check_pool(pool, maps.height, maps.width);
   const ScalarType state = state_type(z);
   Tensor pooled = pool > 1 ? empty_maps(z, maps.pooled(pool)) : empty_flat(z, {0}, z.scalar_type());
   Tensor moments = empty_flat(z, {3, maps.steps, maps.samples, maps.channels}, ScalarType::Double);
