@@ -51,7 +51,7 @@ def test_surrogates(kind, steps):
 
 @pytest.mark.parametrize("preset", neurons.PRESETS)
 def test_a_static_input(preset):
-    """One step that stands for seven: its gradient is summed in the tile on the CPU, behind the kernel here."""
+    """One step that stands for seven: its gradient is summed behind the kernel, on the CPU within it."""
     image, found = make((1, 3, 5, 7, 3), None), []
     for device in ("cpu", "cuda"):
         x = image.detach().to(device).requires_grad_()
