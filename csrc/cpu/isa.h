@@ -47,7 +47,12 @@ inline Isa isa() {
 }
 
 // The clones inline everything below them (flatten), so that no code of a wider set is shared with another
-// clone.
+// clone. GCC leaves lambdas out that it has met in two of them: those of rows are ATTSNN_INLINED.
+#ifdef ATTSNN_ISA_DISPATCH
+#define ATTSNN_INLINED __attribute__((always_inline))
+#else
+#define ATTSNN_INLINED
+#endif
 #ifdef ATTSNN_ISA_DISPATCH
 template <auto kFunction, class... Args>
 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"), flatten,

@@ -242,9 +242,15 @@ void gradient_of_planes(const GradCall<Io, Real>& call, int64_t t, int64_t n, in
   const Real* up = as_real(call.up[t] + from, values, scratch<Real, 1>(values));
   Real* grad = scratch<Real, 4>(values);
   if constexpr (std::is_same_v<Io, Real>) grad = call.grad_z[t] + from;
-  with_flags(call.spatial != nullptr, [&]<bool kSpatial>() {
-    with_isa<gradient_planes<Real, kSpatial>>(count, pixels, piece, call.uniform != nullptr, norm, p, up,
-                                              scratch<Real, 2>(pixels), grad);
+  with_flags(call.spatial != nullptr, call.uniform != nullptr, [&]<bool kSpatial, bool kDescribed>() {
+    with_planes(maps, [&]<bool, int kPixels>() {
+      if constexpr (kPixels > 0)
+        if (call.offset != nullptr)
+          return with_isa<gradient_small_planes<Real, kSpatial, kDescribed, kPixels>>(count, piece, norm, p, up,
+                                                                                      grad);
+      with_isa<gradient_planes<Real, kSpatial>>(count, pixels, piece, kDescribed, norm, p, up,
+                                                scratch<Real, 2>(pixels), grad);
+    });
   });
   if constexpr (!std::is_same_v<Io, Real>)
     with_isa<convert_row<Real, Io>>(values, static_cast<const Real*>(grad), call.grad_z[t] + from);

@@ -278,6 +278,36 @@ ATTSNN_INLINE void gradient_planes(int64_t planes, int64_t pixels, PieceGradient
   }
 }
 
+// The same behind batch statistics for planes of a size that the compiler knows: here a lane is a plane. What
+// is chosen is read first: a loop does not vectorise around a read that may not happen.
+template <class Real, bool kSpatial, bool kDescribed, int kPixels>
+ATTSNN_INLINE void gradient_small_planes(int64_t planes, PieceGradient<Real> g, NormGradient<Real> norm,
+                                         const Real* __restrict p, const Real* __restrict up,
+                                         Real* __restrict grad) {
+  Real gate[kPixels], level[kPixels], point[kPixels];
+  int32_t pointed[kPixels];
+  for (int i = 0; i < kPixels; ++i) {
+    gate[i] = kSpatial ? g.spatial[i] : Real(1);
+    level[i] = kSpatial ? g.level[i] : Real(0);
+    point[i] = kSpatial ? g.point[i] : Real(0);
+    pointed[i] = kSpatial ? g.spatial_place[i] : -1;
+  }
+#pragma GCC ivdep
+  for (int64_t k = 0; k < planes; ++k) {
+    const Real a = g.a[k], b = g.b[k], offset = norm.offset[k], slope = norm.slope[k], centre = norm.centre[k];
+    const Real uniform = kDescribed ? g.uniform[k] : Real(0), spike = kDescribed ? g.spike[k] : Real(0);
+    const int32_t here = g.here + int32_t(k), place = kDescribed ? g.place[k] : -1;
+#pragma GCC unroll 16
+    for (int i = 0; i < kPixels; ++i) {
+      const int64_t j = k * kPixels + i;
+      const Real share = plane_gradient(a, b, gate[i], g.floor, p[j], up[j], level[i],
+                                        kSpatial && pointed[i] == here ? point[i] : Real(0), uniform,
+                                        place == i ? spike : Real(0));
+      grad[j] = norm_gradient(share, p[j], offset, slope, centre);
+    }
+  }
+}
+
 // A pooled row times `factor` over the columns of its windows; columns past the last window get 0.
 template <class Real, class Io>
 ATTSNN_INLINE void spread_row(int64_t width, int64_t z_width, int64_t pool, Real factor,

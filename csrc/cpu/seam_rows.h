@@ -6,6 +6,7 @@
 
 #include "core/seam_call.h"
 #include "cpu/isa.h"
+#include "cpu/tiles.h"
 
 namespace attsnn {
 
@@ -25,16 +26,18 @@ ATTSNN_INLINE void over_pieces(const Maps& maps, int64_t first, int64_t count, c
   }
 }
 
-// f(length) with the lengths of the smallest planes, 2 x 2 and 4 x 4, known to the compiler: a loop's start
-// and end take longer there than its values.
+// f.operator()<kLast, kPixels>(), kPixels of planes of the smallest sizes, 2 x 2 and 4 x 4, whose loops' start
+// and end would take longer than their values, else 0.
 template <class F>
-ATTSNN_INLINE void with_length(int64_t length, const F& f) {
-  if (length == 4)
-    f(std::integral_constant<int64_t, 4>{});
-  else if (length == 16)
-    f(std::integral_constant<int64_t, 16>{});
+ATTSNN_INLINE void with_planes(const Maps& maps, const F& f) {
+  if (maps.channels_last)
+    f.template operator()<true, 0>();
+  else if (maps.pixels() == 4)
+    f.template operator()<false, 4>();
+  else if (maps.pixels() == 16)
+    f.template operator()<false, 16>();
   else
-    f(length);
+    f.template operator()<false, 0>();
 }
 
 // A value of each plane or of each pixel along a piece: moves with the index, or stands.
@@ -55,26 +58,44 @@ struct SeamRow {
   Real floor;
 };
 
-// x of one step.
-template <class Real, bool kLast, bool kSpatial, bool kShortcut>
+// Where the whole planes of a row, which is of one sample, begin: f(n, c).
+template <int kPixels, class Real, class F>
+ATTSNN_INLINE void at_first_plane(const SeamRow<Real>& row, const F& f) {
+  f(row.first / row.maps.sample_size(), row.first / kPixels % row.maps.channels);
+}
+
+// x of one step. kPixels: of planes that a row holds whole, where it is known; else 0.
+template <class Real, bool kLast, bool kSpatial, bool kShortcut, int kPixels>
 ATTSNN_INLINE void source_row(SeamRow<Real> row, const Real* __restrict p, const Real* __restrict shortcut,
                               Real* __restrict x) {
+  const auto set = [&](int64_t i, Real a, Real b, Real gate) ATTSNN_INLINED {
+    Real value = rectified(a * p[i] + b, row.floor);
+    if constexpr (kSpatial) value = gate * value;
+    x[i] = kShortcut ? value + shortcut[i] : value;
+  };
   const Real one = 1;
-  over_pieces<kLast>(
-      row.maps, row.first, row.count, [&](int64_t n, int64_t c, int64_t pixel, int64_t j, int64_t length) {
-        const int64_t at = row.affine.at(row.t, n) + c;
-        const Along<Real, kLast> a(row.affine.a + at), b(row.affine.b + at);
-        const Along<Real, kSpatial && !kLast> gate(kSpatial ? row.spatial + n * row.maps.pixels() + pixel
-                                                            : &one);
-        with_length(length, [&](auto size) {
+  if constexpr (kPixels > 0 && kPixels < 16) {  // a plane fills no register: neighbouring ones do
+    at_first_plane<kPixels>(row, [&](int64_t n, int64_t c) ATTSNN_INLINED {
+      const int64_t at = row.affine.at(row.t, n) + c;
+      const Real *a = row.affine.a + at, *b = row.affine.b + at;
+      const Real* gate = kSpatial ? row.spatial + n * kPixels : nullptr;
 #pragma GCC ivdep
-          for (int64_t i = 0; i < size; ++i) {
-            Real value = rectified(a[i] * p[j + i] + b[i], row.floor);
-            if constexpr (kSpatial) value = gate[i] * value;
-            x[j + i] = kShortcut ? value + shortcut[j + i] : value;
-          }
-        });
-      });
+      for (int64_t k = 0; k < row.count / kPixels; ++k)
+#pragma GCC unroll 16
+        for (int i = 0; i < kPixels; ++i) set(k * kPixels + i, a[k], b[k], kSpatial ? gate[i] : one);
+    });
+  } else {
+    over_pieces<kLast>(row.maps, row.first, row.count,
+                       [&](int64_t n, int64_t c, int64_t pixel, int64_t j, int64_t length) ATTSNN_INLINED {
+                         const int64_t at = row.affine.at(row.t, n) + c;
+                         const Along<Real, kLast> a(row.affine.a + at), b(row.affine.b + at);
+                         const Along<Real, kSpatial && !kLast> gate(
+                             kSpatial ? row.spatial + n * row.maps.pixels() + pixel : &one);
+#pragma GCC ivdep
+                         for (int64_t i = 0; i < (kPixels > 0 ? kPixels : length); ++i)
+                           set(j + i, a[i], b[i], gate[i]);
+                       });
+  }
 }
 
 // The lanes of a sum over a row: a fixed tree, whatever the instruction set. They stay an array, whose loop
@@ -102,24 +123,8 @@ ATTSNN_INLINE void in_lanes(int64_t count, const F& f) {
 #pragma GCC unroll 1
   for (int l = 0; l < rest; ++l) f(i + l, l);
 }
-// Of fewer values than lanes: one after the other, or, of a number that the compiler knows, in four lanes.
-template <class T, class Length>
-ATTSNN_INLINE T sum_of_few(const T* values, Length length) {
-  if constexpr (std::is_same_v<Length, int64_t>) {
-    T sum = 0;
-    for (int64_t i = 0; i < length; ++i) sum += values[i];
-    return sum;
-  } else {
-    T lanes[4] = {values[0], values[1], values[2], values[3]};
-    for (int64_t i = 4; i < length; i += 4)
-      for (int l = 0; l < 4; ++l) lanes[l] += values[i + l];
-    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
-  }
-}
-
 // The sums of one step of pass A, added to sum and centred [C] of this step and to grad_spatial [pixels].
-// kFew: planes are shorter than the lanes.
-template <class Real, bool kSpatial, bool kFew>
+template <class Real, bool kSpatial>
 ATTSNN_INLINE void sums_of_plane(SeamRow<Real> row, int64_t length, Real a, Real b,
                                  const Real* __restrict gate, const Real* __restrict p,
                                  const Real* __restrict up, Real mean, double* sum, double* centred,
@@ -128,17 +133,15 @@ ATTSNN_INLINE void sums_of_plane(SeamRow<Real> row, int64_t length, Real a, Real
     const Real d = through(a * p[i] + b, row.floor, up[i]);
     return kSpatial ? d * gate[i] : d;
   };
-  if constexpr (kFew) {
-    with_length(length, [&](auto size) {
-      Real plain[kLanes], against[kLanes];
-#pragma GCC ivdep
-      for (int64_t i = 0; i < size; ++i) {
-        plain[i] = gated(i);
-        against[i] = plain[i] * (p[i] - mean);
-      }
-      *sum += sum_of_few(plain, size);
-      *centred += sum_of_few(against, size);
-    });
+  if (length < kLanes) {
+    Real few = 0, few_against = 0;
+    for (int64_t i = 0; i < length; ++i) {
+      const Real value = gated(i);
+      few += value;
+      few_against += value * (p[i] - mean);
+    }
+    *sum += few;
+    *centred += few_against;
   } else {
     Lanes<Real> plain, against;
     in_lanes(length, [&](int64_t i, int l) {
@@ -155,6 +158,40 @@ ATTSNN_INLINE void sums_of_plane(SeamRow<Real> row, int64_t length, Real a, Real
       const Real y = a * p[i] + b;
       grad_spatial[i] += through(y, row.floor, up[i]) * y;
     }
+}
+
+// The same for whole neighbouring planes of a size that the compiler knows: here a lane is a plane, or, for
+// grad_spatial, a pixel of one in several planes.
+template <class Real, bool kSpatial, int kPixels>
+ATTSNN_INLINE void sums_of_small_planes(int64_t planes, Real floor, const Real* __restrict a,
+                                        const Real* __restrict b, const Real* __restrict gate,
+                                        const Real* __restrict p, const Real* __restrict up,
+                                        const Real* __restrict centre, double* __restrict sum,
+                                        double* __restrict centred, double* __restrict grad_spatial) {
+  alignas(64) Real by_value[kSpatial ? kTile : 1];
+#pragma GCC ivdep
+  for (int64_t k = 0; k < planes; ++k) {
+    const Real mean = centre == nullptr ? Real(0) : centre[k];
+    Real plain[4] = {}, against[4] = {};
+#pragma GCC unroll 16
+    for (int i = 0; i < kPixels; ++i) {
+      const int64_t j = k * kPixels + i;
+      const Real y = a[k] * p[j] + b[k], d = through(y, floor, up[j]), value = kSpatial ? d * gate[i] : d;
+      plain[i % 4] += value;
+      against[i % 4] += value * (p[j] - mean);
+      if constexpr (kSpatial) by_value[j] = d * y;
+    }
+    sum[k] += (plain[0] + plain[2]) + (plain[1] + plain[3]);
+    centred[k] += (against[0] + against[2]) + (against[1] + against[3]);
+  }
+  if constexpr (kSpatial) {
+    static_assert(kLanes % kPixels == 0);
+    Lanes<double> lanes;
+    in_lanes(planes * kPixels, [&](int64_t j, int l) { lanes.of[l] += by_value[j]; });
+    for (int half = kLanes / 2; half >= kPixels; half /= 2)
+      for (int l = 0; l < half; ++l) lanes.of[l] += lanes.of[l + half];
+    for (int i = 0; i < kPixels; ++i) grad_spatial[i] += lanes.of[i];
+  }
 }
 
 // The same for neighbouring channels of a pixel.
@@ -179,24 +216,30 @@ ATTSNN_INLINE void sums_of_pixel(SeamRow<Real> row, int64_t length, const Real* 
   }
 }
 
-template <class Real, bool kLast, bool kSpatial, bool kFew>
+// kPixels: of planes that a row holds whole, where it is known; else 0.
+template <class Real, bool kLast, bool kSpatial, int kPixels>
 ATTSNN_INLINE void sums_row(SeamRow<Real> row, const Real* p, const Real* up, const Real* centre, double* sum,
                             double* centred, double* grad_spatial) {
-  over_pieces<kLast>(row.maps, row.first, row.count,
-                     [&](int64_t n, int64_t c, int64_t pixel, int64_t j, int64_t length) {
-                       const int64_t at = row.affine.at(row.t, n) + c;
-                       const Real *a = row.affine.a + at, *b = row.affine.b + at;
-                       const Real* gate = kSpatial ? row.spatial + n * row.maps.pixels() + pixel : nullptr;
-                       double* of_pixel = kSpatial ? grad_spatial + pixel : nullptr;
-                       if constexpr (kLast)
-                         sums_of_pixel<Real, kSpatial>(row, length, a, b, kSpatial ? *gate : Real(1), p + j,
-                                                       up + j, centre == nullptr ? nullptr : centre + c,
-                                                       sum + c, centred + c, of_pixel);
-                       else
-                         sums_of_plane<Real, kSpatial, kFew>(row, length, *a, *b, gate, p + j, up + j,
-                                                             centre == nullptr ? Real(0) : centre[c], sum + c,
-                                                             centred + c, of_pixel);
-                     });
+  const auto piece = [&](int64_t n, int64_t c, int64_t pixel, int64_t j, int64_t length) ATTSNN_INLINED {
+    const int64_t at = row.affine.at(row.t, n) + c;
+    const Real *a = row.affine.a + at, *b = row.affine.b + at;
+    const Real* gate = kSpatial ? row.spatial + n * row.maps.pixels() + pixel : nullptr;
+    double* of_pixel = kSpatial ? grad_spatial + pixel : nullptr;
+    const Real* mean = centre == nullptr ? nullptr : centre + c;
+    if constexpr (kPixels > 0)
+      sums_of_small_planes<Real, kSpatial, kPixels>(length / kPixels, row.floor, a, b, gate, p + j, up + j,
+                                                    mean, sum + c, centred + c, of_pixel);
+    else if constexpr (kLast)
+      sums_of_pixel<Real, kSpatial>(row, length, a, b, kSpatial ? *gate : Real(1), p + j, up + j, mean,
+                                    sum + c, centred + c, of_pixel);
+    else
+      sums_of_plane<Real, kSpatial>(row, length, *a, *b, gate, p + j, up + j,
+                                    mean == nullptr ? Real(0) : *mean, sum + c, centred + c, of_pixel);
+  };
+  if constexpr (kPixels > 0)
+    at_first_plane<kPixels>(row, [&](int64_t n, int64_t c) ATTSNN_INLINED { piece(n, c, 0, 0, row.count); });
+  else
+    over_pieces<kLast>(row.maps, row.first, row.count, piece);
 }
 
 }  // namespace attsnn

@@ -27,9 +27,10 @@ class SeamRows final : public Source<Real> {
     const SeamRow<Real> row{seam_.maps, t, first, count, seam_.affine, seam_.spatial, seam_.floor};
     const bool added = seam_.shortcut.data != nullptr;
     const Real* shortcut = added ? as_real(seam_.shortcut[t] + first, count, shortcut_buffer) : nullptr;
-    with_flags(seam_.maps.channels_last, seam_.spatial != nullptr, [&]<bool kLast, bool kSpatial>() {
-      added ? with_isa<source_row<Real, kLast, kSpatial, true>>(row, p, shortcut, x)
-            : with_isa<source_row<Real, kLast, kSpatial, false>>(row, p, shortcut, x);
+    with_flags(seam_.spatial != nullptr, added, [&]<bool kSpatial, bool kShortcut>() {
+      with_planes(seam_.maps, [&]<bool kLast, int kPixels>() {
+        with_isa<source_row<Real, kLast, kSpatial, kShortcut, kPixels>>(row, p, shortcut, x);
+      });
     });
     if (seam_.membrane.data != nullptr) {
       Io* membrane = seam_.membrane[t] + first;
@@ -76,14 +77,12 @@ class SeamGradientRows final : public Sink<Real> {
     const Real* rounded = as_real(static_cast<const Io*>(up), count, buffer);
     const Real* p = as_real(sink_.p[t] + first, count, p_buffer);
     const int64_t of_step = t * partial_.stride;
-    const bool few = !sink_.maps.channels_last && sink_.maps.pixels() < kLanes;
-    const auto add = [&]<bool kLast, bool kSpatial, bool kFew>() {
-      with_isa<sums_row<Real, kLast, kSpatial, kFew>>(place, p, rounded, sink_.centre, partial_.sum + of_step,
-                                                      partial_.centred + of_step, partial_.grad_spatial);
-    };
-    with_flags(sink_.maps.channels_last, sink_.spatial != nullptr, [&]<bool kLast, bool kSpatial>() {
-      few ? add.template operator()<false, kSpatial, true>()
-          : add.template operator()<kLast, kSpatial, false>();
+    with_flags(sink_.spatial != nullptr, [&]<bool kSpatial>() {
+      with_planes(sink_.maps, [&]<bool kLast, int kPixels>() {
+        with_isa<sums_row<Real, kLast, kSpatial, kPixels>>(place, p, rounded, sink_.centre,
+                                                           partial_.sum + of_step,
+                                                           partial_.centred + of_step, partial_.grad_spatial);
+      });
     });
   }
 
