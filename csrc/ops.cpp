@@ -39,8 +39,9 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
   m.def(
       "seam_affine(Tensor z, Tensor? totals, Tensor? mean, Tensor? var, Tensor? weight, Tensor? bias, "
       "float eps, int repeats) -> (Tensor affine, Tensor norm, Tensor centre, Tensor unbiased)");
-  m.def("seam_norm_sums(Tensor sums, Tensor norm) -> Tensor");
-  m.def("seam_batch_gradient(Tensor z, Tensor sums, Tensor totals, Tensor norm) -> Tensor");
+  m.def(
+      "seam_norm_sums(Tensor sums, Tensor norm, Tensor affine) -> (Tensor sums, Tensor beta, Tensor gamma)");
+  m.def("seam_batch_gradient(Tensor sums, Tensor totals, Tensor norm, Tensor affine) -> Tensor");
   m.def(
       "seam_space(Tensor descriptors, Tensor kernel, int height, int width) -> (Tensor space, Tensor "
       "padded)");

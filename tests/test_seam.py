@@ -367,8 +367,8 @@ def test_opcheck(fused):
             ours.seam_gradient: (p, z, p, *small, 2, True),
             ours.seam_totals: (draw(3, 3, 2, 4), 42),
             ours.seam_affine: (z, draw(9), None, None, draw(4), draw(4), 1e-5, 3),
-            ours.seam_norm_sums: (draw(2, 3, 2, 4), draw(4, 4)),
-            ours.seam_batch_gradient: (z, draw(2, 4), draw(9), draw(4, 4)),
+            ours.seam_norm_sums: (draw(2, 3, 2, 4), draw(4, 4), affine),
+            ours.seam_batch_gradient: (draw(2, 4), draw(9), draw(4, 4), affine),
             ours.seam_space: (draw(2, 2, 9), draw(1, 2, 3, 3), 3, 3),
             ours.seam_space_backward: (space, draw(2, 3, 3), draw(2, 2, 27), draw(1, 2, 3, 3), 12),
             ours.seam_space_sums: (

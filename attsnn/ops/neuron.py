@@ -5,6 +5,7 @@ neuron that the extension lists: shape rule (fake), gradient, and sentences for 
 decides before the call what autograd must keep (`pack`); the backward op recomputes the membrane from it.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -75,7 +76,8 @@ def lif(
     The equation is that of attsnn/reference/neuron.py, to the bit for spikes.
     """
     constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
-    check(x, v0, constants, surrogate, emit, start)
+    check(x, v0)
+    packed = pack(x, constants, surrogate, strict, detach_reset, emit, start, soft)
     if steps is not None and (steps < 1 or x.shape[0] not in (1, steps)):
         raise ValueError(
             f"steps must be T, for x [T, N, ...] or [1, N, ...]; got {steps} for {tuple(x.shape)}"
@@ -85,7 +87,7 @@ def lif(
         if steps is not None:
             x = x.expand(steps, *x.shape[1:])
         return reference.lif(x, v0, **constants, surrogate=surrogate, **flags, final_state=final_state)
-    packed = pack(x, constants, surrogate, strict, detach_reset, emit, start, soft)
+    learned = stack(x, constants, soft)
     x = x if _dense(x) else x.contiguous()
     if v0 is not None:
         v0 = like(v0, x.stride()[1:])
@@ -93,7 +95,7 @@ def lif(
     keep = packed.keep if torch.is_grad_enabled() and wanted else "nothing"
     op = torch.ops.attsnn.lif_forward
     how = packed.numbers, packed.rules, packed.learns, keep
-    out, v, _ = op(x, v0, packed.learned, *how, final_state, steps or 0)
+    out, v, _ = op(x, v0, learned, *how, final_state, steps or 0)
     return out, v if final_state else None
 
 
@@ -102,34 +104,54 @@ class Packed(NamedTuple):
     "bits" per element and step.
     """
 
-    numbers: list[float]
-    rules: list[int]
-    learned: Tensor | None  # [5, 1 or C]
+    numbers: tuple[float, ...]
+    rules: tuple[int, ...]
     learns: int  # a bit for each constant that wants a gradient
     keep: str
 
 
-def pack(x, constants, surrogate, strict, detach_reset, emit, start, soft) -> Packed:
-    """The arguments of `lif`, checked before, for x."""
-    if soft and x.dtype != torch.float64:
-        raise TypeError(f"soft: the kernels compute soft spikes in float64 only, got x in {x.dtype}")
+def pack(x: Tensor, constants: dict[str, Constant | None], *how) -> Packed:
+    """The neuron's arguments, checked for x. `how`: surrogate, strict, detach_reset, emit, start, soft.
+
+    Looks at shapes, types and Python numbers, never at values of tensors. Numbers alone are checked and
+    packed once: the layers of a network ask for the same.
+    """
+    plain = not any(isinstance(c, Tensor) for c in constants.values())
+    if plain and not torch.compiler.is_compiling():
+        try:
+            return _pack_numbers(*constants.values(), *how)
+        except TypeError:
+            pass  # it is raised again below, where what cannot be hashed has its sentence, too
+    return _pack(x, constants, *how)
+
+
+@functools.lru_cache(maxsize=1024, typed=True)  # typed: True is no number, though it equals 1
+def _pack_numbers(leak, gain, bias, threshold, v_reset, *how) -> Packed:
+    return _pack(None, dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True)), *how)
+
+
+def _pack(x: Tensor | None, constants, surrogate, strict, detach_reset, emit, start, soft) -> Packed:
+    for constant, value in constants.items():
+        _check_constant(constant, value, x)
+    _check_rules(surrogate, emit, start)
     hard, centred = constants["v_reset"] is not None, surrogate.centre is None
-    rules = [hard, detach_reset, strict, soft, centred, start == "reset", EMITS.index(emit)]
-    rules = [int(rule) for rule in (*rules, list(SURROGATES).index(surrogate.kind))]
-    numbers = [0.0 if c is None or isinstance(c, Tensor) else float(c) for c in constants.values()]
-    numbers += [surrogate.scale, 0.0 if centred else surrogate.centre]
+    rules = (hard, detach_reset, strict, soft, centred, start == "reset", EMITS.index(emit))
+    rules = tuple(int(rule) for rule in (*rules, list(SURROGATES).index(surrogate.kind)))
+    numbers = tuple(0.0 if c is None or isinstance(c, Tensor) else float(c) for c in constants.values())
+    numbers += surrogate.scale, 0.0 if centred else surrogate.centre
     learns = sum(
         1 << i for i, c in enumerate(constants.values()) if isinstance(c, Tensor) and c.requires_grad
     )
     # The spike and the surrogate's window suffice for a rectangular surrogate where the reset needs no
     # membrane, and where neither leak nor gain is learned: their gradients sum v and x.
     exact = surrogate.kind == "rectangular" and not soft and emit == "spike" and (detach_reset or not hard)
-    keep = "bits" if exact and not learns & 0b11 else "input"
-    return Packed(numbers, rules, _stack(constants, x), learns, keep)
+    return Packed(numbers, rules, learns, "bits" if exact and not learns & 0b11 else "input")
 
 
-def _stack(constants: dict[str, Constant | None], x: Tensor) -> Tensor | None:
-    """The constants as one tensor [5, 1 or C] where any of them is a tensor."""
+def stack(x: Tensor, constants: dict[str, Constant | None], soft: bool) -> Tensor | None:
+    """The constants, checked, as the kernels take them: one tensor [5, 1 or C] where any is a tensor."""
+    if soft and x.dtype != torch.float64:
+        raise TypeError(f"soft: the kernels compute soft spikes in float64 only, got x in {x.dtype}")
     sizes = [c.numel() for c in constants.values() if isinstance(c, Tensor)]
     if not sizes:
         return None
@@ -173,10 +195,8 @@ def like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
     return tensor.new_empty_strided(tensor.shape, (*outer, *strides)).copy_(tensor)
 
 
-def check(x, v0, constants, surrogate, emit, start, name: str = "x") -> None:
-    """Sentences for what does not fit. Looks at shapes, types and Python numbers, never at values of
-    tensors.
-    """
+def check(x: Tensor, v0: Tensor | None, name: str = "x") -> None:
+    """Sentences for an input and a state that do not fit."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor [T, N, ...], got {type(x).__name__}")
     if x.dtype not in DTYPES:
@@ -189,8 +209,9 @@ def check(x, v0, constants, surrogate, emit, start, name: str = "x") -> None:
         raise ValueError(f"{name} must have at least one time step, got T = 0 in shape {tuple(x.shape)}")
     if v0 is not None:
         _check_state(v0, x)
-    for constant, value in constants.items():
-        _check_constant(constant, value, x)
+
+
+def _check_rules(surrogate, emit, start) -> None:
     if not isinstance(surrogate, Surrogate) or surrogate.kind not in SURROGATES:
         raise TypeError(
             f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}), got {surrogate!r}"
@@ -215,7 +236,7 @@ def _check_state(v0, x: Tensor) -> None:
         raise TypeError(f"v0 must be {want}, for x in {x.dtype}; got {v0.dtype}")
 
 
-def _check_constant(name: str, value, x: Tensor) -> None:
+def _check_constant(name: str, value, x: Tensor | None) -> None:
     if value is None and name == "v_reset":
         return
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -18,7 +18,7 @@ from attsnn._extension import Backend, use_fused
 from attsnn.reference import CONSTANTS, Gates, Norm, Scores, SeamOutput, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
 
-from .neuron import TWICE, check, like, pack
+from .neuron import TWICE, check, like, pack, stack
 from .seam_shapes import check_seam, laid_out
 
 
@@ -69,7 +69,8 @@ def seam(
     """
     gates = gates if gates is not None and any(g is not None for g in gates) else None
     constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
-    check(z, None, constants, surrogate, emit, start, name="z")
+    check(z, None, name="z")
+    packed = pack(z, constants, surrogate, strict, detach_reset, emit, start, soft)
     check_seam(z, norm, pool, gates, shortcut)
     if not use_fused(backend, z.device.type):
         neuron = {"surrogate": surrogate, "strict": strict, "detach_reset": detach_reset, "soft": soft}
@@ -82,7 +83,7 @@ def seam(
             membrane=membrane,
             **{**constants, **neuron, "emit": emit, "start": start},
         )
-    packed = pack(z, constants, surrogate, strict, detach_reset, emit, start, soft)
+    learned = stack(z, constants, soft)
     maps = z.dim() == 5
     if not maps:
         z = z[..., None, None]
@@ -106,7 +107,7 @@ def seam(
     results = _Seam.apply(
         *(z, shortcut, *norm_or_none[:4]),
         *(*(gates.temporal or (None, None)), *(gates.channel or (None, None)), gates.spatial),
-        *(packed.learned, plan),
+        *(learned, plan),
     )
     found = dict(zip(_outputs(plan, gates), results, strict=True))
     out, x = found["out"], found.get("membrane")
@@ -127,8 +128,8 @@ class _Plan(NamedTuple):
     pool: int
     relu: bool
     membrane: bool
-    numbers: list[float]
-    rules: list[int]
+    numbers: tuple[float, ...]
+    rules: tuple[int, ...]
     keep: str
     grad: bool
 
@@ -195,7 +196,8 @@ class _Seam(torch.autograd.Function):
         if wanted:
             ctx.save_for_backward(*kept)
         ctx.set_materialize_grads(False)
-        outputs = tuple(o for o in outputs if o is not None)  # as `_outputs` names them
+        # As `_outputs` names them; torch.compile takes no output that is None.
+        outputs = tuple(o for o in outputs if o is not None)
         ctx.mark_non_differentiable(*outputs[2 if plan.membrane else 1 :])
         return outputs
 
@@ -353,13 +355,12 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
         grad_gates = [*_weights_backward(*found[:2], *gates[0]), *_weights_backward(*found[2:], *gates[1])]
     grad_bias = grad_weight = of_batch = None
     if plan.normed:
-        both = ops.seam_norm_sums(sums, s.norm)
-        grad_bias, grad_weight = both.unbind()
+        both, grad_bias, grad_weight = ops.seam_norm_sums(sums, s.norm, s.affine)
         if plan.batch:  # what its statistics hand back
             if plan.group is not None:
                 both = both.clone()
                 dist.all_reduce(both, group=plan.group)
-            of_batch = ops.seam_batch_gradient(s.centre.view(1, 1, -1), both, s.totals, s.norm)
+            of_batch = ops.seam_batch_gradient(both, s.totals, s.norm, s.affine)
     grad_z = None
     if wants_z:
         place = None if planes is None else s.place

@@ -24,15 +24,8 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
         raise ValueError(f"pool must be a side >= 1, and 1 for z [T, N, F], got {pool!r}")
     if sides and pool > min(sides):
         raise ValueError(f"pool must fit the maps of z {tuple(z.shape)}, got {pool}")
-    for name, value in (norm or Norm())._asdict().items():
-        if isinstance(value, Tensor) and value.shape != (channels,):
-            raise ValueError(f"norm.{name} must be [C] = [{channels}], got shape {tuple(value.shape)}")
-    if norm is not None and (norm.mean is None) != (norm.var is None):
-        raise ValueError("norm: give mean and var both, or neither for the batch's statistics")
-    if norm is not None and (not isinstance(norm.repeats, int) or norm.repeats < 1):
-        raise ValueError(f"norm.repeats must be an integer >= 1, got {norm.repeats!r}")
-    if norm is not None and norm.mean is None and norm.group is None and z.numel() // max(1, channels) < 2:
-        raise ValueError(f"norm: batch statistics need more than one value a channel, got z {tuple(z.shape)}")
+    if norm is not None:
+        _check_norm(norm, z)
     if gates is not None:
         for name, size, of in (("temporal", steps, "T"), ("channel", channels, "C")):
             pair = getattr(gates, name)
@@ -52,6 +45,19 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
             raise ValueError(
                 f"shortcut must be {z.dtype} {want}, got {shortcut.dtype} {tuple(shortcut.shape)}"
             )
+
+
+def _check_norm(norm: Norm, z: Tensor) -> None:
+    channels = z.shape[2]
+    for name, value in zip(Norm._fields, norm, strict=True):
+        if isinstance(value, Tensor) and value.shape != (channels,):
+            raise ValueError(f"norm.{name} must be [C] = [{channels}], got shape {tuple(value.shape)}")
+    if (norm.mean is None) != (norm.var is None):
+        raise ValueError("norm: give mean and var both, or neither for the batch's statistics")
+    if not isinstance(norm.repeats, int) or norm.repeats < 1:
+        raise ValueError(f"norm.repeats must be an integer >= 1, got {norm.repeats!r}")
+    if norm.mean is None and norm.group is None and z.numel() // max(1, channels) < 2:
+        raise ValueError(f"norm: batch statistics need more than one value a channel, got z {tuple(z.shape)}")
 
 
 def maps_like(z: Tensor, sides: Iterable[int] | None = None, last: bool | None = None) -> Tensor:
@@ -123,6 +129,11 @@ def _affine_shapes(z, totals, mean, var, weight, bias, eps, repeats):
     return z.new_empty((2, 1, 1, channels), dtype=state), norm, centre, unbiased
 
 
+def _norm_sums_shapes(sums, norm, affine):
+    channels = sums.shape[3]
+    return sums.new_empty((2, channels)), affine.new_empty(channels), affine.new_empty(channels)
+
+
 def _framed(kernel, height: int, width: int) -> int:
     more = kernel.shape[2] - 1
     return (height + more) * (width + more) + more
@@ -168,8 +179,8 @@ _SHAPES = {
     "seam_gradient": lambda up, z, *_: maps_like(z),
     "seam_totals": lambda moments, pixels: moments.new_empty(1 + 2 * moments.shape[3]),
     "seam_affine": _affine_shapes,
-    "seam_norm_sums": lambda sums, norm: sums.new_empty((2, sums.shape[3])),
-    "seam_batch_gradient": lambda z, *_: z.new_empty((3, z.shape[2]), dtype=state_dtype(z)),
+    "seam_norm_sums": _norm_sums_shapes,
+    "seam_batch_gradient": lambda sums, totals, norm, affine: affine.new_empty((3, sums.shape[1])),
     "seam_space": _space_shapes,
     "seam_space_backward": _space_backward_shapes,
     "seam_space_sums": lambda sums, *_: sums.new_empty(sums.shape),

@@ -4,13 +4,15 @@
 
 namespace attsnn {
 
-// The sums of planes against 1 and against p - mean, [2, rows, C] -> the gradients of beta and gamma, [2, C].
-// A task is a tile of one of the two.
+// The sums of planes against 1 and against p - mean, [2, rows, C] -> the gradients of beta and gamma, [2, C],
+// and again in their own type. A task is a tile of one of the two.
+template <class Real>
 struct NormSums {
   ChannelTiles tiles;
   const double* sums;
   NormNumbers<const double> numbers;
   double* result;
+  Real *beta, *gamma;
 
   template <class Team>
   ATTSNN_DEVICE void operator()(const Team& team, int64_t task) const {
@@ -20,7 +22,9 @@ struct NormSums {
         tiles.rows, tiles.size(tile), [&](int64_t row, int64_t k) { return from[row * tiles.channels + k]; },
         [&](int64_t k, double sum) {
           const int64_t c = first + k;
-          result[which * tiles.channels + c] = which == 0 ? sum : numbers.inverse[c] * sum;
+          const double gradient = which == 0 ? sum : numbers.inverse[c] * sum;
+          result[which * tiles.channels + c] = gradient;
+          (which == 0 ? beta : gamma)[c] = Real(gradient);
         });
   }
 };

@@ -69,22 +69,34 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> seam_affine(const Tensor& z, const st
   return {affine, norm, centre, unbiased};
 }
 
+// Of affine only the type is read: it is that of gamma and beta.
 template <class Driver>
-Tensor seam_norm_sums(const Tensor& sums, const Tensor& norm) {
+std::tuple<Tensor, Tensor, Tensor> seam_norm_sums(const Tensor& sums, const Tensor& norm,
+                                                  const Tensor& affine) {
   const ChannelTiles tiles = tiles_of(sums);
+  const ScalarType state = affine.scalar_type();
   Tensor result = empty_flat(sums, {2, tiles.channels}, ScalarType::Double);
-  const NormSums work{tiles, small_data<double>(sums, 2 * tiles.rows * tiles.channels, "sums"),
-                      numbers_of(norm, tiles.channels), data<double>(result)};
-  Driver::teams(sums, 2 * tiles.count(), tiles.rows * kChannelTile, work);
-  return result;
+  Tensor beta = empty_flat(sums, {tiles.channels}, state), gamma = empty_flat(sums, {tiles.channels}, state);
+  dispatch_state(state, [&]<class Real>() {
+    const NormSums<Real> work{tiles,
+                              small_data<double>(sums, 2 * tiles.rows * tiles.channels, "sums"),
+                              numbers_of(norm, tiles.channels),
+                              data<double>(result),
+                              data<Real>(beta),
+                              data<Real>(gamma)};
+    Driver::teams(sums, 2 * tiles.count(), tiles.rows * kChannelTile, work);
+  });
+  return {result, beta, gamma};
 }
 
 template <class Driver>
-Tensor seam_batch_gradient(const Tensor& z, const Tensor& sums, const Tensor& totals, const Tensor& norm) {
-  const int64_t channels = z.size(2);
-  Tensor result = empty_flat(z, {3, channels}, state_type(z));
-  dispatch_state(state_type(z), [&]<class Real>() {
-    Driver::each(z, channels,
+Tensor seam_batch_gradient(const Tensor& sums, const Tensor& totals, const Tensor& norm,
+                           const Tensor& affine) {
+  const int64_t channels = sums.size(1);
+  const ScalarType state = affine.scalar_type();
+  Tensor result = empty_flat(sums, {3, channels}, state);
+  dispatch_state(state, [&]<class Real>() {
+    Driver::each(sums, channels,
                  BatchGradient<Real>{channels, small_data<double>(sums, 2 * channels, "sums"),
                                      small_data<double>(totals, 1 + 2 * channels, "totals"),
                                      numbers_of(norm, channels), data<Real>(result)});

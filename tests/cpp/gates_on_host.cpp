@@ -147,12 +147,12 @@ void norm(int64_t rows, int64_t channels) {
   const ChannelTiles tiles{rows, channels};
   struct Result {
     Buffer<double> totals, numbers, by_channel;
-    Buffer<float> affine, batch;
+    Buffer<float> affine, batch, norm_grad;
   };
   const auto run = [&](const auto& teams, const auto& each) {
     Result r{Buffer<double>(1 + 2 * channels, false, NAN), Buffer<double>(4 * channels, false, NAN),
              Buffer<double>(2 * channels, false, NAN), Buffer<float>(4 * channels, false, NAN),
-             Buffer<float>(3 * channels, false, NAN)};
+             Buffer<float>(3 * channels, false, NAN), Buffer<float>(2 * channels, false, NAN)};
     teams(tiles.count(), Totals{tiles, 9, moments.data(), moments.data() + rows * channels, r.totals.data()});
     float* affine = r.affine.data();
     NormAffine<float> make{2,
@@ -170,7 +170,8 @@ void norm(int64_t rows, int64_t channels) {
     make.numbers = {r.numbers.data(), channels};
     each(channels, make);
     const NormNumbers<const double> numbers(r.numbers.data(), channels);
-    teams(2 * tiles.count(), NormSums{tiles, sums.data(), numbers, r.by_channel.data()});
+    teams(2 * tiles.count(), NormSums<float>{tiles, sums.data(), numbers, r.by_channel.data(), r.norm_grad.data(),
+                          r.norm_grad.data() + channels});
     each(channels,
          BatchGradient<float>{channels, r.by_channel.data(), r.totals.data(), numbers, r.batch.data()});
     return r;
