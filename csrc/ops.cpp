@@ -57,8 +57,8 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
       "Tensor channel, Tensor channel_inputs, Tensor channel_place, Tensor channel_hidden)");
   m.def(
       "seam_gates_backward(Tensor sums, Tensor norm, Tensor moments, Tensor peak, Tensor[] time, "
-      "Tensor[] channel, int pixels) -> (Tensor planes, Tensor by_norm, Tensor time_by_sum, "
-      "Tensor time_by_hidden, Tensor channel_by_sum, Tensor channel_by_hidden)");
+      "Tensor[] channel, int pixels) -> (Tensor planes, Tensor by_norm, Tensor time_reduce, "
+      "Tensor time_expand, Tensor channel_reduce, Tensor channel_expand)");
   Neurons::for_each([&](auto type) {
     const std::string name = decltype(type)::type::kName;
     m.def((name + "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, "

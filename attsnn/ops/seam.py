@@ -2,7 +2,7 @@
 
 Passes over the maps, and between them ops on the small tensors of norm and gates, each a dispatcher op, are
 joined by one `torch.autograd.Function` whose backward is written out. Torch itself is left with the
-reduction over processes and the gradients of the gates' weights.
+reduction over processes.
 csrc/README.md derives the formulas; the names here are its names.
 """
 
@@ -349,10 +349,9 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
     planes, grad_gates = None, [None] * 4
     if s.place is not None:
         gates = s.gate(_TEMPORAL), s.gate(_CHANNEL)
-        planes, sums, *found = ops.seam_gates_backward(
+        planes, sums, *grad_gates = ops.seam_gates_backward(
             sums, s.norm, s.moments, s.peak, *gates, p.shape[3] * p.shape[4]
         )
-        grad_gates = [*_weights_backward(*found[:2], *gates[0]), *_weights_backward(*found[2:], *gates[1])]
     grad_bias = grad_weight = of_batch = None
     if plan.normed:
         both, grad_bias, grad_weight = ops.seam_norm_sums(sums, s.norm, s.affine)
@@ -369,11 +368,3 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
             *(up, z, s.p, s.affine, spatial, space_at, planes, place, of_batch, plan.pool, plan.relu)
         )
     return grad_z, up, grad_weight, grad_bias, *grad_gates, grad_kernel, grad_learned
-
-
-def _weights_backward(by_sum, by_hidden, *kept) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of a gate's two matrices [R, D] and [D, R], None where there is no such gate."""
-    if not kept:
-        return None, None
-    *_, inputs, _, hidden = kept
-    return by_hidden.flatten(0, 1).t() @ inputs.flatten(0, 1), by_sum.t() @ hidden.sum(0)

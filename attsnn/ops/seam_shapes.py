@@ -167,8 +167,8 @@ def _gates_shapes(moments, peak, affine, time, channel):
 def _gates_backward_shapes(sums, norm, moments, peak, time, channel, pixels):
     results = [peak.new_empty((2, *peak.shape)), sums.new_empty(sums.shape)]
     for kept, size in ((time, peak.shape[0]), (channel, peak.shape[2])):
-        n, width = (peak.shape[1], kept[0].shape[0]) if kept else (0, 0)
-        results += [peak.new_empty((n, size)), peak.new_empty((2, n, width))]
+        width = kept[0].shape[0] if kept else 0
+        results += [peak.new_empty((width, size)), peak.new_empty((size, width))]
     return tuple(results)
 
 

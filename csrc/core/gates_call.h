@@ -14,8 +14,9 @@ struct Gate {
   const Real *reduce = nullptr, *expand = nullptr;             // [R, D], [D, R]; null: there is no such gate
   Real *gate = nullptr, *inputs = nullptr, *hidden = nullptr;  // [N, D], descriptors [2, N, D], [2, N, R]
   int32_t* place = nullptr;                                    // [N, D]: where the maxima are
-  // gradients: of what the sigmoid reads [N, D], of what the ReLU reads, of the descriptors
+  // gradients: of what the sigmoid reads [N, D], of what the ReLU reads, of the descriptors, of the weights
   Real *by_sum = nullptr, *by_hidden = nullptr, *by_inputs = nullptr;
+  Real *by_reduce = nullptr, *by_expand = nullptr;
 
   ATTSNN_INLINE bool there() const { return reduce != nullptr; }
   ATTSNN_INLINE Real* of(Real* all, int which, int64_t n) const { return all + (which * samples + n) * size; }

@@ -246,8 +246,8 @@ void gradient_of_planes(const GradCall<Io, Real>& call, int64_t t, int64_t n, in
     with_planes(maps, [&]<bool, int kPixels>() {
       if constexpr (kPixels > 0)
         if (call.offset != nullptr)
-          return with_isa<gradient_small_planes<Real, kSpatial, kDescribed, kPixels>>(count, piece, norm, p, up,
-                                                                                      grad);
+          return with_isa<gradient_small_planes<Real, kSpatial, kDescribed, kPixels>>(count, piece, norm, p,
+                                                                                      up, grad);
       with_isa<gradient_planes<Real, kSpatial>>(count, pixels, piece, kDescribed, norm, p, up,
                                                 scratch<Real, 2>(pixels), grad);
     });

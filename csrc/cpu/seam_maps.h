@@ -294,7 +294,8 @@ ATTSNN_INLINE void gradient_small_planes(int64_t planes, PieceGradient<Real> g, 
   }
 #pragma GCC ivdep
   for (int64_t k = 0; k < planes; ++k) {
-    const Real a = g.a[k], b = g.b[k], offset = norm.offset[k], slope = norm.slope[k], centre = norm.centre[k];
+    const Real a = g.a[k], b = g.b[k], offset = norm.offset[k], slope = norm.slope[k],
+               centre = norm.centre[k];
     const Real uniform = kDescribed ? g.uniform[k] : Real(0), spike = kDescribed ? g.spike[k] : Real(0);
     const int32_t here = g.here + int32_t(k), place = kDescribed ? g.place[k] : -1;
 #pragma GCC unroll 16

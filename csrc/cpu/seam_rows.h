@@ -26,8 +26,8 @@ ATTSNN_INLINE void over_pieces(const Maps& maps, int64_t first, int64_t count, c
   }
 }
 
-// f.operator()<kLast, kPixels>(), kPixels of planes of the smallest sizes, 2 x 2 and 4 x 4, whose loops' start
-// and end would take longer than their values, else 0.
+// f.operator()<kLast, kPixels>(), kPixels of planes of the smallest sizes, 2 x 2 and 4 x 4, whose loops'
+// start and end would take longer than their values, else 0.
 template <class F>
 ATTSNN_INLINE void with_planes(const Maps& maps, const F& f) {
   if (maps.channels_last)

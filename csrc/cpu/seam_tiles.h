@@ -80,8 +80,8 @@ class SeamGradientRows final : public Sink<Real> {
     with_flags(sink_.spatial != nullptr, [&]<bool kSpatial>() {
       with_planes(sink_.maps, [&]<bool kLast, int kPixels>() {
         with_isa<sums_row<Real, kLast, kSpatial, kPixels>>(place, p, rounded, sink_.centre,
-                                                           partial_.sum + of_step,
-                                                           partial_.centred + of_step, partial_.grad_spatial);
+                                                           partial_.sum + of_step, partial_.centred + of_step,
+                                                           partial_.grad_spatial);
       });
     });
   }

@@ -1,6 +1,7 @@
 // The works of core/ on small tensors on CUDA: a thread a task, or a block.
 #pragma once
 #include "core/channels_backward.h"
+#include "core/gate_weights.h"
 #include "core/gates.h"
 #include "core/gates_backward.h"
 #include "core/space_backward.h"

@@ -2,6 +2,7 @@
 // A driver (CPU or CUDA) runs works: `each`, a task on its own, or `teams`.
 #pragma once
 #include "core/channels_backward.h"
+#include "core/gate_weights.h"
 #include "core/gates.h"
 #include "core/gates_backward.h"
 #include "core/space_backward.h"
@@ -182,8 +183,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
           channel[kGate], channel[kInputs], channel[kPlace], channel[kHidden]};
 }
 
-// time, channel: all that is kept, or nothing. Beside the results of GatesBackward for each gate the
-// gradients of what its sigmoid reads [N, D], and of its hidden values [2, N, R].
+// time, channel: all that is kept, or nothing. Beside the results of GatesBackward the gradients of each
+// gate's two matrices.
 template <class Driver>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> seam_gates_backward(
     const Tensor& sums, const Tensor& norm, const Tensor& moments, const Tensor& peak,
@@ -194,12 +195,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> seam_gates_backward(
   Tensor planes = empty_flat(peak, {2, steps, samples, channels}, state);
   Tensor by_norm = empty_flat(peak, {2, steps, samples, channels}, ScalarType::Double);
   struct Gradients {
-    Tensor by_sum, by_hidden, by_inputs;
+    Tensor by_sum, by_hidden, by_inputs, by_reduce, by_expand;
   };
   const auto room = [&](const std::vector<Tensor>& kept, int64_t size) -> Gradients {
     const int64_t n = kept.empty() ? 0 : samples, width = kept.empty() ? 0 : kept[kReduce].size(0);
     return {empty_flat(peak, {n, size}, state), empty_flat(peak, {2, n, width}, state),
-            empty_flat(peak, {2, n, size}, state)};
+            empty_flat(peak, {2, n, size}, state), empty_flat(peak, {width, size}, state),
+            empty_flat(peak, {size, width}, state)};
   };
   const Gradients by_time = room(time, steps), by_channel = room(channel, channels);
   dispatch_state(state, [&]<class Real>() {
@@ -213,12 +215,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> seam_gates_backward(
       gate.by_sum = data<Real>(to.by_sum);
       gate.by_hidden = data<Real>(to.by_hidden);
       gate.by_inputs = data<Real>(to.by_inputs);
+      gate.by_reduce = data<Real>(to.by_reduce);
+      gate.by_expand = data<Real>(to.by_expand);
     };
-    give(work.gates.time, by_time);
-    give(work.gates.channel, by_channel);
-    Driver::teams(peak, samples, values_of(work.gates), work);
+    Gates<Real>& gates = work.gates;
+    give(gates.time, by_time);
+    give(gates.channel, by_channel);
+    Driver::teams(peak, samples, values_of(gates), work);
+    const GateWeights<Real> weights{gates.time, gates.channel};
+    Driver::teams(peak, weights.tasks(), 3 * samples * std::max(steps, channels), weights);
   });
-  return {planes, by_norm, by_time.by_sum, by_time.by_hidden, by_channel.by_sum, by_channel.by_hidden};
+  return {planes, by_norm, by_time.by_reduce, by_time.by_expand, by_channel.by_reduce, by_channel.by_expand};
 }
 
 // ---- SA

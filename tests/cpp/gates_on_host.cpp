@@ -60,7 +60,7 @@ void near(const char* what, const Buffer<T>& ours, const Buffer<T>& wanted, doub
 // What a work writes, on one team or the other.
 template <class Real>
 struct Written {
-  Buffer<Real> gate, inputs, hidden, by_sum, by_hidden, by_inputs;
+  Buffer<Real> gate, inputs, hidden, by_sum, by_hidden, by_inputs, by_reduce, by_expand;
   Buffer<int32_t> place;
   Written(const Sizes& s, int64_t size)
       : gate(s.samples * size, false, Real(NAN)),
@@ -69,6 +69,8 @@ struct Written {
         by_sum(gate),
         by_hidden(hidden),
         by_inputs(inputs),
+        by_reduce(size * s.width, false, Real(NAN)),
+        by_expand(by_reduce),
         place(s.samples * size, false, -1) {}
 
   Gate<Real> of(const Sizes& s, int64_t size, const Buffer<Real>& reduce, const Buffer<Real>& expand) {
@@ -85,6 +87,8 @@ struct Written {
     gate_of_all.by_sum = by_sum.data();
     gate_of_all.by_hidden = by_hidden.data();
     gate_of_all.by_inputs = by_inputs.data();
+    gate_of_all.by_reduce = by_reduce.data();
+    gate_of_all.by_expand = by_expand.data();
     return gate_of_all;
   }
 };
@@ -116,6 +120,8 @@ void gates(const Sizes& s) {
     teams(s.samples, GatesForward<Real>{of, a.data(), b.data(), r.gated.data()});
     const NormNumbers<const double> numbers(norm.data(), s.channels);
     teams(s.samples, GatesBackward<Real>{of, sums.data(), numbers, 49, r.planes.data(), r.by_norm.data()});
+    const GateWeights<Real> weights{of.time, of.channel};
+    teams(weights.tasks(), weights);
     return r;
   };
   const Result ours = run([](int64_t n, const auto& work) { launch_teams(n, work, Stream{}); });
@@ -131,6 +137,8 @@ void gates(const Sizes& s) {
     near("by_sum", x.by_sum, y.by_sum, error);
     near("by_hidden", x.by_hidden, y.by_hidden, error);
     near("by_inputs", x.by_inputs, y.by_inputs, error);
+    near("by_reduce", x.by_reduce, y.by_reduce, error);
+    near("by_expand", x.by_expand, y.by_expand, error);
   };
   compare(s.time, ours.time, wanted.time);
   compare(s.channel, ours.channel, wanted.channel);
@@ -151,8 +159,8 @@ void norm(int64_t rows, int64_t channels) {
   };
   const auto run = [&](const auto& teams, const auto& each) {
     Result r{Buffer<double>(1 + 2 * channels, false, NAN), Buffer<double>(4 * channels, false, NAN),
-             Buffer<double>(2 * channels, false, NAN), Buffer<float>(4 * channels, false, NAN),
-             Buffer<float>(3 * channels, false, NAN), Buffer<float>(2 * channels, false, NAN)};
+             Buffer<double>(2 * channels, false, NAN),     Buffer<float>(4 * channels, false, NAN),
+             Buffer<float>(3 * channels, false, NAN),      Buffer<float>(2 * channels, false, NAN)};
     teams(tiles.count(), Totals{tiles, 9, moments.data(), moments.data() + rows * channels, r.totals.data()});
     float* affine = r.affine.data();
     NormAffine<float> make{2,
@@ -170,8 +178,8 @@ void norm(int64_t rows, int64_t channels) {
     make.numbers = {r.numbers.data(), channels};
     each(channels, make);
     const NormNumbers<const double> numbers(r.numbers.data(), channels);
-    teams(2 * tiles.count(), NormSums<float>{tiles, sums.data(), numbers, r.by_channel.data(), r.norm_grad.data(),
-                          r.norm_grad.data() + channels});
+    teams(2 * tiles.count(), NormSums<float>{tiles, sums.data(), numbers, r.by_channel.data(),
+                                             r.norm_grad.data(), r.norm_grad.data() + channels});
     each(channels,
          BatchGradient<float>{channels, r.by_channel.data(), r.totals.data(), numbers, r.batch.data()});
     return r;
