@@ -20,6 +20,7 @@ import setuptools
 from attsnn import _extension
 
 ROOT = Path(__file__).resolve().parent.parent
+CALL = re.compile(r"\b(?:call|jmp) +[0-9a-f]+ <(.*)>$")
 
 
 def build(root=ROOT, **environment) -> subprocess.CompletedProcess:
@@ -189,3 +190,22 @@ def test_a_driver_too_old(monkeypatch, driver, have):
     assert _extension._cuda_obstacle() is None
     module.cuda_runtime = 0
     assert "this build is CPU-only" in _extension._cuda_obstacle()
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
+def test_code_for_a_wide_instruction_set_calls_none_for_a_narrow_one(fused):
+    """A lambda that GCC leaves out of `on_avx512` runs in scalars: right, and several times slower."""
+    extension = _extension.compiled()
+    if extension.isa() == "baseline":
+        pytest.skip("no wide instruction set here, or none compiled")
+    command = ["objdump", "-d", "-C", "--no-show-raw-insn", extension.__file__]
+    within, wide, left = "", 0, set()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listing:
+        for line in listing.stdout:
+            if line.endswith(">:\n"):
+                within = line.split("<", 1)[1][:-3]
+                within = within if "attsnn::on_avx" in within[:40] else ""
+                wide += bool(within)
+            elif within and "attsnn::" in line and (call := CALL.search(line)) and "+0x" not in line:
+                left.add(f"{within[:120]} calls {call[1][:120]}")
+    assert wide > 100 and not left, "\n".join(sorted(left))

@@ -281,10 +281,12 @@ ISAS = {"baseline": None, "avx2": "no AVX2", "avx512": "no AVX-512"}  # from nar
 
 @functools.cache
 def run_in_a_process(isa: str | None) -> tuple[str, list[torch.Tensor]]:
-    """(instruction set that ran, results and gradients of every preset) with that ATTSNN_ISA, or without."""
+    """(instruction set that ran, results and gradients of every preset and of seams) with that ATTSNN_ISA, or
+    without.
+    """
     program = """
 import io, sys, torch
-from attsnn import _extension, neurons
+from attsnn import _extension, neurons, ops
 torch.manual_seed(0)
 out = []
 for make in neurons.PRESETS.values():
@@ -293,6 +295,13 @@ for make in neurons.PRESETS.values():
         s, v = make(backend="fused").run(x)
         (s.double().sum() + v.double().square().sum()).backward()
         out += [s.detach(), v.detach(), x.grad]
+for side in (2, 4, 9):
+    z = torch.randn(2, 2, 70, side, side, requires_grad=True)
+    weights = [torch.randn(shape, requires_grad=True) for shape in ((3, 70), (70, 3), (1, 2, 3, 3))]
+    gates, norm = ops.Gates(None, weights[:2], weights[2]), ops.Norm()
+    result = ops.seam(z, norm=norm, gates=gates, shortcut=z.detach(), backend="fused")
+    result.out.square().sum().backward()
+    out += [result.out.detach(), z.grad, *(w.grad for w in weights)]
 file = io.BytesIO()
 torch.save((_extension.compiled().isa(), out), file)
 sys.stdout.buffer.write(file.getvalue())

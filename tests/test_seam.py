@@ -123,6 +123,22 @@ def test_ms_resnet_seams(fused, gates, steps):
             agree(z, w, **given, neuron={**MS_RESNET, "emit": emit})
 
 
+@pytest.mark.parametrize("gates", [None, "SA", "CSA"])
+@pytest.mark.parametrize("plane", [(530, 2, 2), (130, 4, 4)])
+def test_small_planes(fused, gates, plane):
+    """A sample's take three tiles, the last one part. In float32, too, where no spike can flip."""
+    w, none_fires = weights_of(plane[0], 3), {**MS_RESNET, "threshold": 1e3, "emit": "membrane"}
+    z, shortcut = maps(3, 2, *plane), maps(3, 2, *plane, seed=3)
+    for norm, added in itertools.product(NORMS, (None, shortcut)):
+        given = {"norm": norm, "gates": gates, "membrane": True}
+        agree(z, w, **given, shortcut=added, neuron=MS_RESNET)
+        exact = run("reference", z.float().double(), w, **given, neuron=none_fires)
+        narrow = {name: value.float() for name, value in w.items()}
+        ours = run("fused", z.float(), narrow, **given, neuron=none_fires)
+        for name, value in exact.items():
+            close64(ours[name].double(), value, 1e-4, f"{name} in float32, norm {norm}")
+
+
 def test_fully_connected(fused):
     for gates, norm, features in itertools.product((None, "TA"), NORMS, (5, 1030)):
         w = weights_of(features, 4)
@@ -247,20 +263,26 @@ def test_running_statistics_are_those_of_pytorch(backend, momentum):
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
+# C, H, W: of planes that vectorise, and of small ones, of which a tile holds many, the last one being part.
+PLANES = [(3, 6, 7), (300, 2, 2), (130, 4, 4)]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_apply_has_the_reference_s_bits(fused, dtype, channels_last):
+@pytest.mark.parametrize("plane", PLANES)
+def test_apply_has_the_reference_s_bits(fused, dtype, channels_last, plane):
     """Given the same small tensors; and so has the gradient of what the neuron reads."""
     p, shortcut, grad = (
-        maps(5, 2, 3, 6, 7, channels_last=channels_last, dtype=dtype, seed=s) for s in range(3)
+        maps(5, 2, *plane, channels_last=channels_last, dtype=dtype, seed=s) for s in range(3)
     )
+    channels, *sides = plane
     state = reference.state_dtype(p)
     neuron = {k: v for k, v in MA_SNN.items() if k != "backend"}
     constants = {k: neuron[k] for k in reference.CONSTANTS}
     for emit, small, gated, added in itertools.product(("spike", "relu_membrane"), *[(False, True)] * 3):
         packed = pack(p, constants, neuron["surrogate"], False, False, emit, "zero", False)
-        affine = torch.randn(2, 1 if small else 5, 1 if small else 2, 3, dtype=state)
-        spatial = torch.rand(2, 6, 7, dtype=state) if gated else None
+        affine = torch.randn(2, 1 if small else 5, 1 if small else 2, channels, dtype=state)
+        spatial = torch.rand(2, *sides, dtype=state) if gated else None
         r, rules = shortcut if added else None, [*packed.rules, 1, int(added), int(added)]
         out, membrane, kept = torch.ops.attsnn.lif_seam_forward(
             p, affine, spatial, r, None, packed.numbers, rules, "input"
@@ -282,13 +304,16 @@ def test_apply_has_the_reference_s_bits(fused, dtype, channels_last):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_last_pass_has_the_reference_s_bits(fused, dtype, channels_last):
-    up, p = (maps(5, 2, 3, 6, 7, channels_last=channels_last, dtype=dtype, seed=s) for s in range(2))
-    z = maps(5, 2, 3, 13, 14, channels_last=channels_last, dtype=dtype, seed=2)
+@pytest.mark.parametrize("plane", PLANES)
+def test_the_last_pass_has_the_reference_s_bits(fused, dtype, channels_last, plane):
+    count, *sides = plane
+    pixels, wide = sides[0] * sides[1], (2 * sides[0] + 1, 2 * sides[1])
+    up, p = (maps(5, 2, *plane, channels_last=channels_last, dtype=dtype, seed=s) for s in range(2))
+    z = maps(5, 2, count, *wide, channels_last=channels_last, dtype=dtype, seed=2)
     state = reference.state_dtype(p)
-    affine, channels = torch.randn(2, 5, 2, 3, dtype=state), torch.randn(3, 3, dtype=state)
-    spatial = torch.rand(3, 2, 42, dtype=state), torch.randint(0, 15, (2, 42)).int()
-    planes = torch.randn(2, 5, 2, 3, dtype=state), torch.randint(0, 42, (5, 2, 3)).int()
+    affine, channels = torch.randn(2, 5, 2, count, dtype=state), torch.randn(3, count, dtype=state)
+    spatial = torch.rand(3, 2, pixels, dtype=state), torch.randint(0, 5 * count, (2, pixels)).int()
+    planes = torch.randn(2, 5, 2, count, dtype=state), torch.randint(0, pixels, (5, 2, count)).int()
     for s, n, c, relu in itertools.product((False, True), repeat=4):
         small = (affine, *(spatial if s else (None, None)), *(planes if n else (None, None)))
         for source, pooled, pool in ((z, p, 2), (p, None, 1)):
