@@ -30,32 +30,42 @@ struct GatesForward {
       });
       excite(team, time, n);
     }
+    // A factor of 1 changes nothing, and channels vectorise.
     const Real* by_time = time.there() ? time.of(time.gate, 0, n) : nullptr;
-    const auto timed = [&](int64_t t, Real y) { return by_time == nullptr ? y : by_time[t] * y; };
+    const auto timed = [&](int64_t t) { return by_time == nullptr ? Real(1) : by_time[t]; };
     if (channel.there()) {
       Real *mean = channel.of(channel.inputs, 0, n), *peak = channel.of(channel.inputs, 1, n);
       int32_t* place = channel.place + n * channels;
-      team.each(channels, [&](int64_t c) {
-        Real sum = timed(0, y_mean(0, c));
-        Extremum<Real> most{timed(0, y_peak(0, c)), 0};
-        for (int64_t t = 1; t < steps; ++t) {
-          sum += timed(t, y_mean(t, c));
-          most.meet(timed(t, y_peak(t, c)), int32_t(t));
-        }
-        mean[c] = sum / Real(steps);
-        peak[c] = most.value;
-        place[c] = most.place;
-      });
+      for (int64_t t = 0; t < steps; ++t) {
+        const Real gate = timed(t);
+        if (t == 0)
+          team.each(channels, [&](int64_t c) {
+            mean[c] = gate * y_mean(0, c);
+            peak[c] = gate * y_peak(0, c);
+            place[c] = 0;
+          });
+        else
+          team.each(channels, [&](int64_t c) {
+            mean[c] += gate * y_mean(t, c);
+            Extremum<Real> most{peak[c], place[c]};
+            most.meet(gate * y_peak(t, c), int32_t(t));
+            peak[c] = most.value;
+            place[c] = most.place;
+          });
+      }
+      team.each(channels, [&](int64_t c) { mean[c] /= Real(steps); });
       excite(team, channel, n);
     }
     const Real* by_channel = channel.there() ? channel.of(channel.gate, 0, n) : nullptr;
     const int64_t alike = time.there() ? steps : 1, half = alike * gates.samples * channels;
-    for (int64_t t = 0; t < alike; ++t)
+    for (int64_t t = 0; t < alike; ++t) {
+      const Real gate = timed(t);
       team.each(channels, [&](int64_t c) {
-        const Real gate = timed(t, by_channel == nullptr ? Real(1) : by_channel[c]);
-        gated[gates.at(t, n, c)] = gate * a[c];
-        gated[half + gates.at(t, n, c)] = gate * b[c];
+        const Real both = by_channel == nullptr ? gate : gate * by_channel[c];
+        gated[gates.at(t, n, c)] = both * a[c];
+        gated[half + gates.at(t, n, c)] = both * b[c];
       });
+    }
   }
 };
 

@@ -26,27 +26,35 @@ struct GatesBackward {
 
   template <class Team>
   ATTSNN_DEVICE void operator()(const Team& team, int64_t n) const {
+    if (gates.channel.there())
+      go<true>(team, n);
+    else
+      go<false>(team, n);
+  }
+
+ private:
+  template <bool kChannel, class Team>
+  ATTSNN_DEVICE void go(const Team& team, int64_t n) const {
     const Gate<Real>&time = gates.time, &channel = gates.channel;
     const int64_t steps = gates.steps, channels = gates.channels;
     const Real* by_time = time.there() ? time.of(time.gate, 0, n) : nullptr;
-    const Real* by_channel = channel.there() ? channel.of(channel.gate, 0, n) : nullptr;
     const auto timed = [&](int64_t t) { return by_time == nullptr ? 1.0 : double(by_time[t]); };
-    const auto channelled = [&](int64_t c) { return by_channel == nullptr ? 1.0 : double(by_channel[c]); };
-    // the gradients of CA's descriptors, at a plane
-    const auto of_mean = [&](int64_t c) {
-      return by_channel == nullptr ? 0.0 : double(channel.of(channel.by_inputs, 0, n)[c]) / double(steps);
-    };
+    // CA of a plane, and the gradients of its descriptors there
+    const Real* by_channel = kChannel ? channel.of(channel.gate, 0, n) : nullptr;
+    const Real* inputs = kChannel ? channel.of(channel.by_inputs, 0, n) : nullptr;
+    const Real* peaks = kChannel ? channel.of(channel.by_inputs, 1, n) : nullptr;
+    const int32_t* places = kChannel ? channel.place + n * channels : nullptr;
+    const auto channelled = [&](int64_t c) { return kChannel ? double(by_channel[c]) : 1.0; };
+    const auto of_mean = [&](int64_t c) { return kChannel ? double(inputs[c]) / double(steps) : 0.0; };
     const auto of_peak = [&](int64_t t, int64_t c) {
-      const bool here = by_channel != nullptr && channel.place[n * channels + c] == t;
-      return here ? double(channel.of(channel.by_inputs, 1, n)[c]) : 0.0;
+      const double peak = kChannel ? double(peaks[c]) : 0.0;
+      return kChannel && places[c] == int32_t(t) ? peak : 0.0;
     };
-    if (channel.there()) {
+    if constexpr (kChannel) {
       Real* by_sum = channel.of(channel.by_sum, 0, n);
-      team.each(channels, [&](int64_t c) {
-        double sum = 0;
-        for (int64_t t = 0; t < steps; ++t) sum += timed(t) * by_gate(gates.at(t, n, c), c);
-        by_sum[c] = Real(sum) * by_channel[c] * (1 - by_channel[c]);
-      });
+      team.columns(
+          steps, channels, [&](int64_t t, int64_t c) { return timed(t) * by_gate(gates.at(t, n, c), c); },
+          [&](int64_t c, double sum) { by_sum[c] = Real(sum) * by_channel[c] * (1 - by_channel[c]); });
       excite_backward(team, channel, n);
     }
     if (time.there()) {
@@ -62,15 +70,16 @@ struct GatesBackward {
       excite_backward(team, time, n);
     }
     for (int64_t t = 0; t < steps; ++t) {
+      const double step = timed(t);
       const double level =
           by_time == nullptr ? 0.0 : double(time.of(time.by_inputs, 0, n)[t]) / double(channels);
       const double point = by_time == nullptr ? 0.0 : double(time.of(time.by_inputs, 1, n)[t]);
       const int64_t place = by_time == nullptr ? -1 : time.place[n * steps + t];
       team.each(channels, [&](int64_t c) {
         const int64_t i = gates.at(t, n, c), centred = gates.planes() + i;
-        const double gate = timed(t) * channelled(c), scale = norm.gamma[c] * norm.inverse[c];
-        const double uniform = timed(t) * of_mean(c) + level;
-        const double spike = timed(t) * of_peak(t, c) + (place == c ? point : 0.0);
+        const double gate = step * channelled(c), scale = norm.gamma[c] * norm.inverse[c];
+        const double uniform = step * of_mean(c) + level;
+        const double spike = step * of_peak(t, c) + (place == c ? point : 0.0);
         by_norm[i] = gate * sums[i] + uniform + spike;
         by_norm[centred] = gate * sums[centred] + uniform * (gates.mean[i] - norm.centre[c]) +
                            spike * (double(gates.peak[i]) - norm.centre[c]);

@@ -49,9 +49,10 @@ struct Extremum {
   Real value;
   int32_t place;
   ATTSNN_INLINE void meet(Real other, int32_t there) {
-    const bool nan = value != value, other_nan = other != other;
+    // Without branches, so that loops over this vectorise.
+    const bool nan = value != value, other_nan = other != other, first = there < place;
     const bool beats =
-        other_nan ? !nan || there < place : !nan && (other > value || (other == value && there < place));
+        (other_nan & (!nan | first)) | (!other_nan & !nan & ((other > value) | ((other == value) & first)));
     value = beats ? other : value;
     place = beats ? there : place;
   }

@@ -104,10 +104,18 @@ inline constexpr int kLanes = 32;
 template <class T>
 struct Lanes {
   T of[kLanes] = {};
-  ATTSNN_INLINE double total() {
-    for (int half = kLanes / 2; half > 0; half /= 2)
-      for (int l = 0; l < half; ++l) of[l] += of[l + half];
-    return of[0];
+  // In halves, whose lengths the compiler knows: in a loop over them the additions of a vector become those
+  // of its lanes.
+  ATTSNN_INLINE double total() { return halved<kLanes / 2>(); }
+
+ private:
+  template <int kHalf>
+  ATTSNN_INLINE double halved() {
+    for (int l = 0; l < kHalf; ++l) of[l] += of[l + kHalf];
+    if constexpr (kHalf > 1)
+      return halved<kHalf / 2>();
+    else
+      return of[0];
   }
 };
 // f(i, lane) for i < count.

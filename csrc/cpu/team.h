@@ -7,9 +7,10 @@
 namespace attsnn {
 
 struct Alone {
-  // f(i), i < count.
+  // f(i), i < count, which do not see each other.
   template <class F>
   ATTSNN_INLINE void each(int64_t count, const F& f) const {
+#pragma GCC ivdep
     for (int64_t i = 0; i < count; ++i) f(i);
   }
 
@@ -24,15 +25,18 @@ struct Alone {
   }
 
   // The same where the terms of a row are far apart, and those of neighbouring columns side by side:
-  // finish(column, the sum of term(i, column) over i < length).
+  // finish(column, the sum of term(i, column) over i < length). As many columns together as hide the time
+  // from one addition to the next.
   template <class Term, class Finish>
   ATTSNN_INLINE void columns(int64_t length, int64_t count, const Term& term, const Finish& finish) const {
-    for (int64_t first = 0; first < count; first += kLanes) {
-      const int64_t width = std::min<int64_t>(kLanes, count - first);
-      Lanes<decltype(term(first, first))> sums;
+    constexpr int64_t kColumns = 256;
+    for (int64_t first = 0; first < count; first += kColumns) {
+      const int64_t width = std::min(kColumns, count - first);
+      decltype(term(first, first)) sums[kColumns] = {};
       for (int64_t i = 0; i < length; ++i)
-        in_lanes(width, [&](int64_t k, int l) { sums.of[l] += term(i, first + k); });
-      for (int64_t k = 0; k < width; ++k) finish(first + k, sums.of[k]);
+#pragma GCC ivdep
+        for (int64_t k = 0; k < width; ++k) sums[k] += term(i, first + k);
+      for (int64_t k = 0; k < width; ++k) finish(first + k, sums[k]);
     }
   }
 
