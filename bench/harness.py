@@ -219,8 +219,12 @@ class Traffic(TorchDispatchMode):
             read = []  # its shape alone
         elif name in ("aten::index", "aten::gather"):
             read[0] = result  # of the source, what is picked alone
-        elif name == "attsnn::seam_space_sums":
-            read = [t for t in read if t.dim() < 5]  # of the maps one value a pixel
+        elif name.endswith(("_seam_forward", "_seam_backward")):
+            from attsnn.ops.seam_shapes import SPACE, rules_of  # not in the trees of every commit measured
+
+            given = {a.name: value for a, value in zip(function._schema.arguments, args, strict=True)}
+            if rules_of(given["rules"]).gates & SPACE:
+                read.append(given["p"])  # spatial attention is known behind a pass over all maps
         if (fresh or in_place) and not creates:
             self.bytes += sum(map(_extent, read)) + sum(map(_extent, fresh if fresh else read[:1]))
         return result

@@ -28,37 +28,12 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
   m.def("average_pool(Tensor x, int pool) -> Tensor");
   m.def("average_pool_backward(Tensor grad, int pool, int height, int width, bool channels_last) -> Tensor");
   m.def(
-      "seam_statistics(Tensor z, Tensor? gamma, int pool, bool extrema) -> (Tensor pooled, Tensor moments, "
-      "Tensor extremum, Tensor place)");
-  m.def("seam_squeeze(Tensor p, Tensor affine) -> (Tensor descriptors, Tensor place)");
-  m.def("seam_project(Tensor p, Tensor weight, Tensor? centre) -> Tensor");
+      "seam_statistics(Tensor z, Tensor? gamma, int pool, bool extrema) -> (Tensor[] pooled, Tensor[] "
+      "planes, "
+      "Tensor totals)");
   m.def(
-      "seam_gradient(Tensor up, Tensor z, Tensor? p, Tensor affine, Tensor? spatial, Tensor? spatial_place, "
-      "Tensor? planes, Tensor? place, Tensor? channels, int pool, bool relu) -> Tensor");
-  m.def("seam_totals(Tensor moments, int pixels) -> Tensor");
-  m.def(
-      "seam_affine(Tensor z, Tensor? totals, Tensor? mean, Tensor? var, Tensor? weight, Tensor? bias, "
-      "float eps, int repeats) -> (Tensor affine, Tensor norm, Tensor centre, Tensor unbiased)");
-  m.def(
-      "seam_norm_sums(Tensor sums, Tensor norm, Tensor affine) -> (Tensor sums, Tensor beta, Tensor gamma)");
-  m.def("seam_batch_gradient(Tensor sums, Tensor totals, Tensor norm, Tensor affine) -> Tensor");
-  m.def(
-      "seam_space(Tensor descriptors, Tensor kernel, int height, int width) -> (Tensor space, Tensor "
-      "padded)");
-  m.def(
-      "seam_space_backward(Tensor grad, Tensor space, Tensor padded, Tensor kernel, int averaged) -> "
-      "(Tensor spatial, Tensor total, Tensor by_kernel)");
-  m.def(
-      "seam_space_sums(Tensor sums, Tensor by_level, Tensor spatial, Tensor total, Tensor place, Tensor p, "
-      "Tensor norm) -> Tensor");
-  m.def(
-      "seam_gates(Tensor moments, Tensor peak, Tensor affine, Tensor[] time, Tensor[] channel) -> "
-      "(Tensor gated, Tensor time, Tensor time_inputs, Tensor time_place, Tensor time_hidden, "
-      "Tensor channel, Tensor channel_inputs, Tensor channel_place, Tensor channel_hidden)");
-  m.def(
-      "seam_gates_backward(Tensor sums, Tensor norm, Tensor moments, Tensor peak, Tensor[] time, "
-      "Tensor[] channel, int pixels) -> (Tensor planes, Tensor by_norm, Tensor time_reduce, "
-      "Tensor time_expand, Tensor channel_reduce, Tensor channel_expand)");
+      "seam_gradient(Tensor up, Tensor z, Tensor? p, Tensor affine, Tensor[] by_planes, Tensor[] by_pixels, "
+      "Tensor[] batch, int pool, bool relu) -> Tensor");
   Neurons::for_each([&](auto type) {
     const std::string name = decltype(type)::type::kName;
     m.def((name + "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, "
@@ -71,13 +46,17 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
            "(Tensor grad_x, Tensor grad_v0, Tensor grad_learned)")
               .c_str());
     m.def((name +
-           "_seam_forward(Tensor p, Tensor affine, Tensor? spatial, Tensor? shortcut, Tensor? learned, "
-           "float[] numbers, int[] rules, str keep) -> (Tensor out, Tensor membrane, Tensor kept)")
+           "_seam_forward(Tensor p, Tensor? shortcut, Tensor[] planes, Tensor[] statistics, Tensor? weight, "
+           "Tensor? bias, Tensor[] weights, Tensor? learned, float eps, float[] numbers, int[] rules, str "
+           "keep) "
+           "-> (Tensor out, Tensor[] membrane, Tensor[] small)")
               .c_str());
     m.def((name +
-           "_seam_backward(Tensor grad_out, Tensor? grad_membrane, Tensor p, Tensor? membrane, Tensor "
-           "affine, Tensor? spatial, Tensor? centre, Tensor kept, Tensor? learned, float[] numbers, "
-           "int[] rules, str keep) -> (Tensor up, Tensor sums, Tensor grad_spatial, Tensor grad_learned)")
+           "_seam_backward(Tensor grad_out, Tensor? grad_membrane, Tensor p, Tensor? membrane, Tensor[] "
+           "planes, "
+           "Tensor[] weights, Tensor[] small, Tensor? learned, float[] numbers, int[] rules, str keep) "
+           "-> (Tensor up, Tensor[] by_norm, Tensor[] by_weights, Tensor[] by_planes, Tensor[] by_pixels, "
+           "Tensor[] by_learned)")
               .c_str());
   });
 }

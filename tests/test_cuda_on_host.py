@@ -86,7 +86,8 @@ def test_kernels_compile_without_spills(fused):
             for io, mangled in IO_TYPES.items():  # of kernel<Cell, Io, ...>
                 wanted = re.compile(rf"\d{word}_kernelINS_\d+[A-Za-z]+E{mangled}")
                 assert any(map(wanted.search, names)), f"no {word}_kernel of {io} for {architecture}"
-        for work in ("GatesForward", "GatesBackward", "GateWeights", "SpaceForward", "SpaceBackward"):
+        works = "GatesForward", "GatesBackward", "GateWeights", "SpaceForward", "SpaceBackward", "KernelSums"
+        for work in works:
             assert sum(f"teams_kernelINS_{len(work)}{work}I" in name for name in names) == 2, work
         for word in ("sum_tiles_kernel", "sum_partials_kernel"):
             assert sum(word in name for name in names) >= 2, f"{word} for {architecture}"

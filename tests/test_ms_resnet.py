@@ -310,7 +310,6 @@ def test_no_pass_over_the_maps_but_the_ops(fused, name):
     passes = {"lif_forward", "lif_backward", "seam_statistics", "lif_seam_forward", "lif_seam_backward"}
     assert passes | {"seam_gradient"} <= seen["fused"]
     assert ("average_pool" in seen["fused"]) == (name != "ms_resnet18")
-    assert not name.startswith("att_") or {"seam_squeeze", "seam_project"} <= seen["fused"]
     found = seen["fused"] & (FORBIDDEN | {"add", "clone", "copy_", "cat"})
     assert not found, found
     assert len(seen["reference"] & FORBIDDEN) >= 5  # the check sees what it forbids

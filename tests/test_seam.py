@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attsnn import attention, layers, models, neurons, ops, reference
 from attsnn.ops.neuron import pack
+from attsnn.ops.seam_shapes import AFFINE, CHANNEL, NORM, SPACE, TIME, gates_in
 
 MA_SNN = neurons.ma_snn(threshold=0.05).arguments() | {"soft": False}
 MS_RESNET = neurons.ms_resnet().arguments() | {"soft": False}
@@ -267,6 +268,22 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 PLANES = [(3, 6, 7), (300, 2, 2), (130, 4, 4)]
 
 
+MASKS = (0, TIME, CHANNEL, SPACE, TIME + CHANNEL + SPACE)
+
+
+def small_inputs(p, gates):
+    """Of a seam over p whose norm has given statistics, as the ops take it: planes; mean and variance, gamma,
+    beta; the gates' weights.
+    """
+    w = weights_of(p.shape[2], p.shape[0], reference.state_dtype(p))
+    gamma, beta, *statistics = norm_of("eval", w)[:4]
+    by_plane = bool(gates & (TIME | CHANNEL))
+    _, planes, _ = torch.ops.attsnn.seam_statistics(p, gamma, 1, by_plane)
+    owners = {"t0": TIME, "t1": TIME, "c0": CHANNEL, "c1": CHANNEL, "kernel": SPACE}
+    weights = [w[name] for name, which in owners.items() if gates & which]
+    return planes, ([s.double() for s in statistics], gamma, beta), weights
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("plane", PLANES)
@@ -275,31 +292,28 @@ def test_apply_has_the_reference_s_bits(fused, dtype, channels_last, plane):
     p, shortcut, grad = (
         maps(5, 2, *plane, channels_last=channels_last, dtype=dtype, seed=s) for s in range(3)
     )
-    channels, *sides = plane
-    state = reference.state_dtype(p)
     neuron = {k: v for k, v in MA_SNN.items() if k != "backend"}
     constants = {k: neuron[k] for k in reference.CONSTANTS}
-    for emit, small, gated, added in itertools.product(("spike", "relu_membrane"), *[(False, True)] * 3):
+    for emit, gates, added in itertools.product(("spike", "relu_membrane"), MASKS, (False, True)):
         packed = pack(p, constants, neuron["surrogate"], False, False, emit, "zero", False)
-        affine = torch.randn(2, 1 if small else 5, 1 if small else 2, channels, dtype=state)
-        spatial = torch.rand(2, *sides, dtype=state) if gated else None
-        r, rules = shortcut if added else None, [*packed.rules, 1, int(added), int(added)]
-        out, membrane, kept = torch.ops.attsnn.lif_seam_forward(
-            p, affine, spatial, r, None, packed.numbers, rules, "input"
-        )
-        own = {**neuron, "emit": emit}
-        expected, x = reference.seam_apply(p, affine, spatial, r, True, added, **own)
-        same_bits(out, expected, "out")
+        r, rules = shortcut if added else None, (*packed.rules, gates, added, added, 1, 1)
+        how = packed.numbers, rules, "input"
+        planes, norm, weights = small_inputs(p, gates)
+        forward = (p, r, planes, *norm, weights, None, 1e-5, *how)
+        out, membrane, small = torch.ops.attsnn.lif_seam_forward(*forward)
+        space = [*gates_in(small, gates)[2], None][0]
+        own_neuron = {**neuron, "emit": emit}
+        expected, x = reference.seam_apply(p, small[AFFINE], space, r, gates > 0, added, **own_neuron)
+        same_bits(out, expected, f"out, gates {gates}")
         if added:
-            same_bits(membrane, x, "membrane")
+            same_bits(membrane[0], x, f"membrane, gates {gates}")
         up, *_ = torch.ops.attsnn.lif_seam_backward(
-            *(grad, None, p, membrane if added else None, affine, spatial, None, kept, None),
-            *(packed.numbers, rules, "input"),
+            grad, None, p, membrane[0] if added else None, planes, weights, small, None, *how
         )
-        if added or dtype == state:  # else x is wider than any tensor that the neuron's own op takes
+        if added or dtype == reference.state_dtype(p):  # else x is wider than what ops.lif takes
             x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-            ops.lif(x, **own, backend="fused", final_state=False)[0].backward(grad)
-            same_bits(up, x.grad, "gradient of x")
+            ops.lif(x, **own_neuron, backend="fused", final_state=False)[0].backward(grad)
+            same_bits(up, x.grad, f"gradient of x, gates {gates}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -311,14 +325,21 @@ def test_the_last_pass_has_the_reference_s_bits(fused, dtype, channels_last, pla
     up, p = (maps(5, 2, *plane, channels_last=channels_last, dtype=dtype, seed=s) for s in range(2))
     z = maps(5, 2, count, *wide, channels_last=channels_last, dtype=dtype, seed=2)
     state = reference.state_dtype(p)
-    affine, channels = torch.randn(2, 5, 2, count, dtype=state), torch.randn(3, count, dtype=state)
-    spatial = torch.rand(3, 2, pixels, dtype=state), torch.randint(0, 5 * count, (2, pixels)).int()
-    planes = torch.randn(2, 5, 2, count, dtype=state), torch.randint(0, pixels, (5, 2, count)).int()
+    affine = torch.randn(2, 5, 2, count, dtype=state)
+    sums, totals, norm = (
+        torch.randn(size, dtype=torch.float64) for size in ((2, count), 1 + 2 * count, (4, count))
+    )
+    totals[0] = 100
+    slope, centre = norm[2] * norm[0] / totals[0], norm[1]
+    channels = torch.stack([slope * sums[0], norm[0] * (slope * sums[1]), centre]).to(state)
+    spatial = [torch.rand(3, 2, pixels, dtype=state), torch.randint(0, 5 * count, (2, pixels)).int()]
+    planes = [torch.randn(2, 5, 2, count, dtype=state), torch.randint(0, pixels, (5, 2, count)).int()]
     for s, n, c, relu in itertools.product((False, True), repeat=4):
-        small = (affine, *(spatial if s else (None, None)), *(planes if n else (None, None)))
+        lists = planes if n else [], spatial if s else [], [sums, totals, norm] if c else []
+        own = *(spatial if s else (None, None)), *(planes if n else (None, None)), channels if c else None
         for source, pooled, pool in ((z, p, 2), (p, None, 1)):
-            arguments = (up, source, pooled, *small, channels if c else None, pool, relu)
-            ours, plain = torch.ops.attsnn.seam_gradient(*arguments), reference.seam_gradient(*arguments)
+            ours = torch.ops.attsnn.seam_gradient(up, source, pooled, affine, *lists, pool, relu)
+            plain = reference.seam_gradient(up, source, pooled, affine, *own, pool, relu)
             same_bits(ours, plain, f"SA {s}, planes {n}, statistics {c}, relu {relu}, pool {pool}")
 
 
@@ -374,43 +395,30 @@ def test_gradcheck(fused):
 
 def test_opcheck(fused):
     """Schema and shape rule; the gradient belongs to the function that joins the ops."""
-    ours, state = torch.ops.attsnn, torch.float64
-    rules, numbers = [1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1], [0.3, 1.0, 0.0, 0.3, 0.3, 0.25, 0.0]
-    draw = lambda *shape: torch.rand(shape, dtype=state)  # noqa: E731
-    at, plane_at = torch.zeros(2, 9, dtype=torch.int32), torch.zeros(3, 2, 4, dtype=torch.int32)
-    for last in (False, True):
-        z, p = maps(3, 2, 4, 6, 7, channels_last=last), maps(3, 2, 4, 3, 3, channels_last=last)
-        affine, space, learned = draw(2, 3, 2, 4), draw(2, 9), draw(5, 4)
-        neuron = (numbers, rules, "input")
-        small = (affine, draw(3, 2, 9), at, draw(2, 3, 2, 4), plane_at, draw(3, 4))
-        calls = {
-            ours.seam_statistics: (z, draw(4), 2, last),
-            ours.seam_squeeze: (p, affine),
-            ours.seam_project: (p, space, draw(4)),
-            ours.lif_seam_forward: (p, affine, space, p.flip(1), learned, *neuron),
-            ours.lif_seam_backward: (p, p, p, p, affine, space, draw(4), draw(0), learned, *neuron),
-            ours.seam_gradient: (p, z, p, *small, 2, True),
-            ours.seam_totals: (draw(3, 3, 2, 4), 42),
-            ours.seam_affine: (z, draw(9), None, None, draw(4), draw(4), 1e-5, 3),
-            ours.seam_norm_sums: (draw(2, 3, 2, 4), draw(4, 4), affine),
-            ours.seam_batch_gradient: (draw(2, 4), draw(9), draw(4, 4), affine),
-            ours.seam_space: (draw(2, 2, 9), draw(1, 2, 3, 3), 3, 3),
-            ours.seam_space_backward: (space, draw(2, 3, 3), draw(2, 2, 27), draw(1, 2, 3, 3), 12),
-            ours.seam_space_sums: (
-                *(draw(2, 3, 2, 4), draw(3, 2, 4), draw(3, 2, 9), draw(2), at, p, draw(4, 4)),
-            ),
-        }
-        calls = list(calls.items())
-        planes, none = (draw(3, 3, 2, 4), draw(3, 2, 4)), []
-        for time, channel in (((2, 3), none), (none, (2, 4)), ((2, 3), (1, 4))):
-            weights = [[draw(*w), draw(*w[::-1])] if w else [] for w in (time, channel)]
-            forward = (*planes, draw(2, 1, 1, 4), *weights)
-            found = ours.seam_gates(*forward)[1:]
-            kept = [[*w, *some] if w else [] for w, some in zip(weights, (found[:4], found[4:]), strict=True)]
-            backward = (draw(2, 3, 2, 4), draw(4, 4), *planes, *kept, 9)
-            calls += [(ours.seam_gates, forward), (ours.seam_gates_backward, backward)]
-        for op, arguments in calls:
-            torch.library.opcheck(op.default, arguments, test_utils=("test_schema", "test_faketensor"))
+    ours, rules = torch.ops.attsnn, (1, 0, 0, 0, 1, 0, 0, 0)
+    numbers = [0.3, 1.0, 0.0, 0.3, 0.3, 0.25, 0.0]
+
+    def check(op, *arguments):
+        torch.library.opcheck(op.default, arguments, test_utils=("test_schema", "test_faketensor"))
+        return op(*arguments)
+
+    for gates, steps in ((0, 3), (TIME, 3), (CHANNEL, 65), (TIME + SPACE, 65), (TIME + CHANNEL + SPACE, 3)):
+        last = bool(gates & TIME)
+        z, learned = maps(steps, 2, 4, 6, 8, channels_last=last), torch.rand(5, 4, dtype=torch.float64)
+        planes, (given, gamma, beta), weights = small_inputs(z, gates)
+        pooled, planes, totals = check(ours.seam_statistics, z, gamma, 2, len(planes) > 0)
+        p, norm = pooled[0], ([totals] if last else given, gamma, beta)
+        for keep, r, constants in (("nothing", None, None), ("input", p.flip(1), learned), ("bits", p, None)):
+            how = numbers, (*rules, gates, 1, int(keep == "input"), int(last), 2), keep
+            forward = (p, r, planes, *norm, weights, constants, 1e-5, *how)
+            out, membrane, small = check(ours.lif_seam_forward, *forward)
+            if keep == "nothing":
+                continue
+            kept = membrane[0] if membrane else None, planes, weights, small, constants
+            up, by_norm, _, by_planes, by_pixels, _ = check(ours.lif_seam_backward, out, None, p, *kept, *how)
+            batch = [by_norm[0], totals, small[NORM]] if by_norm else []
+            lists = by_planes + planes[2:], by_pixels + gates_in(small, gates)[2][2:], batch
+            check(ours.seam_gradient, up, z, p, small[AFFINE], *lists, 2, gates > 0)
 
 
 @pytest.mark.parametrize("name", [None, "TCSA"])
@@ -524,8 +532,7 @@ def test_no_pass_over_the_maps_but_the_ops(fused, name, gates):
         with OnMaps(5, 3) as mode:
             model(torch.rand(5, 3, 2, 64, 64)).square().sum().backward()
         seen[backend] = mode.seen
-    passes = {"seam_statistics", "lif_seam_forward", "lif_seam_backward", "seam_gradient"}
-    assert passes <= seen["fused"] and (gates is None or {"seam_squeeze", "seam_project"} <= seen["fused"])
+    assert {"seam_statistics", "lif_seam_forward", "lif_seam_backward", "seam_gradient"} <= seen["fused"]
     assert not seen["fused"] & FORBIDDEN, seen["fused"] & FORBIDDEN
     assert len(seen["reference"] & FORBIDDEN) >= 5  # the check sees what it forbids
 

@@ -1,11 +1,10 @@
 """`seam`: what lies between two convolutions as one differentiable op, on the kernels or the reference.
 
-Passes over the maps, and between them ops on the small tensors of norm and gates, each a dispatcher op, are
-joined by one `torch.autograd.Function` whose backward is written out. Torch itself is left with the
-reduction over processes.
-csrc/README.md derives the formulas; the names here are its names.
+Two dispatcher ops each way, between which processes share the sums of a norm, are joined by one
+`torch.autograd.Function`. csrc/README.md derives what they compute; the names here are its names.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -19,7 +18,18 @@ from attsnn.reference import CONSTANTS, Gates, Norm, Scores, SeamOutput, Surroga
 from attsnn.reference.neuron import Constant
 
 from .neuron import TWICE, check, like, pack, stack
-from .seam_shapes import check_seam, laid_out
+from .seam_shapes import (
+    AFFINE,
+    CENTRE,
+    CHANNEL,
+    NORM,
+    SPACE,
+    TIME,
+    SeamRules,
+    check_seam,
+    gates_in,
+    laid_out,
+)
 
 
 def seam(
@@ -88,8 +98,9 @@ def seam(
     if not maps:
         z = z[..., None, None]
         shortcut = None if shortcut is None else shortcut[..., None, None]
-    z = z if laid_out(z) else z.contiguous()
-    norm_or_none, gates = norm or Norm(), gates or Gates()
+    z = z if z.is_contiguous() or laid_out(z) else z.contiguous()
+    norm_or_none, (temporal, channel, spatial) = norm or Norm(), gates or Gates()
+    weights = (*(temporal or ()), *(channel or ()), *(() if spatial is None else (spatial,)))
     plan = _Plan(
         normed=norm is not None,
         batch=norm is not None and norm.mean is None,
@@ -97,24 +108,20 @@ def seam(
         group=norm_or_none.group,
         repeats=norm_or_none.repeats,
         pool=pool,
-        relu=any(gate is not None for gate in gates),
+        gates=TIME * (temporal is not None) + CHANNEL * (channel is not None) + SPACE * (spatial is not None),
         membrane=membrane,
         numbers=packed.numbers,
         rules=packed.rules,
         keep=packed.keep,
         grad=torch.is_grad_enabled(),
     )
-    results = _Seam.apply(
-        *(z, shortcut, *norm_or_none[:4]),
-        *(*(gates.temporal or (None, None)), *(gates.channel or (None, None)), gates.spatial),
-        *(learned, plan),
-    )
-    found = dict(zip(_outputs(plan, gates), results, strict=True))
-    out, x = found["out"], found.get("membrane")
+    results = iter(_Seam.apply(plan, z, shortcut, learned, *norm_or_none[:4], *weights))
+    out, x = next(results), next(results) if membrane else None
+    mean, var = (next(results), next(results)) if plan.batch else (None, None)
+    scores = Scores(*(next(results) if plan.gates & which else None for which in (TIME, CHANNEL, SPACE)))
     if not maps:
         out, x = out.flatten(2), None if x is None else x.flatten(2)
-    scores = Scores(*(found.get(name) for name in Scores._fields))
-    return SeamOutput(out, x, found.get("mean"), found.get("var"), scores)
+    return SeamOutput(out, x, mean, var, scores)
 
 
 class _Plan(NamedTuple):
@@ -126,7 +133,7 @@ class _Plan(NamedTuple):
     group: "dist.ProcessGroup | None"
     repeats: int
     pool: int
-    relu: bool
+    gates: int  # which there are: TIME + CHANNEL + SPACE
     membrane: bool
     numbers: tuple[float, ...]
     rules: tuple[int, ...]
@@ -134,87 +141,56 @@ class _Plan(NamedTuple):
     grad: bool
 
 
-def _outputs(plan: _Plan, gates: Gates) -> list[str]:
-    """The results that a call has: those with a gradient first."""
-    there = {"out": True, "membrane": plan.membrane, "mean": plan.batch, "var": plan.batch}
-    there |= {name: gate is not None for name, gate in gates._asdict().items()}
-    return [name for name, found in there.items() if found]
-
-
 class _Kept(NamedTuple):
     """What a backward pass needs: z, p and perhaps bits or the membrane are of size, the others small."""
 
     z: Tensor
-    affine: Tensor
-    norm: Tensor  # [4, C]: 1 / sigma, the mean, gamma, beta
-    p: Tensor | None = None  # where z is pooled
-    bits: Tensor | None = None  # of the neuron: two a value, or its checkpoints
-    membrane: Tensor | None = None
-    learned: Tensor | None = None
-    centre: Tensor | None = None  # the mean
-    totals: Tensor | None = None  # where it is the batch's
-    moments: Tensor | None = None  # by plane
-    peak: Tensor | None = None
-    place: Tensor | None = None
-    t0: Tensor | None = None  # the gates: their weights, and what `seam_gates` gives
-    t1: Tensor | None = None
-    time: Tensor | None = None
-    t_inputs: Tensor | None = None
-    t_place: Tensor | None = None
-    t_hidden: Tensor | None = None
-    c0: Tensor | None = None
-    c1: Tensor | None = None
-    channel: Tensor | None = None
-    c_inputs: Tensor | None = None
-    c_place: Tensor | None = None
-    c_hidden: Tensor | None = None
-    space: Tensor | None = None
-    padded: Tensor | None = None
-    space_at: Tensor | None = None
-    kernel: Tensor | None = None
-
-    def gate(self, names: tuple[str, ...]) -> list[Tensor]:
-        """A gate as the dispatcher ops take it; nothing where there is none."""
-        found = [getattr(self, name) for name in names]
-        return [] if found[0] is None else found
-
-
-_TEMPORAL = ("t0", "t1", "time", "t_inputs", "t_place", "t_hidden")
-_CHANNEL = ("c0", "c1", "channel", "c_inputs", "c_place", "c_hidden")
+    p: Tensor | None  # where z is pooled
+    membrane: Tensor | None
+    learned: Tensor | None
+    totals: Tensor | None  # where the statistics are the batch's
+    planes: Sequence[Tensor]  # as `seam_statistics` returns them
+    weights: Sequence[Tensor]  # of the gates that there are
+    small: Sequence[Tensor]  # as `lif_seam_forward` returns it
 
 
 class _Seam(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z, shortcut, weight, bias, mean, var, t0, t1, c0, c1, kernel, learned, plan):
-        given = (weight, bias, t0, t1, c0, c1, kernel)
+    def forward(ctx, plan, z, shortcut, learned, weight, bias, mean, var, *weights):
+        given, state = (weight, bias, *weights), state_dtype(z)
         wanted = plan.grad and any(ctx.needs_input_grad)
         with _without_autocast(z.device.type):
-            small = (None if w is None else _as_read(w, state_dtype(z)) for w in given)
-            outputs, kept, neuron = _forward(z, shortcut, mean, var, *small, learned, plan, wanted)
-        ctx.plan, ctx.neuron, ctx.device_type = plan, neuron, z.device.type
+            weight, bias, *weights = [_as_read(w, state) for w in given]
+            outputs, kept, ctx.neuron = _forward(
+                plan, z, shortcut, learned, weight, bias, mean, var, weights, wanted
+            )
+        ctx.plan, ctx.device_type = plan, z.device.type
         ctx.dtypes = [None if w is None else w.dtype for w in given]
         if wanted:
-            ctx.save_for_backward(*kept)
+            *single, planes, weights, small = kept
+            ctx.save_for_backward(*single, *planes, *weights, *small)
+            ctx.ends = len(single) + len(planes), len(single) + len(planes) + len(weights)
         ctx.set_materialize_grads(False)
-        # As `_outputs` names them; torch.compile takes no output that is None.
-        outputs = tuple(o for o in outputs if o is not None)
+        # out, membrane; then what has no gradient: mean and variance, the gates. torch.compile takes no
+        # output that is None.
         ctx.mark_non_differentiable(*outputs[2 if plan.membrane else 1 :])
-        return outputs
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx, grad_out, *others):
         if torch.is_grad_enabled():
             raise NotImplementedError(TWICE.format("seam"))
+        wants = ctx.needs_input_grad
         grad_membrane = others[0] if ctx.plan.membrane else None
         if grad_out is None and grad_membrane is None:
-            return (None,) * 13
-        kept, wants = _Kept(*ctx.saved_tensors), ctx.needs_input_grad
+            return (None,) * len(wants)
+        saved, (a, b), first = ctx.saved_tensors, ctx.ends, len(_Kept._fields) - 3
+        kept = _Kept(*saved[:first], saved[first:a], saved[a:b], saved[b:])
         with _without_autocast(ctx.device_type):
-            grads = _backward(kept, ctx.plan, ctx.neuron, grad_out, grad_membrane, wants[0])
-        z, shortcut, *small, learned = grads
-        small = [_as_given(g, d) for g, d in zip(small, ctx.dtypes, strict=True)]
-        grads = (z, shortcut, *small[:2], None, None, *small[2:], learned)
-        return *(grad if want else None for grad, want in zip(grads, wants, strict=False)), None
+            z, up, learned, *small = _backward(kept, ctx.plan, ctx.neuron, grad_out, grad_membrane, wants[1])
+        weight, bias, *weights = [_as_given(g, d) for g, d in zip(small, ctx.dtypes, strict=True)]
+        grads = (None, z, up, learned, weight, bias, None, None, *weights)
+        return tuple(grad if want else None for grad, want in zip(grads, wants, strict=True))
 
 
 # Between two convolutions, whose data leave no cache warm, a line of Python takes several microseconds: what
@@ -226,9 +202,11 @@ def _without_autocast(device_type: str):
     return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
-def _as_read(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def _as_read(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """A small tensor as the ops take it."""
-    return weight if weight.dtype == dtype and weight.is_contiguous() else weight.to(dtype).contiguous()
+    if weight is None or (weight.dtype == dtype and weight.is_contiguous()):
+        return weight
+    return weight.to(dtype).contiguous()
 
 
 def _as_given(grad: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
@@ -242,48 +220,41 @@ def _as_given(grad: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 # ------------------------------------------------------------------------------------------
 
 
-def _forward(z, shortcut, mean, var, weight, bias, t0, t1, c0, c1, kernel, learned, plan, wanted):
+def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wanted):
     """The outputs, what a backward pass needs, and what of the neuron is kept, with its rules."""
-    ops, gated = torch.ops.attsnn, t0 is not None or c0 is not None
-    p, small = z, {"learned": learned}
-    if plan.batch or plan.pool > 1 or gated:
-        p, moments, peak, place = ops.seam_statistics(z, weight, plan.pool, gated)
-        p = p if plan.pool > 1 else z
-        if gated:
-            small |= {"moments": moments, "peak": peak, "place": place}
+    ops, by_plane = torch.ops.attsnn, bool(plan.gates & (TIME | CHANNEL))
+    pooled, planes, totals, statistics = [], [], None, []
+    if plan.batch or plan.pool > 1 or by_plane:
+        pooled, planes, totals = ops.seam_statistics(z, weight, plan.pool, by_plane)
+    p = pooled[0] if pooled else z
     if plan.batch:
-        small["totals"] = _totals(moments, z.shape[3] * z.shape[4], plan.group)
-    given = (None if statistic is None else statistic.double() for statistic in (mean, var))
-    no_values = z.new_empty((0, 0, z.shape[2]))  # type and channels are all that is wanted of z
-    affine, norm, centre, unbiased = ops.seam_affine(
-        no_values, small.get("totals"), *given, weight, bias, plan.eps, plan.repeats
-    )
-    if plan.normed:
-        small["centre"] = centre
-    if gated:
-        weights = [[] if w[0] is None else w for w in ([t0, t1], [c0, c1])]
-        affine, *found = ops.seam_gates(moments, peak, affine, *weights)
-        for names, own, results in zip((_TEMPORAL, _CHANNEL), weights, (found[:4], found[4:]), strict=True):
-            if own:
-                small |= dict(zip(names, (*own, *results), strict=True))
-    space = None
-    if kernel is not None:
-        descriptors, space_at = ops.seam_squeeze(p, affine)
-        space, padded = ops.seam_space(descriptors, kernel, *p.shape[3:])
-        small |= {"space": space, "padded": padded, "space_at": space_at, "kernel": kernel}
+        totals = totals if plan.group is None else _everywhere(totals, plan.group)
+        statistics = [totals]
+    elif plan.normed:
+        statistics = [mean.double(), var.double()]
 
     keep = _keep(p, shortcut, plan, wanted)
     keeps_membrane = keep == "input" and shortcut is not None
     rounded = shortcut is not None or plan.membrane
-    rules = [*plan.rules, int(plan.relu), int(rounded), int(plan.membrane or keeps_membrane)]
+    own = SeamRules(plan.gates, rounded, plan.membrane or keeps_membrane, plan.normed, plan.repeats)
+    rules = (*plan.rules, *map(int, own))
     shortcut = None if shortcut is None else like(shortcut, p.stride()[1:])
-    out, membrane, bits = ops.lif_seam_forward(p, affine, space, shortcut, learned, plan.numbers, rules, keep)
-    small["membrane"] = membrane if keeps_membrane else None
-    kept = _Kept(z, affine, norm, p=p if plan.pool > 1 else None, bits=bits, **small)
-    statistics = (centre, unbiased) if plan.batch else (None, None)
-    outputs = (out, membrane if plan.membrane else None, *statistics)
-    scores = (None if kept.time is None else kept.time.t(), kept.channel, kept.space)
-    return (*outputs, *scores), kept, (keep, rules)
+    out, membranes, small = ops.lif_seam_forward(
+        *(p, shortcut, planes, statistics, weight, bias, weights, learned),
+        *(plan.eps, plan.numbers, rules, keep),
+    )
+    time, channel, space = gates_in(small, plan.gates)
+    outputs = [
+        *(out, *(membranes if plan.membrane else ())),
+        *(small[CENTRE : CENTRE + 2] if plan.batch else ()),
+        *(*(gate.t() for gate in time[:1]), *channel[:1], *space[:1]),
+    ]
+    kept = _Kept(
+        z,
+        *(p if pooled else None, membranes[0] if keeps_membrane else None, learned),
+        *(totals if plan.batch else None, planes, weights, small),
+    )
+    return outputs, kept, (keep, rules)
 
 
 def _keep(p: Tensor, shortcut: Tensor | None, plan: _Plan, wanted: bool) -> str:
@@ -296,14 +267,12 @@ def _keep(p: Tensor, shortcut: Tensor | None, plan: _Plan, wanted: bool) -> str:
     return plan.keep if shortcut is not None and whole_bytes else "input"
 
 
-def _totals(moments: Tensor, pixels: int, group) -> Tensor:
-    """Count, means and centred second moments [1 + 2 C], in float64, from those of the planes; over all
-    processes of the group, where counts, sums and second moments about the common mean travel.
+def _everywhere(totals: Tensor, group) -> Tensor:
+    """Count, means and centred second moments [1 + 2 C] of all processes of the group from those of each:
+    counts, sums and second moments about the common mean travel.
     """
-    totals = torch.ops.attsnn.seam_totals(moments, pixels)
-    if group is None:
-        return totals
-    count, own, square = totals.split([1, *[moments.shape[3]] * 2])
+    channels = totals.shape[0] // 2
+    count, own, square = totals.split([1, channels, channels])
     total = torch.cat([count, own * count])
     dist.all_reduce(total, group=group)
     everywhere = total[1:] / total[:1]
@@ -317,54 +286,26 @@ def _totals(moments: Tensor, pixels: int, group) -> Tensor:
 
 
 def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
-    """The gradients of z, shortcut, weight, bias, t0, t1, c0, c1, kernel, learned."""
-    ops, z, p, (keep, rules) = torch.ops.attsnn, s.z, s.z if s.p is None else s.p, neuron
+    """The gradients of z, shortcut, learned, weight, bias, and those of `weights`."""
+    ops, p, (keep, rules) = torch.ops.attsnn, s.z if s.p is None else s.p, neuron
     strides = p.stride()[1:]
     if grad_out is None:
         grad_out = grad_membrane.new_zeros(()).expand(p.shape)
     grad_membrane = None if grad_membrane is None else like(grad_membrane, strides)
-    up, sums, grad_space, grad_learned = ops.lif_seam_backward(
-        *(
-            like(grad_out, strides),
-            grad_membrane,
-            p,
-            s.membrane,
-            s.affine,
-            s.space,
-            s.centre,
-            s.bits,
-            s.learned,
-        ),
+    up, by_norm, by_weights, by_planes, by_pixels, by_learned = ops.lif_seam_backward(
+        *(like(grad_out, strides), grad_membrane, p, s.membrane, s.planes, s.weights, s.small, s.learned),
         *(plan.numbers, rules, keep),
     )
-    # From here in float64, [T, N, C] by plane: the gradient of what SA reads, summed against 1 and against
-    # p - mean; not against y, which is no help where gamma is 0.
-    spatial, grad_kernel = None, None
-    if s.space is not None:
-        averaged = p.shape[0] * p.shape[2]
-        spatial, total, by_kernel = ops.seam_space_backward(grad_space, s.space, s.padded, s.kernel, averaged)
-        grad_kernel = by_kernel.sum(0, keepdim=True)
-        by_level = ops.seam_project(p, spatial[1], s.centre)
-        sums = ops.seam_space_sums(sums, by_level, spatial, total, s.space_at, p, s.norm)
-    planes, grad_gates = None, [None] * 4
-    if s.place is not None:
-        gates = s.gate(_TEMPORAL), s.gate(_CHANNEL)
-        planes, sums, *grad_gates = ops.seam_gates_backward(
-            sums, s.norm, s.moments, s.peak, *gates, p.shape[3] * p.shape[4]
-        )
-    grad_bias = grad_weight = of_batch = None
-    if plan.normed:
-        both, grad_bias, grad_weight = ops.seam_norm_sums(sums, s.norm, s.affine)
-        if plan.batch:  # what its statistics hand back
-            if plan.group is not None:
-                both = both.clone()
-                dist.all_reduce(both, group=plan.group)
-            of_batch = ops.seam_batch_gradient(both, s.totals, s.norm, s.affine)
-    grad_z = None
+    grad_z, batch = None, []
+    if plan.batch:
+        if plan.group is not None:
+            dist.all_reduce(by_norm[0], group=plan.group)
+        batch = [by_norm[0], s.totals, s.small[NORM]]
     if wants_z:
-        place = None if planes is None else s.place
-        space_at = None if spatial is None else s.space_at
+        planes = [*by_planes, *s.planes[2:]]  # with the places of the maxima
+        pixels = [*by_pixels, *gates_in(s.small, plan.gates)[2][2:]]
         grad_z = ops.seam_gradient(
-            *(up, z, s.p, s.affine, spatial, space_at, planes, place, of_batch, plan.pool, plan.relu)
+            *(up, s.z, s.p, s.small[AFFINE], planes, pixels, batch, plan.pool, plan.gates > 0)
         )
-    return grad_z, up, grad_weight, grad_bias, *grad_gates, grad_kernel, grad_learned
+    grad_bias, grad_weight = by_norm[1:] or (None, None)
+    return grad_z, up, by_learned[0] if by_learned else None, grad_weight, grad_bias, *by_weights

@@ -1,9 +1,10 @@
 """The seams' dispatcher ops: how their maps lie in memory, their shape rules, and sentences for misuse.
 
-The rules are those of csrc/tensor/seam_op.h and gates_op.h.
+The rules are those of csrc/tensor/seam_op.h.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,33 @@ from attsnn._extension import compiled
 from attsnn.reference import Norm, state_dtype
 
 from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY, VMAPPED, refuse
+
+TIME, CHANNEL, SPACE = 1, 2, 4
+AFFINE, NORM, CENTRE = 0, 1, 2  # what stands first in `small`; behind the centre the unbiased variance
+
+
+class SeamRules(NamedTuple):
+    """What `rules` holds behind the neuron's own."""
+
+    gates: int  # which there are: TIME + CHANNEL + SPACE
+    rounded: bool  # x is of z's type before the neuron reads it
+    membrane: bool  # x is a result
+    normed: bool
+    repeats: int  # of `Norm`
+
+
+def rules_of(rules: Sequence[int]) -> SeamRules:
+    """The end of `rules`."""
+    return SeamRules(*rules[-len(SeamRules._fields) :])
+
+
+def gates_in(small: Sequence[Tensor], gates: int) -> tuple[Sequence[Tensor], ...]:
+    """What `small` has of TA, CA and SA: the gate [N, D], its descriptors, the places of their maxima, its
+    hidden values; and SA's map [N, H, W], its descriptors in a frame, the places of their maxima.
+    """
+    channel = 8 if gates & TIME else 4
+    space = channel + 4 if gates & CHANNEL else channel
+    return small[4:channel], small[channel:space], small[space : space + 3] if gates & SPACE else small[:0]
 
 
 def check_seam(z, norm, pool, gates, shortcut) -> None:
@@ -90,107 +118,63 @@ def laid_out(z: Tensor) -> bool:
 
 
 def _statistics_shapes(z, gamma, pool, extrema):
-    pooled = maps_like(z, (side // pool for side in z.shape[3:])) if pool > 1 else z.new_empty(0)
-    moments = z.new_empty((3, *z.shape[:3]), dtype=torch.float64)
-    planes = z.shape[:3] if extrema else 0
-    extremum = z.new_empty(planes, dtype=state_dtype(z))
-    return pooled, moments, extremum, z.new_empty(planes, dtype=torch.int32)
+    pooled = [maps_like(z, (side // pool for side in z.shape[3:]))] if pool > 1 else []
+    planes, double = [], {"dtype": torch.float64}
+    if extrema:
+        planes = [z.new_empty((3, *z.shape[:3]), **double), z.new_empty(z.shape[:3], dtype=state_dtype(z))]
+        planes.append(z.new_empty(z.shape[:3], dtype=torch.int32))
+    return pooled, planes, z.new_empty(1 + 2 * z.shape[2], **double)
 
 
-def _squeeze_shapes(p, affine):
-    samples, pixels = p.shape[1], p.shape[3] * p.shape[4]
-    descriptors = p.new_empty((2, samples, pixels), dtype=state_dtype(p))
-    return descriptors, p.new_empty((samples, pixels), dtype=torch.int32)
+def _forward_shapes(
+    p, shortcut, planes, statistics, weight, bias, weights, learned, eps, numbers, rules, keep
+):
+    (steps, samples, channels, height, width), state = p.shape, state_dtype(p)
+    gates, _, membrane, *_ = rules_of(rules)
+    by_sample = samples if gates & (TIME | CHANNEL) else 1
 
+    def real(*shape: int, dtype: torch.dtype = state) -> Tensor:
+        return p.new_empty(shape, dtype=dtype)
 
-def _forward_shapes(p, affine, spatial, shortcut, learned, numbers, rules, keep):
-    steps, neurons, state = p.shape[0], p.shape[1:].numel(), state_dtype(p)
+    small = [real(2, steps if gates & TIME else 1, by_sample, channels)]
+    small += [real(4, channels, dtype=torch.float64), real(channels), real(channels)]
+    reduce = iter(weights[::2])
+    for which, size in ((TIME, steps), (CHANNEL, channels)):
+        if gates & which:
+            places = real(samples, size, dtype=torch.int32)
+            hidden = real(2, samples, next(reduce).shape[0])
+            small += [real(samples, size), real(2, samples, size), places, hidden]
+    if gates & SPACE:
+        more = weights[-1].shape[2] - 1
+        framed = (height + more) * (width + more) + more
+        places = real(samples, height * width, dtype=torch.int32)
+        small += [real(samples, height, width), real(samples, 2, framed), places]
+    neurons = p.shape[1:].numel()
     if keep == "bits":
-        kept = p.new_empty((steps, (neurons + 3) // 4), dtype=torch.uint8)
+        small.append(real(steps, (neurons + 3) // 4, dtype=torch.uint8))
     elif keep == "input" and steps > CHECKPOINT_ABOVE:
-        kept = p.new_empty(((steps - 1) // CHECKPOINT_EVERY, neurons), dtype=state)
-    else:
-        kept = p.new_empty(0, dtype=state)
-    return maps_like(p), maps_like(p) if rules[-1] else p.new_empty(0), kept
+        small.append(real((steps - 1) // CHECKPOINT_EVERY, neurons))
+    return maps_like(p), [maps_like(p)] if membrane else [], small
 
 
-def _backward_shapes(grad_out, grad_membrane, p, membrane, affine, spatial, centre, kept, learned, *_):
-    state = state_dtype(p)
-    sums = p.new_empty((2, *p.shape[:3]), dtype=torch.float64)
-    grad_spatial = p.new_empty(0 if spatial is None else p.shape[1] * p.shape[3] * p.shape[4], dtype=state)
-    grad_learned = p.new_empty(0, dtype=state) if learned is None else learned.new_empty(learned.shape)
-    return maps_like(p), sums, grad_spatial, grad_learned
-
-
-def _affine_shapes(z, totals, mean, var, weight, bias, eps, repeats):
-    channels, state = z.shape[2], state_dtype(z)
-    norm = z.new_empty((4, channels), dtype=torch.float64)
-    centre, unbiased = (z.new_empty(channels, dtype=state) for _ in range(2))
-    return z.new_empty((2, 1, 1, channels), dtype=state), norm, centre, unbiased
-
-
-def _norm_sums_shapes(sums, norm, affine):
-    channels = sums.shape[3]
-    return sums.new_empty((2, channels)), affine.new_empty(channels), affine.new_empty(channels)
-
-
-def _framed(kernel, height: int, width: int) -> int:
-    more = kernel.shape[2] - 1
-    return (height + more) * (width + more) + more
-
-
-def _space_shapes(descriptors, kernel, height, width):
-    samples = descriptors.shape[1]
-    space = descriptors.new_empty((samples, height, width))
-    return space, descriptors.new_empty((samples, 2, _framed(kernel, height, width)))
-
-
-def _space_backward_shapes(grad, space, padded, kernel, averaged):
-    samples, pixels = space.shape[0], space.shape[1] * space.shape[2]
-    total, by_kernel = (
-        space.new_empty(shape, dtype=torch.float64) for shape in ((samples,), (samples, *kernel.shape[1:]))
-    )
-    return space.new_empty((3, samples, pixels)), total, by_kernel
-
-
-def _gates_shapes(moments, peak, affine, time, channel):
-    steps, samples, channels = peak.shape
-    results = [peak.new_empty((2, steps if time else 1, samples, channels))]
-    for weights, size in ((time, steps), (channel, channels)):
-        n, width = (samples, weights[0].shape[0]) if weights else (0, 0)
-        place = peak.new_empty((n, size), dtype=torch.int32)
-        gate, inputs, hidden = (peak.new_empty(shape) for shape in ((n, size), (2, n, size), (2, n, width)))
-        results += [gate, inputs, place, hidden]
-    return tuple(results)
-
-
-def _gates_backward_shapes(sums, norm, moments, peak, time, channel, pixels):
-    results = [peak.new_empty((2, *peak.shape)), sums.new_empty(sums.shape)]
-    for kept, size in ((time, peak.shape[0]), (channel, peak.shape[2])):
-        width = kept[0].shape[0] if kept else 0
-        results += [peak.new_empty((width, size)), peak.new_empty((size, width))]
-    return tuple(results)
-
-
-_SHAPES = {
-    "seam_statistics": _statistics_shapes,
-    "seam_squeeze": _squeeze_shapes,
-    "seam_project": lambda p, weight, centre: p.new_empty(p.shape[:3], dtype=torch.float64),
-    "seam_gradient": lambda up, z, *_: maps_like(z),
-    "seam_totals": lambda moments, pixels: moments.new_empty(1 + 2 * moments.shape[3]),
-    "seam_affine": _affine_shapes,
-    "seam_norm_sums": _norm_sums_shapes,
-    "seam_batch_gradient": lambda sums, totals, norm, affine: affine.new_empty((3, sums.shape[1])),
-    "seam_space": _space_shapes,
-    "seam_space_backward": _space_backward_shapes,
-    "seam_space_sums": lambda sums, *_: sums.new_empty(sums.shape),
-    "seam_gates": _gates_shapes,
-    "seam_gates_backward": _gates_backward_shapes,
-}
+def _backward_shapes(
+    grad_out, grad_membrane, p, membrane, planes, weights, small, learned, numbers, rules, keep
+):
+    gates, _, _, normed, _ = rules_of(rules)
+    state, channels = state_dtype(p), p.shape[2]
+    of_norm = []
+    if normed:
+        of_norm = [p.new_empty((2, channels), dtype=torch.float64)]
+        of_norm += [p.new_empty(channels, dtype=state) for _ in range(2)]
+    of_planes = [p.new_empty((2, *p.shape[:3]), dtype=state)] if gates & (TIME | CHANNEL) else []
+    of_pixels = [p.new_empty((3, p.shape[1], p.shape[3] * p.shape[4]), dtype=state)] if gates & SPACE else []
+    of_weights = [w.new_empty(w.shape) for w in weights]
+    of_learned = [] if learned is None else [learned.new_empty(learned.shape)]
+    return maps_like(p), of_norm, of_weights, of_planes, of_pixels, of_learned
 
 
 def _register() -> None:
-    shapes = dict(_SHAPES)
+    shapes = {"seam_statistics": _statistics_shapes, "seam_gradient": lambda up, z, *_: maps_like(z)}
     for neuron in compiled().neurons:
         shapes |= {f"{neuron}_seam_forward": _forward_shapes, f"{neuron}_seam_backward": _backward_shapes}
     for name, shape in shapes.items():

@@ -1,10 +1,11 @@
-// The gradients of the weights of TA and CA, summed over the samples in double.
+// The gradients of the gates' weights, summed over the samples in double.
 #pragma once
+#include "channels.h"
 #include "gates_call.h"
 
 namespace attsnn {
 
-// A task is a hidden value of one of the two MLPs, TA's first.
+// Of TA and CA. A task is a hidden value of one of the two MLPs, TA's first.
 template <class Real>
 struct GateWeights {
   Gate<Real> time, channel;
@@ -30,6 +31,24 @@ struct GateWeights {
           return double(gate.by_sum[n * size + d]) * hidden;
         },
         [&](int64_t d, double sum) { gate.by_expand[d * width + r] = Real(sum); });
+  }
+};
+
+// Of SA, whose kernel has so many values. A task is a tile of them.
+template <class Real>
+struct KernelSums {
+  int64_t samples, size;
+  const double* by_sample;  // [N, size]
+  Real* kernel;
+  ATTSNN_INLINE ChannelTiles tiles() const { return {samples, size}; }
+
+  template <class Team>
+  ATTSNN_DEVICE void operator()(const Team& team, int64_t tile) const {
+    const double* from = by_sample + tiles().first(tile);
+    Real* to = kernel + tiles().first(tile);
+    team.columns(
+        samples, tiles().size(tile), [&](int64_t n, int64_t i) { return from[n * size + i]; },
+        [&](int64_t i, double sum) { to[i] = Real(sum); });
   }
 };
 

@@ -53,18 +53,18 @@ struct SpaceBackward {
   }
 };
 
-// Pass A's sums [2, T, N, C], against 1 and against p - mean, with what SA's descriptors add to them: every
-// value of a pixel its share of the mean's gradient (by plane `total` and `by_level`), one value of each
-// pixel that of the maximum. A task is a sample.
+// Adds to pass A's sums [2, T, N, C], against 1 and against p - mean, what SA's descriptors say: every value
+// of a pixel its share of the mean's gradient (by plane `total` and `by_level`), one value of each pixel that
+// of the maximum. A task is a sample.
 template <class Io, class Real>
 struct SpaceSums {
   Maps maps;
   Steps<const Io> p;
   const Real* point;  // [N, pixels], and where that value is, t * C + c
   const int32_t* place;
-  const double *sums, *total, *by_level;
+  const double *total, *by_level;
   NormNumbers<const double> norm;
-  double* result;
+  double* sums;
 
   template <class Team>
   ATTSNN_DEVICE void operator()(const Team& team, int64_t n) const {
@@ -72,8 +72,8 @@ struct SpaceSums {
     for (int64_t t = 0; t < maps.steps; ++t)
       team.each(channels, [&](int64_t c) {
         const int64_t i = (t * maps.samples + n) * channels + c;
-        result[i] = sums[i] + total[n];
-        result[planes + i] = sums[planes + i] + by_level[i];
+        sums[i] += total[n];
+        sums[planes + i] += by_level[i];
       });
     team.scatter(
         maps.pixels(), [&](int64_t pixel) { return place[first + pixel]; },
@@ -81,8 +81,8 @@ struct SpaceSums {
           const int64_t t = place[first + pixel] / channels, c = place[first + pixel] % channels;
           const int64_t i = (t * maps.samples + n) * channels + c;
           const double value = double(point[first + pixel]), at = double(Real(p[t][maps.at(n, c, pixel)]));
-          result[i] += value;
-          result[planes + i] += value * (at - norm.centre[c]);
+          sums[i] += value;
+          sums[planes + i] += value * (at - norm.centre[c]);
         });
   }
 };

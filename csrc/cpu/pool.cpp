@@ -3,7 +3,7 @@
 
 #include "cpu/over_tasks.h"
 #include "cpu/seam_maps.h"
-#include "tensor/seam_op.h"
+#include "tensor/seam_pass.h"
 
 namespace attsnn {
 namespace {

@@ -11,6 +11,7 @@
 #include "cpu/reduce.h"
 #include "cpu/seam_maps.h"
 #include "cpu/seam_tiles.h"
+#include "cpu/team.h"
 #include "tensor/seam_op.h"
 
 namespace attsnn {
@@ -319,7 +320,23 @@ void gradient_of_rows(const GradCall<Io, Real>& call, int64_t t, int64_t n, int6
     for (int64_t column = whole ? p_maps.width * pool : 0; column < maps.width; ++column) write(row, column);
 }
 
+template <class Work>
+void work_alone(const Work& work, int64_t task) {
+  work(Alone{}, task);
+}
+
 struct CpuSeamDriver {
+  // The works on small tensors: a thread is a team.
+  template <class Work>
+  static void each(const Tensor&, int64_t tasks, const Work& work) {
+    for (int64_t i = 0; i < tasks; ++i) work(i);
+  }
+
+  template <class Work>
+  static void teams(const Tensor&, int64_t tasks, int64_t values, const Work& work) {
+    over_tasks(tasks, values, [&](int64_t i) { with_isa<work_alone<Work>>(work, i); });
+  }
+
   template <class Io, class Real>
   static void statistics(const Tensor&, const StatisticsCall<Io, Real>& call) {
     const Maps& maps = call.maps;

@@ -1,7 +1,10 @@
-// The seams on CUDA: registers them. Their kernels are compiled in seam_<type>.cu.
+// The seams on CUDA: registers them, and compiles the kernels of the works on small tensors. Those of the
+// passes over the maps are compiled in seam_<type>.cu.
 #include <torch/csrc/stable/library.h>
 
-#include "cuda/launch.cuh"
+#include "cuda/launch.cuh"  // first: the kernels need its words
+
+#include "cuda/gates_kernel.cuh"
 #include "cuda/reduce_op.cuh"
 #include "cuda/seam_launch.h"
 #include "tensor/seam_op.h"
@@ -10,6 +13,14 @@ namespace attsnn {
 namespace {
 
 struct CudaSeamDriver {
+  template <class Work>
+  static void each(const Tensor& like, int64_t tasks, const Work& work) {
+    on_device_of(like, [&](Stream stream) { launch_each(tasks, work, stream); });
+  }
+  template <class Work>
+  static void teams(const Tensor& like, int64_t tasks, int64_t /*values*/, const Work& work) {
+    on_device_of(like, [&](Stream stream) { launch_teams(tasks, work, stream); });
+  }
   template <class Io, class Real>
   static void statistics(const Tensor& z, const StatisticsCall<Io, Real>& call) {
     on_device_of(z, [&](Stream stream) { launch_statistics(call, stream); });

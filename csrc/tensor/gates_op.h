@@ -1,12 +1,12 @@
-// The ops on a seam's small tensors, but for the loops: a norm's numbers by channel, and the gates.
-// A driver (CPU or CUDA) runs works: `each`, a task on its own, or `teams`.
+// A seam's small tensors, but for the loops: a norm's numbers by channel, and the gates. A driver (CPU or
+// CUDA) runs works: `each`, a task on its own, or `teams`. tensor/seam_op.h joins them.
 #pragma once
 #include "core/channels_backward.h"
 #include "core/gate_weights.h"
 #include "core/gates.h"
 #include "core/gates_backward.h"
 #include "core/space_backward.h"
-#include "tensor/seam_op.h"
+#include "tensor/seam_pass.h"
 
 namespace attsnn {
 
@@ -27,8 +27,9 @@ inline NormNumbers<const double> numbers_of(const Tensor& norm, int64_t channels
   return {small_data<double>(norm, 4 * channels, "norm"), channels};
 }
 
+// Of a batch: the number of values, and by channel their mean and centred second moment, [1 + 2 C].
 template <class Driver>
-Tensor seam_totals(const Tensor& moments, int64_t pixels) {
+Tensor totals_of(const Tensor& moments, int64_t pixels) {
   const ChannelTiles tiles = tiles_of(moments);
   const int64_t planes = tiles.rows * tiles.channels;
   const double* mean = small_data<double>(moments, 3 * planes, "moments");
@@ -38,63 +39,69 @@ Tensor seam_totals(const Tensor& moments, int64_t pixels) {
   return totals;
 }
 
-// Statistics come as the totals of a batch, or as mean and var, float64 [C]; without either there is no norm.
+// affine [2, 1, 1, C], the norm's numbers [4, C], its mean and the unbiased variance [C].
+struct NormAsRead {
+  Tensor affine, norm, centre, unbiased;
+};
+
+// For p's type and channels. statistics: the totals of a batch; or mean and var, float64 [C]; or nothing,
+// where there is no norm.
 template <class Driver>
-std::tuple<Tensor, Tensor, Tensor, Tensor> seam_affine(const Tensor& z, const std::optional<Tensor>& totals,
-                                                       const std::optional<Tensor>& mean,
-                                                       const std::optional<Tensor>& var,
-                                                       const std::optional<Tensor>& weight,
-                                                       const std::optional<Tensor>& bias, double eps,
-                                                       int64_t repeats) {
-  const int64_t channels = z.size(2);
-  const ScalarType state = state_type(z);
-  Tensor affine = empty_flat(z, {2, 1, 1, channels}, state),
-         norm = empty_flat(z, {4, channels}, ScalarType::Double);
-  Tensor centre = empty_flat(z, {channels}, state), unbiased = empty_flat(z, {channels}, state);
+NormAsRead norm_of(const Tensor& p, const std::vector<Tensor>& statistics,
+                   const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, double eps,
+                   int64_t repeats) {
+  STD_TORCH_CHECK(statistics.size() <= 2, "statistics: wanted totals, or mean and var, or nothing");
+  const int64_t channels = p.size(2);
+  const ScalarType state = state_type(p);
+  const NormAsRead result{empty_flat(p, {2, 1, 1, channels}, state),
+                          empty_flat(p, {4, channels}, ScalarType::Double), empty_flat(p, {channels}, state),
+                          empty_flat(p, {channels}, state)};
   dispatch_state(state, [&]<class Real>() {
     NormAffine<Real> work{};
     work.repeats = repeats;
     work.eps = eps;
-    work.count = small_data<double>(totals, 1 + 2 * channels, "totals");
-    work.mean = totals ? work.count + 1 : small_data<double>(mean, channels, "mean");
-    work.var = totals ? work.mean + channels : small_data<double>(var, channels, "var");
+    if (statistics.size() == 1) {
+      work.count = small_data<double>(statistics[0], 1 + 2 * channels, "totals");
+      work.mean = work.count + 1, work.var = work.mean + channels;
+    } else if (statistics.size() == 2) {
+      work.mean = small_data<double>(statistics[0], channels, "mean");
+      work.var = small_data<double>(statistics[1], channels, "var");
+    }
     work.weight = small_data<Real>(weight, channels, "weight");
     work.bias = small_data<Real>(bias, channels, "bias");
-    work.a = data<Real>(affine);
+    work.a = data<Real>(result.affine);
     work.b = work.a + channels;
-    work.centre = data<Real>(centre);
-    work.unbiased = data<Real>(unbiased);
-    work.numbers = {data<double>(norm), channels};
-    Driver::each(z, channels, work);
+    work.centre = data<Real>(result.centre);
+    work.unbiased = data<Real>(result.unbiased);
+    work.numbers = {data<double>(result.norm), channels};
+    Driver::each(p, channels, work);
   });
-  return {affine, norm, centre, unbiased};
+  return result;
 }
 
-// Of affine only the type is read: it is that of gamma and beta.
+// The sums by plane -> the gradients of beta and gamma in float64, [2, C], and each in its own type, `state`.
 template <class Driver>
-std::tuple<Tensor, Tensor, Tensor> seam_norm_sums(const Tensor& sums, const Tensor& norm,
-                                                  const Tensor& affine) {
+std::vector<Tensor> norm_gradients(const Tensor& sums, const Tensor& norm, ScalarType state) {
   const ChannelTiles tiles = tiles_of(sums);
-  const ScalarType state = affine.scalar_type();
-  Tensor result = empty_flat(sums, {2, tiles.channels}, ScalarType::Double);
-  Tensor beta = empty_flat(sums, {tiles.channels}, state), gamma = empty_flat(sums, {tiles.channels}, state);
+  const std::vector<Tensor> result{empty_flat(sums, {2, tiles.channels}, ScalarType::Double),
+                                   empty_flat(sums, {tiles.channels}, state),
+                                   empty_flat(sums, {tiles.channels}, state)};
   dispatch_state(state, [&]<class Real>() {
     const NormSums<Real> work{tiles,
                               small_data<double>(sums, 2 * tiles.rows * tiles.channels, "sums"),
                               numbers_of(norm, tiles.channels),
-                              data<double>(result),
-                              data<Real>(beta),
-                              data<Real>(gamma)};
+                              data<double>(result[0]),
+                              data<Real>(result[1]),
+                              data<Real>(result[2])};
     Driver::teams(sums, 2 * tiles.count(), tiles.rows * kChannelTile, work);
   });
-  return {result, beta, gamma};
+  return result;
 }
 
+// What the statistics of the batch hand back to z, [3, C].
 template <class Driver>
-Tensor seam_batch_gradient(const Tensor& sums, const Tensor& totals, const Tensor& norm,
-                           const Tensor& affine) {
-  const int64_t channels = sums.size(1);
-  const ScalarType state = affine.scalar_type();
+Tensor batch_gradient(const Tensor& sums, const Tensor& totals, const Tensor& norm, ScalarType state) {
+  const int64_t channels = norm.size(1);
   Tensor result = empty_flat(sums, {3, channels}, state);
   dispatch_state(state, [&]<class Real>() {
     Driver::each(sums, channels,
@@ -105,35 +112,34 @@ Tensor seam_batch_gradient(const Tensor& sums, const Tensor& totals, const Tenso
   return result;
 }
 
-// What is kept of a gate of D values, [N, D], [2, N, D], [N, D], [2, N, R], behind its weights [R, D] and
-// [D, R]; none of them where there is no such gate.
-enum : size_t { kReduce, kExpand, kGate, kInputs, kPlace, kHidden, kKept };
+// ---- TA and CA: their two matrices [R, D] and [D, R], and what is kept of D values a sample, the gate
+// [N, D], its descriptors [2, N, D], the places of the maxima [N, D], the hidden values [2, N, R]. Nothing of
+// a gate that is not there.
 
-inline std::vector<Tensor> with_room(std::vector<Tensor> weights, const Tensor& like, int64_t samples,
-                                     int64_t size) {
-  const bool there = !weights.empty();
-  STD_TORCH_CHECK(!there || weights.size() == 2, "a gate has two matrices, got ", weights.size());
-  const int64_t n = there ? samples : 0, width = there ? weights[kReduce].size(0) : 0;
-  weights.resize(kKept, like);
-  weights[kGate] = empty_flat(like, {n, size}, like.scalar_type());
-  weights[kInputs] = empty_flat(like, {2, n, size}, like.scalar_type());
-  weights[kPlace] = empty_flat(like, {n, size}, ScalarType::Int);
-  weights[kHidden] = empty_flat(like, {2, n, width}, like.scalar_type());
-  return weights;
+enum : size_t { kReduce, kExpand, kWeights };
+enum : size_t { kGate, kInputs, kPlace, kHidden, kKept };
+
+inline std::vector<Tensor> room_for_gate(const std::vector<Tensor>& weights, const Tensor& like,
+                                         int64_t samples, int64_t size) {
+  if (weights.empty()) return {};
+  const ScalarType state = like.scalar_type();
+  return {empty_flat(like, {samples, size}, state), empty_flat(like, {2, samples, size}, state),
+          empty_flat(like, {samples, size}, ScalarType::Int),
+          empty_flat(like, {2, samples, weights[kReduce].size(0)}, state)};
 }
 
 template <class Real>
-Gate<Real> gate_of(const std::vector<Tensor>& kept, int64_t samples, int64_t size, bool there) {
-  if (!there) return {};
-  STD_TORCH_CHECK(kept.size() == kKept, "a gate is kept as ", int64_t(kKept), " tensors, got ", kept.size());
-  const int64_t width = kept[kReduce].size(0), values = samples * size;
+Gate<Real> gate_of(const std::vector<Tensor>& weights, const std::vector<Tensor>& kept, int64_t samples,
+                   int64_t size) {
+  if (weights.empty()) return {};
+  const int64_t width = weights[kReduce].size(0), values = samples * size;
   const auto writable = [](const Real* from) { return const_cast<Real*>(from); };
   Gate<Real> gate;
   gate.samples = samples;
   gate.size = size;
   gate.width = width;
-  gate.reduce = small_data<Real>(kept[kReduce], width * size, "a gate's first matrix");
-  gate.expand = small_data<Real>(kept[kExpand], width * size, "a gate's second matrix");
+  gate.reduce = small_data<Real>(weights[kReduce], width * size, "a gate's first matrix");
+  gate.expand = small_data<Real>(weights[kExpand], width * size, "a gate's second matrix");
   gate.gate = writable(small_data<Real>(kept[kGate], values, "a gate"));
   gate.inputs = writable(small_data<Real>(kept[kInputs], 2 * values, "a gate's descriptors"));
   gate.hidden = writable(small_data<Real>(kept[kHidden], 2 * samples * width, "a gate's hidden values"));
@@ -148,84 +154,97 @@ int64_t values_of(const Gates<Real>& gates) {
   return gates.steps * gates.channels + weights(gates.time) + weights(gates.channel);
 }
 
-template <class Real>
-Gates<Real> gates_of(const Tensor& moments, const Tensor& peak, const std::vector<Tensor>& time,
-                     const std::vector<Tensor>& channel, bool timed, bool channelled) {
-  const int64_t steps = peak.size(0), samples = peak.size(1), channels = peak.size(2);
-  const int64_t planes = steps * samples * channels;
-  return {steps,
-          samples,
-          channels,
-          small_data<double>(moments, 3 * planes, "moments") + 2 * planes,
-          small_data<Real>(peak, planes, "peak"),
-          gate_of<Real>(time, samples, steps, timed),
-          gate_of<Real>(channel, samples, channels, channelled)};
-}
+// The planes [T, N, C] as the pass that takes statistics leaves them.
+struct Planes {
+  Tensor moments, peak, place;
+  int64_t steps, samples, channels;
 
-// time, channel: their two matrices, or nothing.
+  explicit Planes(const std::vector<Tensor>& planes)
+      : moments(planes.at(0)), peak(planes.at(1)), place(planes.at(2)) {
+    STD_TORCH_CHECK(peak.dim() == 3, "the planes' extrema must be [T, N, C]");
+    steps = peak.size(0), samples = peak.size(1), channels = peak.size(2);
+  }
+
+  template <class Real>
+  Gates<Real> gates() const {
+    const int64_t count = steps * samples * channels;
+    return {steps,
+            samples,
+            channels,
+            small_data<double>(moments, 3 * count, "moments") + 2 * count,
+            small_data<Real>(peak, count, "extrema"),
+            {},
+            {}};
+  }
+};
+
+struct GateTensors {
+  std::vector<Tensor> weights, kept;
+};
+
+// affine times the gates, [2, T or 1, N, C]; makes what is kept of both gates.
 template <class Driver>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> seam_gates(
-    const Tensor& moments, const Tensor& peak, const Tensor& affine, std::vector<Tensor> time,
-    std::vector<Tensor> channel) {
-  STD_TORCH_CHECK(peak.dim() == 3, "peak must be [T, N, C]");
-  const bool timed = !time.empty(), channelled = !channel.empty();
-  const int64_t steps = peak.size(0), samples = peak.size(1), channels = peak.size(2);
-  time = with_room(time, peak, samples, steps);
-  channel = with_room(channel, peak, samples, channels);
-  Tensor gated = empty_flat(peak, {2, timed ? steps : 1, samples, channels}, peak.scalar_type());
+Tensor gates_forward(const Planes& planes, const Tensor& affine, GateTensors& time, GateTensors& channel) {
+  const int64_t samples = planes.samples, channels = planes.channels;
+  const Tensor& peak = planes.peak;
+  time.kept = room_for_gate(time.weights, peak, samples, planes.steps);
+  channel.kept = room_for_gate(channel.weights, peak, samples, channels);
+  Tensor gated =
+      empty_flat(peak, {2, time.weights.empty() ? 1 : planes.steps, samples, channels}, peak.scalar_type());
   dispatch_state(peak.scalar_type(), [&]<class Real>() {
     const Real* a = small_data<Real>(affine, 2 * channels, "affine");
-    const GatesForward<Real> work{gates_of<Real>(moments, peak, time, channel, timed, channelled), a,
-                                  a + channels, data<Real>(gated)};
-    Driver::teams(peak, samples, values_of(work.gates), work);
+    Gates<Real> gates = planes.gates<Real>();
+    gates.time = gate_of<Real>(time.weights, time.kept, samples, planes.steps);
+    gates.channel = gate_of<Real>(channel.weights, channel.kept, samples, channels);
+    Driver::teams(peak, samples, values_of(gates),
+                  GatesForward<Real>{gates, a, a + channels, data<Real>(gated)});
   });
-  return {gated,          time[kGate],      time[kInputs],   time[kPlace],    time[kHidden],
-          channel[kGate], channel[kInputs], channel[kPlace], channel[kHidden]};
+  return gated;
 }
 
-// time, channel: all that is kept, or nothing. Beside the results of GatesBackward the gradients of each
-// gate's two matrices.
+// The gradients of the planes' means and extrema, [2, T, N, C], the sums that the norm sees, and the
+// gradients of the gates' matrices, TA's first.
+struct GatesGradient {
+  Tensor planes, sums;
+  std::vector<Tensor> weights;
+};
+
 template <class Driver>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> seam_gates_backward(
-    const Tensor& sums, const Tensor& norm, const Tensor& moments, const Tensor& peak,
-    std::vector<Tensor> time, std::vector<Tensor> channel, int64_t pixels) {
-  STD_TORCH_CHECK(peak.dim() == 3, "peak must be [T, N, C]");
-  const int64_t steps = peak.size(0), samples = peak.size(1), channels = peak.size(2);
+GatesGradient gates_backward(const Planes& planes, const Tensor& sums, const Tensor& norm,
+                             const GateTensors& time, const GateTensors& channel, int64_t pixels) {
+  const int64_t steps = planes.steps, samples = planes.samples, channels = planes.channels;
+  const Tensor& peak = planes.peak;
   const ScalarType state = peak.scalar_type();
-  Tensor planes = empty_flat(peak, {2, steps, samples, channels}, state);
-  Tensor by_norm = empty_flat(peak, {2, steps, samples, channels}, ScalarType::Double);
-  struct Gradients {
-    Tensor by_sum, by_hidden, by_inputs, by_reduce, by_expand;
-  };
-  const auto room = [&](const std::vector<Tensor>& kept, int64_t size) -> Gradients {
-    const int64_t n = kept.empty() ? 0 : samples, width = kept.empty() ? 0 : kept[kReduce].size(0);
-    return {empty_flat(peak, {n, size}, state), empty_flat(peak, {2, n, width}, state),
-            empty_flat(peak, {2, n, size}, state), empty_flat(peak, {width, size}, state),
-            empty_flat(peak, {size, width}, state)};
-  };
-  const Gradients by_time = room(time, steps), by_channel = room(channel, channels);
+  GatesGradient result{empty_flat(peak, {2, steps, samples, channels}, state),
+                       empty_flat(peak, {2, steps, samples, channels}, ScalarType::Double),
+                       {}};
+  std::vector<Tensor> rooms;  // as long as the works run
   dispatch_state(state, [&]<class Real>() {
-    GatesBackward<Real> work{gates_of<Real>(moments, peak, time, channel, !time.empty(), !channel.empty()),
-                             small_data<double>(sums, 2 * steps * samples * channels, "sums"),
-                             numbers_of(norm, channels),
-                             pixels,
-                             data<Real>(planes),
-                             data<double>(by_norm)};
-    const auto give = [](Gate<Real>& gate, const Gradients& to) {
-      gate.by_sum = data<Real>(to.by_sum);
-      gate.by_hidden = data<Real>(to.by_hidden);
-      gate.by_inputs = data<Real>(to.by_inputs);
-      gate.by_reduce = data<Real>(to.by_reduce);
-      gate.by_expand = data<Real>(to.by_expand);
+    const auto gate = [&](const GateTensors& tensors, int64_t size) {
+      Gate<Real> found = gate_of<Real>(tensors.weights, tensors.kept, samples, size);
+      if (!found.there()) return found;
+      const int64_t width = found.width;
+      result.weights.push_back(empty_flat(peak, {width, size}, state));
+      found.by_reduce = data<Real>(result.weights.back());
+      result.weights.push_back(empty_flat(peak, {size, width}, state));
+      found.by_expand = data<Real>(result.weights.back());
+      rooms.push_back(empty_flat(peak, {samples * (3 * size + 2 * width)}, state));
+      found.by_sum = data<Real>(rooms.back());
+      found.by_inputs = found.by_sum + samples * size;
+      found.by_hidden = found.by_inputs + 2 * samples * size;
+      return found;
     };
-    Gates<Real>& gates = work.gates;
-    give(gates.time, by_time);
-    give(gates.channel, by_channel);
-    Driver::teams(peak, samples, values_of(gates), work);
+    Gates<Real> gates = planes.gates<Real>();
+    gates.time = gate(time, steps);
+    gates.channel = gate(channel, channels);
+    Driver::teams(peak, samples, values_of(gates),
+                  GatesBackward<Real>{gates, small_data<double>(sums, 2 * gates.planes(), "sums"),
+                                      numbers_of(norm, channels), pixels, data<Real>(result.planes),
+                                      data<double>(result.sums)});
     const GateWeights<Real> weights{gates.time, gates.channel};
     Driver::teams(peak, weights.tasks(), 3 * samples * std::max(steps, channels), weights);
   });
-  return {planes, by_norm, by_time.by_reduce, by_time.by_expand, by_channel.by_reduce, by_channel.by_expand};
+  return result;
 }
 
 // ---- SA
@@ -239,78 +258,67 @@ inline Framed framed(const Tensor& kernel, int64_t height, int64_t width) {
 
 inline int64_t values_of(const Framed& frame) { return 4 * frame.taps() * frame.positions(); }
 
+// What is kept of SA: its map [N, H, W], its descriptors in a frame of zeros, the places of their maxima.
+enum : size_t { kMap, kPadded, kMaxima, kSpaceKept };
+
 template <class Driver>
-std::tuple<Tensor, Tensor> seam_space(const Tensor& descriptors, const Tensor& kernel, int64_t height,
-                                      int64_t width) {
-  const Framed frame = framed(kernel, height, width);
-  const int64_t samples = descriptors.size(1);
+std::vector<Tensor> space_forward(const Tensor& p, const Tensor& affine, const Tensor& kernel) {
+  const auto [descriptors, place] = squeeze_pass<Driver>(p, affine);
+  const Framed frame = framed(kernel, p.size(3), p.size(4));
+  const int64_t samples = p.size(1);
   const ScalarType state = descriptors.scalar_type();
-  Tensor space = empty_flat(descriptors, {samples, height, width}, state);
-  Tensor padded = empty_flat(descriptors, {samples, 2, frame.size()}, state);
-  dispatch_state(state, [&]<class Real>() {
+  Tensor space = empty_flat(p, {samples, p.size(3), p.size(4)}, state);
+  Tensor padded = empty_flat(p, {samples, 2, frame.size()}, state);
+  dispatch_state(state, [&, descriptors = descriptors]<class Real>() {
     Driver::teams(
-        descriptors, samples, values_of(frame),
+        p, samples, values_of(frame),
         SpaceForward<Real>{
             samples, frame, small_data<Real>(descriptors, 2 * samples * frame.pixels(), "descriptors"),
             small_data<Real>(kernel, 2 * frame.taps(), "kernel"), data<Real>(space), data<Real>(padded)});
   });
-  return {space, padded};
+  return {space, padded, place};
 }
 
-// space [N, H, W]; averaged: T C.
-template <class Driver>
-std::tuple<Tensor, Tensor, Tensor> seam_space_backward(const Tensor& grad, const Tensor& space,
-                                                       const Tensor& padded, const Tensor& kernel,
-                                                       int64_t averaged) {
-  STD_TORCH_CHECK(space.dim() == 3, "space must be [N, H, W]");
-  const Framed frame = framed(kernel, space.size(1), space.size(2));
-  const int64_t samples = space.size(0), values = samples * frame.pixels();
-  const ScalarType state = space.scalar_type();
-  Tensor spatial = empty_flat(space, {3, samples, frame.pixels()}, state);
-  Tensor total = empty_flat(space, {samples}, ScalarType::Double);
-  Tensor by_kernel = empty_flat(space, {samples, 2, kernel.size(2), kernel.size(3)}, ScalarType::Double);
-  Tensor room = empty_flat(space, {samples, frame.size()}, state);
-  dispatch_state(state, [&]<class Real>() {
-    Driver::teams(space, samples, values_of(frame),
-                  SpaceBackward<Real>{samples, averaged, frame, small_data<Real>(grad, values, "grad"),
-                                      small_data<Real>(space, values, "space"),
-                                      small_data<Real>(padded, 2 * samples * frame.size(), "padded"),
-                                      small_data<Real>(kernel, 2 * frame.taps(), "kernel"), data<Real>(room),
-                                      data<Real>(spatial), data<double>(total), data<double>(by_kernel)});
-  });
-  return {spatial, total, by_kernel};
-}
+// What pass C reads of SA, [3, N, pixels], and the gradient of its kernel.
+struct SpaceGradient {
+  Tensor spatial, kernel;
+};
 
+// grad: of SA's map. What its descriptors say of the planes is added to `sums`.
 template <class Driver>
-Tensor seam_space_sums(const Tensor& sums, const Tensor& by_level, const Tensor& spatial, const Tensor& total,
-                       const Tensor& place, const Tensor& p, const Tensor& norm) {
+SpaceGradient space_backward(const Tensor& p, const Tensor& grad, const Tensor& sums, const Tensor& norm,
+                             const Tensor& centre, const std::vector<Tensor>& kept, const Tensor& kernel) {
   const Maps maps = maps_of(p);
-  const int64_t pixels = maps.samples * maps.pixels();
-  Tensor result = empty_flat(p, {2, maps.steps, maps.samples, maps.channels}, ScalarType::Double);
+  const Framed frame = framed(kernel, maps.height, maps.width);
+  const int64_t samples = maps.samples, pixels = samples * maps.pixels(), taps = frame.taps();
+  const ScalarType state = state_type(p);
+  const SpaceGradient result{empty_flat(p, {3, samples, maps.pixels()}, state),
+                             empty_flat(p, {1, 2, frame.side, frame.side}, state)};
+  const Tensor room = empty_flat(p, {samples, frame.size()}, state);
+  const Tensor found = empty_flat(p, {samples * (1 + 2 * taps) + maps.planes()}, ScalarType::Double);
+  double *total = data<double>(found), *by_sample = total + samples,
+         *by_level = by_sample + samples * 2 * taps;
+  double* by_plane = data<double>(sums);
   dispatch_type(p.scalar_type(), [&]<class Io, class Real>() {
-    Driver::teams(p, maps.samples, 4 * (maps.steps * maps.channels + maps.pixels()),
-                  SpaceSums<Io, Real>{maps, steps_of<const Io>(p),
-                                      small_data<Real>(spatial, 3 * pixels, "spatial") + 2 * pixels,
-                                      small_data<int32_t>(place, pixels, "place"),
-                                      small_data<double>(sums, 2 * maps.planes(), "sums"),
-                                      small_data<double>(total, maps.samples, "total"),
-                                      small_data<double>(by_level, maps.planes(), "by_level"),
-                                      numbers_of(norm, maps.channels), data<double>(result)});
+    Real* spatial = data<Real>(result.spatial);
+    Driver::teams(p, samples, values_of(frame),
+                  SpaceBackward<Real>{samples, maps.steps * maps.channels, frame,
+                                      small_data<Real>(grad, pixels, "grad"),
+                                      small_data<Real>(kept[kMap], pixels, "SA"),
+                                      small_data<Real>(kept[kPadded], 2 * samples * frame.size(), "padded"),
+                                      small_data<Real>(kernel, 2 * taps, "kernel"), data<Real>(room), spatial,
+                                      total, by_sample});
+    const KernelSums<Real> kernels{samples, 2 * taps, by_sample, data<Real>(result.kernel)};
+    Driver::teams(p, kernels.tiles().count(), samples * kChannelTile, kernels);
+    if (maps.planes() == 0) return;
+    Driver::project(p, ProjectCall<Io, Real>{maps, steps_of<const Io>(p), spatial + pixels,
+                                             small_data<Real>(centre, maps.channels, "centre"), by_level});
+    Driver::teams(p, samples, 4 * (maps.steps * maps.channels + maps.pixels()),
+                  SpaceSums<Io, Real>{maps, steps_of<const Io>(p), spatial + 2 * pixels,
+                                      small_data<int32_t>(kept[kMaxima], pixels, "SA's places"), total,
+                                      by_level, numbers_of(norm, maps.channels), by_plane});
   });
   return result;
-}
-
-template <class Driver, class Library>
-void implement_gates(Library& m) {
-  m.impl("seam_totals", TORCH_BOX((&seam_totals<Driver>)));
-  m.impl("seam_affine", TORCH_BOX((&seam_affine<Driver>)));
-  m.impl("seam_norm_sums", TORCH_BOX((&seam_norm_sums<Driver>)));
-  m.impl("seam_batch_gradient", TORCH_BOX((&seam_batch_gradient<Driver>)));
-  m.impl("seam_space", TORCH_BOX((&seam_space<Driver>)));
-  m.impl("seam_space_backward", TORCH_BOX((&seam_space_backward<Driver>)));
-  m.impl("seam_space_sums", TORCH_BOX((&seam_space_sums<Driver>)));
-  m.impl("seam_gates", TORCH_BOX((&seam_gates<Driver>)));
-  m.impl("seam_gates_backward", TORCH_BOX((&seam_gates_backward<Driver>)));
 }
 
 }  // namespace attsnn

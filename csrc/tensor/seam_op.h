@@ -1,305 +1,166 @@
-// The seams' dispatcher ops, but for the loops: reads the arguments, allocates the results, hands typed calls
-// to a driver (CPU or CUDA). attsnn/ops/seam.py joins them; its shape rules are those written here.
+// The seams' dispatcher ops. Each way there are two, for between them processes share the sums of a norm:
+// seam_statistics and <neuron>_seam_forward, <neuron>_seam_backward and seam_gradient. What they do is said
+// in csrc/README.md; attsnn/ops/seam.py calls them, attsnn/ops/seam_shapes.py has their shapes.
+//
+// Lists hold what there is, in a fixed order: `weights` TA's and CA's two matrices, SA's kernel; `planes`
+// what seam_statistics returns of them; `small` what the way back needs of the way there, as `Small` says.
 #pragma once
 #include <torch/csrc/stable/library.h>
 
-#include <limits>
-
 #include "core/neurons.h"
-#include "core/seam_call.h"
-#include "tensor/neuron_op.h"
+#include "tensor/gates_op.h"
 
 namespace attsnn {
 
-// What `rules` holds behind the neuron's own.
-struct SeamRules {
-  bool relu, rounded, membrane;
-  explicit SeamRules(const std::vector<int64_t>& rules) {
-    STD_TORCH_CHECK(rules.size() == kNeuronRules + 3, "rules: wanted ", kNeuronRules + 3, " integers, got ",
-                    rules.size());
-    relu = rules[kNeuronRules] != 0, rounded = rules[kNeuronRules + 1] != 0;
-    membrane = rules[kNeuronRules + 2] != 0;
+using Tensors = std::vector<Tensor>;
+
+// The pooled map, where there is a pool; of the planes, where extrema are wanted, moments, extrema and their
+// places; the totals of the batch.
+template <class Driver>
+std::tuple<Tensors, Tensors, Tensor> seam_statistics(const Tensor& z, const std::optional<Tensor>& gamma,
+                                                     int64_t pool, bool extrema) {
+  Statistics found = statistics_pass<Driver>(z, gamma, pool, extrema);
+  const Tensor totals = totals_of<Driver>(found.planes[0], z.size(3) * z.size(4));
+  return {found.pooled, extrema ? found.planes : Tensors{}, totals};
+}
+
+// Takes tensors off a list, one kind after the other.
+class Parts {
+ public:
+  Parts(const Tensors& all, const char* name) : all_(all), name_(name) {}
+  Tensors take(size_t count, bool there = true) {
+    if (!there) return {};
+    STD_TORCH_CHECK(at_ + count <= all_.size(), name_, " holds too few tensors: ", int64_t(all_.size()));
+    const auto first = all_.begin() + at_;
+    at_ += count;
+    return {first, first + count};
   }
+  std::optional<Tensor> take_rest() {
+    const Tensors rest = take(all_.size() - at_);
+    STD_TORCH_CHECK(rest.size() <= 1, name_, " holds too many tensors: ", int64_t(all_.size()));
+    return rest.empty() ? std::nullopt : std::optional(rest[0]);
+  }
+
+ private:
+  const Tensors& all_;
+  const char* name_;
+  size_t at_ = 0;
 };
 
-// [T, N, C, H, W] with pixels or channels innermost; where there is one pixel, channels are.
-inline Maps maps_of(const Tensor& z) {
-  STD_TORCH_CHECK(z.dim() == 5 && z.size(0) >= 1, "z must be [T, N, C, H, W] with at least one time step");
-  Maps maps{z.size(0), z.size(1), z.size(2), z.size(3), z.size(4), false};
-  const auto lies = [&](int64_t c, int64_t h, int64_t w) {
-    const int64_t strides[] = {maps.sample_size(), c, h, w};
-    for (int d = 1; d < 5; ++d)
-      if (z.size(d) > 1 && z.stride(d) != strides[d - 1]) return false;
-    return true;
-  };
-  const bool planes = lies(maps.pixels(), maps.width, 1);
-  maps.channels_last = !planes || maps.pixels() == 1;
-  STD_TORCH_CHECK(planes || lies(1, maps.width * maps.channels, maps.channels),
-                  "z[t] must be contiguous or channels-last");
-  return maps;
+// A and B with the gates in them; the norm; what is kept of the gates; bits or checkpoints of the neuron.
+struct Small {
+  Tensor affine, norm, centre, unbiased;
+  GateTensors time, channel;
+  Tensors space;
+  std::optional<Tensor> kernel, kept;
+
+  explicit Small(const NormAsRead& read)
+      : affine(read.affine), norm(read.norm), centre(read.centre), unbiased(read.unbiased) {}
+  Small(const Tensors& small, const Tensors& weights, const SeamRules& rules)
+      : Small(Parts(small, "small"), weights, rules) {}
+
+  void take_weights(const Tensors& weights, const SeamRules& rules) {
+    Parts parts(weights, "weights");
+    time.weights = parts.take(kWeights, rules.time);
+    channel.weights = parts.take(kWeights, rules.channel);
+    kernel = parts.take_rest();
+    STD_TORCH_CHECK(kernel.has_value() == rules.space, "weights must be those of the gates that rules name");
+  }
+  std::optional<Tensor> map() const { return space.empty() ? std::nullopt : std::optional(space[kMap]); }
+
+  Tensors list() const {
+    Tensors all{affine, norm, centre, unbiased};
+    for (const Tensors* some : {&time.kept, &channel.kept, &space})
+      all.insert(all.end(), some->begin(), some->end());
+    if (kept) all.push_back(*kept);
+    return all;
+  }
+
+ private:
+  Small(Parts parts, const Tensors& weights, const SeamRules& rules) : Small(read(parts.take(4))) {
+    take_weights(weights, rules);
+    time.kept = parts.take(kKept, rules.time);
+    channel.kept = parts.take(kKept, rules.channel);
+    space = parts.take(kSpaceKept, rules.space);
+    kept = parts.take_rest();
+  }
+  static NormAsRead read(const Tensors& four) { return {four[0], four[1], four[2], four[3]}; }
+};
+
+// What the neuron emits, the membrane it reads where `rules` want it, and `small`. statistics: as in norm_of.
+template <class Cell, class Driver>
+std::tuple<Tensor, Tensors, Tensors> seam_forward(const Tensor& p, const std::optional<Tensor>& shortcut,
+                                                  const Tensors& planes, const Tensors& statistics,
+                                                  const std::optional<Tensor>& weight,
+                                                  const std::optional<Tensor>& bias, const Tensors& weights,
+                                                  const std::optional<Tensor>& learned, double eps,
+                                                  const std::vector<double>& numbers,
+                                                  const std::vector<int64_t>& rules, std::string keep) {
+  const SeamRules seam(rules);
+  Small small(norm_of<Driver>(p, statistics, weight, bias, eps, seam.repeats));
+  small.take_weights(weights, seam);
+  if (seam.by_plane())
+    small.affine = gates_forward<Driver>(Planes(planes), small.affine, small.time, small.channel);
+  if (seam.space) small.space = space_forward<Driver>(p, small.affine, *small.kernel);
+  const Applied applied =
+      apply_pass<Cell, Driver>(p, small.affine, small.map(), shortcut, learned, numbers, rules, keep);
+  if (!applied.kept.empty()) small.kept = applied.kept[0];
+  return {applied.out, applied.membrane, small.list()};
 }
 
-inline bool same_maps(const Maps& a, const Maps& b) {
-  return a.steps == b.steps && a.samples == b.samples && a.channels == b.channels && a.height == b.height &&
-         a.width == b.width && a.channels_last == b.channels_last;
+// `up`, the gradient of what the neuron reads; where there is a norm the sums of the gradients of beta and
+// gamma over this process [2, C], in float64, and those gradients; the gradients of `weights`, of the planes
+// and of the pixels, which seam_gradient reads; that of the learned constants.
+template <class Cell, class Driver>
+std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors, Tensors> seam_backward(
+    const Tensor& grad_out, const std::optional<Tensor>& grad_membrane, const Tensor& p,
+    const std::optional<Tensor>& membrane, const Tensors& planes, const Tensors& weights,
+    const Tensors& small, const std::optional<Tensor>& learned, const std::vector<double>& numbers,
+    const std::vector<int64_t>& rules, std::string keep) {
+  const SeamRules seam(rules);
+  const Small of(small, weights, seam);
+  const Risen risen =
+      neuron_backward_pass<Cell, Driver>(grad_out, grad_membrane, p, membrane, of.affine, of.map(), of.centre,
+                                         of.kept, learned, numbers, rules, keep);
+  // From here in float64: the gradient of what SA reads, by plane, summed against 1 and against p - mean; not
+  // against y, which is no help where gamma is 0.
+  Tensor sums = risen.sums;
+  Tensors by_weights, by_planes, by_pixels, by_norm;
+  std::optional<Tensor> by_kernel;
+  if (seam.space) {
+    const SpaceGradient found =
+        space_backward<Driver>(p, risen.spatial[0], sums, of.norm, of.centre, of.space, *of.kernel);
+    by_pixels = {found.spatial};
+    by_kernel = found.kernel;
+  }
+  if (seam.by_plane()) {
+    const Planes read(planes);
+    const GatesGradient found =
+        gates_backward<Driver>(read, sums, of.norm, of.time, of.channel, p.size(3) * p.size(4));
+    by_planes = {found.planes};
+    by_weights = found.weights;
+    sums = found.sums;
+  }
+  if (by_kernel) by_weights.push_back(*by_kernel);
+  if (seam.normed) by_norm = norm_gradients<Driver>(sums, of.norm, state_type(p));
+  return {risen.up, by_norm, by_weights, by_planes, by_pixels, risen.learned};
 }
 
-inline void check_maps(const std::optional<Tensor>& tensor, const Tensor& like, const Maps& maps) {
-  if (!tensor) return;
-  STD_TORCH_CHECK(tensor->scalar_type() == like.scalar_type() && same_maps(maps_of(*tensor), maps),
-                  "the maps of a seam must agree in type, shape and layout");
-}
-
-inline Tensor empty_maps(const Tensor& like, const Maps& m) {
-  const int64_t c = m.channels_last ? 1 : m.pixels(), w = m.channels_last ? m.channels : 1;
-  return empty_strided(like, {m.steps, m.samples, m.channels, m.height, m.width},
-                       {m.samples * m.sample_size(), m.sample_size(), c, m.width * w, w}, like.scalar_type());
-}
-
-inline Tensor empty_planes(const Tensor& like, const Maps& maps, ScalarType type) {
-  return empty_flat(like, {maps.steps, maps.samples, maps.channels}, type);
-}
-
-// A contiguous small tensor's data, of that many values.
-template <class T>
-const T* small_data(const std::optional<Tensor>& tensor, int64_t size, const char* name) {
-  if (!tensor) return nullptr;
-  STD_TORCH_CHECK(tensor->is_contiguous() && tensor->numel() == size, name, " must be contiguous and hold ",
-                  size, " values, got ", tensor->numel());
-  constexpr ScalarType kType = std::is_same_v<T, double>    ? ScalarType::Double
-                               : std::is_same_v<T, int32_t> ? ScalarType::Int
-                                                            : ScalarType::Float;
-  STD_TORCH_CHECK(tensor->scalar_type() == kType, name, " must have the type of the state, and places int32");
-  return const_data<T>(tensor);
-}
-
-// affine: [2, T or 1, N or 1, C].
-template <class Real>
-Affine<Real> affine_of(const Tensor& affine, const Maps& maps) {
-  const auto fits = [&](int64_t d, int64_t size) { return affine.size(d) == 1 || affine.size(d) == size; };
-  STD_TORCH_CHECK(affine.dim() == 4 && affine.size(0) == 2 && fits(1, maps.steps) && fits(2, maps.samples) &&
-                      affine.size(3) == maps.channels,
-                  "affine must be [2, T or 1, N or 1, C]");
-  const Real* a = small_data<Real>(affine, affine.numel(), "affine");
-  const int64_t sample = affine.size(2) > 1 ? maps.channels : 0;
-  const int64_t step = affine.size(1) > 1 ? affine.size(2) * maps.channels : 0;
-  return {a, a + affine.numel() / 2, step, sample};
-}
-
-template <class Real>
-Real floor_of(bool relu) {
-  return relu ? Real(0) : -std::numeric_limits<Real>::infinity();
-}
-
-inline void check_pool(int64_t pool, int64_t height, int64_t width) {
-  STD_TORCH_CHECK(pool >= 1 && pool <= height && pool <= width,
-                  "pool must be from 1 to the side of the maps");
-}
-
-template <class Driver>
-std::tuple<Tensor, Tensor, Tensor, Tensor> seam_statistics(const Tensor& z,
-                                                           const std::optional<Tensor>& gamma, int64_t pool,
-                                                           bool extrema) {
-  const Maps maps = maps_of(z);
-  check_pool(pool, maps.height, maps.width);
-  const ScalarType state = state_type(z);
-  Tensor pooled = pool > 1 ? empty_maps(z, maps.pooled(pool)) : empty_flat(z, {0}, z.scalar_type());
-  Tensor moments = empty_flat(z, {3, maps.steps, maps.samples, maps.channels}, ScalarType::Double);
-  const auto planes = [&](ScalarType type) {
-    return extrema ? empty_planes(z, maps, type) : empty_flat(z, {0}, type);
-  };
-  Tensor extremum = planes(state), place = planes(ScalarType::Int);
-  if (maps.planes() == 0) return {pooled, moments, extremum, place};
-  dispatch_type(z.scalar_type(), [&]<class Io, class Real>() {
-    StatisticsCall<Io, Real> call{};
-    call.maps = maps;
-    call.pool = pool;
-    call.z = steps_of<const Io>(z);
-    call.gamma = small_data<Real>(gamma, maps.channels, "gamma");
-    if (pool > 1) call.pooled = steps_of<Io>(pooled);
-    call.mean = data<double>(moments);
-    call.moment = call.mean + maps.planes();
-    call.pooled_mean = call.moment + maps.planes();
-    if (extrema) call.extremum = data<Real>(extremum), call.place = data<int32_t>(place);
-    Driver::statistics(z, call);
-  });
-  return {pooled, moments, extremum, place};
-}
-
-template <class Driver>
-std::tuple<Tensor, Tensor> seam_squeeze(const Tensor& p, const Tensor& affine) {
-  const Maps maps = maps_of(p);
-  Tensor descriptors = empty_flat(p, {2, maps.samples, maps.pixels()}, state_type(p));
-  Tensor place = empty_flat(p, {maps.samples, maps.pixels()}, ScalarType::Int);
-  if (maps.planes() == 0) return {descriptors, place};
-  dispatch_type(p.scalar_type(), [&]<class Io, class Real>() {
-    Real* mean = data<Real>(descriptors);
-    Driver::squeeze(p, SqueezeCall<Io, Real>{maps, steps_of<const Io>(p), affine_of<Real>(affine, maps), mean,
-                                             mean + maps.samples * maps.pixels(), data<int32_t>(place)});
-  });
-  return {descriptors, place};
-}
-
-template <class Driver>
-Tensor seam_project(const Tensor& p, const Tensor& weight, const std::optional<Tensor>& centre) {
-  const Maps maps = maps_of(p);
-  Tensor sum = empty_planes(p, maps, ScalarType::Double);
-  if (maps.planes() == 0) return sum;
-  dispatch_type(p.scalar_type(), [&]<class Io, class Real>() {
-    Driver::project(
-        p, ProjectCall<Io, Real>{maps, steps_of<const Io>(p),
-                                 small_data<Real>(weight, maps.samples * maps.pixels(), "weight"),
-                                 small_data<Real>(centre, maps.channels, "centre"), data<double>(sum)});
-  });
-  return sum;
-}
-
+// The gradient of z. by_planes, by_pixels: each with the places of its maxima behind it, or nothing; batch:
+// the sums of the gradients of beta and gamma, the totals and the norm, where the statistics are the batch's.
 template <class Driver>
 Tensor seam_gradient(const Tensor& up, const Tensor& z, const std::optional<Tensor>& p, const Tensor& affine,
-                     const std::optional<Tensor>& spatial, const std::optional<Tensor>& spatial_place,
-                     const std::optional<Tensor>& planes, const std::optional<Tensor>& place,
-                     const std::optional<Tensor>& channels, int64_t pool, bool relu) {
-  const Maps maps = maps_of(z), p_maps = maps.pooled(pool);
-  STD_TORCH_CHECK(p.has_value() == (pool > 1), "p is given where z is pooled, and only there");
-  STD_TORCH_CHECK(spatial.has_value() == spatial_place.has_value() && planes.has_value() == place.has_value(),
-                  "maxima come with their places");
-  Maps laid = p_maps;  // pooled to one pixel, channels lie innermost either way
-  check_maps(up, z, (laid.channels_last |= laid.pixels() == 1, laid));
-  check_maps(p, z, laid);
-  Tensor grad_z = empty_maps(z, maps);
-  if (maps.planes() == 0 || maps.pixels() == 0) return grad_z;
-  dispatch_type(z.scalar_type(), [&]<class Io, class Real>() {
-    const int64_t pixels = maps.samples * p_maps.pixels();
-    GradCall<Io, Real> call{};
-    call.maps = maps;
-    call.pool = pool;
-    call.up = steps_of<const Io>(up);
-    call.z = steps_of<const Io>(z);
-    call.p = p ? steps_of<const Io>(p) : call.z;
-    call.affine = affine_of<Real>(affine, maps);
-    call.floor = floor_of<Real>(relu);
-    call.spatial = small_data<Real>(spatial, 3 * pixels, "spatial");
-    if (spatial) call.level = call.spatial + pixels, call.point = call.level + pixels;
-    call.spatial_place = small_data<int32_t>(spatial_place, pixels, "spatial_place");
-    call.uniform = small_data<Real>(planes, 2 * maps.planes(), "planes");
-    if (planes) call.spike = call.uniform + maps.planes();
-    call.place = small_data<int32_t>(place, maps.planes(), "place");
-    call.offset = small_data<Real>(channels, 3 * maps.channels, "channels");
-    if (channels) call.slope = call.offset + maps.channels, call.centre = call.slope + maps.channels;
-    call.grad_z = steps_of<Io>(grad_z);
-    Driver::gradient(z, call);
-  });
-  return grad_z;
-}
-
-template <class Cell, class Real>
-Shape seam_shape(const Maps& maps, const std::optional<Tensor>& learned) {
-  const int64_t channels = learned ? learned->size(1) : 1;
-  STD_TORCH_CHECK(channels == 1 || channels == maps.channels, "learned must be [constants, 1 or C]");
-  return {maps.steps, maps.samples * maps.sample_size(), channels, maps.channels_last ? 1 : maps.pixels()};
-}
-
-template <class Cell, class Driver>
-std::tuple<Tensor, Tensor, Tensor> seam_forward(const Tensor& p, const Tensor& affine,
-                                                const std::optional<Tensor>& spatial,
-                                                const std::optional<Tensor>& shortcut,
-                                                const std::optional<Tensor>& learned,
-                                                const std::vector<double>& numbers,
-                                                const std::vector<int64_t>& rules, std::string keep) {
-  const Maps maps = maps_of(p);
-  const SeamRules seam(rules);
-  check_maps(shortcut, p, maps);
-  const ScalarType state = state_type(p);
-  const Choices choices = choices_of<Cell>(rules, numbers);
-  const int64_t neurons = maps.samples * maps.sample_size();
-  const bool bits = keep == "bits", checkpoints = keep == "input" && maps.steps > kCheckpointAbove;
-  STD_TORCH_CHECK(!bits || maps.samples <= 1 || maps.sample_size() % kNeuronsPerByte == 0,
-                  "bits: a sample's neurons must fill whole bytes");
-  Tensor out = empty_maps(p, maps);
-  Tensor membrane = seam.membrane ? empty_maps(p, maps) : empty_flat(p, {0}, p.scalar_type());
-  Tensor kept = bits          ? empty_flat(p, {maps.steps, bytes_of_bits(neurons)}, ScalarType::Byte)
-                : checkpoints ? empty_flat(p, {(maps.steps - 1) / kCheckpointEvery, neurons}, state)
-                              : empty_flat(p, {0}, state);
-  if (neurons == 0) return {out, membrane, kept};
-  dispatch_type(p.scalar_type(), [&]<class Io, class Real>() {
-    SeamForward<Cell, Io, Real> call{};
-    call.shape = seam_shape<Cell, Real>(maps, learned);
-    call.neuron = neuron_of<Cell, Real>(choices, numbers, learned, state);
-    call.x = {maps,
-              steps_of<const Io>(p),
-              affine_of<Real>(affine, maps),
-              small_data<Real>(spatial, maps.samples * maps.pixels(), "spatial"),
-              floor_of<Real>(seam.relu),
-              seam.rounded,
-              steps_of<const Io>(shortcut),
-              seam.membrane ? steps_of<Io>(membrane) : Steps<Io>{}};
-    call.out = steps_of<Io>(out);
-    call.checkpoints = checkpoints ? data<Real>(kept) : nullptr;
-    call.bits = bits ? data<uint8_t>(kept) : nullptr;
-    Driver::forward(p, call, choices.firing);
-  });
-  return {out, membrane, kept};
-}
-
-template <class Cell, class Driver>
-std::tuple<Tensor, Tensor, Tensor, Tensor> seam_backward(
-    const Tensor& grad_out, const std::optional<Tensor>& grad_membrane, const Tensor& p,
-    const std::optional<Tensor>& membrane, const Tensor& affine, const std::optional<Tensor>& spatial,
-    const std::optional<Tensor>& centre, const Tensor& kept, const std::optional<Tensor>& learned,
-    const std::vector<double>& numbers, const std::vector<int64_t>& rules, std::string keep) {
-  const Maps maps = maps_of(p);
-  const SeamRules seam(rules);
-  check_maps(grad_out, p, maps);
-  check_maps(grad_membrane, p, maps);
-  check_maps(membrane, p, maps);
-  const ScalarType state = state_type(p);
-  const Choices choices = choices_of<Cell>(rules, numbers);
-  const int64_t neurons = maps.samples * maps.sample_size(), pixels = maps.samples * maps.pixels();
-  const bool bits = keep == "bits";
-  Tensor up = empty_maps(p, maps);
-  Tensor sums = empty_flat(p, {2, maps.steps, maps.samples, maps.channels}, ScalarType::Double);
-  Tensor grad_spatial = empty_flat(p, {spatial ? pixels : 0}, state);
-  Tensor grad_learned =
-      learned ? torch::stable::new_zeros(*learned, learned->sizes()) : empty_flat(p, {0}, state);
-  if (neurons == 0) return {up, sums, grad_spatial, grad_learned};
-  Tensor by_neuron = empty_flat(p, {learned ? Cell::kConstants : 0, neurons}, state);
-  dispatch_type(p.scalar_type(), [&]<class Io, class Real>() {
-    SeamBackward<Cell, Io, Real> call{};
-    call.shape = seam_shape<Cell, Real>(maps, learned);
-    call.neuron = neuron_of<Cell, Real>(choices, numbers, learned, state);
-    call.grad_out = steps_of<const Io>(grad_out);
-    call.x = {maps,
-              steps_of<const Io>(p),
-              affine_of<Real>(affine, maps),
-              small_data<Real>(spatial, pixels, "spatial"),
-              floor_of<Real>(seam.relu),
-              seam.rounded,
-              {},
-              steps_of<Io>(membrane)};
-    call.checkpoints = !bits && maps.steps > kCheckpointAbove ? const_data<Real>(kept) : nullptr;
-    call.bits = bits ? const_data<uint8_t>(kept) : nullptr;
-    call.grad_x = {maps,
-                   steps_of<Io>(up),
-                   steps_of<const Io>(grad_membrane),
-                   call.x.p,
-                   call.x.affine,
-                   call.x.spatial,
-                   small_data<Real>(centre, maps.channels, "centre"),
-                   call.x.floor,
-                   data<double>(sums),
-                   spatial ? data<Real>(grad_spatial) : nullptr};
-    call.sums = learned ? data<Real>(by_neuron) : nullptr;
-    Driver::backward(p, call, choices.firing);
-    if (learned) Driver::reduce(p, call.shape, Cell::kConstants, call.sums, data<Real>(grad_learned));
-  });
-  return {up, sums, grad_spatial, grad_learned};
+                     const Tensors& by_planes, const Tensors& by_pixels, const Tensors& batch, int64_t pool,
+                     bool relu) {
+  STD_TORCH_CHECK(batch.empty() || batch.size() == 3, "batch must hold sums, totals and norm, or nothing");
+  std::optional<Tensor> channels;
+  if (!batch.empty()) channels = batch_gradient<Driver>(batch[0], batch[1], batch[2], state_type(z));
+  return gradient_pass<Driver>(up, z, p, affine, by_planes, by_pixels, channels, pool, relu);
 }
 
 template <class Driver, class Library>
 void implement_seams(Library& m) {
   m.impl("seam_statistics", TORCH_BOX((&seam_statistics<Driver>)));
-  m.impl("seam_squeeze", TORCH_BOX((&seam_squeeze<Driver>)));
-  m.impl("seam_project", TORCH_BOX((&seam_project<Driver>)));
   m.impl("seam_gradient", TORCH_BOX((&seam_gradient<Driver>)));
   Neurons::for_each([&](auto type) {
     using Cell = typename decltype(type)::type;

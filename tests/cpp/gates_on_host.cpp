@@ -199,7 +199,7 @@ void norm(int64_t rows, int64_t channels) {
   near("batch", ours.batch, wanted.batch, 1e-6);
 }
 
-// SA's convolution both ways, and its part of the planes' sums.
+// SA's convolution both ways, its kernel's gradient, and its part of the planes' sums.
 template <class Io, class Real>
 void space(const Maps& maps, int side) {
   const double error = sizeof(Real) == sizeof(double) ? kExact : 2e-5;
@@ -213,28 +213,30 @@ void space(const Maps& maps, int side) {
   Buffer<int32_t> place(values);
   for (int64_t i = 0; i < values; ++i) place[i] = int32_t(i * i % (maps.steps * maps.channels));
   struct Result {
-    Buffer<Real> space, padded, room, spatial;
-    Buffer<double> total, by_kernel, sums;
+    Buffer<Real> space, padded, room, spatial, kernel;
+    Buffer<double> total, by_sample, sums;
   };
   const auto run = [&](const auto& teams) {
     Result r{Buffer<Real>(values, false, Real(NAN)),
              Buffer<Real>(2 * samples * frame.size(), false, Real(NAN)),
              Buffer<Real>(samples * frame.size(), false, Real(NAN)),
              Buffer<Real>(3 * values, false, Real(NAN)),
+             Buffer<Real>(2 * frame.taps(), false, Real(NAN)),
              Buffer<double>(samples, false, NAN),
              Buffer<double>(2 * samples * frame.taps(), false, NAN),
-             Buffer<double>(2 * maps.planes(), false, NAN)};
+             sums};
     teams(samples, SpaceForward<Real>{samples, frame, descriptors.data(), kernel.data(), r.space.data(),
                                       r.padded.data()});
     teams(samples,
           SpaceBackward<Real>{samples, 7, frame, grad.data(), r.space.data(), r.padded.data(), kernel.data(),
-                              r.room.data(), r.spatial.data(), r.total.data(), r.by_kernel.data()});
+                              r.room.data(), r.spatial.data(), r.total.data(), r.by_sample.data()});
+    const KernelSums<Real> kernels{samples, 2 * frame.taps(), r.by_sample.data(), r.kernel.data()};
+    teams(kernels.tiles().count(), kernels);
     const NormNumbers<const double> numbers(norm.data(), maps.channels);
     teams(samples, SpaceSums<Io, Real>{maps,
                                        {p.data(), step_size(maps)},
                                        r.spatial.data() + 2 * values,
                                        place.data(),
-                                       sums.data(),
                                        r.total.data(),
                                        by_level.data(),
                                        numbers,
@@ -248,7 +250,8 @@ void space(const Maps& maps, int side) {
   near("space", ours.space, wanted.space, error);
   near("spatial", ours.spatial, wanted.spatial, error);
   near("total", ours.total, wanted.total, 10 * error);
-  near("by_kernel", ours.by_kernel, wanted.by_kernel, 10 * error);
+  near("by_sample", ours.by_sample, wanted.by_sample, 10 * error);
+  near("kernel", ours.kernel, wanted.kernel, 10 * error);
   near("sums", ours.sums, wanted.sums, 10 * error);
 }
 
