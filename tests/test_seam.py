@@ -197,11 +197,20 @@ def test_no_sample(fused):
 # ------------------------------------------------------------------------------------------
 
 
+SIDES = [
+    (2, 2),
+    (4, 4),
+    (5, 7),
+    (11, 13),
+]  # the smallest planes, short and long ones each have their own loops
+
+
+@pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("gates", ["TA", "CA", "SA", "TCSA"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_ties_go_to_the_first_in_logical_order(fused, gates, channels_last):
+def test_ties_go_to_the_first_in_logical_order(fused, gates, channels_last, sides):
     """Small integers tie everywhere; statistics of 0 and 1 keep the ties exact through the norm."""
-    z = torch.randint(-1, 2, (4, 3, 6, 5, 7), generator=torch.Generator().manual_seed(2)).double()
+    z = torch.randint(-1, 2, (4, 3, 6, *sides), generator=torch.Generator().manual_seed(2)).double()
     z[:, 0], z[1, 1] = 1.0, -1.0  # silent planes
     z = z.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) if channels_last else z
     w = weights_of(6, 4)
@@ -220,8 +229,9 @@ def test_ties_go_to_the_first_in_logical_order(fused, gates, channels_last):
         close64(a, b, 1e-12, gates)
 
 
-def test_nan_is_the_maximum(fused):
-    z, w = maps(3, 2, 4, 4, 4), weights_of(4, 3)
+@pytest.mark.parametrize("sides", SIDES)
+def test_nan_is_the_maximum(fused, sides):
+    z, w = maps(3, 2, 4, *sides), weights_of(4, 3)
     z[1, 0, 2, 1, 1] = float("nan")
     ours, plain = (run(b, z, w, gates="TCSA", norm=None) for b in ("fused", "reference"))
     assert plain["score channel"].isnan().any() and not plain["score channel"].isnan().all()

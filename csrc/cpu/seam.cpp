@@ -134,12 +134,21 @@ void squeeze_pixels(const SqueezeCall<Io, Real>& call, int64_t n, int64_t first,
     std::fill_n(place, count, 0);
     for (int64_t t = 0; t < maps.steps; ++t) {
       std::fill_n(sum, count, Real(0));
-      for (int64_t c = 0; c < channels; ++c) {
-        const Real* p = as_real(call.p[t] + maps.at(n, c, first), count, buffer);
-        const int64_t of = call.affine.at(t, n) + c;
-        with_isa<squeeze_row<Real, false>>(count, p, call.affine.a + of, call.affine.b + of,
-                                           int32_t(t * channels + c), &sum[0], best, place);
-      }
+      const Real *a = call.affine.a + call.affine.at(t, n), *b = call.affine.b + call.affine.at(t, n);
+      const int32_t there = int32_t(t * channels);
+      with_planes(maps, [&]<bool, int kSize>() {
+        if constexpr (kSize > 0) {
+          const int64_t values = channels * kSize;
+          const Real* p = as_real(call.p[t] + maps.at(n, 0, 0), values, scratch<Real, 0>(values));
+          with_isa<squeeze_small_planes<Real, kSize>>(channels, p, a, b, there, &sum[0], best, place);
+        } else {
+          for (int64_t c = 0; c < channels; ++c) {
+            const Real* p = as_real(call.p[t] + maps.at(n, c, first), count, buffer);
+            with_isa<squeeze_row<Real, false>>(count, p, a + c, b + c, there + int32_t(c), &sum[0], best,
+                                               place);
+          }
+        }
+      });
       for (int64_t i = 0; i < count; ++i) total[i] += sum[i];
     }
     for (int64_t i = 0; i < count; ++i) total[i] /= Real(maps.steps * channels);
@@ -186,7 +195,12 @@ void project_sample(const ProjectCall<Io, Real>& call, int64_t t, int64_t n) {
   }
   const Real* p =
       as_real(call.p[t] + maps.at(n, 0, 0), channels * pixels, scratch<Real, 0>(channels * pixels));
-  with_isa<project_planes<Real>>(channels, pixels, p, weight, call.centre, sum);
+  with_planes(maps, [&]<bool, int kSize>() {
+    if constexpr (kSize > 0)
+      with_isa<project_small_planes<Real, kSize>>(channels, p, weight, call.centre, sum);
+    else
+      with_isa<project_planes<Real>>(channels, pixels, p, weight, call.centre, sum);
+  });
 }
 
 template <class Real>

@@ -1,6 +1,7 @@
 // What a seam does to whole planes (pixels innermost) and pixels (channels innermost): loops that vectorise,
 // in the state's type.
 #pragma once
+#include <limits>
 #include <type_traits>
 
 #include "cpu/seam_rows.h"
@@ -42,10 +43,15 @@ ATTSNN_INLINE void plane_extremum(int64_t count, const Real* __restrict z, Real 
       odd[l] = odd[l + half] != odd[l + half] ? odd[l + half] : odd[l];
     }
   const bool met = odd[0] != odd[0];
-  int32_t at = 0;
+  int64_t at = 0;
+  for (int hits = 0; !met && at + kLanes <= count; at += kLanes) {  // no value alone before its block has it
+#pragma GCC unroll 1
+    for (int l = 0; l < kLanes; ++l) hits += sign * z[at + l] == best[0];
+    if (hits > 0) break;
+  }
   while (met ? sign * z[at] == sign * z[at] : sign * z[at] != best[0]) ++at;
   *value = z[at];
-  *place = at;
+  *place = int32_t(at);
 }
 
 template <class Real>
@@ -181,6 +187,43 @@ ATTSNN_INLINE void squeeze_row(int64_t count, const Real* __restrict p, const Re
   }
 }
 
+// The same for one step of neighbouring whole planes of a size that the compiler knows, `there` being the
+// place of the first and `sum`, `best` and `place` those of its pixels: here a lane is a pixel of every so
+// many planes.
+template <class Real, int kPixels>
+ATTSNN_INLINE void squeeze_small_planes(int64_t planes, const Real* __restrict p, const Real* __restrict a,
+                                        const Real* __restrict b, int32_t there, Real* __restrict sum,
+                                        Real* __restrict best, int32_t* __restrict place) {
+  static_assert(kLanes % kPixels == 0);
+  constexpr int kPlanes = kLanes / kPixels;
+  alignas(64) Real y[kTile];
+  Lanes<Real> sums;
+  Real most[kLanes];
+  int32_t block[kLanes] = {};
+  std::fill_n(most, kLanes, -std::numeric_limits<Real>::infinity());
+  for (int64_t first = 0; first < planes; first += kTile / kPixels) {
+    const int64_t count = std::min(planes - first, kTile / kPixels);
+#pragma GCC ivdep
+    for (int64_t k = 0; k < count; ++k)
+#pragma GCC unroll 16
+      for (int i = 0; i < kPixels; ++i)
+        y[k * kPixels + i] = a[first + k] * p[(first + k) * kPixels + i] + b[first + k];
+    in_lanes(count * kPixels, [&](int64_t j, int l) {
+      sums.of[l] += y[j];
+      const bool beats = (y[j] > most[l]) | ((y[j] != y[j]) & (most[l] == most[l]));
+      most[l] = beats ? y[j] : most[l];
+      block[l] = beats ? int32_t((first * kPixels + j) / kLanes) : block[l];
+    });
+  }
+  for (int l = 0; l < kLanes && l < planes * kPixels; ++l) {
+    Extremum<Real> found{best[l % kPixels], place[l % kPixels]};
+    found.meet(most[l], there + block[l] * kPlanes + l / kPixels);
+    sum[l % kPixels] += sums.of[l];
+    best[l % kPixels] = found.value;
+    place[l % kPixels] = found.place;
+  }
+}
+
 // The sums of neighbouring planes; centre null: 0.
 template <class Real>
 ATTSNN_INLINE void project_planes(int64_t planes, int64_t pixels, const Real* __restrict p,
@@ -196,6 +239,22 @@ ATTSNN_INLINE void project_planes(int64_t planes, int64_t pixels, const Real* __
     else
       in_lanes(pixels, [&](int64_t i, int l) { lanes.of[l] += term(i); });
     sum[k] = pixels < kLanes ? double(few) : lanes.total();
+  }
+}
+// The same for planes of a size that the compiler knows: here a lane is a plane.
+template <class Real, int kPixels>
+ATTSNN_INLINE void project_small_planes(int64_t planes, const Real* __restrict p,
+                                        const Real* __restrict weight, const Real* __restrict centre,
+                                        double* __restrict sum) {
+  Real by_pixel[kPixels];
+  std::copy_n(weight, kPixels, by_pixel);
+#pragma GCC ivdep
+  for (int64_t k = 0; k < planes; ++k) {
+    const Real middle = centre == nullptr ? Real(0) : centre[k];
+    Real parts[4] = {};
+#pragma GCC unroll 16
+    for (int i = 0; i < kPixels; ++i) parts[i % 4] += by_pixel[i] * (p[k * kPixels + i] - middle);
+    sum[k] = (parts[0] + parts[2]) + (parts[1] + parts[3]);
   }
 }
 template <class Real>
@@ -321,6 +380,19 @@ ATTSNN_INLINE void spread_row(int64_t width, int64_t z_width, int64_t pool, Real
   for (int64_t x = width * pool; x < z_width; ++x) wide[x] = Io(0);
 }
 
+// Rows of a width that the compiler knows, spread over the windows of side 2 that they came from.
+template <class Real, int kWidth, class Io>
+ATTSNN_INLINE void spread_short_rows(int64_t rows, const Io* __restrict from, Io* __restrict to) {
+#pragma GCC ivdep
+  for (int64_t y = 0; y < rows; ++y)
+#pragma GCC unroll 8
+    for (int x = 0; x < kWidth; ++x) {
+      const Io value = Io(Real(0.25) * Real(from[y * kWidth + x]));
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) to[(4 * y + i / 2 * 2) * kWidth + 2 * x + i % 2] = value;
+    }
+}
+
 // ---- The average pool on its own, of one step of one sample, whose maps `maps` tells.
 
 template <class Real, class Io>
@@ -342,6 +414,12 @@ template <class Real, class Io>
 ATTSNN_INLINE void spread_sample(Maps maps, int64_t pool, const Io* grad, Io* grad_x) {
   const Maps small = maps.pooled(pool);
   const Real factor = Real(1) / Real(pool * pool);
+  if (const int64_t rows = maps.channels * small.height;
+      !maps.channels_last && pool == 2 && maps.height % 2 == 0 && maps.width % 2 == 0) {
+    if (small.width == 2) return spread_short_rows<Real, 2>(rows, grad, grad_x);
+    if (small.width == 4) return spread_short_rows<Real, 4>(rows, grad, grad_x);
+    if (small.width == 8) return spread_short_rows<Real, 8>(rows, grad, grad_x);
+  }
   // A row of planes, or of pixels with all their channels; what is spread sideways is so once a window.
   const int64_t inner = maps.channels_last ? maps.channels : 1, row_size = maps.width * inner;
   for (int64_t plane = 0; plane < (maps.channels_last ? 1 : maps.channels); ++plane)

@@ -23,6 +23,8 @@ class SeamRows final : public Source<Real> {
 
   const Real* row(int64_t t, int64_t first, int64_t count, Real* x) const override {
     alignas(64) Real p_buffer[kTile], shortcut_buffer[kTile];
+    Io* membrane = seam_.membrane.data == nullptr ? nullptr : seam_.membrane[t] + first;
+    if constexpr (std::is_same_v<Io, Real>) x = membrane == nullptr ? x : membrane;  // computed in its place
     const Real* p = as_real(seam_.p[t] + first, count, p_buffer);
     const SeamRow<Real> row{seam_.maps, t, first, count, seam_.affine, seam_.spatial, seam_.floor};
     const bool added = seam_.shortcut.data != nullptr;
@@ -32,16 +34,13 @@ class SeamRows final : public Source<Real> {
         with_isa<source_row<Real, kLast, kSpatial, kShortcut, kPixels>>(row, p, shortcut, x);
       });
     });
-    if (seam_.membrane.data != nullptr) {
-      Io* membrane = seam_.membrane[t] + first;
-      with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(x), membrane);
-      return as_real(static_cast<const Io*>(membrane), count, x);
-    }
-    if (seam_.rounded && !std::is_same_v<Io, Real>) {
-      alignas(64) Io rounded[kTile];
-      with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(x), &rounded[0]);
-      return as_real(static_cast<const Io*>(rounded), count, x);
-    }
+    if constexpr (!std::is_same_v<Io, Real>)
+      if (membrane != nullptr || seam_.rounded) {
+        alignas(64) Io buffer[kTile];
+        Io* rounded = membrane == nullptr ? buffer : membrane;
+        with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(x), rounded);
+        return as_real(static_cast<const Io*>(rounded), count, x);
+      }
     return x;
   }
 
