@@ -19,7 +19,8 @@ from attsnn.neurons import LIF
 
 def over_time(layer: nn.Module, x: Tensor) -> Tensor:
     """A layer that knows no time, applied to x [T, N, ...] with T folded into the batch."""
-    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    y = layer(x.flatten(0, 1))
+    return y.view(*x.shape[:2], *y.shape[1:])  # `unflatten` is as much again of Python
 
 
 class SpikingLayer(nn.Module):
@@ -84,7 +85,7 @@ class SpikingLayer(nn.Module):
         )
         if result.batch_mean is not None:
             _update(norm, result.batch_mean, result.batch_var)
-        return result._replace(out=result.out.to(emitted))
+        return result if result.out.dtype == emitted else result._replace(out=result.out.to(emitted))
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """What the neuron emits; with `membrane`, (emitted, membrane)."""
@@ -155,12 +156,18 @@ def _normed(z: Tensor, norm: _BatchNorm | None, backend: Backend, *, pool: int =
 def _norm_of(norm: _BatchNorm) -> ops.Norm:
     given = not norm.training and norm.running_mean is not None
     mean, var = (norm.running_mean, norm.running_var) if given else (None, None)
-    group = None
-    shared = isinstance(norm, nn.SyncBatchNorm) or getattr(norm, "over_processes", False)
-    if shared and not given and dist.is_available() and dist.is_initialized():
-        group = getattr(norm, "process_group", None) or dist.group.WORLD
-        group = group if dist.get_world_size(group) > 1 else None
+    group = None if given else _group_of(norm)
     return ops.Norm(norm.weight, norm.bias, mean, var, norm.eps, group)
+
+
+def _group_of(norm: _BatchNorm) -> "dist.ProcessGroup | None":
+    """The processes that share the norm's statistics; None: this one has its own."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    if not (isinstance(norm, nn.SyncBatchNorm) or getattr(norm, "over_processes", False)):
+        return None
+    group = getattr(norm, "process_group", None) or dist.group.WORLD
+    return group if dist.get_world_size(group) > 1 else None
 
 
 def _update(norm: _BatchNorm, mean: Tensor, var: Tensor) -> None:
@@ -173,7 +180,7 @@ def _update(norm: _BatchNorm, mean: Tensor, var: Tensor) -> None:
             rate = norm.momentum
             if rate is None:  # their plain mean
                 rate = (1 / norm.num_batches_tracked.double()).to(running.dtype)
-            running.lerp_(now.to(running.dtype), rate)
+            running.lerp_(now if now.dtype == running.dtype else now.to(running.dtype), rate)
 
 
 def synchronise(model: nn.Module) -> nn.Module:

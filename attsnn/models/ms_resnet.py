@@ -72,7 +72,9 @@ class Block(nn.Module):
         if self.shortcut is not None:
             membrane = _for_layer(self.pool(membrane), self.shortcut.current, self.second.membrane_dtype)
             membrane = self.shortcut(membrane, repeats=shown)
-        out = self.second(self.first(spikes), membrane.expand(steps, *[-1] * 4))
+        if shown > 1:
+            membrane = membrane.expand(steps, *membrane.shape[1:])
+        out = self.second(self.first(spikes), membrane)
         return out[::-1] if self.second.membrane else (None, out)
 
 

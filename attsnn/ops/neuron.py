@@ -186,7 +186,7 @@ def like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
     Where a size is 1, a stride means nothing.
     """
     inner = tensor.dim() - len(strides)
-    if all(
+    if tensor.stride()[inner:] == strides or all(
         n == 1 or a == b
         for a, b, n in zip(tensor.stride()[inner:], strides, tensor.shape[inner:], strict=True)
     ):

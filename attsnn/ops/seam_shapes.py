@@ -57,7 +57,7 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
     if gates is not None:
         for name, size, of in (("temporal", steps, "T"), ("channel", channels, "C")):
             pair = getattr(gates, name)
-            if pair is not None and (pair[0].shape[1:] != (size,) or pair[1].shape != pair[0].t().shape):
+            if pair is not None and (pair[0].shape[1:] != (size,) or pair[1].shape != pair[0].shape[::-1]):
                 got = ", ".join(str(tuple(w.shape)) for w in pair)
                 raise ValueError(
                     f"gates.{name} must be [{of}/r, {of}] and [{of}, {of}/r], {of} = {size}, got {got}"
@@ -68,10 +68,10 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
         if not sides and (gates.channel is not None or gates.spatial is not None):
             raise ValueError("gates: z [T, N, F] has a temporal gate only")
     if shortcut is not None:
-        want = (*z.shape[:3], *(side // pool for side in sides))
+        want = z.shape if pool == 1 else (*z.shape[:3], *(side // pool for side in sides))
         if shortcut.shape != want or shortcut.dtype != z.dtype:
             raise ValueError(
-                f"shortcut must be {z.dtype} {want}, got {shortcut.dtype} {tuple(shortcut.shape)}"
+                f"shortcut must be {z.dtype} {tuple(want)}, got {shortcut.dtype} {tuple(shortcut.shape)}"
             )
 
 
