@@ -55,10 +55,13 @@ def keep_memory() -> None:
     the order of allocations, and are most of what one sees otherwise.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mmap_threshold, trim_threshold, top_pad = -3, -1, -2
-        for name, value in ((mmap_threshold, 32 << 20), (trim_threshold, 2**31 - 1), (top_pad, 256 << 20)):
-            mallopt(name, value)
+    if mallopt is None:
+        return
+    mmap_threshold, trim_threshold, top_pad = -3, -1, -2
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 256 << 20)
+    if not mallopt(mmap_threshold, 1 << 30):  # what lies above goes back when it is freed
+        mallopt(mmap_threshold, 32 << 20)  # the most that an older glibc takes
 
 
 def measure(
