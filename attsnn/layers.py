@@ -15,6 +15,7 @@ from attsnn import ops
 from attsnn._extension import Backend
 from attsnn.attention import Attention, PrunedAttention
 from attsnn.neurons import LIF
+from attsnn.ops.neuron import typed
 
 
 def over_time(layer: nn.Module, x: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class SpikingLayer(nn.Module):
         )
         if result.batch_mean is not None:
             _update(norm, result.batch_mean, result.batch_var)
-        return result if result.out.dtype == emitted else result._replace(out=result.out.to(emitted))
+        return result._replace(out=typed(result.out, emitted))
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """What the neuron emits; with `membrane`, (emitted, membrane)."""
@@ -180,7 +181,7 @@ def _update(norm: _BatchNorm, mean: Tensor, var: Tensor) -> None:
             rate = norm.momentum
             if rate is None:  # their plain mean
                 rate = (1 / norm.num_batches_tracked.double()).to(running.dtype)
-            running.lerp_(now if now.dtype == running.dtype else now.to(running.dtype), rate)
+            running.lerp_(typed(now, running.dtype), rate)
 
 
 def synchronise(model: nn.Module) -> nn.Module:

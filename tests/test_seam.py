@@ -197,12 +197,8 @@ def test_no_sample(fused):
 # ------------------------------------------------------------------------------------------
 
 
-SIDES = [
-    (2, 2),
-    (4, 4),
-    (5, 7),
-    (11, 13),
-]  # the smallest planes, short and long ones each have their own loops
+# The smallest planes, short and long ones each have their own loops.
+SIDES = [(2, 2), (4, 4), (5, 7), (11, 13)]
 
 
 @pytest.mark.parametrize("sides", SIDES)

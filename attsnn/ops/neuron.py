@@ -195,6 +195,11 @@ def like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
     return tensor.new_empty_strided(tensor.shape, (*outer, *strides)).copy_(tensor)
 
 
+def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in that type, itself if it has it: `.to` is an operator of its own where nothing changes."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def check(x: Tensor, v0: Tensor | None, name: str = "x") -> None:
     """Sentences for an input and a state that do not fit."""
     if not isinstance(x, Tensor):

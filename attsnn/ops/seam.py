@@ -17,7 +17,7 @@ from attsnn._extension import Backend, use_fused
 from attsnn.reference import CONSTANTS, Gates, Norm, Scores, SeamOutput, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
 
-from .neuron import TWICE, check, like, pack, stack
+from .neuron import TWICE, check, like, pack, stack, typed
 from .seam_shapes import (
     AFFINE,
     CENTRE,
@@ -98,7 +98,7 @@ def seam(
     if not maps:
         z = z[..., None, None]
         shortcut = None if shortcut is None else shortcut[..., None, None]
-    z = z if z.is_contiguous() or laid_out(z) else z.contiguous()
+    z = z if laid_out(z) else z.contiguous()
     norm_or_none, (temporal, channel, spatial) = norm or Norm(), gates or Gates()
     weights = (*(temporal or ()), *(channel or ()), *(() if spatial is None else (spatial,)))
     plan = _Plan(
@@ -204,16 +204,17 @@ def _without_autocast(device_type: str):
 
 def _as_read(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """A small tensor as the ops take it."""
-    if weight is None or (weight.dtype == dtype and weight.is_contiguous()):
-        return weight
-    return weight.to(dtype).contiguous()
+    if weight is None:
+        return None
+    weight = typed(weight, dtype)
+    return weight if weight.is_contiguous() else weight.contiguous()
 
 
 def _as_given(grad: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     """The gradient of a small tensor in its type; None where that is not there."""
     if grad is None or dtype is None:
         return None
-    return grad if grad.dtype == dtype else grad.to(dtype)
+    return typed(grad, dtype)
 
 
 # ---- forward
