@@ -28,12 +28,14 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
   m.def("average_pool(Tensor x, int pool) -> Tensor");
   m.def("average_pool_backward(Tensor grad, int pool, int height, int width, bool channels_last) -> Tensor");
   m.def(
-      "seam_statistics(Tensor z, Tensor? gamma, int pool, bool extrema) -> (Tensor[] pooled, Tensor[] "
-      "planes, "
-      "Tensor totals)");
+      "seam_statistics(Tensor z, Tensor? gamma, int pool, bool extrema, bool totals) -> (Tensor[] pooled, "
+      "Tensor[] planes, Tensor[] totals)");
   m.def(
       "seam_gradient(Tensor up, Tensor z, Tensor? p, Tensor affine, Tensor[] by_planes, Tensor[] by_pixels, "
       "Tensor[] batch, int pool, bool relu) -> Tensor");
+  m.def(
+      "seam_gradient_(Tensor(a!) up, Tensor z, Tensor affine, Tensor[] by_planes, Tensor[] by_pixels, "
+      "Tensor[] batch, bool relu) -> ()");
   Neurons::for_each([&](auto type) {
     const std::string name = decltype(type)::type::kName;
     m.def((name + "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, "
@@ -55,7 +57,7 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
            "_seam_backward(Tensor grad_out, Tensor? grad_membrane, Tensor p, Tensor? membrane, Tensor[] "
            "planes, "
            "Tensor[] weights, Tensor[] small, Tensor? learned, float[] numbers, int[] rules, str keep) "
-           "-> (Tensor up, Tensor[] by_norm, Tensor[] by_weights, Tensor[] by_planes, Tensor[] by_pixels, "
+           "-> (Tensor[] up, Tensor[] by_norm, Tensor[] by_weights, Tensor[] by_planes, Tensor[] by_pixels, "
            "Tensor[] by_learned)")
               .c_str());
   });

@@ -284,7 +284,7 @@ def small_inputs(p, gates):
     w = weights_of(p.shape[2], p.shape[0], reference.state_dtype(p))
     gamma, beta, *statistics = norm_of("eval", w)[:4]
     by_plane = bool(gates & (TIME | CHANNEL))
-    _, planes, _ = torch.ops.attsnn.seam_statistics(p, gamma, 1, by_plane)
+    _, planes, _ = torch.ops.attsnn.seam_statistics(p, gamma, 1, by_plane, False)
     owners = {"t0": TIME, "t1": TIME, "c0": CHANNEL, "c1": CHANNEL, "kernel": SPACE}
     weights = [w[name] for name, which in owners.items() if gates & which]
     return planes, ([s.double() for s in statistics], gamma, beta), weights
@@ -302,7 +302,7 @@ def test_apply_has_the_reference_s_bits(fused, dtype, channels_last, plane):
     constants = {k: neuron[k] for k in reference.CONSTANTS}
     for emit, gates, added in itertools.product(("spike", "relu_membrane"), MASKS, (False, True)):
         packed = pack(p, constants, neuron["surrogate"], False, False, emit, "zero", False)
-        r, rules = shortcut if added else None, (*packed.rules, gates, added, added, 1, 1)
+        r, rules = shortcut if added else None, (*packed.rules, gates, added, added, 1, 1, 0)
         how = packed.numbers, rules, "input"
         planes, norm, weights = small_inputs(p, gates)
         forward = (p, r, planes, *norm, weights, None, 1e-5, *how)
@@ -313,7 +313,7 @@ def test_apply_has_the_reference_s_bits(fused, dtype, channels_last, plane):
         same_bits(out, expected, f"out, gates {gates}")
         if added:
             same_bits(membrane[0], x, f"membrane, gates {gates}")
-        up, *_ = torch.ops.attsnn.lif_seam_backward(
+        (up,), *_ = torch.ops.attsnn.lif_seam_backward(
             grad, None, p, membrane[0] if added else None, planes, weights, small, None, *how
         )
         if added or dtype == reference.state_dtype(p):  # else x is wider than what ops.lif takes
@@ -347,6 +347,9 @@ def test_the_last_pass_has_the_reference_s_bits(fused, dtype, channels_last, pla
             ours = torch.ops.attsnn.seam_gradient(up, source, pooled, affine, *lists, pool, relu)
             plain = reference.seam_gradient(up, source, pooled, affine, *own, pool, relu)
             same_bits(ours, plain, f"SA {s}, planes {n}, statistics {c}, relu {relu}, pool {pool}")
+        place = up.clone(memory_format=torch.preserve_format)
+        torch.ops.attsnn.seam_gradient_(place, p, affine, *lists, relu)
+        same_bits(place, plain, f"in place, SA {s}, planes {n}, statistics {c}, relu {relu}")
 
 
 @pytest.mark.parametrize("gates", [None, "TCSA"])
@@ -412,19 +415,20 @@ def test_opcheck(fused):
         last = bool(gates & TIME)
         z, learned = maps(steps, 2, 4, 6, 8, channels_last=last), torch.rand(5, 4, dtype=torch.float64)
         planes, (given, gamma, beta), weights = small_inputs(z, gates)
-        pooled, planes, totals = check(ours.seam_statistics, z, gamma, 2, len(planes) > 0)
-        p, norm = pooled[0], ([totals] if last else given, gamma, beta)
+        pooled, planes, totals = check(ours.seam_statistics, z, gamma, 2, len(planes) > 0, last)
+        p, norm = pooled[0], (totals or given, gamma, beta)
         for keep, r, constants in (("nothing", None, None), ("input", p.flip(1), learned), ("bits", p, None)):
-            how = numbers, (*rules, gates, 1, int(keep == "input"), int(last), 2), keep
+            how = numbers, (*rules, gates, 1, int(keep == "input"), int(last), 2, 0), keep
             forward = (p, r, planes, *norm, weights, constants, 1e-5, *how)
             out, membrane, small = check(ours.lif_seam_forward, *forward)
             if keep == "nothing":
                 continue
             kept = membrane[0] if membrane else None, planes, weights, small, constants
-            up, by_norm, _, by_planes, by_pixels, _ = check(ours.lif_seam_backward, out, None, p, *kept, *how)
-            batch = [by_norm[0], totals, small[NORM]] if by_norm else []
+            (up,), by_norm, _, by_planes, by_pixels, _ = check(ours.lif_seam_backward, out, None, p, *kept, *how)
+            batch = [by_norm[0], *totals, small[NORM]] if by_norm else []
             lists = by_planes + planes[2:], by_pixels + gates_in(small, gates)[2][2:], batch
             check(ours.seam_gradient, up, z, p, small[AFFINE], *lists, 2, gates > 0)
+            check(ours.seam_gradient_, up, p, small[AFFINE], *lists, gates > 0)
 
 
 @pytest.mark.parametrize("name", [None, "TCSA"])

@@ -110,6 +110,7 @@ def seam(
         pool=pool,
         gates=TIME * (temporal is not None) + CHANNEL * (channel is not None) + SPACE * (spatial is not None),
         membrane=membrane,
+        alone=learned is None and emit == "membrane" and z.shape[0] == 1 and gain == 1 and not membrane,
         numbers=packed.numbers,
         rules=packed.rules,
         keep=packed.keep,
@@ -135,6 +136,7 @@ class _Plan(NamedTuple):
     pool: int
     gates: int  # which there are: TIME + CHANNEL + SPACE
     membrane: bool
+    alone: bool  # as in SeamRules
     numbers: tuple[float, ...]
     rules: tuple[int, ...]
     keep: str
@@ -187,7 +189,9 @@ class _Seam(torch.autograd.Function):
         saved, (a, b), first = ctx.saved_tensors, ctx.ends, len(_Kept._fields) - 3
         kept = _Kept(*saved[:first], saved[first:a], saved[a:b], saved[b:])
         with _without_autocast(ctx.device_type):
-            z, up, learned, *small = _backward(kept, ctx.plan, ctx.neuron, grad_out, grad_membrane, wants[1])
+            z, up, learned, *small = _backward(
+                kept, ctx.plan, ctx.neuron, grad_out, grad_membrane, *wants[1:3]
+            )
         weight, bias, *weights = [_as_given(g, d) for g, d in zip(small, ctx.dtypes, strict=True)]
         grads = (None, z, up, learned, weight, bias, None, None, *weights)
         return tuple(grad if want else None for grad, want in zip(grads, wants, strict=True))
@@ -224,20 +228,20 @@ def _as_given(grad: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wanted):
     """The outputs, what a backward pass needs, and what of the neuron is kept, with its rules."""
     ops, by_plane = torch.ops.attsnn, bool(plan.gates & (TIME | CHANNEL))
-    pooled, planes, totals, statistics = [], [], None, []
+    pooled, planes, statistics = [], [], []
     if plan.batch or plan.pool > 1 or by_plane:
-        pooled, planes, totals = ops.seam_statistics(z, weight, plan.pool, by_plane)
+        pooled, planes, statistics = ops.seam_statistics(z, weight, plan.pool, by_plane, plan.batch)
     p = pooled[0] if pooled else z
-    if plan.batch:
-        totals = totals if plan.group is None else _everywhere(totals, plan.group)
-        statistics = [totals]
-    elif plan.normed:
+    if plan.batch and plan.group is not None:
+        statistics = [_everywhere(statistics[0], plan.group)]
+    elif plan.normed and not plan.batch:
         statistics = [mean.double(), var.double()]
 
     keep = _keep(p, shortcut, plan, wanted)
     keeps_membrane = keep == "input" and shortcut is not None
     rounded = shortcut is not None or plan.membrane
-    own = SeamRules(plan.gates, rounded, plan.membrane or keeps_membrane, plan.normed, plan.repeats)
+    membrane = plan.membrane or keeps_membrane
+    own = SeamRules(plan.gates, rounded, membrane, plan.normed, plan.repeats, plan.alone)
     rules = (*plan.rules, *map(int, own))
     shortcut = None if shortcut is None else like(shortcut, p.stride()[1:])
     out, membranes, small = ops.lif_seam_forward(
@@ -253,7 +257,7 @@ def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wante
     kept = _Kept(
         z,
         *(p if pooled else None, membranes[0] if keeps_membrane else None, learned),
-        *(totals if plan.batch else None, planes, weights, small),
+        *(statistics[0] if plan.batch else None, planes, weights, small),
     )
     return outputs, kept, (keep, rules)
 
@@ -286,18 +290,19 @@ def _everywhere(totals: Tensor, group) -> Tensor:
 # ------------------------------------------------------------------------------------------
 
 
-def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
+def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z, wants_up):
     """The gradients of z, shortcut, learned, weight, bias, and those of `weights`."""
     ops, p, (keep, rules) = torch.ops.attsnn, s.z if s.p is None else s.p, neuron
     strides = p.stride()[1:]
     if grad_out is None:
         grad_out = grad_membrane.new_zeros(()).expand(p.shape)
     grad_membrane = None if grad_membrane is None else like(grad_membrane, strides)
-    up, by_norm, by_weights, by_planes, by_pixels, by_learned = ops.lif_seam_backward(
-        *(like(grad_out, strides), grad_membrane, p, s.membrane, s.planes, s.weights, s.small, s.learned),
+    grad_out = like(grad_out, strides)
+    ups, by_norm, by_weights, by_planes, by_pixels, by_learned = ops.lif_seam_backward(
+        *(grad_out, grad_membrane, p, s.membrane, s.planes, s.weights, s.small, s.learned),
         *(plan.numbers, rules, keep),
     )
-    grad_z, batch = None, []
+    up, grad_z, batch = ups[0] if ups else grad_out, None, []
     if plan.batch:
         if plan.group is not None:
             dist.all_reduce(by_norm[0], group=plan.group)
@@ -305,8 +310,11 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z):
     if wants_z:
         planes = [*by_planes, *s.planes[2:]]  # with the places of the maxima
         pixels = [*by_pixels, *gates_in(s.small, plan.gates)[2][2:]]
-        grad_z = ops.seam_gradient(
-            *(up, s.z, s.p, s.small[AFFINE], planes, pixels, batch, plan.pool, plan.gates > 0)
-        )
+        small = (s.small[AFFINE], planes, pixels, batch)
+        if wants_up or not ups or s.p is not None:
+            grad_z = ops.seam_gradient(up, s.z, s.p, *small, plan.pool, plan.gates > 0)
+        else:
+            ops.seam_gradient_(up, s.z, *small, plan.gates > 0)
+            grad_z = up
     grad_bias, grad_weight = by_norm[1:] or (None, None)
     return grad_z, up, by_learned[0] if by_learned else None, grad_weight, grad_bias, *by_weights

@@ -26,6 +26,7 @@ class SeamRules(NamedTuple):
     membrane: bool  # x is a result
     normed: bool
     repeats: int  # of `Norm`
+    alone: bool  # the neuron hands on x of one step as it is, and so its gradient
 
 
 def rules_of(rules: Sequence[int]) -> SeamRules:
@@ -118,13 +119,13 @@ def laid_out(z: Tensor) -> bool:
     return planes or _lies(z, 1, width * channels, channels)
 
 
-def _statistics_shapes(z, gamma, pool, extrema):
+def _statistics_shapes(z, gamma, pool, extrema, totals):
     pooled = [maps_like(z, (side // pool for side in z.shape[3:]))] if pool > 1 else []
     planes, double = [], {"dtype": torch.float64}
     if extrema:
         planes = [z.new_empty((3, *z.shape[:3]), **double), z.new_empty(z.shape[:3], dtype=state_dtype(z))]
         planes.append(z.new_empty(z.shape[:3], dtype=torch.int32))
-    return pooled, planes, z.new_empty(1 + 2 * z.shape[2], **double)
+    return pooled, planes, [z.new_empty(1 + 2 * z.shape[2], **double)] if totals else []
 
 
 def _forward_shapes(
@@ -161,7 +162,7 @@ def _forward_shapes(
 def _backward_shapes(
     grad_out, grad_membrane, p, membrane, planes, weights, small, learned, numbers, rules, keep
 ):
-    gates, _, _, normed, _ = rules_of(rules)
+    gates, _, _, normed, _, alone = rules_of(rules)
     state, channels = state_dtype(p), p.shape[2]
     of_norm = []
     if normed:
@@ -171,11 +172,12 @@ def _backward_shapes(
     of_pixels = [p.new_empty((3, p.shape[1], p.shape[3] * p.shape[4]), dtype=state)] if gates & SPACE else []
     of_weights = [w.new_empty(w.shape) for w in weights]
     of_learned = [] if learned is None else [learned.new_empty(learned.shape)]
-    return maps_like(p), of_norm, of_weights, of_planes, of_pixels, of_learned
+    return [] if alone else [maps_like(p)], of_norm, of_weights, of_planes, of_pixels, of_learned
 
 
 def _register() -> None:
     shapes = {"seam_statistics": _statistics_shapes, "seam_gradient": lambda up, z, *_: maps_like(z)}
+    shapes["seam_gradient_"] = lambda *_: None
     for neuron in compiled().neurons:
         shapes |= {f"{neuron}_seam_forward": _forward_shapes, f"{neuron}_seam_backward": _backward_shapes}
     for name, shape in shapes.items():

@@ -52,7 +52,7 @@ struct SeamSource {
 
 // Pass A: where the gradient of x goes, that of the membrane added before it is rounded; and its sums, as it
 // was rounded, where the relu lets it through: by plane, times SA, against 1 and against (p - centre); by
-// pixel, against A p + B.
+// pixel, against A p + B. `up` null: it is what was emitted's, as it comes.
 template <class Io, class Real>
 struct SeamSink {
   Maps maps;

@@ -83,18 +83,6 @@ class SumOverSteps final : public Sink<Real> {
   int64_t steps_;
 };
 
-// One step of neurons [begin, end).
-template <class Real>
-void copy_rows(const Source<Real>& from, const Sink<Real>& to, int64_t begin, int64_t end) {
-  for (int64_t first = begin; first < end; first += kTile) {
-    alignas(64) Real in[kTile], out[kTile];
-    const int64_t count = std::min(kTile, end - first);
-    Real* row = to.place(0, first, out);
-    std::copy_n(from.row(0, first, count, in), count, row);
-    to.take(0, first, count, row);
-  }
-}
-
 // The same call with its memory behind rows: f(call).
 template <class Cell, class Io, class Real, class F>
 void with_rows(const ForwardCall<Cell, Io, Real>& call, const F& f) {

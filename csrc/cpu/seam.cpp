@@ -421,14 +421,6 @@ struct CpuSeamDriver {
                 [&](int64_t, int64_t begin, int64_t end) { forward_tiles(rows, firing, begin, end); });
   }
 
-  // Whether the neuron hands on x of one step, and with it the gradient: a seam that is a norm alone.
-  template <class Cell, class Io, class Real>
-  static bool is_norm(const SeamBackward<Cell, Io, Real>& call) {
-    const Neuron<Cell, Real>& neuron = call.neuron;
-    return call.shape.steps == 1 && neuron.rules.emit == Emit::kMembrane && neuron.learned == nullptr &&
-           neuron.constants.gain == 1;
-  }
-
   template <class Cell, class Io, class Real>
   static void backward(const Tensor&, const SeamBackward<Cell, Io, Real>& call, const Firing& firing) {
     const SeamSink<Io, Real>& sink = call.grad_x;
@@ -450,7 +442,7 @@ struct CpuSeamDriver {
       for (int64_t t = 0; t < 2 * maps.steps; ++t) std::fill_n(sum + t * stride, maps.channels, 0.0);
       by_pixel[task].assign(spatial ? maps.pixels() : 0, 0.0);
       const SeamGradientRows<Io, Real> grad_x(sink, {sum, sum + planes, stride, by_pixel[task].data()});
-      if (is_norm(call)) return copy_rows(grad_out, grad_x, begin, end);
+      if (sink.up.data == nullptr) return grad_x.sum(call.grad_out, begin, end);
       backward_tiles(BackwardTiles<Cell, Real>{call.shape, call.neuron, &grad_out, call.grad_v, x, call.v0,
                                                call.checkpoints, call.bits, &grad_x, call.grad_v0, call.sums},
                      firing, begin, end);

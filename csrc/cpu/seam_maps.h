@@ -59,7 +59,27 @@ ATTSNN_INLINE Real sign_of(Real gamma) {
   return Real((gamma > 0) - (gamma < 0));
 }
 
-// Both of neighbouring short planes: here a lane is a plane, and nothing is left to be added up in it.
+// Of neighbouring short planes a lane is a plane, and nothing is left to be added up in it. The moments alone, of
+// planes whose size the compiler knows:
+template <class Real, int kPixels>
+ATTSNN_INLINE void short_planes_moments(int64_t planes, const Real* __restrict z, double* __restrict mean,
+                                        double* __restrict moment) {
+#pragma GCC ivdep
+  for (int64_t k = 0; k < planes; ++k) {
+    const double shift = z[k * kPixels];
+    double sum = 0, square = 0;
+#pragma GCC unroll 16
+    for (int i = 1; i < kPixels; ++i) {
+      const double d = double(z[k * kPixels + i]) - shift;
+      sum += d;
+      square += d * d;
+    }
+    mean[k] = shift + sum / double(kPixels);
+    moment[k] = square - sum * (sum / double(kPixels));
+  }
+}
+
+// Moments and extrema, of planes of any size up to:
 inline constexpr int64_t kShortPlane = 64;
 template <class Real>
 ATTSNN_INLINE void short_planes_statistics(int64_t planes, int64_t pixels, const Real* __restrict z,
@@ -81,7 +101,6 @@ ATTSNN_INLINE void short_planes_statistics(int64_t planes, int64_t pixels, const
       mean[first + k] = double(turned[0][k]) + sums.of[k] / double(pixels);
       moment[first + k] = squares.of[k] - sums.of[k] * (sums.of[k] / double(pixels));
     }
-    if (extremum == nullptr) continue;
     Real sign[kLanes], best[kLanes];
     int32_t at[kLanes] = {};
     for (int64_t k = 0; k < width; ++k) {
@@ -107,8 +126,10 @@ template <class Real>
 ATTSNN_INLINE void planes_statistics(int64_t planes, int64_t pixels, const Real* __restrict z,
                                      const Real* gamma, double* mean, double* moment, Real* extremum,
                                      int32_t* place) {
-  if (pixels <= kShortPlane)
+  if (extremum != nullptr && pixels <= kShortPlane)
     return short_planes_statistics<Real>(planes, pixels, z, gamma, mean, moment, extremum, place);
+  if (pixels == 4) return short_planes_moments<Real, 4>(planes, z, mean, moment);
+  if (pixels == 16) return short_planes_moments<Real, 16>(planes, z, mean, moment);
   for (int64_t k = 0; k < planes; ++k) {
     plane_moments<Real>(pixels, z + k * pixels, mean + k, moment + k);
     if (extremum == nullptr) continue;
@@ -278,7 +299,7 @@ struct PieceGradient {
 // else pixels of one plane. The spike of a plane is left to the caller.
 template <class Real, bool kLast, bool kSpatial>
 ATTSNN_INLINE void gradient_row(int64_t count, PieceGradient<Real> g, const Real* __restrict p,
-                                const Real* __restrict up, Real* __restrict share) {
+                                const Real* up, Real* share) {
   const Real zero = 0, one = 1;
   const Along<Real, kLast> a(g.a), b(g.b), uniform(g.uniform);
   const Along<Real, kSpatial && !kLast> gate(kSpatial ? g.spatial : &one), level(kSpatial ? g.level : &zero),
@@ -322,8 +343,8 @@ struct NormGradient {
 // are there.
 template <class Real, bool kSpatial>
 ATTSNN_INLINE void gradient_planes(int64_t planes, int64_t pixels, PieceGradient<Real> g, bool described,
-                                   NormGradient<Real> norm, const Real* __restrict p,
-                                   const Real* __restrict up, Real* __restrict share, Real* __restrict grad) {
+                                   NormGradient<Real> norm, const Real* __restrict p, const Real* up,
+                                   Real* share, Real* grad) {
   for (int64_t k = 0; k < planes; ++k) {
     const int64_t at = k * pixels;
     Real* mine = norm.offset == nullptr ? grad + at : share;
@@ -341,8 +362,7 @@ ATTSNN_INLINE void gradient_planes(int64_t planes, int64_t pixels, PieceGradient
 // is chosen is read first: a loop does not vectorise around a read that may not happen.
 template <class Real, bool kSpatial, bool kDescribed, int kPixels>
 ATTSNN_INLINE void gradient_small_planes(int64_t planes, PieceGradient<Real> g, NormGradient<Real> norm,
-                                         const Real* __restrict p, const Real* __restrict up,
-                                         Real* __restrict grad) {
+                                         const Real* __restrict p, const Real* up, Real* grad) {
   Real gate[kPixels], level[kPixels], point[kPixels];
   int32_t pointed[kPixels];
   for (int i = 0; i < kPixels; ++i) {

@@ -66,14 +66,25 @@ class SeamGradientRows final : public Sink<Real> {
     return buffer;
   }
   void take(int64_t t, int64_t first, int64_t count, Real* row) const override {
-    alignas(64) Real buffer[kTile], p_buffer[kTile];
+    alignas(64) Real buffer[kTile];
     if (sink_.grad_membrane.data != nullptr)
       with_isa<add_row<Real>>(count, as_real(sink_.grad_membrane[t] + first, count, buffer), row);
     Io* up = sink_.up[t] + first;
     if constexpr (!std::is_same_v<Io, Real>)
       with_isa<convert_row<Real, Io>>(count, static_cast<const Real*>(row), up);
+    sum(t, first, count, up);
+  }
+  // The sums of neurons [begin, end) of one step, whose gradient is there.
+  void sum(const Steps<const Io>& up, int64_t begin, int64_t end) const {
+    for (int64_t first = begin; first < end; first += kTile)
+      sum(0, first, std::min(kTile, end - first), up[0] + first);
+  }
+
+ private:
+  void sum(int64_t t, int64_t first, int64_t count, const Io* up) const {
+    alignas(64) Real buffer[kTile], p_buffer[kTile];
     const SeamRow<Real> place{sink_.maps, t, first, count, sink_.affine, sink_.spatial, sink_.floor};
-    const Real* rounded = as_real(static_cast<const Io*>(up), count, buffer);
+    const Real* rounded = as_real(up, count, buffer);
     const Real* p = as_real(sink_.p[t] + first, count, p_buffer);
     const int64_t of_step = t * partial_.stride;
     with_flags(sink_.spatial != nullptr, [&]<bool kSpatial>() {
@@ -85,7 +96,6 @@ class SeamGradientRows final : public Sink<Real> {
     });
   }
 
- private:
   const SeamSink<Io, Real>& sink_;
   SeamPartial partial_;
 };

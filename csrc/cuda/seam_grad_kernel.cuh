@@ -97,7 +97,8 @@ __global__ void __launch_bounds__(kGradThreads) grad_kernel(GradCall<Io, Real> c
     if (inside) {
       const int64_t from = pooled.at(n, c, pixel);
       p = load_whole<kOut>(call.p[t] + from);
-      up = load_whole<kOut>(call.up[t] + from);
+      // Not through the read-only path: the result may lie in its place.
+      up = *reinterpret_cast<const Pack<Io, kOut>*>(call.up[t] + from);
     }
     Real share[kOut];
 #pragma unroll

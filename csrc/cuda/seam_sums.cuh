@@ -128,7 +128,8 @@ struct SinkRows<SummingSink<Io, Real>, kVector> {
 
   template <class L>
   ATTSNN_DEVICE void store(int64_t t, const L& lanes, const Raw& raw, const Pack<Io, kVector>& up) {
-    attsnn::store<kVector>(sink.up[t] + lanes.first, up, lanes.count, lanes.whole);
+    if (sink.up.data != nullptr)
+      attsnn::store<kVector>(sink.up[t] + lanes.first, up, lanes.count, lanes.whole);
     const int64_t affine = sink.affine.at(t, place.n) + place.c;
     Real a[kVector], b[kVector], centre[kVector]{};
     of_channels(sink.affine.a + affine, a);

@@ -19,22 +19,19 @@ namespace attsnn {
 using torch::stable::Tensor;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
+// On the device of `like`. Not through the dispatcher: of the dozens that a seam needs, most hold a few hundred
+// values, and there each would take longer than what computes them.
 inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& sizes,
                             const std::vector<int64_t>& strides, ScalarType type) {
-  using torch::stable::detail::from;
-  const std::optional<torch::headeronly::Layout> layout;
-  const std::optional<torch::stable::Device> device;
-  const std::optional<bool> pinned;
-  std::array<StableIValue, 7> stack{from(like),
-                                    from(Sizes(sizes.data(), sizes.size())),
-                                    from(Sizes(strides.data(), strides.size())),
-                                    from(std::optional<ScalarType>(type)),
-                                    from(layout),
-                                    from(device),
-                                    from(pinned)};
+  namespace detail = torch::stable::detail;
+  int32_t device = 0, index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  AtenTensorHandle made = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+      aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
+                               detail::to<int32_t>(detail::from(type)), device, index, &made));
+  return Tensor(made);
 }
 
 inline Tensor empty_flat(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type) {

@@ -15,13 +15,14 @@ namespace attsnn {
 using Tensors = std::vector<Tensor>;
 
 // The pooled map, where there is a pool; of the planes, where extrema are wanted, moments, extrema and their
-// places; the totals of the batch.
+// places; where wanted the totals of the batch.
 template <class Driver>
-std::tuple<Tensors, Tensors, Tensor> seam_statistics(const Tensor& z, const std::optional<Tensor>& gamma,
-                                                     int64_t pool, bool extrema) {
-  Statistics found = statistics_pass<Driver>(z, gamma, pool, extrema);
-  const Tensor totals = totals_of<Driver>(found.planes[0], z.size(3) * z.size(4));
-  return {found.pooled, extrema ? found.planes : Tensors{}, totals};
+std::tuple<Tensors, Tensors, Tensors> seam_statistics(const Tensor& z, const std::optional<Tensor>& gamma,
+                                                      int64_t pool, bool extrema, bool totals) {
+  const Statistics found = statistics_pass<Driver>(z, gamma, pool, extrema);
+  Tensors of_batch;
+  if (totals) of_batch = {totals_of<Driver>(found.planes[0], z.size(3) * z.size(4))};
+  return {found.pooled, extrema ? found.planes : Tensors{}, of_batch};
 }
 
 // Takes tensors off a list, one kind after the other.
@@ -108,11 +109,11 @@ std::tuple<Tensor, Tensors, Tensors> seam_forward(const Tensor& p, const std::op
   return {applied.out, applied.membrane, small.list()};
 }
 
-// `up`, the gradient of what the neuron reads; where there is a norm the sums of the gradients of beta and
+// `up`, the gradient of what the neuron reads, unless it is grad_out; where there is a norm the sums of the gradients of beta and
 // gamma over this process [2, C], in float64, and those gradients; the gradients of `weights`, of the planes
 // and of the pixels, which seam_gradient reads; that of the learned constants.
 template <class Cell, class Driver>
-std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors, Tensors> seam_backward(
+std::tuple<Tensors, Tensors, Tensors, Tensors, Tensors, Tensors> seam_backward(
     const Tensor& grad_out, const std::optional<Tensor>& grad_membrane, const Tensor& p,
     const std::optional<Tensor>& membrane, const Tensors& planes, const Tensors& weights,
     const Tensors& small, const std::optional<Tensor>& learned, const std::vector<double>& numbers,
@@ -146,22 +147,40 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors, Tensors> seam_backward(
   return {risen.up, by_norm, by_weights, by_planes, by_pixels, risen.learned};
 }
 
-// The gradient of z. by_planes, by_pixels: each with the places of its maxima behind it, or nothing; batch:
-// the sums of the gradients of beta and gamma, the totals and the norm, where the statistics are the batch's.
+// The gradient of z into grad_z. by_planes, by_pixels: each with the places of its maxima behind it, or
+// nothing; batch: the sums of the gradients of beta and gamma, the totals and the norm, where the statistics
+// are the batch's.
+template <class Driver>
+void gradient_into(const Tensor& grad_z, const Tensor& up, const Tensor& z, const std::optional<Tensor>& p,
+                   const Tensor& affine, const Tensors& by_planes, const Tensors& by_pixels,
+                   const Tensors& batch, int64_t pool, bool relu) {
+  STD_TORCH_CHECK(batch.empty() || batch.size() == 3, "batch must hold sums, totals and norm, or nothing");
+  std::optional<Tensor> channels;
+  if (!batch.empty()) channels = batch_gradient<Driver>(batch[0], batch[1], batch[2], state_type(z));
+  gradient_pass<Driver>(up, z, p, affine, by_planes, by_pixels, channels, pool, relu, grad_z);
+}
+
 template <class Driver>
 Tensor seam_gradient(const Tensor& up, const Tensor& z, const std::optional<Tensor>& p, const Tensor& affine,
                      const Tensors& by_planes, const Tensors& by_pixels, const Tensors& batch, int64_t pool,
                      bool relu) {
-  STD_TORCH_CHECK(batch.empty() || batch.size() == 3, "batch must hold sums, totals and norm, or nothing");
-  std::optional<Tensor> channels;
-  if (!batch.empty()) channels = batch_gradient<Driver>(batch[0], batch[1], batch[2], state_type(z));
-  return gradient_pass<Driver>(up, z, p, affine, by_planes, by_pixels, channels, pool, relu);
+  const Tensor grad_z = empty_maps(z, maps_of(z));
+  gradient_into<Driver>(grad_z, up, z, p, affine, by_planes, by_pixels, batch, pool, relu);
+  return grad_z;
+}
+
+// In the place of `up`, where nobody else reads that and z has no pool.
+template <class Driver>
+void seam_gradient_(const Tensor& up, const Tensor& z, const Tensor& affine, const Tensors& by_planes,
+                    const Tensors& by_pixels, const Tensors& batch, bool relu) {
+  gradient_into<Driver>(up, up, z, std::nullopt, affine, by_planes, by_pixels, batch, 1, relu);
 }
 
 template <class Driver, class Library>
 void implement_seams(Library& m) {
   m.impl("seam_statistics", TORCH_BOX((&seam_statistics<Driver>)));
   m.impl("seam_gradient", TORCH_BOX((&seam_gradient<Driver>)));
+  m.impl("seam_gradient_", TORCH_BOX((&seam_gradient_<Driver>)));
   Neurons::for_each([&](auto type) {
     using Cell = typename decltype(type)::type;
     const std::string name = Cell::kName;

@@ -10,17 +10,18 @@ namespace attsnn {
 
 // What `rules` holds behind the neuron's own: which gates there are (1 TA, 2 CA, 4 SA), whether x has a type
 // before the neuron reads it, whether it is a result, whether there is a norm, how many inputs each stands
-// for.
+// for, whether the neuron hands on x of one step as it is, and so its gradient: a seam that is a norm alone.
 struct SeamRules {
-  bool time, channel, space, rounded, membrane, normed;
+  bool time, channel, space, rounded, membrane, normed, alone;
   int64_t repeats;
 
   explicit SeamRules(const std::vector<int64_t>& rules) {
-    STD_TORCH_CHECK(rules.size() == kNeuronRules + 5, "rules: wanted ", kNeuronRules + 5, " integers, got ",
+    STD_TORCH_CHECK(rules.size() == kNeuronRules + 6, "rules: wanted ", kNeuronRules + 6, " integers, got ",
                     rules.size());
     const int64_t* own = rules.data() + kNeuronRules;
     time = own[0] & 1, channel = own[0] & 2, space = own[0] & 4;
     rounded = own[1] != 0, membrane = own[2] != 0, normed = own[3] != 0, repeats = own[4];
+    alone = own[5] != 0;
   }
   bool by_plane() const { return time || channel; }
   bool relu() const { return by_plane() || space; }
@@ -146,10 +147,11 @@ std::tuple<Tensor, Tensor> squeeze_pass(const Tensor& p, const Tensor& affine) {
   return {descriptors, place};
 }
 
+// grad_z may be `up`: each value is read before it is written.
 template <class Driver>
-Tensor gradient_pass(const Tensor& up, const Tensor& z, const std::optional<Tensor>& p, const Tensor& affine,
-                     const std::vector<Tensor>& planes, const std::vector<Tensor>& spatial,
-                     const std::optional<Tensor>& channels, int64_t pool, bool relu) {
+void gradient_pass(const Tensor& up, const Tensor& z, const std::optional<Tensor>& p, const Tensor& affine,
+                   const std::vector<Tensor>& planes, const std::vector<Tensor>& spatial,
+                   const std::optional<Tensor>& channels, int64_t pool, bool relu, const Tensor& grad_z) {
   const Maps maps = maps_of(z), p_maps = maps.pooled(pool);
   STD_TORCH_CHECK(p.has_value() == (pool > 1), "p is given where z is pooled, and only there");
   const bool gated = !planes.empty(), spaced = !spatial.empty();
@@ -158,8 +160,7 @@ Tensor gradient_pass(const Tensor& up, const Tensor& z, const std::optional<Tens
   Maps laid = p_maps;  // pooled to one pixel, channels lie innermost either way
   check_maps(up, z, (laid.channels_last |= laid.pixels() == 1, laid));
   check_maps(p, z, laid);
-  Tensor grad_z = empty_maps(z, maps);
-  if (maps.planes() == 0 || maps.pixels() == 0) return grad_z;
+  if (maps.planes() == 0 || maps.pixels() == 0) return;
   dispatch_type(z.scalar_type(), [&]<class Io, class Real>() {
     const int64_t pixels = maps.samples * p_maps.pixels();
     GradCall<Io, Real> call{};
@@ -185,7 +186,6 @@ Tensor gradient_pass(const Tensor& up, const Tensor& z, const std::optional<Tens
     call.grad_z = steps_of<Io>(grad_z);
     Driver::gradient(z, call);
   });
-  return grad_z;
 }
 
 template <class Cell, class Real>
@@ -240,9 +240,11 @@ Applied apply_pass(const Tensor& p, const Tensor& affine, const std::optional<Te
   return result;
 }
 
-// The gradient of what the neuron reads, its sums by plane and, with SA, by pixel, and that of the constants.
+// The gradient of what the neuron reads, unless it is grad_out; its sums by plane and, with SA, by pixel; and
+// that of the constants.
 struct Risen {
-  Tensor up, sums;
+  std::vector<Tensor> up;
+  Tensor sums;
   std::vector<Tensor> spatial, learned;
 };
 
@@ -265,10 +267,10 @@ Risen neuron_backward_pass(const Tensor& grad_out, const std::optional<Tensor>& 
   const bool bits = keep == "bits";
   STD_TORCH_CHECK(kept.has_value() == (bits || maps.steps > kCheckpointAbove),
                   "what is kept of a neuron are bits, or checkpoints of its long walks");
-  Risen result{empty_maps(p, maps),
-               empty_flat(p, {2, maps.steps, maps.samples, maps.channels}, ScalarType::Double),
-               {},
-               {}};
+  STD_TORCH_CHECK(!seam.alone || (maps.steps == 1 && !grad_membrane && !learned),
+                  "rules: a norm alone is of one step and has no membrane");
+  Risen result{{}, empty_flat(p, {2, maps.steps, maps.samples, maps.channels}, ScalarType::Double), {}, {}};
+  if (!seam.alone) result.up = {empty_maps(p, maps)};
   if (spatial) result.spatial = {empty_flat(p, {pixels}, state)};
   if (learned) result.learned = {torch::stable::new_zeros(*learned, learned->sizes())};
   if (neurons == 0) return result;
@@ -290,7 +292,7 @@ Risen neuron_backward_pass(const Tensor& grad_out, const std::optional<Tensor>& 
     call.checkpoints = bits ? nullptr : const_data<Real>(kept);
     call.bits = bits ? const_data<uint8_t>(kept) : nullptr;
     call.grad_x = {maps,
-                   steps_of<Io>(result.up),
+                   seam.alone ? Steps<Io>{} : steps_of<Io>(result.up[0]),
                    steps_of<const Io>(grad_membrane),
                    call.x.p,
                    call.x.affine,
