@@ -89,13 +89,14 @@ class Attention(nn.Sequential):
 
     def gates(self, x: Tensor) -> ops.Gates:
         """The weights, for the op that applies them to x."""
-        parts = dict(self.named_children())
-        if "temporal" in parts:
-            parts["temporal"].check(x)
-        pairs = {
-            k: (parts[k].reduce.weight, parts[k].expand.weight) for k in ("temporal", "channel") if k in parts
-        }
-        return ops.Gates(**pairs, spatial=parts["spatial"].conv.weight if "spatial" in parts else None)
+        parts = self._modules
+        temporal, channel, spatial = map(parts.get, ("temporal", "channel", "spatial"))
+        if temporal is not None:
+            temporal.check(x)
+        return ops.Gates(
+            *(None if g is None else (g.reduce.weight, g.expand.weight) for g in (temporal, channel)),
+            None if spatial is None else spatial.conv.weight,
+        )
 
 
 def winner_take_all(score: Tensor, keep: float, dim: int) -> Tensor:

@@ -85,7 +85,7 @@ class SpikingLayer(nn.Module):
             **self.neuron.arguments(),
         )
         if result.batch_mean is not None:
-            _update(norm, result.batch_mean, result.batch_var)
+            _update(norm, result, self.neuron.backend)
         return result._replace(out=typed(result.out, emitted))
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ def _normed(z: Tensor, norm: _BatchNorm | None, backend: Backend, *, pool: int =
     given = None if norm is None else _norm_of(norm)._replace(repeats=repeats)
     result = ops.seam(z.flatten(0, 1)[None], norm=given, pool=pool, emit="membrane", backend=backend)
     if result.batch_mean is not None:
-        _update(norm, result.batch_mean, result.batch_var)
+        _update(norm, result, backend)
     return result.out.squeeze(0).unflatten(0, z.shape[:2])
 
 
@@ -171,17 +171,12 @@ def _group_of(norm: _BatchNorm) -> "dist.ProcessGroup | None":
     return group if dist.get_world_size(group) > 1 else None
 
 
-def _update(norm: _BatchNorm, mean: Tensor, var: Tensor) -> None:
+def _update(norm: _BatchNorm, found: ops.SeamOutput, backend: Backend) -> None:
     """The running statistics, as PyTorch's batch norm keeps them."""
     if not norm.training or norm.running_mean is None:
         return
-    with torch.no_grad():
-        norm.num_batches_tracked.add_(1)
-        for running, now in ((norm.running_mean, mean), (norm.running_var, var)):
-            rate = norm.momentum
-            if rate is None:  # their plain mean
-                rate = (1 / norm.num_batches_tracked.double()).to(running.dtype)
-            running.lerp_(typed(now, running.dtype), rate)
+    running = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    ops.update_running(*running, found.batch_mean, found.batch_var, norm.momentum, backend=backend)
 
 
 def synchronise(model: nn.Module) -> nn.Module:

@@ -36,6 +36,9 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
   m.def(
       "seam_gradient_(Tensor(a!) up, Tensor z, Tensor affine, Tensor[] by_planes, Tensor[] by_pixels, "
       "Tensor[] batch, bool relu) -> ()");
+  m.def(
+      "update_running(Tensor(a!) mean, Tensor(b!) var, Tensor(c!) batches, Tensor batch_mean, "
+      "Tensor batch_var, float momentum) -> ()");
   Neurons::for_each([&](auto type) {
     const std::string name = decltype(type)::type::kName;
     m.def((name + "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, "

@@ -12,6 +12,7 @@ from attsnn.reference import (
 
 from .neuron import lif
 from .pool import average_pool
+from .running import update_running
 from .seam import seam
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "seam",
     "spatial_gate",
     "temporal_gate",
+    "update_running",
 ]

@@ -4,7 +4,7 @@ build.
 
 from .gates import channel_gate, spatial_gate, temporal_gate
 from .neuron import CONSTANTS, EMITS, lif, neurons, state_dtype
-from .seam import Gates, Norm, Scores, SeamOutput, average_pool, seam, seam_apply, seam_gradient
+from .seam import Gates, Norm, Scores, SeamOutput, average_pool, seam, seam_apply, seam_gradient, update_running
 from .surrogate import (
     SURROGATES,
     Surrogate,
@@ -41,4 +41,5 @@ __all__ = [
     "state_dtype",
     "temporal_gate",
     "triangle",
+    "update_running",
 ]

@@ -107,6 +107,15 @@ def _norm_over_processes(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tens
     return normed.to(flat.dtype), mean.detach().to(state), unbiased.to(state)
 
 
+@torch.no_grad()
+def update_running(mean, var, batches, batch_mean, batch_var, momentum) -> None:
+    """`attsnn.ops.update_running`."""
+    batches.add_(1)
+    for running, now in ((mean, batch_mean), (var, batch_var)):
+        rate = (1 / batches.double()).to(running.dtype) if momentum is None else momentum
+        running.lerp_(now.to(running.dtype), rate)
+
+
 def average_pool(x: Tensor, pool: int) -> Tensor:
     """`attsnn.ops.average_pool`."""
     return F.avg_pool2d(x.flatten(0, 1), pool).unflatten(0, x.shape[:2])

@@ -4,6 +4,7 @@
 #include "core/gate_weights.h"
 #include "core/gates.h"
 #include "core/gates_backward.h"
+#include "core/running.h"
 #include "core/space_backward.h"
 #include "cuda/team.cuh"
 

@@ -5,6 +5,7 @@
 #include "core/gate_weights.h"
 #include "core/gates.h"
 #include "core/gates_backward.h"
+#include "core/running.h"
 #include "core/space_backward.h"
 #include "tensor/seam_pass.h"
 
@@ -77,6 +78,25 @@ NormAsRead norm_of(const Tensor& p, const std::vector<Tensor>& statistics,
     Driver::each(p, channels, work);
   });
   return result;
+}
+
+template <class Driver>
+void update_running(const Tensor& mean, const Tensor& var, const Tensor& batches, const Tensor& batch_mean,
+                    const Tensor& batch_var, double momentum) {
+  const int64_t channels = mean.numel();
+  STD_TORCH_CHECK(batches.scalar_type() == ScalarType::Long && batches.numel() == 1,
+                  "batches must be one int64");
+  STD_TORCH_CHECK(mean.scalar_type() == ScalarType::Float || mean.scalar_type() == ScalarType::Double,
+                  "running statistics must be float32 or float64");
+  dispatch_state(mean.scalar_type(), [&]<class Real>() {
+    const auto own = [&](const Tensor& tensor, const char* name) {
+      return const_cast<Real*>(small_data<Real>(tensor, channels, name));
+    };
+    Driver::each(mean, channels,
+                 RunningStatistics<Real>{own(batch_mean, "batch_mean"), own(batch_var, "batch_var"),
+                                         Real(momentum), own(mean, "mean"), own(var, "var"),
+                                         data<int64_t>(batches)});
+  });
 }
 
 // The sums by plane -> the gradients of beta and gamma in float64, [2, C], and each in its own type, `state`.

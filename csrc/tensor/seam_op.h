@@ -181,6 +181,7 @@ void implement_seams(Library& m) {
   m.impl("seam_statistics", TORCH_BOX((&seam_statistics<Driver>)));
   m.impl("seam_gradient", TORCH_BOX((&seam_gradient<Driver>)));
   m.impl("seam_gradient_", TORCH_BOX((&seam_gradient_<Driver>)));
+  m.impl("update_running", TORCH_BOX((&update_running<Driver>)));
   Neurons::for_each([&](auto type) {
     using Cell = typename decltype(type)::type;
     const std::string name = Cell::kName;

@@ -155,12 +155,14 @@ void norm(int64_t rows, int64_t channels) {
   const ChannelTiles tiles{rows, channels};
   struct Result {
     Buffer<double> totals, numbers, by_channel;
-    Buffer<float> affine, batch, norm_grad;
+    Buffer<float> affine, batch, norm_grad, running;
+    Buffer<int64_t> batches;
   };
   const auto run = [&](const auto& teams, const auto& each) {
     Result r{Buffer<double>(1 + 2 * channels, false, NAN), Buffer<double>(4 * channels, false, NAN),
              Buffer<double>(2 * channels, false, NAN),     Buffer<float>(4 * channels, false, NAN),
-             Buffer<float>(3 * channels, false, NAN),      Buffer<float>(2 * channels, false, NAN)};
+             Buffer<float>(3 * channels, false, NAN),      Buffer<float>(2 * channels, false, NAN),
+             normal<float>(2 * channels, 5),               Buffer<int64_t>(1, false, 41)};
     teams(tiles.count(), Totals{tiles, 9, moments.data(), moments.data() + rows * channels, r.totals.data()});
     float* affine = r.affine.data();
     NormAffine<float> make{2,
@@ -177,6 +179,9 @@ void norm(int64_t rows, int64_t channels) {
                            {}};
     make.numbers = {r.numbers.data(), channels};
     each(channels, make);
+    float* running = r.running.data();
+    each(channels, RunningStatistics<float>{affine + 2 * channels, affine + 3 * channels, 0.1f, running,
+                                            running + channels, r.batches.data()});
     const NormNumbers<const double> numbers(r.numbers.data(), channels);
     teams(2 * tiles.count(), NormSums<float>{tiles, sums.data(), numbers, r.by_channel.data(),
                                              r.norm_grad.data(), r.norm_grad.data() + channels});
@@ -197,6 +202,8 @@ void norm(int64_t rows, int64_t channels) {
   near("by_channel", ours.by_channel, wanted.by_channel, 1e-11);
   near("affine", ours.affine, wanted.affine, 1e-6);
   near("batch", ours.batch, wanted.batch, 1e-6);
+  near("running", ours.running, wanted.running, 1e-6);
+  near("batches", ours.batches, wanted.batches, 0);
 }
 
 // SA's convolution both ways, its kernel's gradient, and its part of the planes' sums.

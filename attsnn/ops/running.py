@@ -1,0 +1,41 @@
+"""`update_running`: the running statistics of a batch norm, one op instead of three."""
+
+import torch
+from torch import Tensor
+
+from attsnn import reference
+from attsnn._extension import Backend, compiled, use_fused
+
+from .neuron import VMAPPED, refuse
+
+
+def update_running(
+    mean: Tensor,
+    var: Tensor,
+    batches: Tensor,
+    batch_mean: Tensor,
+    batch_var: Tensor,
+    momentum: float | None,
+    *,
+    backend: Backend = "auto",
+) -> None:
+    """A step of `nn.BatchNorm2d`'s running statistics, in place: each becomes (1 - momentum) times itself plus
+    momentum times the batch's, and `batches` one more.
+
+    Args:
+        mean, var: running statistics [C]. They follow `batch_mean` and `batch_var` [C], of any type.
+        batches: how many there were, one int64.
+        momentum: the batch's weight; None: all batches' plain mean.
+        backend: as in `ops.seam`. The kernel is for float32 and float64, each side of the same type, and a
+            momentum; what is else takes the reference.
+    """
+    same = mean.dtype == var.dtype == batch_mean.dtype == batch_var.dtype
+    served = same and momentum is not None and mean.dtype in (torch.float32, torch.float64)
+    if served and use_fused(backend, mean.device.type):
+        return torch.ops.attsnn.update_running(mean, var, batches, batch_mean, batch_var, momentum)
+    return reference.update_running(mean, var, batches, batch_mean, batch_var, momentum)
+
+
+if compiled() is not None:
+    torch.library.register_fake("attsnn::update_running", lambda *_: None)
+    torch.library.register_vmap("attsnn::update_running", refuse(VMAPPED.format("update_running")))
