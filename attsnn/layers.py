@@ -15,7 +15,6 @@ from attsnn import ops
 from attsnn._extension import Backend
 from attsnn.attention import Attention, PrunedAttention
 from attsnn.neurons import LIF
-from attsnn.ops.neuron import typed
 
 
 def over_time(layer: nn.Module, x: Tensor) -> Tensor:
@@ -86,7 +85,7 @@ class SpikingLayer(nn.Module):
         )
         if result.batch_mean is not None:
             _update(norm, result, self.neuron.backend)
-        return result._replace(out=typed(result.out, emitted))
+        return result if result.out.dtype == emitted else result._replace(out=result.out.to(emitted))
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """What the neuron emits; with `membrane`, (emitted, membrane)."""

@@ -424,11 +424,34 @@ def test_opcheck(fused):
             if keep == "nothing":
                 continue
             kept = membrane[0] if membrane else None, planes, weights, small, constants
-            (up,), by_norm, _, by_planes, by_pixels, _ = check(ours.lif_seam_backward, out, None, p, *kept, *how)
+            (up,), by_norm, _, by_planes, by_pixels, _ = check(
+                ours.lif_seam_backward, out, None, p, *kept, *how
+            )
             batch = [by_norm[0], *totals, small[NORM]] if by_norm else []
             lists = by_planes + planes[2:], by_pixels + gates_in(small, gates)[2][2:], batch
             check(ours.seam_gradient, up, z, p, small[AFFINE], *lists, 2, gates > 0)
             check(ours.seam_gradient_, up, p, small[AFFINE], *lists, gates > 0)
+    # A norm alone hands grad_out on as it is.
+    z = maps(1, 2, 4, 6, 8)
+    planes, norm, _ = small_inputs(z, 0)
+    how = [1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0], (1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 1, 1), "input"
+    out, _, small = check(ours.lif_seam_forward, z, None, planes, *norm, [], None, 1e-5, *how)
+    assert check(ours.lif_seam_backward, out, None, z, None, planes, [], small, None, *how)[0] == []
+    running = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64), torch.tensor(0)
+    check(ours.update_running, *running, *norm[0], 0.1)
+
+
+def test_update_running_takes_what_the_kernel_does_not_serve():
+    """Statistics of another type than the batch's, and the plain mean of all batches."""
+    mean, var = torch.tensor([1.0, 3.0]), torch.tensor([5.0, 7.0])
+    for dtype, momentum in ((torch.bfloat16, 0.25), (torch.float32, None)):
+        running = torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype), torch.tensor(0)
+        for _ in range(2):
+            ops.update_running(*running, mean, var, momentum)
+        seen = 1 if momentum is None else 1 - (1 - momentum) ** 2
+        same_bits(running[0], (seen * mean).to(dtype))
+        same_bits(running[1], (1 + seen * (var - 1)).to(dtype))
+        assert running[2] == 2
 
 
 @pytest.mark.parametrize("name", [None, "TCSA"])

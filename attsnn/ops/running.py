@@ -19,15 +19,15 @@ def update_running(
     *,
     backend: Backend = "auto",
 ) -> None:
-    """A step of `nn.BatchNorm2d`'s running statistics, in place: each becomes (1 - momentum) times itself plus
-    momentum times the batch's, and `batches` one more.
+    """A step of `nn.BatchNorm2d`'s running statistics, in place: each becomes (1 - momentum) times itself
+    plus momentum times the batch's, and `batches` one more.
 
     Args:
         mean, var: running statistics [C]. They follow `batch_mean` and `batch_var` [C], of any type.
         batches: how many there were, one int64.
         momentum: the batch's weight; None: all batches' plain mean.
-        backend: as in `ops.seam`. The kernel is for float32 and float64, each side of the same type, and a
-            momentum; what is else takes the reference.
+        backend: as in `ops.seam`. The kernel is for float32 or float64, the same of all four, and for a
+            momentum; everything else takes the reference.
     """
     same = mean.dtype == var.dtype == batch_mean.dtype == batch_var.dtype
     served = same and momentum is not None and mean.dtype in (torch.float32, torch.float64)

@@ -310,11 +310,11 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z, wants_up):
     if wants_z:
         planes = [*by_planes, *s.planes[2:]]  # with the places of the maxima
         pixels = [*by_pixels, *gates_in(s.small, plan.gates)[2][2:]]
-        small = (s.small[AFFINE], planes, pixels, batch)
+        terms, relu = (s.small[AFFINE], planes, pixels, batch), plan.gates > 0
         if wants_up or not ups or s.p is not None:
-            grad_z = ops.seam_gradient(up, s.z, s.p, *small, plan.pool, plan.gates > 0)
-        else:
-            ops.seam_gradient_(up, s.z, *small, plan.gates > 0)
+            grad_z = ops.seam_gradient(up, s.z, s.p, *terms, plan.pool, relu)
+        else:  # nobody else reads `up`
+            ops.seam_gradient_(up, s.z, *terms, relu)
             grad_z = up
     grad_bias, grad_weight = by_norm[1:] or (None, None)
     return grad_z, up, by_learned[0] if by_learned else None, grad_weight, grad_bias, *by_weights

@@ -4,7 +4,17 @@ build.
 
 from .gates import channel_gate, spatial_gate, temporal_gate
 from .neuron import CONSTANTS, EMITS, lif, neurons, state_dtype
-from .seam import Gates, Norm, Scores, SeamOutput, average_pool, seam, seam_apply, seam_gradient, update_running
+from .seam import (
+    Gates,
+    Norm,
+    Scores,
+    SeamOutput,
+    average_pool,
+    seam,
+    seam_apply,
+    seam_gradient,
+    update_running,
+)
 from .surrogate import (
     SURROGATES,
     Surrogate,

@@ -59,8 +59,8 @@ ATTSNN_INLINE Real sign_of(Real gamma) {
   return Real((gamma > 0) - (gamma < 0));
 }
 
-// Of neighbouring short planes a lane is a plane, and nothing is left to be added up in it. The moments alone, of
-// planes whose size the compiler knows:
+// Of neighbouring short planes a lane is a plane, and nothing is left to be added up in it. The moments
+// alone, of planes whose size the compiler knows:
 template <class Real, int kPixels>
 ATTSNN_INLINE void short_planes_moments(int64_t planes, const Real* __restrict z, double* __restrict mean,
                                         double* __restrict moment) {

@@ -26,9 +26,9 @@ ATTSNN_INLINE void over_pieces(const Maps& maps, int64_t first, int64_t count, c
   }
 }
 
-// f.operator()<kLast, kPixels>(), kPixels of planes of the smallest sizes, 2 x 2 and 4 x 4, whose loops'
-// start and end would take longer than their values, else 0.
-template <class F>
+// f.operator()<kLast, kPixels>(), kPixels of planes of the smallest sizes, 2 x 2, 4 x 4 and, where that is
+// the largest, 8 x 8, whose loops' start and end would take longer than their values; else 0.
+template <int kLargest = 16, class F>
 ATTSNN_INLINE void with_planes(const Maps& maps, const F& f) {
   if (maps.channels_last)
     f.template operator()<true, 0>();
@@ -36,6 +36,8 @@ ATTSNN_INLINE void with_planes(const Maps& maps, const F& f) {
     f.template operator()<false, 4>();
   else if (maps.pixels() == 16)
     f.template operator()<false, 16>();
+  else if (kLargest >= 64 && maps.pixels() == 64)
+    f.template operator()<false, kLargest>();
   else
     f.template operator()<false, 0>();
 }
@@ -74,15 +76,17 @@ ATTSNN_INLINE void source_row(SeamRow<Real> row, const Real* __restrict p, const
     x[i] = kShortcut ? value + shortcut[i] : value;
   };
   const Real one = 1;
-  if constexpr (kPixels > 0 && kPixels < 16) {  // a plane fills no register: neighbouring ones do
+  if constexpr (kPixels > 0) {
     at_first_plane<kPixels>(row, [&](int64_t n, int64_t c) ATTSNN_INLINED {
       const int64_t at = row.affine.at(row.t, n) + c;
       const Real *a = row.affine.a + at, *b = row.affine.b + at;
       const Real* gate = kSpatial ? row.spatial + n * kPixels : nullptr;
+      const auto plane = [&](int64_t k) ATTSNN_INLINED {
 #pragma GCC ivdep
-      for (int64_t k = 0; k < row.count / kPixels; ++k)
-#pragma GCC unroll 16
+#pragma GCC unroll 1
         for (int i = 0; i < kPixels; ++i) set(k * kPixels + i, a[k], b[k], kSpatial ? gate[i] : one);
+      };
+      for (int64_t k = 0; k < row.count / kPixels; ++k) plane(k);
     });
   } else {
     over_pieces<kLast>(row.maps, row.first, row.count,
@@ -92,8 +96,7 @@ ATTSNN_INLINE void source_row(SeamRow<Real> row, const Real* __restrict p, const
                          const Along<Real, kSpatial && !kLast> gate(
                              kSpatial ? row.spatial + n * row.maps.pixels() + pixel : &one);
 #pragma GCC ivdep
-                         for (int64_t i = 0; i < (kPixels > 0 ? kPixels : length); ++i)
-                           set(j + i, a[i], b[i], gate[i]);
+                         for (int64_t i = 0; i < length; ++i) set(j + i, a[i], b[i], gate[i]);
                        });
   }
 }

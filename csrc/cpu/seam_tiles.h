@@ -30,7 +30,7 @@ class SeamRows final : public Source<Real> {
     const bool added = seam_.shortcut.data != nullptr;
     const Real* shortcut = added ? as_real(seam_.shortcut[t] + first, count, shortcut_buffer) : nullptr;
     with_flags(seam_.spatial != nullptr, added, [&]<bool kSpatial, bool kShortcut>() {
-      with_planes(seam_.maps, [&]<bool kLast, int kPixels>() {
+      with_planes<64>(seam_.maps, [&]<bool kLast, int kPixels>() {
         with_isa<source_row<Real, kLast, kSpatial, kShortcut, kPixels>>(row, p, shortcut, x);
       });
     });

@@ -92,10 +92,10 @@ void update_running(const Tensor& mean, const Tensor& var, const Tensor& batches
     const auto own = [&](const Tensor& tensor, const char* name) {
       return const_cast<Real*>(small_data<Real>(tensor, channels, name));
     };
-    Driver::each(mean, channels,
-                 RunningStatistics<Real>{own(batch_mean, "batch_mean"), own(batch_var, "batch_var"),
-                                         Real(momentum), own(mean, "mean"), own(var, "var"),
-                                         data<int64_t>(batches)});
+    Driver::each(
+        mean, channels,
+        RunningStatistics<Real>{own(batch_mean, "batch_mean"), own(batch_var, "batch_var"), Real(momentum),
+                                own(mean, "mean"), own(var, "var"), data<int64_t>(batches)});
   });
 }
 

@@ -2,6 +2,7 @@
 // calls to a driver (CPU or CUDA). The shape rule is that of attsnn/ops/neuron.py: the inner order of x is
 // kept.
 #pragma once
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
@@ -19,8 +20,8 @@ namespace attsnn {
 using torch::stable::Tensor;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
-// On the device of `like`. Not through the dispatcher: of the dozens that a seam needs, most hold a few hundred
-// values, and there each would take longer than what computes them.
+// On the device of `like`. Not through the dispatcher: a seam needs dozens, most of a few hundred values,
+// which take less time to compute than to come by there.
 inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& sizes,
                             const std::vector<int64_t>& strides, ScalarType type) {
   namespace detail = torch::stable::detail;
@@ -28,9 +29,9 @@ inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& size
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
-                               detail::to<int32_t>(detail::from(type)), device, index, &made));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
+                                                         detail::to<int32_t>(detail::from(type)), device,
+                                                         index, &made));
   return Tensor(made);
 }
 

@@ -109,9 +109,9 @@ std::tuple<Tensor, Tensors, Tensors> seam_forward(const Tensor& p, const std::op
   return {applied.out, applied.membrane, small.list()};
 }
 
-// `up`, the gradient of what the neuron reads, unless it is grad_out; where there is a norm the sums of the gradients of beta and
-// gamma over this process [2, C], in float64, and those gradients; the gradients of `weights`, of the planes
-// and of the pixels, which seam_gradient reads; that of the learned constants.
+// `up`, the gradient of what the neuron reads, unless it is grad_out; where there is a norm the sums of the
+// gradients of beta and gamma over this process [2, C], in float64, and those gradients; the gradients of
+// `weights`, of the planes and of the pixels, which seam_gradient reads; that of the learned constants.
 template <class Cell, class Driver>
 std::tuple<Tensors, Tensors, Tensors, Tensors, Tensors, Tensors> seam_backward(
     const Tensor& grad_out, const std::optional<Tensor>& grad_membrane, const Tensor& p,
@@ -147,7 +147,7 @@ std::tuple<Tensors, Tensors, Tensors, Tensors, Tensors, Tensors> seam_backward(
   return {risen.up, by_norm, by_weights, by_planes, by_pixels, risen.learned};
 }
 
-// The gradient of z into grad_z. by_planes, by_pixels: each with the places of its maxima behind it, or
+// Writes the gradient of z. by_planes, by_pixels: each with the places of its maxima behind it, or
 // nothing; batch: the sums of the gradients of beta and gamma, the totals and the norm, where the statistics
 // are the batch's.
 template <class Driver>

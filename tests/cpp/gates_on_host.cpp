@@ -159,10 +159,14 @@ void norm(int64_t rows, int64_t channels) {
     Buffer<int64_t> batches;
   };
   const auto run = [&](const auto& teams, const auto& each) {
-    Result r{Buffer<double>(1 + 2 * channels, false, NAN), Buffer<double>(4 * channels, false, NAN),
-             Buffer<double>(2 * channels, false, NAN),     Buffer<float>(4 * channels, false, NAN),
-             Buffer<float>(3 * channels, false, NAN),      Buffer<float>(2 * channels, false, NAN),
-             normal<float>(2 * channels, 5),               Buffer<int64_t>(1, false, 41)};
+    Result r{Buffer<double>(1 + 2 * channels, false, NAN),
+             Buffer<double>(4 * channels, false, NAN),
+             Buffer<double>(2 * channels, false, NAN),
+             Buffer<float>(4 * channels, false, NAN),
+             Buffer<float>(3 * channels, false, NAN),
+             Buffer<float>(2 * channels, false, NAN),
+             normal<float>(2 * channels, 5),
+             Buffer<int64_t>(1, false, 41)};
     teams(tiles.count(), Totals{tiles, 9, moments.data(), moments.data() + rows * channels, r.totals.data()});
     float* affine = r.affine.data();
     NormAffine<float> make{2,

@@ -119,6 +119,13 @@ void neurons(const Case& c) {
     return rooms.emplace_back(numbers, false, Real(NAN)).data();
   };
   launch_seam_backward(backward, firing, scratch, Stream{});
+  if (c.steps == 1) {  // as behind a norm alone, where nobody wants `up`
+    Buffer<double> sums(2 * maps.planes(), false, NAN);
+    backward.grad_x.up = {};
+    backward.grad_x.sums = sums.data();
+    launch_seam_backward(backward, firing, scratch, Stream{});
+    same("sums without up", sums, by_plane);
+  }
 
   const Rules<Real>& rules = neuron.rules;
   const Rectangular<Real> window(firing.scale);
