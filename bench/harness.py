@@ -64,6 +64,16 @@ def keep_memory() -> None:
         mallopt(mmap_threshold, 32 << 20)  # the most that an older glibc takes
 
 
+@contextlib.contextmanager
+def collector_off() -> Iterator[None]:
+    """Without Python's garbage collector, whose pauses belong to no function."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def measure(
     functions: Mapping[str, Callable[[], object]],
     device: str = "cpu",
@@ -87,15 +97,12 @@ def measure(
     times: dict[str, list[list[float]]] = {name: [[] for _ in range(RUNS)] for name in functions}
     order, shuffle = list(functions), random.Random(0)
     gc.collect()
-    gc.disable()  # its pauses belong to no function
-    try:
+    with collector_off():
         for run in range(RUNS):
             for _ in range(rounds):
                 shuffle.shuffle(order)
                 for name in order:
                     times[name][run].append(clock(functions[name], junk)[0])
-    finally:
-        gc.enable()
     return {name: _timing(runs) for name, runs in times.items()}
 
 

@@ -32,7 +32,7 @@ from bench.peers import OURS, GapError
 
 ROWS = ("forward", "step")
 READY_SECONDS = 240
-ROUNDS = 9
+ROUNDS = 21  # over a minute or two: the machine that this was made on has spells of half a minute
 EXACT = 1e-9, 1e-6  # logits and gradients in float64, over the spread of logits and the greatest gradient
 SMALL = 4, 32  # images and their sides, on which the columns are compared in float64
 # Logits in the type that is measured, over their spread. One spike at its threshold makes two correct runs
@@ -163,7 +163,7 @@ def outside(call: Callable[[], object]) -> float:
     """Seconds of a call that are in no convolution, on the CPU: the profiler says what those take, with all
     that they call. Steadier than a difference of two calls, for both are of the same one.
     """
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CPU]) as seen, harness.collector_off():
         begin = time.perf_counter()
         call()
         seconds = time.perf_counter() - begin
