@@ -273,7 +273,12 @@ def test_signals_save_and_exit(tmp_path, number):
 def test_signals_outside_the_loop(number, capsys):
     """In the set-up and in the final measurement nothing is to be saved: one sentence, the same codes."""
     before = signal.getsignal(signal.SIGTERM)
-    assert engine.command(lambda: signal.raise_signal(number)) == 128 + number
+    # A shell that starts pytest in the background has SIGINT ignored.
+    sigint = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert engine.command(lambda: signal.raise_signal(number)) == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, sigint)
     assert capsys.readouterr().err == f"Stopped by {number.name}.\n"
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attsnn import attention, layers, models, neurons, ops, reference
 from attsnn.ops.neuron import pack
-from attsnn.ops.seam_shapes import AFFINE, CHANNEL, NORM, SPACE, TIME, gates_in
+from attsnn.ops.seam_shapes import AFFINE, BY_PLANE, CHANNEL, NORM, SPACE, TIME, gates_in
 
 MA_SNN = neurons.ma_snn(threshold=0.05).arguments() | {"soft": False}
 MS_RESNET = neurons.ms_resnet().arguments() | {"soft": False}
@@ -283,7 +283,7 @@ def small_inputs(p, gates):
     """
     w = weights_of(p.shape[2], p.shape[0], reference.state_dtype(p))
     gamma, beta, *statistics = norm_of("eval", w)[:4]
-    by_plane = bool(gates & (TIME | CHANNEL))
+    by_plane = bool(gates & BY_PLANE)
     _, planes, _ = torch.ops.attsnn.seam_statistics(p, gamma, 1, by_plane, False)
     owners = {"t0": TIME, "t1": TIME, "c0": CHANNEL, "c1": CHANNEL, "kernel": SPACE}
     weights = [w[name] for name, which in owners.items() if gates & which]

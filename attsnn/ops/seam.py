@@ -20,6 +20,7 @@ from attsnn.reference.neuron import Constant
 from .neuron import TWICE, check, like, pack, stack, typed
 from .seam_shapes import (
     AFFINE,
+    BY_PLANE,
     CENTRE,
     CHANNEL,
     NORM,
@@ -227,7 +228,7 @@ def _as_given(grad: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 
 def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wanted):
     """The outputs, what a backward pass needs, and what of the neuron is kept, with its rules."""
-    ops, by_plane = torch.ops.attsnn, bool(plan.gates & (TIME | CHANNEL))
+    ops, by_plane = torch.ops.attsnn, bool(plan.gates & BY_PLANE)
     pooled, planes, statistics = [], [], []
     if plan.batch or plan.pool > 1 or by_plane:
         pooled, planes, statistics = ops.seam_statistics(z, weight, plan.pool, by_plane, plan.batch)

@@ -15,6 +15,7 @@ from attsnn.reference import Norm, state_dtype
 from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY, VMAPPED, refuse
 
 TIME, CHANNEL, SPACE = 1, 2, 4
+BY_PLANE = TIME | CHANNEL  # the gates that look at planes
 AFFINE, NORM, CENTRE = 0, 1, 2  # what stands first in `small`; behind the centre the unbiased variance
 
 
@@ -133,7 +134,7 @@ def _forward_shapes(
 ):
     (steps, samples, channels, height, width), state = p.shape, state_dtype(p)
     gates, _, membrane, *_ = rules_of(rules)
-    by_sample = samples if gates & (TIME | CHANNEL) else 1
+    by_sample = samples if gates & BY_PLANE else 1
 
     def real(*shape: int, dtype: torch.dtype = state) -> Tensor:
         return p.new_empty(shape, dtype=dtype)
@@ -168,7 +169,7 @@ def _backward_shapes(
     if normed:
         of_norm = [p.new_empty((2, channels), dtype=torch.float64)]
         of_norm += [p.new_empty(channels, dtype=state) for _ in range(2)]
-    of_planes = [p.new_empty((2, *p.shape[:3]), dtype=state)] if gates & (TIME | CHANNEL) else []
+    of_planes = [p.new_empty((2, *p.shape[:3]), dtype=state)] if gates & BY_PLANE else []
     of_pixels = [p.new_empty((3, p.shape[1], p.shape[3] * p.shape[4]), dtype=state)] if gates & SPACE else []
     of_weights = [w.new_empty(w.shape) for w in weights]
     of_learned = [] if learned is None else [learned.new_empty(learned.shape)]
