@@ -125,7 +125,7 @@ def test_ms_resnet_seams(fused, gates, steps):
 
 
 @pytest.mark.parametrize("gates", [None, "SA", "CSA"])
-@pytest.mark.parametrize("plane", [(530, 2, 2), (130, 4, 4)])
+@pytest.mark.parametrize("plane", [(530, 2, 2), (130, 4, 4), (40, 8, 8)])
 def test_small_planes(fused, gates, plane):
     """A sample's take three tiles, the last one part. In float32, too, where no spike can flip."""
     w, none_fires = weights_of(plane[0], 3), {**MS_RESNET, "threshold": 1e3, "emit": "membrane"}
@@ -198,7 +198,7 @@ def test_no_sample(fused):
 
 
 # The smallest planes, short and long ones each have their own loops.
-SIDES = [(2, 2), (4, 4), (5, 7), (11, 13)]
+SIDES = [(2, 2), (4, 4), (8, 8), (5, 7), (11, 13)]
 
 
 @pytest.mark.parametrize("sides", SIDES)
@@ -271,7 +271,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
 # C, H, W: of planes that vectorise, and of small ones, of which a tile holds many, the last one being part.
-PLANES = [(3, 6, 7), (300, 2, 2), (130, 4, 4)]
+PLANES = [(3, 6, 7), (300, 2, 2), (130, 4, 4), (40, 8, 8)]
 
 
 MASKS = (0, TIME, CHANNEL, SPACE, TIME + CHANNEL + SPACE)
