@@ -83,8 +83,7 @@ class SpikingLayer(nn.Module):
             membrane=self.membrane,
             **self.neuron.arguments(),
         )
-        if result.batch_mean is not None:
-            _update(norm, result, self.neuron.backend)
+        _update(norm, result, self.neuron.backend)
         return result if result.out.dtype == emitted else result._replace(out=result.out.to(emitted))
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
@@ -148,8 +147,7 @@ def _normed(z: Tensor, norm: _BatchNorm | None, backend: Backend, *, pool: int =
         return z
     given = None if norm is None else _norm_of(norm)._replace(repeats=repeats)
     result = ops.seam(z.flatten(0, 1)[None], norm=given, pool=pool, emit="membrane", backend=backend)
-    if result.batch_mean is not None:
-        _update(norm, result, backend)
+    _update(norm, result, backend)
     return result.out.squeeze(0).unflatten(0, z.shape[:2])
 
 
@@ -170,9 +168,9 @@ def _group_of(norm: _BatchNorm) -> "dist.ProcessGroup | None":
     return group if dist.get_world_size(group) > 1 else None
 
 
-def _update(norm: _BatchNorm, found: ops.SeamOutput, backend: Backend) -> None:
-    """The running statistics, as PyTorch's batch norm keeps them."""
-    if not norm.training or norm.running_mean is None:
+def _update(norm: _BatchNorm | None, found: ops.SeamOutput, backend: Backend) -> None:
+    """The running statistics, as PyTorch's batch norm keeps them, where the batch has any."""
+    if found.batch_mean is None or not norm.training or norm.running_mean is None:
         return
     running = norm.running_mean, norm.running_var, norm.num_batches_tracked
     ops.update_running(*running, found.batch_mean, found.batch_var, norm.momentum, backend=backend)

@@ -28,6 +28,9 @@ def update_running(
         momentum: the batch's weight; None: all batches' plain mean.
         backend: as in `ops.seam`. The kernel is for float32 or float64, the same of all four, and for a
             momentum; everything else takes the reference.
+
+    Raises:
+        RuntimeError: for sizes that do not fit, or backend "fused" without kernels.
     """
     same = mean.dtype == var.dtype == batch_mean.dtype == batch_var.dtype
     served = same and momentum is not None and mean.dtype in (torch.float32, torch.float64)
