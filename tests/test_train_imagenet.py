@@ -392,12 +392,12 @@ def rates(where: Path, **words) -> list[float]:
 
 
 def test_the_rate_falls_to_zero_and_rises_only_with_parity(tmp_path):
-    """Recorded is the rate behind an epoch, that of the next: of epoch e, (1 + cos(pi e / period)) / 2."""
+    """Recorded is the rate that epoch e was trained with: (1 + cos(pi e / period)) / 2 of the highest."""
     falls = rates(tmp_path, name="falls", epochs=5, lr=0.4)
-    wanted = [0.2 * (1 + math.cos(math.pi * min(epoch, 5) / 5)) for epoch in range(2, 7)]
-    assert falls == pytest.approx(wanted, abs=1e-12) and falls[-1] == falls[-2] == 0
+    wanted = [0.2 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(1, 6)]
+    assert falls == pytest.approx(wanted, abs=1e-12) and falls[-1] == 0
     rises = rates(tmp_path, name="rises", epochs=5, lr=0.4, parity="rising_schedule")
-    assert rises == pytest.approx([0.4, 0, 0.4, 0, 0], abs=1e-12)
+    assert rises == pytest.approx([0, 0.4, 0, 0.4, 0], abs=1e-12)
     assert rates(tmp_path, name="short", epochs=2, lr=0.4, parity="rising_schedule")
 
 

@@ -35,6 +35,7 @@ class Position:
     batch: int = 0  # batches taken of the next one
     step: int = 0  # optimiser steps in all
     samples: int = 0  # samples taken in the epoch
+    lr: float | None = None  # learning rate of the last step
     sums: dict[str, float] = field(default_factory=dict)  # sample-weighted sums of its metrics
     best: float | None = None
 
@@ -140,6 +141,7 @@ class Fit:
         if not (math.isfinite(means["loss"]) and self.update.accepts(norm)):
             raise NonFiniteError(self._not_finite(means["loss"], norm, share.indices))
         self.update.apply(self.optimizer, self.model, norm)
+        self.position.lr = float(self.optimizer.param_groups[0]["lr"])
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         return means
@@ -285,7 +287,7 @@ def _close_epoch(
         "step": position.step,
         **{f"train_{name}": mean for name, mean in position.means().items()},
         **measured,
-        "lr": state.optimizer.param_groups[0]["lr"],
+        "lr": position.lr,
         **speed,
     }
     best = position.best is None or measured[choose] > position.best

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from .errors import UsageError
 
@@ -33,7 +33,7 @@ def schedule(name: Literal["plateau", "onecycle", "cosine"], optimizer: Optimize
         return ReduceLROnPlateau(optimizer, "min", factor=0.1, patience=5)
     if name == "onecycle":
         return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)
-    return CosineAnnealingLR(optimizer, steps)
+    return cosine(optimizer, steps)
 
 
 def cosine(
