@@ -52,11 +52,12 @@ def test_surrogates(kind, steps):
 @pytest.mark.parametrize("preset", neurons.PRESETS)
 def test_a_static_input(preset):
     """One step that stands for seven: its gradient is summed behind the kernel, on the CPU within it."""
-    image, found = make((1, 3, 5, 7, 3), None), []
+    image, found = make((1, 3, 5, 7, 3), (0, 1, 3, 4, 2)), []
     for device in ("cpu", "cuda"):
         x = image.detach().to(device).requires_grad_()
         out = neurons.PRESETS[preset](backend="fused").to(device)(x, steps=7)
         out.sum().backward()
+        assert x.grad.stride()[1:] == x.stride()[1:]
         found.append((out.detach().cpu(), x.grad.cpu()))
     (out, grad), (gpu_out, gpu_grad) = found
     same_bits(gpu_out, out)
@@ -94,6 +95,16 @@ def test_seams_equal_the_cpu(gates, channels_last, neuron):
             for name, value in cpu.items():
                 close64(gpu[name].cpu(), value, 1e-9, name)
                 same_bits(gpu[name], again[name], f"{name}, twice")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_seams_of_as_much_shared_memory_as_goes_unasked(dtype):
+    """From 41 to 48 steps the kernel's own arrays and those of a launch are above 48 KiB only together."""
+    layer = layers.SpikingLayer(None, neurons.ma_snn(backend="fused"), norm=nn.BatchNorm2d(8)).cuda()
+    for steps in (40, 44, 48):
+        z = torch.randn(steps, 2, 8, 8, 8, device="cuda", dtype=dtype, requires_grad=True)
+        layer(z).sum().backward()
+        assert z.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("seam", [False, True])

@@ -408,6 +408,23 @@ def test_same_bits_for_any_number_of_threads(fused):
                 same_bits(a[2][name], b[2][name], f"gradient of {name}")
 
 
+@pytest.mark.parametrize("kind", reference.SURROGATES)
+@pytest.mark.parametrize("emit", reference.EMITS)
+def test_nan_shows_wherever_the_reference_shows_it(fused, kind, emit):
+    """A neuron maps NaN to no spike: the gradient alone tells a training that there was one."""
+    x = make((3, 2, 4), None)
+    x[1, 0, 1], x[0, 1, 2] = math.nan, math.inf
+    for detach in (False, True):
+        given = {**NUMBERS, "surrogate": reference.Surrogate(kind, 0.8), "emit": emit, "detach_reset": detach}
+        ours, plain = (run(backend, x, **given) for backend in ("fused", "reference"))
+        for a, b, what in ((ours[0], plain[0], "out"), (ours[1], plain[1], "v")):
+            assert torch.equal(a.isnan(), b.isnan()), what
+        seen, wanted = (result[2]["x"].isnan() for result in (ours, plain))
+        assert seen[wanted].all()
+        # A spike that nobody emits and that no reset hands a gradient has a slope all the same: 0 times NaN.
+        assert torch.equal(seen, wanted) or (detach and emit != "spike")
+
+
 def test_gradients_of_any_strides(fused):
     x = make((5, 3, 4, 6), None).requires_grad_()
     for weigh in (

@@ -34,7 +34,7 @@ ATTSNN_DEVICE void excite_backward(const Team& team, const Gate<Real>& gate, int
       [&](int64_t r, Real sum) {
         for (int which = 0; which < 2; ++which)
           gate.within(gate.by_hidden, which, n)[r] =
-              gate.within(gate.hidden, which, n)[r] > 0 ? sum : Real(0);
+              through(gate.within(gate.hidden, which, n)[r], Real(0), sum);
       });
   for (int which = 0; which < 2; ++which) {
     const Real* by_hidden = gate.within(gate.by_hidden, which, n);

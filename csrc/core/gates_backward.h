@@ -79,12 +79,12 @@ struct GatesBackward {
         const int64_t i = gates.at(t, n, c), centred = gates.planes() + i;
         const double gate = step * channelled(c), scale = norm.gamma[c] * norm.inverse[c];
         const double uniform = step * of_mean(c) + level;
-        const double spike = step * of_peak(t, c) + (place == c ? point : 0.0);
-        by_norm[i] = gate * sums[i] + uniform + spike;
+        const double at_peak = step * of_peak(t, c) + (place == c ? point : 0.0);
+        by_norm[i] = gate * sums[i] + uniform + at_peak;
         by_norm[centred] = gate * sums[centred] + uniform * (gates.mean[i] - norm.centre[c]) +
-                           spike * (double(gates.peak[i]) - norm.centre[c]);
+                           at_peak * (double(gates.peak[i]) - norm.centre[c]);
         planes[i] = Real(scale / double(pixels) * uniform);
-        planes[centred] = Real(scale * spike);
+        planes[centred] = Real(scale * at_peak);
       });
     }
   }

@@ -80,10 +80,10 @@ struct Lif {
     const bool overshoot = what == Emit::kReluOvershoot;
     // One rule in two forms: GCC does not vectorise around the first, with the second ptxas spills.
 #if defined(__CUDA_ARCH__)
-    const Real rectified = (overshoot ? h - c.threshold : h) > 0 ? grad_out : Real(0);
+    const Real rectified = (overshoot ? h - c.threshold : h) <= 0 ? Real(0) : grad_out;
     const Real emitted = what == Emit::kSpike ? Real(0) : what == Emit::kMembrane ? grad_out : rectified;
 #else
-    const bool passes = (h - (overshoot ? c.threshold : Real(0)) > 0) | (what == Emit::kMembrane);
+    const bool passes = !(h - (overshoot ? c.threshold : Real(0)) <= 0) | (what == Emit::kMembrane);
     const Real emitted = what != Emit::kSpike && passes ? grad_out : Real(0);
 #endif
     const Real by_reset = rules.hard != 0 ? c.target - h : c.target;  // dv/ds

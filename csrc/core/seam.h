@@ -16,12 +16,17 @@ struct Maps {
   ATTSNN_INLINE int64_t pixels() const { return height * width; }
   ATTSNN_INLINE int64_t planes() const { return steps * samples * channels; }
   ATTSNN_INLINE int64_t sample_size() const { return channels * pixels(); }
+  ATTSNN_INLINE int64_t plane(int64_t t, int64_t n, int64_t c) const {
+    return (t * samples + n) * channels + c;
+  }
   ATTSNN_INLINE int64_t at(int64_t n, int64_t c, int64_t pixel) const {
     return channels_last ? (n * pixels() + pixel) * channels + c : (n * channels + c) * pixels() + pixel;
   }
   ATTSNN_INLINE Maps pooled(int64_t pool) const {
     return {steps, samples, channels, height / pool, width / pool, channels_last};
   }
+  // Of one pixel they lie the same either way, and count as channels innermost.
+  Maps laid() const { return {steps, samples, channels, height, width, channels_last || pixels() == 1}; }
 };
 
 // A and B: [T or 1, N or 1, C], a stride is 0 where one value serves all.
@@ -43,13 +48,20 @@ ATTSNN_INLINE Real through(Real value, Real floor, Real gradient) {
   return value <= floor ? Real(0) : gradient;
 }
 
+// Whether `other`, which comes later, takes the place of the largest so far: it is larger, or the first NaN.
+// Without branches, so that loops over this vectorise.
+template <class Real>
+ATTSNN_INLINE bool outdoes(Real other, Real best) {
+  return (other > best) | ((other != other) & (best == best));
+}
+
 // A maximum and where it is first: the lower place wins a tie, whatever the order of the visits; NaN wins.
 template <class Real>
 struct Extremum {
   Real value;
   int32_t place;
   ATTSNN_INLINE void meet(Real other, int32_t there) {
-    // Without branches, so that loops over this vectorise.
+    // By `outdoes`, of which a kernel would spill, this is outdoes(other) or neither of the two and first.
     const bool nan = value != value, other_nan = other != other, first = there < place;
     const bool beats =
         (other_nan & (!nan | first)) | (!other_nan & !nan & ((other > value) | ((other == value) & first)));
@@ -69,12 +81,12 @@ ATTSNN_INLINE Real window_mean(const Io* from, int64_t pool, int64_t row_stride,
 
 // The gradient of one pooled value, times gamma / sigma, before it spreads over its window: from `up`, the
 // neuron's gradient of x. level and point: of SA's mean and of its maximum, where that is here; uniform and
-// spike: of TA's and CA's mean and maximum.
+// at_peak: of TA's and CA's mean and maximum.
 template <class Real>
 ATTSNN_INLINE Real plane_gradient(Real a, Real b, Real sa, Real floor, Real p, Real up, Real level,
-                                  Real point, Real uniform, Real spike) {
+                                  Real point, Real uniform, Real at_peak) {
   const Real gated = through(a * p + b, floor, up) * sa;
-  return ((a * (gated + level) + a * point) + uniform) + spike;
+  return ((a * (gated + level) + a * point) + uniform) + at_peak;
 }
 
 // The gradient of z from its share of that, through the batch statistics.

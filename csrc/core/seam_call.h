@@ -1,15 +1,9 @@
 // What a driver of the seams gets: raw pointers and numbers (core/seam.h has the arithmetic). Small tensors:
 // planes are [T, N, C], spatial maps [N, pixels], both contiguous.
 #pragma once
-#include <functional>
-
 #include "seam.h"
 
 namespace attsnn {
-
-// Makes room for so many numbers, as long as the call lasts.
-template <class Real>
-using Scratch = std::function<Real*(int64_t)>;
 
 // One read of z: the pooled map, and by plane the mean and the centred second moment of z, the mean of the
 // pooled map, and its extremum where wanted: the maximum where gamma > 0, the minimum where gamma < 0, the
@@ -52,7 +46,7 @@ struct SeamSource {
 
 // Pass A: where the gradient of x goes, that of the membrane added before it is rounded; and its sums, as it
 // was rounded, where the relu lets it through: by plane, times SA, against 1 and against (p - centre); by
-// pixel, against A p + B. `up` null: it is what was emitted's, as it comes.
+// pixel, against A p + B. `up` null: the gradient of x is grad_out itself, and is not written again.
 template <class Io, class Real>
 struct SeamSink {
   Maps maps;
@@ -89,7 +83,7 @@ struct GradCall {
   Real floor;
   const Real *spatial = nullptr, *level = nullptr, *point = nullptr;  // null: there is no SA
   const int32_t* spatial_place = nullptr;
-  const Real *uniform = nullptr, *spike = nullptr;  // by plane; null: neither TA nor CA
+  const Real *uniform = nullptr, *at_peak = nullptr;  // by plane; null: neither TA nor CA
   const int32_t* place = nullptr;
   const Real *offset = nullptr, *slope = nullptr, *centre = nullptr;  // [C]; null: no batch statistics
   Steps<Io> grad_z;

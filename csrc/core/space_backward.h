@@ -71,7 +71,7 @@ struct SpaceSums {
     const int64_t channels = maps.channels, planes = maps.planes(), first = n * maps.pixels();
     for (int64_t t = 0; t < maps.steps; ++t)
       team.each(channels, [&](int64_t c) {
-        const int64_t i = (t * maps.samples + n) * channels + c;
+        const int64_t i = maps.plane(t, n, c);
         sums[i] += total[n];
         sums[planes + i] += by_level[i];
       });
@@ -79,7 +79,7 @@ struct SpaceSums {
         maps.pixels(), [&](int64_t pixel) { return place[first + pixel]; },
         [&](int64_t pixel) {
           const int64_t t = place[first + pixel] / channels, c = place[first + pixel] % channels;
-          const int64_t i = (t * maps.samples + n) * channels + c;
+          const int64_t i = maps.plane(t, n, c);
           const double value = double(point[first + pixel]), at = double(Real(p[t][maps.at(n, c, pixel)]));
           sums[i] += value;
           sums[planes + i] += value * (at - norm.centre[c]);

@@ -56,7 +56,7 @@ struct Triangle {
   explicit Triangle(double a) : half_width(Real(a)) {}
   ATTSNN_INLINE Real height(Real z) const {
     const Real u = 1 - std::fabs(z) / half_width;
-    return u > 0 ? u : Real(0);
+    return u <= 0 ? Real(0) : u;  // NaN stays NaN
   }
   ATTSNN_INLINE Real slope(Real z) const { return height(z) / half_width; }
   ATTSNN_INLINE Real value(Real z) const {

@@ -1,8 +1,8 @@
 // Event recordings on the CPU: the packets of an AEDAT 3.1 file to columns, and columns to frames.
 //
-// Every count in a file is checked against the bytes that are there before it is used, and nothing here
-// allocates: callers size the columns by `scan_packets`, which can promise at most one event for eight bytes
-// of file.
+// Every count in a file is checked against the bytes that are there before it is used, and none decides what
+// is allocated here: callers size the columns by `scan_packets`, which can promise at most one event for
+// eight bytes of file.
 #pragma once
 
 #include <algorithm>

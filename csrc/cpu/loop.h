@@ -1,5 +1,5 @@
 // A tile through all steps: neurons inside, time outside, so that a row vectorises and a tile's state stays
-// in the nearest cache. No torch here; neuron.cpp gives it memory and threads.
+// in the nearest cache. neuron.cpp gives it memory and threads.
 #pragma once
 #include <algorithm>
 #include <memory>
@@ -242,12 +242,18 @@ void backward_tile(const BackwardTiles<Cell, Real>& call, const Fire& fire, cons
   }
 }
 
-// f(first, count, workspace) for the tiles of a range. A thread keeps its workspace, under 1 MB, for the next
-// call.
+// A thread keeps its workspace, under 1 MB, for the next call.
+template <class Cell, class Real, bool kArrays>
+Workspace<Cell, Real, kArrays>& workspace_of_thread() {
+  thread_local const auto workspace = std::make_unique<Workspace<Cell, Real, kArrays>>();
+  return *workspace;
+}
+
+// f(first, count, workspace) for the tiles of a range.
 template <class Cell, class Real, bool kArrays, class F>
 void over_tiles(int64_t begin, int64_t end, const F& f) {
-  thread_local const auto workspace = std::make_unique<Workspace<Cell, Real, kArrays>>();
-  for (int64_t first = begin; first < end; first += kTile) f(first, std::min(kTile, end - first), *workspace);
+  auto& workspace = workspace_of_thread<Cell, Real, kArrays>();
+  for (int64_t first = begin; first < end; first += kTile) f(first, std::min(kTile, end - first), workspace);
 }
 
 template <class Cell, class Real>

@@ -3,6 +3,7 @@
 
 #include "core/neurons.h"
 #include "cpu/memory.h"
+#include "cpu/over_tasks.h"
 #include "cpu/reduce.h"
 #include "tensor/neuron_op.h"
 
@@ -16,8 +17,7 @@ struct CpuDriver {
   template <class F>
   static void over_ranges(const Shape& shape, const F& f) {
     const int64_t tiles = (shape.neurons + kTile - 1) / kTile;
-    const int64_t grain =
-        std::max<int64_t>(1, 16384 / (kTile * shape.steps));  // below it a thread does not pay
+    const int64_t grain = std::max<int64_t>(1, kGrain / (kTile * shape.steps));
     torch::stable::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
       f(begin * kTile, std::min(end * kTile, shape.neurons));
     });

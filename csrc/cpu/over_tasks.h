@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace attsnn {
 
@@ -16,6 +17,14 @@ void over_tasks(int64_t tasks, int64_t values, const F& f) {
                               [&](int64_t begin, int64_t end) {
                                 for (int64_t i = begin; i < end; ++i) f(i);
                               });
+}
+
+// A thread's buffer number kIndex, at least that long.
+template <class T, int kIndex>
+T* scratch(int64_t size) {
+  thread_local std::vector<T> memory;
+  if (int64_t(memory.size()) < size) memory.resize(size);
+  return memory.data();
 }
 
 }  // namespace attsnn

@@ -1,8 +1,10 @@
 // The average pool without a seam around it, as a residual network's shortcut needs it, and its gradient.
 #include <torch/csrc/stable/library.h>
 
+#include "cpu/pool.h"
+
+#include "cpu/isa.h"
 #include "cpu/over_tasks.h"
-#include "cpu/seam_maps.h"
 #include "tensor/seam_pass.h"
 
 namespace attsnn {
@@ -27,7 +29,7 @@ void over_samples(const Tensor& from, const Tensor& to, const Maps& large, const
 Tensor average_pool(const Tensor& x, int64_t pool) {
   const Maps maps = maps_of(x);
   check_pool(pool, maps.height, maps.width);
-  Tensor pooled = empty_maps(x, maps.pooled(pool));
+  Tensor pooled = empty_maps(x, maps.pooled(pool).laid());
   over_samples(x, pooled, maps, [&]<class Real, class Io>(const Io* from, Io* to) {
     with_isa<pool_sample<Real, Io>>(maps, pool, from, to);
   });
@@ -39,8 +41,7 @@ Tensor average_pool_backward(const Tensor& grad, int64_t pool, int64_t height, i
   check_pool(pool, height, width);
   const Maps small = maps_of(grad);
   const Maps maps{small.steps, small.samples, small.channels, height, width, channels_last};
-  STD_TORCH_CHECK(small.height == height / pool && small.width == width / pool &&
-                      (small.channels_last == channels_last || small.pixels() == 1),
+  STD_TORCH_CHECK(same_maps(small, maps.pooled(pool).laid()),
                   "the gradient must have the shape and the layout of the pooled maps");
   Tensor grad_x = empty_maps(grad, maps);
   over_samples(grad, grad_x, maps, [&]<class Real, class Io>(const Io* from, Io* to) {

@@ -6,6 +6,7 @@
 
 #include "core/seam_call.h"
 #include "cpu/isa.h"
+#include "cpu/partials.h"
 #include "cpu/tiles.h"
 
 namespace attsnn {
@@ -40,6 +41,16 @@ ATTSNN_INLINE void with_planes(const Maps& maps, const F& f) {
     f.template operator()<false, kLargest>();
   else
     f.template operator()<false, 0>();
+}
+
+// f.operator()<flags...>() for run-time flags.
+template <class F>
+void with_flags(bool a, const F& f) {
+  a ? f.template operator()<true>() : f.template operator()<false>();
+}
+template <class F>
+void with_flags(bool a, bool b, const F& f) {
+  with_flags(a, [&]<bool kA>() { with_flags(b, [&]<bool kB>() { f.template operator()<kA, kB>(); }); });
 }
 
 // A value of each plane or of each pixel along a piece: moves with the index, or stands.
@@ -101,39 +112,6 @@ ATTSNN_INLINE void source_row(SeamRow<Real> row, const Real* __restrict p, const
   }
 }
 
-// The lanes of a sum over a row: a fixed tree, whatever the instruction set. They stay an array, whose loop
-// is not unrolled: so it vectorises, and each lane waits for itself alone.
-inline constexpr int kLanes = 32;
-template <class T>
-struct Lanes {
-  T of[kLanes] = {};
-  // In halves, whose lengths the compiler knows: in a loop over them the additions of a vector become those
-  // of its lanes.
-  ATTSNN_INLINE double total() { return halved<kLanes / 2>(); }
-
- private:
-  template <int kHalf>
-  ATTSNN_INLINE double halved() {
-    for (int l = 0; l < kHalf; ++l) of[l] += of[l + kHalf];
-    if constexpr (kHalf > 1)
-      return halved<kHalf / 2>();
-    else
-      return of[0];
-  }
-};
-// f(i, lane) for i < count.
-template <class F>
-ATTSNN_INLINE void in_lanes(int64_t count, const F& f) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-#pragma GCC ivdep
-#pragma GCC unroll 1
-    for (int l = 0; l < kLanes; ++l) f(i + l, l);
-  const int rest = int(count - i);
-#pragma GCC ivdep
-#pragma GCC unroll 1
-  for (int l = 0; l < rest; ++l) f(i + l, l);
-}
 // The sums of one step of pass A, added to sum and centred [C] of this step and to grad_spatial [pixels].
 template <class Real, bool kSpatial>
 ATTSNN_INLINE void sums_of_plane(SeamRow<Real> row, int64_t length, Real a, Real b,
@@ -154,7 +132,7 @@ ATTSNN_INLINE void sums_of_plane(SeamRow<Real> row, int64_t length, Real a, Real
     *sum += few;
     *centred += few_against;
   } else {
-    Lanes<Real> plain, against;
+    Partials<Real> plain, against;
     in_lanes(length, [&](int64_t i, int l) {
       const Real value = gated(i);
       plain.of[l] += value;
@@ -197,7 +175,7 @@ ATTSNN_INLINE void sums_of_small_planes(int64_t planes, Real floor, const Real* 
   }
   if constexpr (kSpatial) {
     static_assert(kLanes % kPixels == 0);
-    Lanes<double> lanes;
+    Partials<double> lanes;
     in_lanes(planes * kPixels, [&](int64_t j, int l) { lanes.of[l] += by_value[j]; });
     for (int half = kLanes / 2; half >= kPixels; half /= 2)
       for (int l = 0; l < half; ++l) lanes.of[l] += lanes.of[l + half];
@@ -218,7 +196,7 @@ ATTSNN_INLINE void sums_of_pixel(SeamRow<Real> row, int64_t length, const Real* 
     centred[i] += gated * (p[i] - (mean == nullptr ? Real(0) : mean[i]));
   }
   if constexpr (kSpatial) {
-    Lanes<Real> total;
+    Partials<Real> total;
     in_lanes(length, [&](int64_t i, int l) {
       const Real y = a[i] * p[i] + b[i];
       total.of[l] += through(y, row.floor, up[i]) * y;

@@ -6,16 +6,6 @@
 
 namespace attsnn {
 
-// f.operator()<flags...>() for run-time flags.
-template <class F>
-void with_flags(bool a, const F& f) {
-  a ? f.template operator()<true>() : f.template operator()<false>();
-}
-template <class F>
-void with_flags(bool a, bool b, const F& f) {
-  with_flags(a, [&]<bool kA>() { with_flags(b, [&]<bool kB>() { f.template operator()<kA, kB>(); }); });
-}
-
 template <class Io, class Real>
 class SeamRows final : public Source<Real> {
  public:

@@ -2,11 +2,11 @@
 // order that only the lengths decide.
 #pragma once
 #include "core/seam.h"
-#include "cpu/seam_rows.h"
+#include "cpu/partials.h"
 
 namespace attsnn {
 
-struct Alone {
+struct OneThread {
   // f(i), i < count, which do not see each other.
   template <class F>
   ATTSNN_INLINE void each(int64_t count, const F& f) const {
@@ -18,7 +18,7 @@ struct Alone {
   template <class Term, class Finish>
   ATTSNN_INLINE void rows(int64_t count, int64_t length, const Term& term, const Finish& finish) const {
     for (int64_t row = 0; row < count; ++row) {
-      Lanes<decltype(term(row, row))> lanes;
+      Partials<decltype(term(row, row))> lanes;
       in_lanes(length, [&](int64_t i, int l) { lanes.of[l] += term(row, i); });
       finish(row, lanes.total());
     }

@@ -23,7 +23,7 @@ inline void check(cudaError_t error) {
 template <class... Parameters, class... Arguments>
 void launch(Stream stream, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared,
             const Arguments&... arguments) {
-  if (shared > 48 * 1024)  // beyond it a kernel has to ask
+  if (shared > 0)  // what a kernel does not ask for is 48 KiB, of which its static arrays are a part
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
   kernel<<<blocks, threads, shared, stream>>>(arguments...);
   check(cudaGetLastError());

@@ -11,12 +11,6 @@
 
 namespace attsnn {
 
-// Planes of one pixel lie the same in both layouts, and are read faster as channels.
-inline Maps as_read(Maps maps) {
-  maps.channels_last = maps.channels_last || maps.pixels() == 1;
-  return maps;
-}
-
 // f(std::bool_constant<kLast>, std::integral_constant<int, kV>): the layout, and the widest vector that all
 // accesses allow: `along` elements lie side by side.
 template <class Io, class F, class... Rows>
@@ -56,10 +50,8 @@ void launch_pixel_fold(const Fold& fold, const Maps& maps, Stream stream) {
 }
 
 template <class Io, class Real>
-void launch_statistics(const StatisticsCall<Io, Real>& given, Stream stream) {
-  StatisticsCall<Io, Real> call = given;
+void launch_statistics(const StatisticsCall<Io, Real>& call, Stream stream) {
   const int64_t along = call.pool == 1 ? call.maps.pixels() : call.maps.width;
-  if (call.pool == 1) call.maps = as_read(call.maps);
   dispatch_layout<Io>(
       call.maps, along,
       [&](auto last, auto width) {
@@ -74,28 +66,22 @@ void launch_statistics(const StatisticsCall<Io, Real>& given, Stream stream) {
       call.z, call.pooled);
 }
 
-// f(call, layout, width) of a call that reads p alone.
-template <class Io, class Call, class F>
-void with_layout_of_p(Call call, const F& f) {
-  call.maps = as_read(call.maps);
-  dispatch_layout<Io>(
-      call.maps, call.maps.pixels(), [&](auto last, auto width) { f(call, last, width); }, call.p);
-}
-
 template <class Io, class Real>
-void launch_squeeze(const SqueezeCall<Io, Real>& given, Stream stream) {
-  with_layout_of_p<Io>(given, [&](const auto& call, auto last, auto width) {
+void launch_squeeze(const SqueezeCall<Io, Real>& call, Stream stream) {
+  const auto with_layout = [&](auto last, auto width) {
     constexpr bool kLast = decltype(last)::value;
     launch_pixel_fold<kLast>(SqueezeFold<Io, Real, decltype(width)::value, kLast>{call}, call.maps, stream);
-  });
+  };
+  dispatch_layout<Io>(call.maps, call.maps.pixels(), with_layout, call.p);
 }
 
 template <class Io, class Real>
-void launch_project(const ProjectCall<Io, Real>& given, Stream stream) {
-  with_layout_of_p<Io>(given, [&](const auto& call, auto last, auto width) {
+void launch_project(const ProjectCall<Io, Real>& call, Stream stream) {
+  const auto with_layout = [&](auto last, auto width) {
     constexpr bool kLast = decltype(last)::value;
     launch_plane_fold<kLast>(ProjectFold<Io, Real, decltype(width)::value, kLast>{call}, call.maps, stream);
-  });
+  };
+  dispatch_layout<Io>(call.maps, call.maps.pixels(), with_layout, call.p);
 }
 
 // As many threads as keep a large device busy, and beyond that longer walks.
@@ -115,10 +101,8 @@ void launch_grad_items(const GradCall<Io, Real>& call, int64_t busy_threads, Str
 }
 
 template <class Io, class Real>
-void launch_grad_walking(const GradCall<Io, Real>& given, int64_t busy_threads, Stream stream) {
-  GradCall<Io, Real> call = given;
+void launch_grad_walking(const GradCall<Io, Real>& call, int64_t busy_threads, Stream stream) {
   const int64_t along = call.pool == 1 ? call.maps.pixels() : call.maps.width;
-  if (call.pool == 1) call.maps = as_read(call.maps);
   dispatch_layout<Io>(
       call.maps, along,
       [&](auto last, auto width) {
@@ -144,7 +128,6 @@ void launch_seam_forward(const SeamForward<Cell, Io, Real>& call, const Firing& 
       const SoftFire<Real, AnySurrogate<Real>> fire{{firing.surrogate, firing.scale}};
       return launch_forward_with<Cell, Io, Real>(call, fire, firing, stream);
     }
-  STD_TORCH_CHECK(!firing.soft, "soft spikes are computed in float64 only");
   launch_forward_with<Cell, Io, Real>(call, HardFire<Real>{firing.strict}, firing, stream);
 }
 
@@ -185,15 +168,13 @@ void with_sink(const Backward<Cell, Real, Source, Steps<const Io>, SummingSink<I
 template <class Cell, class Io, class Real>
 void launch_seam_backward(const SeamBackward<Cell, Io, Real>& given, const Firing& firing,
                           const Scratch<Real>& scratch, Stream stream) {
-  SummingSink<Io, Real> sink{given.grad_x, nullptr, nullptr, &scratch};
-  sink.maps = as_read(sink.maps);
+  const SummingSink<Io, Real> sink{given.grad_x, nullptr, nullptr, &scratch};
   const auto call = with_gradient_to(given, sink);
   if (call.bits != nullptr) return launch_backward_from_bits(call, firing, stream);
   const AnySurrogate<Real> surrogate(firing.surrogate, firing.scale);
   if constexpr (sizeof(Real) == sizeof(double))
     if (firing.soft)
       return launch_backward_with(call, SoftFire<Real, AnySurrogate<Real>>{surrogate}, surrogate, stream);
-  STD_TORCH_CHECK(!firing.soft, "soft spikes are computed in float64 only");
   launch_backward_with(call, HardFire<Real>{firing.strict}, surrogate, stream);
 }
 

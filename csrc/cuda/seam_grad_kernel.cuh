@@ -10,7 +10,7 @@ inline constexpr int kGradThreads = 256;
 // What the gradient takes from a plane and from a pixel.
 template <class Real>
 struct PlaneTerms {
-  Real a, b, uniform, spike, offset, slope, centre;
+  Real a, b, uniform, at_peak, offset, slope, centre;
   int32_t place;
 };
 template <class Real>
@@ -44,13 +44,12 @@ struct GradItems {
 
 template <class Io, class Real>
 ATTSNN_INLINE PlaneTerms<Real> plane_terms(const GradCall<Io, Real>& call, int64_t t, int64_t n, int64_t c) {
-  const int64_t plane = (t * call.maps.samples + n) * call.maps.channels + c,
-                affine = call.affine.at(t, n) + c;
+  const int64_t plane = call.maps.plane(t, n, c), affine = call.affine.at(t, n) + c;
   const bool gates = call.uniform != nullptr, norm = call.offset != nullptr;
   return {call.affine.a[affine],
           call.affine.b[affine],
           gates ? call.uniform[plane] : Real(0),
-          gates ? call.spike[plane] : Real(0),
+          gates ? call.at_peak[plane] : Real(0),
           norm ? call.offset[c] : Real(0),
           norm ? call.slope[c] : Real(0),
           norm ? call.centre[c] : Real(0),
@@ -106,10 +105,10 @@ __global__ void __launch_bounds__(kGradThreads) grad_kernel(GradCall<Io, Real> c
       const auto& plane = planes[kLast ? j : 0];
       const auto& at = pixels[kLast ? 0 : j];
       const bool point = at.place == t * maps.channels + c + (kLast ? j : 0);
-      const bool spike = plane.place == pixel + (kLast ? 0 : j);
+      const bool peak = plane.place == pixel + (kLast ? 0 : j);
       const Real y =
           plane_gradient(plane.a, plane.b, at.spatial, call.floor, Real(p[j]), Real(up[j]), at.level,
-                         point ? at.point : Real(0), plane.uniform, spike ? plane.spike : Real(0));
+                         point ? at.point : Real(0), plane.uniform, peak ? plane.at_peak : Real(0));
       share[j] = !inside ? Real(0) : kPool == 1 ? y : y * portion;
     }
 #pragma unroll

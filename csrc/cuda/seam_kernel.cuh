@@ -45,7 +45,7 @@ struct ProjectFold {
     }
   }
   ATTSNN_INLINE void finish(const State& state, int64_t t, int64_t n, int64_t c) const {
-    call.sum[(t * call.maps.samples + n) * call.maps.channels + c] = state.value;
+    call.sum[call.maps.plane(t, n, c)] = state.value;
   }
 };
 

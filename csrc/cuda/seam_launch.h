@@ -1,9 +1,15 @@
 // What seam.cu calls and seam_<type>.cu compile.
 #pragma once
+#include <functional>
+
 #include "core/seam_call.h"
 #include "tensor/dispatch.h"
 
 namespace attsnn {
+
+// Makes room for so many numbers, as long as the call lasts.
+template <class Real>
+using Scratch = std::function<Real*(int64_t)>;
 
 template <class Io, class Real>
 void launch_statistics(const StatisticsCall<Io, Real>& call, Stream stream);

@@ -189,7 +189,7 @@ struct StatisticsFold {
   ATTSNN_INLINE void finish(const State& state, int64_t t, int64_t n, int64_t c) const {
     const Maps& maps = call.maps;
     const Io* z = plane(t, n, c);
-    const int64_t to = (t * maps.samples + n) * maps.channels + c;
+    const int64_t to = maps.plane(t, n, c);
     const double pixels = double(maps.pixels()), mean = double(Real(z[0])) + state.sum / pixels;
     const double moment = state.square - state.sum * (state.sum / pixels);
     call.mean[to] = mean;

@@ -37,24 +37,25 @@ struct Firing {
   bool strict, soft;
 };
 
+// What follows raises nothing, for it may run in threads that could not say what: tensor/neuron_op.h checks
+// before them that there is such a surrogate, and that soft spikes are float64.
+
 // f(surrogate).
 template <class Real, class F>
 void dispatch_surrogate(const Firing& firing, const F& f) {
-  const bool known = Surrogates<Real>::at(int(firing.surrogate),
-                                          [&](auto type) { f(typename decltype(type)::type(firing.scale)); });
-  STD_TORCH_CHECK(known, "rules: there is no surrogate ", firing.surrogate);
+  Surrogates<Real>::at(int(firing.surrogate),
+                       [&](auto type) { f(typename decltype(type)::type(firing.scale)); });
 }
 
 // f(fire) with the step, or, in float64 alone, with the surrogate's soft spike.
 template <class Real, class F>
 void dispatch_fire(const Firing& firing, const F& f) {
-  if (!firing.soft) return f(HardFire<Real>{firing.strict});
   if constexpr (sizeof(Real) == sizeof(double))
-    dispatch_surrogate<Real>(firing, [&](const auto& surrogate) {
-      f(SoftFire<Real, std::remove_cvref_t<decltype(surrogate)>>{surrogate});
-    });
-  else
-    STD_TORCH_CHECK(false, "soft spikes are computed in float64 only");
+    if (firing.soft)
+      return dispatch_surrogate<Real>(firing, [&](const auto& surrogate) {
+        f(SoftFire<Real, std::remove_cvref_t<decltype(surrogate)>>{surrogate});
+      });
+  f(HardFire<Real>{firing.strict});
 }
 
 // f(fire, surrogate): what a backward pass needs.
@@ -64,7 +65,6 @@ void dispatch_firing(const Firing& firing, const F& f) {
     using Surrogate = std::remove_cvref_t<decltype(surrogate)>;
     if constexpr (sizeof(Real) == sizeof(double))
       if (firing.soft) return f(SoftFire<Real, Surrogate>{surrogate}, surrogate);
-    STD_TORCH_CHECK(!firing.soft, "soft spikes are computed in float64 only");
     f(HardFire<Real>{firing.strict}, surrogate);
   });
 }

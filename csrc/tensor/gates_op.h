@@ -89,13 +89,14 @@ void update_running(const Tensor& mean, const Tensor& var, const Tensor& batches
   STD_TORCH_CHECK(mean.scalar_type() == ScalarType::Float || mean.scalar_type() == ScalarType::Double,
                   "running statistics must be float32 or float64");
   dispatch_state(mean.scalar_type(), [&]<class Real>() {
-    const auto own = [&](const Tensor& tensor, const char* name) {
-      return const_cast<Real*>(small_data<Real>(tensor, channels, name));
+    const auto of = [&](const Tensor& tensor, const char* name) {
+      return small_data<Real>(tensor, channels, name);
     };
+    of(mean, "mean"), of(var, "var");  // checks them
     Driver::each(
         mean, channels,
-        RunningStatistics<Real>{own(batch_mean, "batch_mean"), own(batch_var, "batch_var"), Real(momentum),
-                                own(mean, "mean"), own(var, "var"), data<int64_t>(batches)});
+        RunningStatistics<Real>{of(batch_mean, "batch_mean"), of(batch_var, "batch_var"), Real(momentum),
+                                data<Real>(mean), data<Real>(var), data<int64_t>(batches)});
   });
 }
 

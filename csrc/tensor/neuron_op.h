@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <array>
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -70,9 +70,7 @@ struct Geometry {
       inner_strides.push_back(x.stride(d));
       neurons *= x.size(d);
     }
-    int64_t extent = 1;  // of one step in memory: equal to its size where it is dense
-    for (size_t d = 0; d < inner_sizes.size(); ++d) extent += (inner_sizes[d] - 1) * inner_strides[d];
-    STD_TORCH_CHECK(neurons == 0 || extent == neurons, "x[t] must be dense: make x contiguous first");
+    STD_TORCH_CHECK(neurons == 0 || dense(), "x[t] must be dense: make x contiguous first");
     const int64_t channels = learned ? learned->size(1) : 1;
     STD_TORCH_CHECK(channels == 1 || (x.dim() > 2 && x.size(2) == channels),
                     "learned must be [constants, 1 or C], C the size of dimension 2 of x");
@@ -89,15 +87,70 @@ struct Geometry {
   Tensor step(const Tensor& like, ScalarType type) const {
     return empty_strided(like, inner_sizes, inner_strides, type);
   }
-  bool lies_like(const Tensor& other) const {  // other: [T, ...] or [...], in the same inner order
-    const size_t outer = other.dim() - inner_sizes.size();
+  // Whether `other` is as many steps or one, or, a state, one without the dimension of time.
+  bool are_steps(const Tensor& other, int64_t steps) const {
+    return other.dim() == int64_t(sizes.size()) && (other.size(0) == steps || other.size(0) == 1) &&
+           lies_like(other, 1);
+  }
+  bool is_state(const std::optional<Tensor>& other, ScalarType state) const {
+    return !other || (other->scalar_type() == state && other->dim() + 1 == int64_t(sizes.size()) &&
+                      lies_like(*other, 0));
+  }
+
+ private:
+  bool lies_like(const Tensor& other, int64_t outer) const {
     for (size_t d = 0; d < inner_sizes.size(); ++d) {
-      const int64_t at = int64_t(outer + d);
+      const int64_t at = outer + int64_t(d);
       if (other.size(at) != inner_sizes[d]) return false;
       if (inner_sizes[d] > 1 && other.stride(at) != inner_strides[d]) return false;
     }
     return true;
   }
+  // Whether one step fills its memory without gaps or overlaps, in any order of its dimensions.
+  bool dense() const {
+    std::vector<std::pair<int64_t, int64_t>> left;  // stride, size
+    for (size_t d = 0; d < inner_sizes.size(); ++d)
+      if (inner_sizes[d] != 1) left.emplace_back(inner_strides[d], inner_sizes[d]);
+    std::sort(left.begin(), left.end());
+    int64_t expected = 1;
+    for (const auto& [stride, size] : left) {
+      if (stride != expected) return false;
+      expected *= size;
+    }
+    return true;
+  }
+};
+
+// What the way there leaves of a neuron for the way back: "bits", two a neuron and step; for the "input",
+// from which it is walked again, the state at the checkpoints of a long walk; or "nothing".
+class Kept {
+ public:
+  bool bits, checkpoints;
+
+  Kept(const std::string& keep, int64_t steps, int64_t neurons, ScalarType state)
+      : bits(keep == "bits"), checkpoints(keep == "input" && steps > kCheckpointAbove) {
+    STD_TORCH_CHECK(bits || keep == "input" || keep == "nothing", "keep must be bits, input or nothing, got ",
+                    keep);
+    if (bits) sizes_ = {steps, bytes_of_bits(neurons)};
+    if (checkpoints) sizes_ = {(steps - 1) / kCheckpointEvery, neurons};
+    type_ = bits ? ScalarType::Byte : state;
+  }
+  bool any() const { return bits || checkpoints; }
+  Tensor room(const Tensor& like) const { return empty_flat(like, sizes_, type_); }
+
+  // Of the way back, which cannot go without.
+  void check(const std::string& keep, const std::optional<Tensor>& kept) const {
+    STD_TORCH_CHECK(keep != "nothing", "keep: nothing was kept for a backward pass");
+    if (!any()) return;
+    int64_t values = 1;
+    for (const int64_t size : sizes_) values *= size;
+    STD_TORCH_CHECK(kept && kept->scalar_type() == type_ && kept->numel() == values && kept->is_contiguous(),
+                    "kept must be what the forward pass returned: ", values, " values");
+  }
+
+ private:
+  std::vector<int64_t> sizes_{0};
+  ScalarType type_;
 };
 
 // A tensor of one step stands for all.
@@ -108,9 +161,10 @@ Steps<T> steps_of(const std::optional<Tensor>& tensor) {
           tensor->size(0) == 1 ? 0 : tensor->stride(0)};
 }
 
-inline Tensor sum_over_steps(const Tensor& tensor) {
+// Into `sum`, which has one step: it keeps its layout, which a sum made by torch would not.
+inline void sum_over_steps(const Tensor& tensor, Tensor& sum) {
   const int64_t time = 0;
-  return torch::stable::sum(tensor, Sizes(&time, 1), true);
+  torch::stable::copy_(sum, torch::stable::sum(tensor, Sizes(&time, 1), true));
 }
 
 // The order of `rules` and `numbers` is that in attsnn/ops/neuron.py.
@@ -124,13 +178,17 @@ struct Choices {
 inline constexpr size_t kNeuronRules = 8;  // behind them stand those of a seam
 
 template <class Cell>
-Choices choices_of(const std::vector<int64_t>& rules, const std::vector<double>& numbers) {
+Choices choices_of(const std::vector<int64_t>& rules, const std::vector<double>& numbers, ScalarType state) {
   STD_TORCH_CHECK(rules.size() >= kNeuronRules, "rules: wanted ", kNeuronRules, " integers, got ",
                   rules.size());
   STD_TORCH_CHECK(numbers.size() == Cell::kConstants + 2, "numbers: wanted ", Cell::kConstants + 2, ", got ",
                   numbers.size());
   STD_TORCH_CHECK(rules[6] >= 0 && rules[6] < int64_t(std::size(kEmits)), "rules: there is no emit ",
                   rules[6]);
+  STD_TORCH_CHECK(rules[7] >= 0 && rules[7] < Surrogates<float>::kSize, "rules: there is no surrogate ",
+                  rules[7]);
+  STD_TORCH_CHECK(rules[3] == 0 || state == ScalarType::Double,
+                  "rules: soft spikes are computed in float64 only");
   const double scale = numbers[Cell::kConstants], centre = numbers[Cell::kConstants + 1];
   return {.hard_reset = rules[0] != 0,
           .detach_reset = rules[1] != 0,
@@ -169,15 +227,13 @@ std::tuple<Tensor, Tensor, Tensor> neuron_forward(const Tensor& x, const std::op
   if (steps > 0) geometry.shape.steps = steps;
   const Shape& shape = geometry.shape;
   const ScalarType state = state_type(x);
-  STD_TORCH_CHECK(!v0 || (v0->scalar_type() == state && v0->dim() + 1 == x.dim() && geometry.lies_like(*v0)),
+  STD_TORCH_CHECK(geometry.is_state(v0, state),
                   "v0 must lie in memory like one step of x, in the state's type");
-  const Choices choices = choices_of<Cell>(rules, numbers);
-  const bool bits = keep == "bits", checkpoints = keep == "input" && shape.steps > kCheckpointAbove;
+  const Choices choices = choices_of<Cell>(rules, numbers, state);
+  const Kept keeps(keep, shape.steps, shape.neurons, state);
   Tensor out = geometry.steps(x, x.scalar_type(), shape.steps);
   Tensor v = final_state ? geometry.step(x, state) : empty_flat(x, {0}, state);
-  Tensor kept = bits          ? empty_flat(x, {shape.steps, bytes_of_bits(shape.neurons)}, ScalarType::Byte)
-                : checkpoints ? empty_flat(x, {(shape.steps - 1) / kCheckpointEvery, shape.neurons}, state)
-                              : empty_flat(x, {0}, state);
+  Tensor kept = keeps.room(x);
   if (shape.neurons == 0) return {out, v, kept};
   dispatch_type(x.scalar_type(), [&]<class Io, class Real>() {
     ForwardCall<Cell, Io, Real> call{};
@@ -187,8 +243,8 @@ std::tuple<Tensor, Tensor, Tensor> neuron_forward(const Tensor& x, const std::op
     call.out = steps_of<Io>(out);
     call.v0 = const_data<Real>(v0);
     call.v = final_state ? data<Real>(v) : nullptr;
-    call.checkpoints = checkpoints ? data<Real>(kept) : nullptr;
-    call.bits = bits ? data<uint8_t>(kept) : nullptr;
+    call.checkpoints = keeps.checkpoints ? data<Real>(kept) : nullptr;
+    call.bits = keeps.bits ? data<uint8_t>(kept) : nullptr;
     Driver::forward(x, call, choices.firing);
   });
   return {out, v, kept};
@@ -203,12 +259,14 @@ std::tuple<Tensor, Tensor, Tensor> neuron_backward(
   const Geometry geometry(grad_out, learned);
   const Shape& shape = geometry.shape;
   const ScalarType state = state_type(grad_out);
-  const Choices choices = choices_of<Cell>(rules, numbers);
-  const bool bits = keep == "bits";
-  STD_TORCH_CHECK(bits || (x && x->scalar_type() == grad_out.scalar_type() && geometry.lies_like(*x)),
-                  "x must be given, in the type and inner order of grad_out");
-  STD_TORCH_CHECK((!grad_v || geometry.lies_like(*grad_v)) && (!v0 || geometry.lies_like(*v0)),
-                  "grad_v and v0 must lie in memory like one step of grad_out");
+  const Choices choices = choices_of<Cell>(rules, numbers, state);
+  const Kept keeps(keep, shape.steps, shape.neurons, state);
+  keeps.check(keep, kept);
+  const bool readable =
+      x && x->scalar_type() == grad_out.scalar_type() && geometry.are_steps(*x, shape.steps);
+  STD_TORCH_CHECK(keeps.bits || readable, "x must be given, in the steps, type and inner order of grad_out");
+  STD_TORCH_CHECK(geometry.is_state(grad_v, state) && geometry.is_state(v0, state),
+                  "grad_v and v0 must lie in memory like one step of grad_out, in the state's type");
   STD_TORCH_CHECK(!learns || learned, "learns: constants are learned, but `learned` is not given");
   // By the driver, else behind it; no neurons have no sum.
   const bool summed = shared && (Driver::kSumsSteps || shape.neurons == 0);
@@ -224,18 +282,20 @@ std::tuple<Tensor, Tensor, Tensor> neuron_backward(
     call.neuron = neuron_of<Cell, Real>(choices, numbers, learned, state);
     call.grad_out = steps_of<const Io>(grad_out);
     call.grad_v = const_data<Real>(grad_v);
-    if (!bits) call.x = steps_of<const Io>(x);
+    if (!keeps.bits) call.x = steps_of<const Io>(x);
     call.v0 = const_data<Real>(v0);
-    call.checkpoints = !bits && shape.steps > kCheckpointAbove ? const_data<Real>(kept) : nullptr;
-    call.bits = bits ? const_data<uint8_t>(kept) : nullptr;
+    call.checkpoints = keeps.checkpoints ? const_data<Real>(kept) : nullptr;
+    call.bits = keeps.bits ? const_data<uint8_t>(kept) : nullptr;
     call.grad_x = steps_of<Io>(grad_x);
     call.grad_v0 = wants_v0 ? data<Real>(grad_v0) : nullptr;
     call.sums = learns ? data<Real>(sums) : nullptr;
     Driver::backward(grad_out, call, choices.firing);
     if (learns) Driver::reduce(grad_out, call.shape, Cell::kConstants, call.sums, data<Real>(grad_learned));
   });
-  if (shared && !summed) grad_x = sum_over_steps(grad_x);
-  return {grad_x, grad_v0, grad_learned};
+  if (!shared || summed) return {grad_x, grad_v0, grad_learned};
+  Tensor sum = geometry.steps(grad_out, grad_out.scalar_type(), 1);
+  sum_over_steps(grad_x, sum);
+  return {sum, grad_v0, grad_learned};
 }
 
 }  // namespace attsnn

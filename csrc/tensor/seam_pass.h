@@ -27,21 +27,22 @@ struct SeamRules {
   bool relu() const { return by_plane() || space; }
 };
 
-// [T, N, C, H, W] with pixels or channels innermost; where there is one pixel, channels are.
+// [T, N, C, H, W] with pixels or channels innermost.
 inline Maps maps_of(const Tensor& z) {
   STD_TORCH_CHECK(z.dim() == 5 && z.size(0) >= 1, "z must be [T, N, C, H, W] with at least one time step");
   Maps maps{z.size(0), z.size(1), z.size(2), z.size(3), z.size(4), false};
+  const bool empty = maps.planes() * maps.pixels() == 0;  // whatever its strides
   const auto lies = [&](int64_t c, int64_t h, int64_t w) {
     const int64_t strides[] = {maps.sample_size(), c, h, w};
     for (int d = 1; d < 5; ++d)
-      if (z.size(d) > 1 && z.stride(d) != strides[d - 1]) return false;
+      if (!empty && z.size(d) > 1 && z.stride(d) != strides[d - 1]) return false;
     return true;
   };
   const bool planes = lies(maps.pixels(), maps.width, 1);
-  maps.channels_last = !planes || maps.pixels() == 1;
+  maps.channels_last = !planes;
   STD_TORCH_CHECK(planes || lies(1, maps.width * maps.channels, maps.channels),
                   "z[t] must be contiguous or channels-last");
-  return maps;
+  return maps.laid();
 }
 
 inline bool same_maps(const Maps& a, const Maps& b) {
@@ -111,7 +112,7 @@ Statistics statistics_pass(const Tensor& z, const std::optional<Tensor>& gamma, 
   const Maps maps = maps_of(z);
   check_pool(pool, maps.height, maps.width);
   Statistics found{{}, {empty_flat(z, {3, maps.steps, maps.samples, maps.channels}, ScalarType::Double)}};
-  if (pool > 1) found.pooled = {empty_maps(z, maps.pooled(pool))};
+  if (pool > 1) found.pooled = {empty_maps(z, maps.pooled(pool).laid())};
   if (extrema) {
     found.planes.push_back(empty_planes(z, maps, state_type(z)));
     found.planes.push_back(empty_planes(z, maps, ScalarType::Int));
@@ -152,14 +153,13 @@ template <class Driver>
 void gradient_pass(const Tensor& up, const Tensor& z, const std::optional<Tensor>& p, const Tensor& affine,
                    const std::vector<Tensor>& planes, const std::vector<Tensor>& spatial,
                    const std::optional<Tensor>& channels, int64_t pool, bool relu, const Tensor& grad_z) {
-  const Maps maps = maps_of(z), p_maps = maps.pooled(pool);
+  const Maps maps = maps_of(z), p_maps = maps.pooled(pool).laid();
   STD_TORCH_CHECK(p.has_value() == (pool > 1), "p is given where z is pooled, and only there");
   const bool gated = !planes.empty(), spaced = !spatial.empty();
   STD_TORCH_CHECK((!gated || planes.size() == 2) && (!spaced || spatial.size() == 2),
                   "the gradients of planes and of pixels come with the places of the maxima");
-  Maps laid = p_maps;  // pooled to one pixel, channels lie innermost either way
-  check_maps(up, z, (laid.channels_last |= laid.pixels() == 1, laid));
-  check_maps(p, z, laid);
+  check_maps(up, z, p_maps);
+  check_maps(p, z, p_maps);
   if (maps.planes() == 0 || maps.pixels() == 0) return;
   dispatch_type(z.scalar_type(), [&]<class Io, class Real>() {
     const int64_t pixels = maps.samples * p_maps.pixels();
@@ -178,7 +178,7 @@ void gradient_pass(const Tensor& up, const Tensor& z, const std::optional<Tensor
     }
     if (gated) {
       call.uniform = small_data<Real>(planes[0], 2 * maps.planes(), "planes");
-      call.spike = call.uniform + maps.planes();
+      call.at_peak = call.uniform + maps.planes();
       call.place = small_data<int32_t>(planes[1], maps.planes(), "planes' places");
     }
     call.offset = small_data<Real>(channels, 3 * maps.channels, "channels");
@@ -188,8 +188,7 @@ void gradient_pass(const Tensor& up, const Tensor& z, const std::optional<Tensor
   });
 }
 
-template <class Cell, class Real>
-Shape seam_shape(const Maps& maps, const std::optional<Tensor>& learned) {
+inline Shape seam_shape(const Maps& maps, const std::optional<Tensor>& learned) {
   const int64_t channels = learned ? learned->size(1) : 1;
   STD_TORCH_CHECK(channels == 1 || channels == maps.channels, "learned must be [constants, 1 or C]");
   return {maps.steps, maps.samples * maps.sample_size(), channels, maps.channels_last ? 1 : maps.pixels()};
@@ -210,19 +209,18 @@ Applied apply_pass(const Tensor& p, const Tensor& affine, const std::optional<Te
   const SeamRules seam(rules);
   check_maps(shortcut, p, maps);
   const ScalarType state = state_type(p);
-  const Choices choices = choices_of<Cell>(rules, numbers);
+  const Choices choices = choices_of<Cell>(rules, numbers, state);
   const int64_t neurons = maps.samples * maps.sample_size();
-  const bool bits = keep == "bits", checkpoints = keep == "input" && maps.steps > kCheckpointAbove;
-  STD_TORCH_CHECK(!bits || maps.samples <= 1 || maps.sample_size() % kNeuronsPerByte == 0,
+  const Kept keeps(keep, maps.steps, neurons, state);
+  STD_TORCH_CHECK(!keeps.bits || maps.samples <= 1 || maps.sample_size() % kNeuronsPerByte == 0,
                   "bits: a sample's neurons must fill whole bytes");
   Applied result{empty_maps(p, maps), {}, {}};
   if (seam.membrane) result.membrane = {empty_maps(p, maps)};
-  if (bits) result.kept = {empty_flat(p, {maps.steps, bytes_of_bits(neurons)}, ScalarType::Byte)};
-  if (checkpoints) result.kept = {empty_flat(p, {(maps.steps - 1) / kCheckpointEvery, neurons}, state)};
+  if (keeps.any()) result.kept = {keeps.room(p)};
   if (neurons == 0) return result;
   dispatch_type(p.scalar_type(), [&]<class Io, class Real>() {
     SeamForward<Cell, Io, Real> call{};
-    call.shape = seam_shape<Cell, Real>(maps, learned);
+    call.shape = seam_shape(maps, learned);
     call.neuron = neuron_of<Cell, Real>(choices, numbers, learned, state);
     call.x = {maps,
               steps_of<const Io>(p),
@@ -233,8 +231,8 @@ Applied apply_pass(const Tensor& p, const Tensor& affine, const std::optional<Te
               steps_of<const Io>(shortcut),
               seam.membrane ? steps_of<Io>(result.membrane[0]) : Steps<Io>{}};
     call.out = steps_of<Io>(result.out);
-    call.checkpoints = checkpoints ? data<Real>(result.kept[0]) : nullptr;
-    call.bits = bits ? data<uint8_t>(result.kept[0]) : nullptr;
+    call.checkpoints = keeps.checkpoints ? data<Real>(result.kept[0]) : nullptr;
+    call.bits = keeps.bits ? data<uint8_t>(result.kept[0]) : nullptr;
     Driver::forward(p, call, choices.firing);
   });
   return result;
@@ -262,11 +260,10 @@ Risen neuron_backward_pass(const Tensor& grad_out, const std::optional<Tensor>& 
   check_maps(grad_membrane, p, maps);
   check_maps(membrane, p, maps);
   const ScalarType state = state_type(p);
-  const Choices choices = choices_of<Cell>(rules, numbers);
+  const Choices choices = choices_of<Cell>(rules, numbers, state);
   const int64_t neurons = maps.samples * maps.sample_size(), pixels = maps.samples * maps.pixels();
-  const bool bits = keep == "bits";
-  STD_TORCH_CHECK(kept.has_value() == (bits || maps.steps > kCheckpointAbove),
-                  "what is kept of a neuron are bits, or checkpoints of its long walks");
+  const Kept keeps(keep, maps.steps, neurons, state);
+  keeps.check(keep, kept);
   STD_TORCH_CHECK(!seam.alone || (maps.steps == 1 && !grad_membrane && !learned),
                   "rules: a norm alone is of one step and has no membrane");
   Risen result{{}, empty_flat(p, {2, maps.steps, maps.samples, maps.channels}, ScalarType::Double), {}, {}};
@@ -278,7 +275,7 @@ Risen neuron_backward_pass(const Tensor& grad_out, const std::optional<Tensor>& 
     std::optional<Tensor> by_neuron;
     if (learned) by_neuron = empty_flat(p, {Cell::kConstants, neurons}, state);
     SeamBackward<Cell, Io, Real> call{};
-    call.shape = seam_shape<Cell, Real>(maps, learned);
+    call.shape = seam_shape(maps, learned);
     call.neuron = neuron_of<Cell, Real>(choices, numbers, learned, state);
     call.grad_out = steps_of<const Io>(grad_out);
     call.x = {maps,
@@ -289,8 +286,8 @@ Risen neuron_backward_pass(const Tensor& grad_out, const std::optional<Tensor>& 
               seam.rounded,
               {},
               steps_of<Io>(membrane)};
-    call.checkpoints = bits ? nullptr : const_data<Real>(kept);
-    call.bits = bits ? const_data<uint8_t>(kept) : nullptr;
+    call.checkpoints = keeps.checkpoints ? const_data<Real>(kept) : nullptr;
+    call.bits = keeps.bits ? const_data<uint8_t>(kept) : nullptr;
     call.grad_x = {maps,
                    seam.alone ? Steps<Io>{} : steps_of<Io>(result.up[0]),
                    steps_of<const Io>(grad_membrane),

@@ -27,7 +27,7 @@ struct Case {
   bool shortcut = false, membrane = false, learned = false, bits = false, soft = false, given_state = false;
   int surrogate = 0;
 
-  Maps maps() const { return {steps, samples, channels, height, width, last}; }
+  Maps maps() const { return Maps{steps, samples, channels, height, width, last}.laid(); }
 };
 
 inline void expect(bool holds, const char* what, int64_t i, double ours, double wanted) {
@@ -72,13 +72,13 @@ struct Inputs {
   Case c;
   Maps maps;  // of p
   Buffer<Io> p, up;
-  Buffer<Real> a, b, gamma, spatial, level, point, uniform, spike, offset, slope, centre;
+  Buffer<Real> a, b, gamma, spatial, level, point, uniform, at_peak, offset, slope, centre;
   Buffer<int32_t> spatial_place, place;
   Real floor;
 
   explicit Inputs(const Case& given)
       : c(given),
-        maps(given.maps().pooled(given.pool)),
+        maps(given.maps().pooled(given.pool).laid()),
         p(normal<Io>(c.steps * step_size(maps), 2, c.misaligned)),
         up(normal<Io>(c.steps * step_size(maps), 3, c.misaligned)),
         a(normal<Real>(maps.planes(), 4)),
@@ -88,7 +88,7 @@ struct Inputs {
         level(normal<Real>(c.samples * maps.pixels(), 8)),
         point(normal<Real>(c.samples * maps.pixels(), 9)),
         uniform(normal<Real>(maps.planes(), 10)),
-        spike(normal<Real>(maps.planes(), 11)),
+        at_peak(normal<Real>(maps.planes(), 11)),
         offset(normal<Real>(c.channels, 12)),
         slope(normal<Real>(c.channels, 13)),
         centre(normal<Real>(c.channels, 14)),

@@ -147,7 +147,7 @@ void grad(const Case& c) {
   }
   if (c.gates) {
     call.uniform = in.uniform.data();
-    call.spike = in.spike.data();
+    call.at_peak = in.at_peak.data();
     call.place = in.place.data();
   }
   if (c.norm) {
@@ -178,7 +178,7 @@ void grad(const Case& c) {
                                Real(in.p[from]), Real(in.up[from]), c.spatial ? in.level[map] : Real(0),
                                c.spatial && point ? in.point[map] : Real(0),
                                c.gates ? in.uniform[plane] : Real(0),
-                               c.gates && in.place[plane] == pixel ? in.spike[plane] : Real(0));
+                               c.gates && in.place[plane] == pixel ? in.at_peak[plane] : Real(0));
         if (c.pool > 1) share = share * (Real(1) / Real(c.pool * c.pool));
       }
       const Real wanted = !c.norm ? share
