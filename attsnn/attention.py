@@ -76,7 +76,7 @@ class SpatialAttention(nn.Module):
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.spatial_gate(x, self.conv.weight) * x
+        return ops.spatial_gate(x, self.conv.weight.to(x.dtype)) * x
 
 
 class Attention(nn.Sequential):
@@ -171,6 +171,8 @@ def attention(
     gates, keep = Attention(), {"keep_steps": keep_steps, "keep_channels": keep_channels}
     if any(ratio is not None for ratio in keep.values()):
         _check_pruning(name, keep)
+        if keep_channels is not None and channels is None:
+            raise ValueError("keep_channels: give channels, whose scores choose; [T, N, F] has none")
         shares = (1.0 if ratio is None else ratio for ratio in keep.values())
         gates = PrunedAttention(*shares, reserve_coefficient)
     if "T" in letters:

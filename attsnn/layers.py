@@ -54,6 +54,9 @@ class SpikingLayer(nn.Module):
         membrane_dtype: torch.dtype | None = None,
     ):
         super().__init__()
+        _check_norm(norm)
+        if not isinstance(neuron, LIF):
+            raise TypeError(f"neuron must be an attsnn.neurons.LIF, got {type(neuron).__name__}")
         if not isinstance(attention, Attention | PrunedAttention | nn.Identity | None):
             kind = type(attention).__name__
             raise TypeError(f"attention must come from attsnn.attention.attention, or be None, got {kind}")
@@ -125,6 +128,7 @@ class NormedLayer(nn.Module):
         backend: Backend = "auto",
     ):
         super().__init__()
+        _check_norm(norm)
         self.current, self.norm, self.membrane_dtype, self.backend = current, norm, membrane_dtype, backend
 
     def forward(self, x: Tensor, repeats: int = 1) -> Tensor:
@@ -133,6 +137,11 @@ class NormedLayer(nn.Module):
         """
         z = _widened(over_time(self.current, x), self.membrane_dtype)
         return _normed(z, self.norm, self.backend, repeats=repeats)
+
+
+def _check_norm(norm: _BatchNorm | None) -> None:
+    if not isinstance(norm, _BatchNorm | None):
+        raise TypeError(f"norm must be a batch norm of torch.nn, or None, got {type(norm).__name__}")
 
 
 def _widened(z: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -154,7 +163,7 @@ def _normed(z: Tensor, norm: _BatchNorm | None, backend: Backend, *, pool: int =
 def _norm_of(norm: _BatchNorm) -> ops.Norm:
     given = not norm.training and norm.running_mean is not None
     mean, var = (norm.running_mean, norm.running_var) if given else (None, None)
-    group = None if given else _group_of(norm)
+    group = _group_of(norm) if norm.training else None
     return ops.Norm(norm.weight, norm.bias, mean, var, norm.eps, group)
 
 
@@ -196,6 +205,9 @@ class Rate(nn.Module):
         return x.mean(0)
 
 
+FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
 def fold(model: nn.Module) -> nn.Module:
     """A copy of the model for inference, each batch norm put into the convolution or linear layer before it.
 
@@ -203,7 +215,7 @@ def fold(model: nn.Module) -> nn.Module:
     `SpikingLayer` and `NormedLayer`, where `current` may be an `nn.Sequential` that ends in such a layer, and
     behind their layer in any `nn.Sequential`, where an `nn.Identity` takes their place.
 
-    Raises ValueError for a norm that has no running statistics.
+    Raises ValueError for a norm that has no running statistics, or whose layer cannot take it.
     """
     folded = copy.deepcopy(model).eval()
     for module in list(folded.modules()):
@@ -215,8 +227,9 @@ def fold(model: nn.Module) -> nn.Module:
             module.norm = None
         if not isinstance(module, nn.Sequential):
             continue
-        for (name, layer), (norm_name, norm) in pairwise(list(module.named_children())):
-            if isinstance(norm, _BatchNorm) and isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+        # Not `named_children`: that leaves out a module's second place, and with it what lies between.
+        for (name, layer), (norm_name, norm) in pairwise(list(module._modules.items())):
+            if isinstance(norm, _BatchNorm) and isinstance(layer, FOLDABLE):
                 setattr(module, name, _folded(layer, norm, norm_name))
                 setattr(module, norm_name, nn.Identity())
     return folded
@@ -225,6 +238,9 @@ def fold(model: nn.Module) -> nn.Module:
 def _folded(layer: nn.Module, norm: _BatchNorm, name: str) -> nn.Module:
     if norm.running_mean is None:
         raise ValueError(f"{name} has no running statistics (track_running_stats=False) to fold")
+    if not isinstance(layer, FOLDABLE):
+        kinds = ", ".join(kind.__name__ for kind in FOLDABLE)
+        raise ValueError(f"{name} stands behind {type(layer).__name__}; it can be put into {kinds}")
     fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
     return fuse(layer, norm)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import ops
 from ._extension import Backend
+from .ops.neuron import check_rules
 from .reference import CONSTANTS, Surrogate, arctan, rectangular
 
 Constant = float | Tensor
@@ -21,8 +22,9 @@ class LIF(nn.Module):
     equation.
 
     Constants are numbers, or tensors [C], one value a channel (dimension 2 of the input). Those named in
-    `learn` become parameters: scalars, or [channels] where `channels` is given. `v_reset` is None for the
-    soft reset and "threshold" for a reset to the threshold itself, learned or not.
+    `learn` become parameters: scalars, or [channels] where `channels` is given; an `nn.Parameter` is one, and
+    stays the one it is. `v_reset` is None for the soft reset and "threshold" for a reset to the threshold
+    itself, learned or not.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class LIF(nn.Module):
         backend: Backend = "auto",
     ):
         super().__init__()
+        check_rules(surrogate, emit, start)
         if isinstance(v_reset, str) and v_reset != "threshold":
             raise ValueError(f"v_reset must be a number, a tensor, None or 'threshold', got {v_reset!r}")
         self._constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
@@ -53,12 +56,16 @@ class LIF(nn.Module):
                     f"learn: {name!r} is not a constant with a value; they are {', '.join(CONSTANTS)}"
                 )
         for name, value in self._constants.items():
-            if name in learn:
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            elif name in learn:
                 value = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
                 if channels is not None:
                     value = value.expand(channels).clone()
                 self.register_parameter(name, nn.Parameter(value))
             elif isinstance(value, Tensor):
+                if value.requires_grad:
+                    raise ValueError(f"{name} wants a gradient: name it in `learn`, or give an nn.Parameter")
                 self.register_buffer(name, value)
         for name in (*self._parameters, *self._buffers):
             del self._constants[name]
@@ -67,8 +74,9 @@ class LIF(nn.Module):
 
     def constants(self) -> dict[str, Constant | None]:
         """The five constants of the equation, as they are now."""
-        own = {**self._constants, **self._parameters, **self._buffers}
-        values = {name: own[name] for name in CONSTANTS}
+        # By their names, whoever holds them: parametrisations and replicas keep them elsewhere.
+        fixed = self._constants
+        values = {name: fixed[name] if name in fixed else getattr(self, name) for name in CONSTANTS}
         if isinstance(values["v_reset"], str):
             values["v_reset"] = values["threshold"]
         return values
@@ -132,6 +140,8 @@ class PLIF(LIF):
         )
         w = -torch.log(torch.tensor(tau - 1.0))  # sigmoid(w) = 1 / tau
         self.w = nn.Parameter(w if channels is None else w.expand(channels).clone())
+        bias = 0.0 if v_reset is None else "v_reset sigmoid(w)"
+        self._constants |= {"leak": "1 - sigmoid(w)", "gain": "sigmoid(w)", "bias": bias}  # as they are shown
 
     def constants(self) -> dict[str, Constant | None]:
         values, gain = super().constants(), torch.sigmoid(self.w)

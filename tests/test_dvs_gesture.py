@@ -24,7 +24,7 @@ from events_writers import (
 )
 from torch.utils.data import DataLoader
 
-from attsnn.data import DataError, DataFormatError, DataMissingError, Draw, DVSGesture, frames, select, vote
+from attsnn.data import DataError, DataFormatError, DataMissingError, Draw, DVSGesture, frames, select
 from attsnn.data.__main__ import main
 from attsnn.data.dvs_gesture import CLASSES, RAW_FILES, prepare
 from attsnn.data.events import COLUMNS
@@ -94,6 +94,15 @@ def test_samples_are_frames_of_a_window(store):
     assert DVSGesture(store, "train", **SETTINGS, downsample=1)[0][0].shape == (4, 2, 128, 128)
 
 
+@pytest.mark.parametrize(("dt_ms", "dt", "steps"), [(12.5, 12_500, 40), (1.001, 1001, 900)])
+def test_steps_of_a_fraction_of_a_millisecond(store, dt_ms, dt, steps):
+    """In whole microseconds, the nearest: 1000 times 1.001 is 1000.9999999999999."""
+    data = DVSGesture(store, "train", steps=steps, dt_ms=dt_ms)
+    clip = data.events(3)
+    inside = clip.between(int(clip.t[0]), int(clip.t[0]) + steps * dt)
+    np.testing.assert_array_equal(data[3][0], frames(inside, steps=steps, dt=dt, downsample=4))
+
+
 def test_random_windows_are_pure_functions_of_their_key(store):
     data = DVSGesture(store, "train", **SETTINGS, window="random")
     clip = data.events(5)
@@ -137,13 +146,6 @@ def test_published_clips(store):
         start = first + min(k * step, duration - US)
         wanted = frames(clip.between(start, start + US), steps=4, dt=50_000, downsample=4)
         np.testing.assert_array_equal(sample[k], wanted)
-
-
-def test_vote_needs_more_than_half_of_the_clips():
-    correct = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
-    assert vote(correct).tolist() == [False, True, False, True]
-    assert vote(correct[:, :3]).tolist() == [True, True, False, True]
-    assert vote(correct[:, :1]).tolist() == [True, True, False, True]
 
 
 def test_folder_parent_and_archive_give_the_same_clips(store, raw, tmp_path):

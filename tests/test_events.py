@@ -1,5 +1,6 @@
 """AEDAT 3.1 and frames: both paths against each other and against counting by hand, hostile files, speed."""
 
+import math
 import struct
 import time
 
@@ -288,6 +289,17 @@ def test_columns_of_another_type_are_refused():
         Events(np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(2, np.int16), np.zeros(2, np.uint8))
     with pytest.raises(ValueError, match="column p"):
         Events(np.zeros(2, np.int64), np.zeros(2, np.int16), np.zeros(2, np.int16), np.zeros(3, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("t", 2**63), ("t", math.nan), ("x", 65_539), ("x", 2.7), ("y", -32_769), ("p", 257), ("p", -1)],
+)
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+def test_numbers_that_a_column_cannot_hold_are_refused(column, value):
+    with pytest.raises(ValueError, match=rf"column {column} holds {COLUMNS[column]}, which {value} is not"):
+        make_events(**{name: [1] for name in COLUMNS} | {column: [value]})
+    assert make_events([2**40], [32_767], [2.0], [True]).y.tolist() == [2]
 
 
 def test_between_is_half_open():

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 import torch
-from close import as_exact_as_eager, close64
+from close import as_exact_as_eager, close64, same_bits
 from test_neuron import kept_bytes
 
 from attsnn import attention, layers, models, neurons
 from attsnn.models import convert
-from attsnn.reference import CONSTANTS
+from attsnn.reference import CONSTANTS, rectangular
 
 NAMES = (None, *attention.NAMES)
 PARAMETERS = {  # None, TA, CA, SA, TCA, TSA, CSA, TCSA
@@ -27,6 +27,17 @@ PARAMETERS = {  # None, TA, CA, SA, TCA, TSA, CSA, TCSA
 def test_parameter_counts(name, gates):
     model = models.create(name, attention=gates)
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name][NAMES.index(gates)]
+
+
+@pytest.mark.parametrize(
+    ("name", "half_width"),
+    [("ma_snn_dvs_gesture", 0.25), ("ma_snn_cifar10_dvs", 0.5), ("ma_snn_dvs_gait", 0.25)],
+)
+def test_published_windows_of_the_surrogate(name, half_width):
+    with torch.device("meta"):
+        model = models.create(name)
+    wanted = rectangular(half_width)
+    assert all(layer.neuron.surrogate == wanted for layer in [*model.features, *model.classifier])
 
 
 def test_neuron_counts():
@@ -130,6 +141,18 @@ def test_gradients_of_ties_do_not_depend_on_the_layout(name):
     close64(grads[1], grads[0], 1e-13, name)
 
 
+@pytest.mark.parametrize("name", attention.NAMES)
+def test_gates_read_the_type_of_their_input(name):
+    """bfloat16 from a convolution under autocast, weights in float32: as with rounded weights."""
+    gates = small_gates(name).float()
+    x = generator((2, 3, 4, 3, 3)).bfloat16()
+    out = gates(x)
+    same_bits(out, small_gates(name).bfloat16()(x))
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.any() for p in gates.parameters())
+
+
 def tensors_in(value, where: str):
     """Where tensors hide in dicts, lists, tuples and sets."""
     if isinstance(value, torch.Tensor):
@@ -201,6 +224,10 @@ def test_misuse():
         (lambda: models.create("ma_snn_dvs_gesture", channels=(1, 2)), "channels must name 3 widths"),
         (lambda: attention.attention("TA"), "give steps"),
         (
+            lambda: attention.attention("TCA", steps=16, keep_channels=0.5),
+            "keep_channels: give channels, whose scores choose",
+        ),
+        (
             lambda: models.create("ma_snn_dvs_gait")(torch.zeros(8, 1, 2, 32, 32)),
             r"frames \[T, N, 2, 128, 128\]",
         ),
@@ -227,8 +254,8 @@ def test_names():
         ({"width": float("nan")}, "width must be positive"),
         ({"size": 2}, "size must be a multiple of 4"),
         ({"size": 30}, "size must be a multiple of 4"),
-        ({"hidden": 0}, "hidden must be at least 1"),
-        ({"num_classes": 0}, "classes must be at least 1"),
+        ({"hidden": 0}, "hidden must be an integer of at least 1"),
+        ({"num_classes": 0}, "classes must be an integer of at least 1"),
         ({"learn": ("leak",)}, "MA-SNN learns alpha, beta, threshold"),
     ],
 )
@@ -297,6 +324,24 @@ def test_published_file_round_trip(tmp_path, name, gates, steps):
     assert kwargs["name"] == name and kwargs["attention"] == gates
 
 
+@pytest.mark.parametrize("ratio", [7, 11, 12, 22])
+def test_ratios_that_not_every_gate_tells_apart(ratio):
+    """11 and 12 leave 5 of the first layer's 64 channels, but 11 and 10 of the others' 128."""
+    with torch.device("meta"):
+        model = models.create("ma_snn_dvs_gesture", attention="CA", channel_ratio=ratio)
+        state = convert.from_published(published(model.state_dict()), "ma_snn")
+        other = models.create(**convert.infer_ma_snn(state))
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in other.state_dict().items()}
+
+
+@pytest.mark.parametrize(("name", "size"), [("ma_snn_dvs_gesture", 64), ("ma_snn_dvs_gait", 64)])
+def test_the_size_is_in_the_file(name, size):
+    with torch.device("meta"):
+        model = models.create(name, attention=None, size=size)
+        state = convert.from_published(published(model.state_dict()), "ma_snn")
+    assert convert.infer_ma_snn(state)["size"] == size
+
+
 def test_published_neurons_that_learn():
     """`pa_train_self`: alpha, beta, Vthres are [C, 1, 1] or [1, F]; Vreset, never read, is dropped."""
     learn = ("alpha", "beta", "threshold")
@@ -321,6 +366,34 @@ def test_published_neurons_that_learn():
     assert torch.equal(model.eval()(x), other.eval()(x))
     with pytest.raises(ValueError, match="no key of a published"):
         convert.from_published({"module.FC0.network.IF.Vother": torch.ones(1)}, "ma_snn")
+
+
+ONE = torch.ones(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        ([1, 2], "a state dict of ma_snn is wanted, got list"),
+        ({"FC0.linear.bias": ONE, "module.FC0.linear.bias": ONE}, "'module.FC0.linear.bias' is there twice"),
+        ({"module.FC0.linear.bias": ONE, "FC0.linear.bias": ONE}, "'FC0.linear.bias' is there twice"),
+        ({"convAttLIF0.foo": ONE}, "'convAttLIF0.foo' is no key of a published ma_snn network"),
+        ({"convAttLIF0.conv2d.foo": ONE}, "is no key of a published ma_snn network"),
+        ({"convAttLIF0.attention.ca.sharedMLP.0.weight": torch.ones(3)}, r"matrix of a gate, got shape \(3,"),
+    ],
+)
+def test_no_published_state(state, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        convert.from_published(state, "ma_snn")
+
+
+def test_gates_without_a_common_ratio():
+    with torch.device("meta"):
+        model = models.create("ma_snn_dvs_gesture", attention="CA", channel_ratio=4)
+        state = convert.from_published(published(model.state_dict()), "ma_snn")
+        state["features.2.attention.channel.reduce.weight"] = torch.empty(31, 128)
+    with pytest.raises(ValueError, match=r"channel gates have no ratio in common: .*\(31, 128\)"):
+        convert.infer_ma_snn(state)
 
 
 def test_converter_misuse(tmp_path):
@@ -457,3 +530,37 @@ def test_a_norm_without_statistics_is_not_folded():
     norm = torch.nn.BatchNorm2d(3, track_running_stats=False)
     with pytest.raises(ValueError, match="1 has no running statistics"):
         layers.fold(torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), norm))
+
+
+def some_norm(features=4):
+    norm = torch.nn.BatchNorm2d(features)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    return norm
+
+
+def test_fold_sees_every_place_of_a_shared_module():
+    """The norm stands behind the activation, whose first place is elsewhere, not behind the convolution."""
+    act, convs = torch.nn.ReLU(), [torch.nn.Conv2d(2, 4, 3), torch.nn.Conv2d(4, 4, 3)]
+    model = torch.nn.Sequential(convs[0], act, convs[1], act, some_norm()).double().eval()
+    x = torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    folded = layers.fold(model)
+    close64(folded(x), model(x), 1e-12)
+    assert isinstance(folded[4], torch.nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    ("current", "kind"),
+    [
+        (torch.nn.ConvTranspose2d(2, 4, 3), "ConvTranspose2d"),
+        (torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.ReLU()), "ReLU"),
+    ],
+)
+@pytest.mark.parametrize("layer", ["SpikingLayer", "NormedLayer"])
+def test_a_layer_that_cannot_take_its_norm(current, kind, layer):
+    model = {
+        "SpikingLayer": lambda: layers.SpikingLayer(current, neurons.leaky(), norm=some_norm()),
+        "NormedLayer": lambda: layers.NormedLayer(current, some_norm()),
+    }[layer]()
+    with pytest.raises(ValueError, match=f"norm stands behind {kind}; it can be put into Linear, Conv1d, Co"):
+        layers.fold(torch.nn.Sequential(model))

@@ -137,6 +137,23 @@ def test_what_differs(name):
         assert stem.kernel_size == (7, 7) and stem.bias is None
 
 
+@pytest.mark.parametrize("name", ["ms_resnet18", "ms_resnet104"])
+def test_gates_are_not_started_at_zero(name):
+    """A ReLU follows the gates, and would pass nothing back to a norm of gamma 0."""
+    plain, gated = (few(name, attention=gates) for gates in (None, "CSA"))
+    second = "stages.0.0.second.norm.weight"
+    assert (plain.state_dict()[second] == 0).all() and (gated.state_dict()[second] == 0.1).all()
+    gated(images(2, 3, 32, 32, dtype=torch.float32)).square().sum().backward()
+    assert gated.stages[1][1].second.norm.weight.grad.any()
+
+
+def test_dropout_stands_before_the_classifier():
+    model = randomised(few("att_ms_resnet18", dropout=1.0))
+    x = images(2, 3, 64, 64, dtype=torch.float32)
+    same_bits(model(x), model.classifier.bias.expand(2, -1))
+    assert (model.eval()(x) != model.classifier.bias).any()
+
+
 # ---- the numbers
 # ------------------------------------------------------------------------------------------
 
@@ -568,8 +585,8 @@ def test_a_pruned_network(backend, gates, keep):
         ({"attention": "TA", "keep_channels": 0.5}, "attention TA does not score the channels"),
         ({"attention": "CA", "keep_channels": 0.0}, "keep_channels must be a share above 0"),
         ({"attention": "CAS"}, "attention must be None or one of TA, CA"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"num_classes": 0}, "classes must be at least 1"),
+        ({"steps": 0}, "steps must be an integer of at least 1"),
+        ({"num_classes": 0}, "classes must be an integer of at least 1"),
         ({"channels": (8, 8)}, "channels must be 4 widths"),
         ({"width": 0}, "width must be positive"),
         ({"membrane_dtype": torch.int32}, "membrane_dtype must be None or a floating-point type"),

@@ -14,6 +14,7 @@ import warnings
 import pytest
 import torch
 from close import same_bits
+from torch.nn.utils import parametrize
 
 from attsnn import _extension, neurons, ops, reference
 
@@ -60,6 +61,56 @@ def test_opcheck_of_backward(fused):
         )
         op = torch.ops.attsnn.lif_backward.default
         torch.library.opcheck(op, (*given, numbers, rules, learns, keep, True, shared))
+
+
+def raw(steps=5, **changes):
+    """lif_forward and, of what it keeps, lif_backward, with arguments that a wrapper would not give."""
+    x, v0, learned, numbers, rules, learns, keep, _ = arguments(steps, "input")
+    given = {
+        "x": x.detach(),
+        "v0": None,
+        "keep": keep,
+        "rules": rules,
+        "grad_v": None,
+        "kept": None,
+    } | changes
+    how = (learned, numbers, given["rules"], learns, given["keep"])
+    out, _, kept = torch.ops.attsnn.lif_forward(x.detach(), given["v0"], *how, False)
+    kept = kept if given["kept"] is None else given["kept"]
+    back = (given["x"], given["v0"], learned, kept, *how[1:])
+    torch.ops.attsnn.lif_backward(torch.ones_like(out), given["grad_v"], *back, False, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"keep": "bit"}, "keep must be bits, input or nothing, got bit"),
+        ({"keep": "nothing"}, "nothing was kept"),
+        ({"keep": "bits", "kept": torch.empty(0, dtype=torch.uint8)}, "kept must be what the forward pass"),
+        ({"steps": 65, "kept": torch.empty(0, dtype=torch.float64)}, "kept must be what the forward pass"),
+        ({"x": torch.zeros(4, 2, 3, 4, dtype=torch.float64)}, "x must be given, in the steps"),
+        ({"x": torch.zeros(5, 2, 3, 4)}, "x must be given, in the steps, type"),
+        ({"grad_v": torch.zeros(2, 3, 4)}, "in the state's type"),
+        ({"grad_v": torch.zeros(2, 3, 4, 1, dtype=torch.float64)}, "must lie in memory like one step"),
+        ({"v0": torch.zeros(2, 3, 4)}, "in the state's type"),
+        ({"rules": [1, 0, 0, 0, 1, 0, 0, 77]}, "there is no surrogate 77"),
+        ({"rules": [1, 0, 0, 0, 1, 0, 9, 0]}, "there is no emit 9"),
+    ],
+)
+def test_what_no_wrapper_would_ask(fused, changes, sentence):
+    """The dispatcher ops are public: a sentence, and no read of what is not there."""
+    with pytest.raises(RuntimeError, match=sentence):
+        raw(**changes)
+
+
+def test_steps_that_overlap_and_soft_spikes_of_float32(fused):
+    x = torch.zeros(4, 24).as_strided((4, 2, 3, 3), (24, 9, 2, 2))  # as long as if it were dense
+    how = (None, None, [0.0] * 6 + [0.5], [0] * 8, 0, "nothing", False)
+    with pytest.raises(RuntimeError, match="must be dense"):
+        torch.ops.attsnn.lif_forward(x, *how)
+    soft = [1, 0, 0, 1, 1, 0, 0, 0]
+    with pytest.raises(RuntimeError, match="soft spikes are computed in float64 only"):
+        torch.ops.attsnn.lif_forward(torch.zeros(4, 2), *how[:3], soft, *how[4:])
 
 
 def grads(f, x):
@@ -131,6 +182,28 @@ def test_module_life(backend):
         same_bits(a, b)
 
 
+@pytest.mark.parametrize("name", reference.CONSTANTS)
+def test_a_parameter_stays_the_one_it_is(name, backend):
+    own = torch.nn.Parameter(torch.tensor([0.3, 0.4, 0.5]))
+    neuron = neurons.LIF(**{name: own}, backend=backend)
+    (found,) = neuron.parameters()
+    assert found is own and dict(neuron.named_parameters()).keys() == {name}
+    neuron(torch.randn(4, 2, 3, 5)).sum().backward()
+    assert own.grad.any()
+
+
+def test_a_parametrised_constant(backend):
+    """What `torch.nn.utils.parametrize` makes of it is what the neuron computes with."""
+    neuron = neurons.LIF(
+        threshold=-1.0, v_reset="threshold", learn=("threshold",), channels=3, backend=backend
+    )
+    parametrize.register_parametrization(neuron, "threshold", torch.nn.Softplus())
+    x, softened = torch.randn(4, 2, 3, 5), torch.nn.functional.softplus(torch.full((3,), -1.0))
+    same_bits(neuron(x), neurons.LIF(threshold=softened, v_reset="threshold", backend=backend)(x))
+    neuron(x).sum().backward()
+    assert neuron.parametrizations.threshold.original.grad.any()
+
+
 def test_refusals_have_a_sentence(fused):
     x = torch.randn(3, 2, 4, requires_grad=True)
     out = ops.lif(x, backend="fused", surrogate=reference.arctan())[0]
@@ -139,6 +212,27 @@ def test_refusals_have_a_sentence(fused):
         grad.sum().backward()
     with pytest.raises(NotImplementedError, match="lif: no vmap"):
         torch.func.vmap(lambda x: ops.lif(x, backend="fused")[0])(torch.randn(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("kind", ["", "soft reset, state", "by channel"])
+def test_vmap_over_the_reference_is_a_loop(kind):
+    """Values and gradients."""
+    x = torch.randn(5, 4, 2, 3, dtype=torch.float64)
+    rules = {"v_reset": None} if kind.startswith("soft") else {"leak": torch.rand(3)} if kind else {}
+
+    def f(x):
+        v0 = x[0] / 2 if kind.endswith("state") else None
+        out, v = ops.lif(x, v0, **rules, backend="reference")
+        return out, v, (out.square() + v).sum()
+
+    def slope(x):
+        return torch.func.grad(lambda x: f(x)[2])(x)
+
+    for g in (lambda x: f(x)[:2], lambda x: (slope(x),)):
+        together = torch.func.vmap(g)(x)
+        for a, b in zip(together, zip(*map(g, x), strict=True), strict=True):
+            assert b[0].any()
+            same_bits(a, torch.stack(b), kind)
 
 
 X = torch.randn(3, 2, 4)
@@ -207,6 +301,11 @@ def test_soft_spikes_are_float64(fused):
         (lambda: neurons.leaky(learn=("v_reset",)), "v_reset of leaky is its rest too"),
         (lambda: neurons.LIF(v_reset="zero"), "v_reset must be a number, a tensor, None or 'threshold'"),
         (lambda: neurons.LIF(v_reset=None, learn=("v_reset",)), "'v_reset' is not a constant with a value"),
+        (
+            lambda: neurons.LIF(gain=torch.ones(3, requires_grad=True)),
+            "gain wants a gradient: name it in `le",
+        ),
+        (lambda: neurons.LIF(emit="spikes"), "emit must be one of spike, membrane"),
         (lambda: neurons.ma_snn(learn=("tau",)), "tau unknown; MA-SNN learns alpha, beta, threshold"),
     ],
 )

@@ -82,6 +82,15 @@ def test_digits_fill_the_frame_and_move():
     assert 0.2 < events.p.mean() < 0.8  # both edges of each stroke
 
 
+def test_paths_differ_by_their_corners_and_as_a_whole():
+    corners = np.stack([samples._path(samples.generator(seed))[::8] for seed in range(400)])
+    away = corners - corners.mean(0)
+    whole = away.mean(1, keepdims=True)
+    assert np.ptp(corners.mean(0), axis=0) == pytest.approx([12, 8], abs=0.2)
+    assert (away - whole).std() == pytest.approx(samples.JITTER * (3 / 4) ** 0.5, rel=0.05)
+    assert whole.std() == pytest.approx(samples.JITTER * (2**2 + 1 / 4) ** 0.5, rel=0.1)
+
+
 def test_noise_is_a_little():
     blank = samples.record(np.zeros((8, 8), np.uint8), samples.generator(0))
     expected = samples.NOISE_HZ * samples.SIDE**2 * samples.LENGTH_US * 1e-6

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from imagenet_writers import picture, write_folders
@@ -10,7 +11,8 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from attsnn.data import Draw, ImageNet, SyntheticImages, collate, eval_transform, train_transform
+from attsnn.data import Draw, ImageNet, SyntheticImages, collate, eval_transform, textures, train_transform
+from attsnn.data.events import generator
 from attsnn.data.images import pixels
 
 
@@ -104,6 +106,17 @@ def test_synthetic_images():
         SyntheticImages(12, 32, 0)
     images, labels, bad = next(iter(DataLoader(dataset, 12, collate_fn=collate)))
     assert images.shape == (12, 3, 32, 32) and labels.tolist() == [i % 5 for i in range(12)] and bad == {}
+
+
+def test_synthetic_images_have_noise_of_their_own(monkeypatch):
+    """In every pixel and channel, beside the smooth texture; where it is not cut off at 0 and 1."""
+    noisy = [textures.texture(label, 64, generator(label)) for label in range(3)]
+    monkeypatch.setattr(textures, "NOISE", 0.0)
+    plain = [textures.texture(label, 64, generator(label)) for label in range(3)]
+    for image, smooth in zip(noisy, plain, strict=True):
+        noise, inside = image - smooth, (smooth > 0.3) & (smooth < 0.7)
+        assert inside.sum() > 1000 and noise[inside].std() == pytest.approx(0.08, rel=0.1)
+        assert abs(np.corrcoef(noise.reshape(3, -1))[0, 1]) < 0.1
 
 
 def test_synthetic_classes_can_be_learned():

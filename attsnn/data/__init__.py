@@ -4,7 +4,7 @@
 """
 
 from attsnn.data.aedat import Recording, read, read_frames
-from attsnn.data.dvs_gesture import DVSGesture, vote
+from attsnn.data.dvs_gesture import DVSGesture
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
 from attsnn.data.events import Draw, Events, Selection, frames, make_events, select
 from attsnn.data.folders import class_names
@@ -37,5 +37,4 @@ __all__ = [
     "read_frames",
     "select",
     "train_transform",
-    "vote",
 ]

@@ -199,8 +199,3 @@ class DVSGesture(Dataset):
         counts = [frames(clip.between(start, start + length), **self._frames) for start in starts]
         sample = torch.from_numpy(np.stack(counts) if self.window == "clips" else counts[0]).float()
         return sample.clamp_(max=1) if self.binary else sample, int(self.labels[index])
-
-
-def vote(correct: np.ndarray) -> np.ndarray:
-    """The published vote: right if more than half of the clips are; bool `[N, clips]` -> bool `[N]`."""
-    return 2 * correct.sum(axis=1) > correct.shape[1]

@@ -49,8 +49,17 @@ class Events:
 
 
 def make_events(t, x, y, p) -> Events:
-    """`Events` of any four integer sequences."""
-    return Events(*(np.asarray(c, dtype=d) for c, d in zip((t, x, y, p), COLUMNS.values(), strict=True)))
+    """`Events` of any four integer sequences. Raises ValueError for a number that its column cannot hold."""
+    return Events(*map(_column, COLUMNS, (t, x, y, p)))
+
+
+def _column(name: str, values) -> np.ndarray:
+    given = np.asarray(values)
+    column = given.astype(COLUMNS[name])
+    changed = given[column != given]
+    if changed.size:
+        raise ValueError(f"column {name} holds {COLUMNS[name]}, which {changed.flat[0]} is not")
+    return column
 
 
 class Draw(NamedTuple):

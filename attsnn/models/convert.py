@@ -6,17 +6,21 @@
 Tensors keep their values; 1x1 convolutions of the gates' MLPs become the matrices that they are.
 """
 
+import ast
+import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from attsnn.neurons import MA_SNN_CONSTANTS as LEARNED
 
+from .ma_snn import PLANS as MA_SNN_PLANS
 from .ms_resnet import PLANS
 
 _ATTENTION = [
@@ -65,8 +69,12 @@ FAMILIES = {
         (r"^\.conv1\.0\.", ".stem.current.0."),
     ],
 }
-# What only published names have: left over, it is unknown.
+# What only published names have: left over, it is unknown. And what our names look like.
 _LEFT = re.compile(r"\.network\.|\.residual_function\.|\.sharedMLP\.|\.bn\.|\.shortcut\.\d|^\.conv\d")
+_OURS = re.compile(
+    r"\.(features|stem|stages|classifier)\.([\w.]+\.)?"
+    r"(weight|bias|running_mean|running_var|num_batches_tracked|leak|threshold)"
+)
 _WRAPPERS = ("net", "model", "state_dict")
 
 
@@ -74,10 +82,13 @@ def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
     """A published state dict in our names, for a strict load.
 
     Takes the bare dict, or one inside a checkpoint ({"net": ...}, {"model": ...}, {"state_dict": ...}); a
-    `module.` prefix is dropped. Raises ValueError for a family or a key that it does not know.
+    `module.` prefix is dropped. Raises ValueError for a family or a key that it does not know, and for what
+    is no state dict.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(f"a state dict of {family} is wanted, got {type(state_dict).__name__}")
     while wrapper := next((w for w in _WRAPPERS if isinstance(state_dict.get(w), Mapping)), None):
         state_dict = state_dict[wrapper]
     ours, pools, single = {}, False, False
@@ -86,18 +97,22 @@ def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
             raise ValueError(
                 f"{key!r} holds {type(value).__name__}, not a tensor: this is no state dict of {family}"
             )
-        name = "." + key.removeprefix("module.")
+        name = bare = "." + str(key).removeprefix("module.")
         for pattern, replacement in FAMILIES[family]:
             name = re.sub(pattern, replacement, name)
         if _UNUSED.search(name):
             continue
-        if name == "." + key.removeprefix("module.") or _LEFT.search(name):
+        if name == bare or _LEFT.search(name) or not _OURS.fullmatch(name):
             raise ValueError(f"{key!r} is no key of a published {family} network")
         if name.endswith(".stem.current.0.weight") and value.shape[-1:] == (7,):
             name, single = ".stem.current.weight", True
         pools |= key.endswith(".shortcut.1.weight")
         matrix = ".reduce." in name or ".expand." in name
         vector = ".neuron." in name  # one value a channel, published as [C, 1, 1] or [1, F]
+        if matrix and (value.dim() < 2 or value.numel() == 0):
+            raise ValueError(f"{key!r} must be the matrix of a gate, got shape {tuple(value.shape)}")
+        if name.removeprefix(".") in ours:
+            raise ValueError(f"{key!r} is there twice, with and without its prefix")
         ours[name.removeprefix(".")] = value.flatten(1) if matrix else value.flatten() if vector else value
     if family == "ms_resnet" and pools and single:
         raise ValueError(
@@ -108,18 +123,20 @@ def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
 
 def infer_ma_snn(state: Mapping[str, Tensor]) -> dict:
     """The name and keywords of `create` that fit converted weights; emit and dt are not in the file."""
-    conv = [k for k in state if re.fullmatch(r"features\.\d+\.current\.weight", k)]
+    layers = sum(re.fullmatch(r"features\.\d+\.current\.weight", k) is not None for k in state)
+    conv = [f"features.{i}.current.weight" for i in range(layers)]
     attention, ratios = _infer_attention(state, "features.0.attention.")
     classes = state["classifier.1.current.weight"].shape[0]
-    model = (
-        "ma_snn_dvs_gesture"
-        if len(conv) == 3
-        else "ma_snn_dvs_gait"
-        if classes > 11
-        else "ma_snn_cifar10_dvs"
-    )
+    widths = tuple(state[k].shape[0] for k in conv or ["features.0.current.weight"])
+    fitting = [n for n, plan in MA_SNN_PLANS.items() if len(plan.channels) == layers]
+    if not fitting:
+        raise ValueError(f"no ma_snn has {layers} convolutions; published ones have 3 or 5")
+    # Two have five: Gait's recordings are of 20 people and more, CIFAR10-DVS's of 10 classes.
+    model = max(fitting, key=lambda n: (classes > 11) == (MA_SNN_PLANS[n].classes > 11))
     kwargs = {"name": model, "attention": attention, "num_classes": classes}
-    kwargs["channels"] = tuple(state[k].shape[0] for k in conv)
+    kwargs["channels"] = widths
+    flat = state["classifier.0.current.weight"].shape[1]
+    kwargs["size"] = math.isqrt(flat // widths[-1]) * math.prod(MA_SNN_PLANS[model].pools)
     kwargs["hidden"] = state["classifier.0.current.weight"].shape[0]
     kwargs["learn"] = tuple(n for n, ours in LEARNED.items() if f"features.0.neuron.{ours}" in state)
     return kwargs | ratios
@@ -149,12 +166,21 @@ def _infer_attention(state: Mapping[str, Tensor], gate: str) -> tuple[str | None
     )
     kwargs = {}
     if "T" in letters:
-        hidden, steps = state[gate + "temporal.reduce.weight"].shape
-        kwargs |= {"steps": steps, "temporal_ratio": steps // hidden}
+        kwargs["steps"] = state[gate + "temporal.reduce.weight"].shape[1]
+        kwargs["temporal_ratio"] = _infer_ratio(state, "temporal")
     if "C" in letters:
-        hidden, channels = state[gate + "channel.reduce.weight"].shape
-        kwargs["channel_ratio"] = channels // hidden
+        kwargs["channel_ratio"] = _infer_ratio(state, "channel")
     return letters + "A" if letters else None, kwargs
+
+
+def _infer_ratio(state: Mapping[str, Tensor], gate: str) -> int:
+    """The reduction of which all gates of a kind, size -> size // ratio, are."""
+    shapes = {v.shape for k, v in state.items() if k.endswith(f".attention.{gate}.reduce.weight")}
+    ratios = range(1, max(size for _, size in shapes) + 1)
+    ratio = next((r for r in ratios if all(size // r == hidden for hidden, size in shapes)), None)
+    if ratio is None:
+        raise ValueError(f"the {gate} gates have no ratio in common: {sorted(map(tuple, shapes))}")
+    return ratio
 
 
 _INFER = {
@@ -185,6 +211,27 @@ def load_published(path: str | Path, family: str = "ma_snn") -> tuple[dict[str, 
         return state, _INFER[family](state)
     except KeyError as error:
         raise ValueError(f"{path}: an incomplete {family} network, {error} is missing") from None
+
+
+def load_any(path: str | Path, families: Sequence[str]) -> tuple[dict[str, Tensor], dict]:
+    """`load_published` of the first family that takes the file; or a .safetensors that `main` wrote."""
+    if Path(path).suffix != ".safetensors":
+        refused = None
+        for family in families:
+            try:
+                return load_published(path, family)
+            except ValueError as error:
+                refused = refused or error
+        raise refused
+    try:
+        with safe_open(path, "pt") as file:
+            keywords = {k: ast.literal_eval(v) for k, v in (file.metadata() or {}).items()}
+            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (no mapping)
+    except (SafetensorError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: not a file that this module wrote: {error}") from None
+    if "name" not in keywords:
+        raise ValueError(f"{path}: does not say which network it holds; wanted a file that this module wrote")
+    return state, keywords
 
 
 def main(family: str, source: Path, target: Path) -> None:

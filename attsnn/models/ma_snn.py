@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from attsnn import neurons
 from attsnn._extension import Backend
-from attsnn.attention import NAMES, attention
+from attsnn.attention import attention
 from attsnn.layers import Rate, SpikingLayer
 
 from .registry import register
+from .sizes import check_counts, scaled
 
 EMITS = {"spike": "spike", "membrane": "relu_membrane"}  # "membrane" is the published LIAF
 
@@ -35,10 +36,14 @@ class Plan:
     channel_ratio: int = 8
 
 
-GESTURE = Plan((64, 128, 128), (1, 2, 2), size=32, classes=11, steps=60, temporal_ratio=5, half_width=0.25)
 _FIVE = {"channels": (32, 64, 128, 256, 512), "pools": (2, 2, 2, 2, 4), "size": 128, "temporal_ratio": 2}
-CIFAR10_DVS = Plan(**_FIVE, classes=10, steps=20, half_width=0.5)
-GAIT = Plan(**_FIVE, classes=21, steps=8, half_width=0.25)
+PLANS = {
+    "ma_snn_dvs_gesture": Plan(
+        (64, 128, 128), (1, 2, 2), size=32, classes=11, steps=60, temporal_ratio=5, half_width=0.25
+    ),
+    "ma_snn_cifar10_dvs": Plan(**_FIVE, classes=10, steps=20, half_width=0.5),
+    "ma_snn_dvs_gait": Plan(**_FIVE, classes=21, steps=8, half_width=0.25),
+}
 
 
 class MASNN(nn.Module):
@@ -50,8 +55,6 @@ class MASNN(nn.Module):
         super().__init__()
         if emit not in EMITS:
             raise ValueError(f"emit must be one of {', '.join(EMITS)}, got {emit!r}")
-        if attention_name is not None and attention_name not in NAMES:
-            raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {attention_name!r}")
 
         def layer(
             current: nn.Module, norm: nn.Module, width: int, pool: int = 1, *, maps: bool
@@ -95,34 +98,26 @@ class MASNN(nn.Module):
 
 
 def _build(plan: Plan, attention, emit, learn, backend, *, width: float, **overrides) -> MASNN:
-    if not 0 < width < math.inf:
-        raise ValueError(f"width must be positive, got {width}: 0.5 halves every layer's channels")
     values = {**plan.__dict__, **{k: v for k, v in overrides.items() if v is not None}}
     if len(values["channels"]) != len(plan.pools):
         raise ValueError(f"channels must name {len(plan.pools)} widths, got {values['channels']!r}")
-    ratio = values["channel_ratio"]
-    scale = lambda n: max(ratio, round(n * width / ratio) * ratio)  # noqa: E731  (the ratio must divide a width)
-    if width != 1.0:
-        values["channels"] = tuple(scale(c) for c in values["channels"])
-        values["hidden"] = scale(values["hidden"])
-    _check(values, math.prod(plan.pools))
-    return MASNN(Plan(**values), attention, emit, tuple(learn), backend)
-
-
-def _check(values: dict, pooled: int) -> None:
-    """Sentences for sizes that make no network."""
-    for name in ("steps", "classes", "hidden"):
-        if values[name] < 1:
-            raise ValueError(f"{name} must be at least 1, got {values[name]}")
-    if values["size"] < pooled or values["size"] % pooled:
+    counts = ("steps", "classes", "hidden", "size", "channel_ratio", "temporal_ratio")
+    check_counts(**{name: values[name] for name in counts})
+    *channels, hidden = scaled((*values["channels"], values["hidden"]), width, values["channel_ratio"])
+    values |= {"channels": tuple(channels), "hidden": hidden}
+    if min(channels) < 1:
+        raise ValueError(f"channels must be at least 1 each, got {values['channels']!r}")
+    pooled = math.prod(plan.pools)
+    if values["size"] % pooled:
         raise ValueError(
             f"size must be a multiple of {pooled}, which the layers pool by; got {values['size']}"
         )
-    if min(values["channels"]) < 1:
-        raise ValueError(f"channels must be at least 1 each, got {values['channels']!r}")
+    return MASNN(Plan(**values), attention, emit, tuple(learn), backend)
 
 
-def _register(name: str, plan: Plan, what: str) -> None:
+def _register(name: str, what: str) -> None:
+    plan = PLANS[name]
+
     def builder(
         *,
         attention: str | None = "TCSA",
@@ -166,6 +161,6 @@ def _register(name: str, plan: Plan, what: str) -> None:
     globals()[name] = register(builder)
 
 
-_register("ma_snn_dvs_gesture", GESTURE, "DVS128 Gesture, three convolutions")
-_register("ma_snn_cifar10_dvs", CIFAR10_DVS, "CIFAR10-DVS, five convolutions")
-_register("ma_snn_dvs_gait", GAIT, "DVS128 Gait, five convolutions")
+_register("ma_snn_dvs_gesture", "DVS128 Gesture, three convolutions")
+_register("ma_snn_cifar10_dvs", "CIFAR10-DVS, five convolutions")
+_register("ma_snn_dvs_gait", "DVS128 Gait, five convolutions")

@@ -7,7 +7,6 @@ gates, norm and neuron between two convolutions are one op: blocks hand on (memb
 [N, 3, H, W], shown T times, output [N, classes].
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 
 from attsnn import neurons
 from attsnn._extension import Backend
-from attsnn.attention import NAMES, attention
+from attsnn.attention import attention
 from attsnn.layers import AveragePool, NormedLayer, SpikingLayer
 
 from .registry import register
+from .sizes import check_counts, scaled
 
 GAMMA = 0.5  # of every norm but the second of a block: the neurons' threshold
 GATED_GAMMA = 0.1
@@ -177,19 +177,12 @@ def _stem(kind: str, width: int) -> nn.Module:
 
 
 def _build(plan: Plan, backend: Backend, *, width: float, **overrides) -> MSResNet:
-    if not 0 < width < math.inf:
-        raise ValueError(f"width must be positive, got {width}: 0.5 halves every layer's channels")
     plan = replace(plan, **overrides)
-    if plan.attention is not None and plan.attention not in NAMES:
-        raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {plan.attention!r}")
-    for name in ("steps", "classes"):
-        if getattr(plan, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(plan, name)}")
+    counts = ("steps", "classes", "channel_ratio", "temporal_ratio")
+    check_counts(**{name: getattr(plan, name) for name in counts})
     if len(plan.channels) != len(plan.blocks) or min(plan.channels) < 1:
         raise ValueError(f"channels must be {len(plan.blocks)} widths of at least 1, got {plan.channels!r}")
-    if width != 1.0:
-        r = plan.channel_ratio  # must divide a width
-        plan = replace(plan, channels=tuple(max(r, round(c * width / r) * r) for c in plan.channels))
+    plan = replace(plan, channels=scaled(plan.channels, width, plan.channel_ratio))
     if not (plan.membrane_dtype is None or plan.membrane_dtype.is_floating_point):
         raise ValueError(f"membrane_dtype must be None or a floating-point type, got {plan.membrane_dtype}")
     return MSResNet(plan, backend)
@@ -230,10 +223,11 @@ def _register(name: str, plan: Plan) -> None:
         )
 
     stem = "a 7x7 stem" if plan.stem == "7x7" else "a stem of three 3x3 convolutions"
+    gamma = f"{plan.gamma}" + (f", {GATED_GAMMA} with an attention" if plan.gamma < GATED_GAMMA else "")
     reads = "an average pool and a 1x1 convolution" if plan.shortcut == "pool" else "a 1x1 of stride 2"
     builder.__name__ = name
     builder.__doc__ = f"""{name}: [N, 3, H, W] -> [N, {plan.classes}]; {stem}, shortcuts of {reads}, second
-    gamma {plan.gamma}.
+    gamma {gamma}.
 
     attention: CSA, CA or another of the seven names, or None; steps: T, how often the image is shown;
     num_classes, channels (by stage), dropout: the layer table itself; width: multiplies the channels, for

@@ -17,7 +17,6 @@ def register(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 def names() -> list[str]:
     """The names that `create` knows."""
-    _load()
     return sorted(_models)
 
 
@@ -25,7 +24,6 @@ def create(name: str, **kwargs) -> nn.Module:
     """The model of that name; the keywords are those of its builder (`help(attsnn.models.ma_snn)` and
     `help(attsnn.models.ms_resnet)` document them).
     """
-    _load()
     if name not in _models:
         close = difflib.get_close_matches(name, _models, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -36,7 +34,3 @@ def create(name: str, **kwargs) -> nn.Module:
         known = ", ".join(inspect.signature(builder).parameters)
         raise TypeError(f"{name} has no keyword {', '.join(sorted(unknown))}; it takes {known}")
     return builder(**kwargs)
-
-
-def _load() -> None:
-    from . import ma_snn, ms_resnet  # noqa: F401  (they register their models)

@@ -133,7 +133,7 @@ def _pack_numbers(leak, gain, bias, threshold, v_reset, *how) -> Packed:
 def _pack(x: Tensor | None, constants, surrogate, strict, detach_reset, emit, start, soft) -> Packed:
     for constant, value in constants.items():
         _check_constant(constant, value, x)
-    _check_rules(surrogate, emit, start)
+    check_rules(surrogate, emit, start)
     hard, centred = constants["v_reset"] is not None, surrogate.centre is None
     rules = (hard, detach_reset, strict, soft, centred, start == "reset", EMITS.index(emit))
     rules = tuple(int(rule) for rule in (*rules, list(SURROGATES).index(surrogate.kind)))
@@ -216,7 +216,8 @@ def check(x: Tensor, v0: Tensor | None, name: str = "x") -> None:
         _check_state(v0, x)
 
 
-def _check_rules(surrogate, emit, start) -> None:
+def check_rules(surrogate: Surrogate, emit: str, start: str) -> None:
+    """Sentences for what a neuron cannot do."""
     if not isinstance(surrogate, Surrogate) or surrogate.kind not in SURROGATES:
         raise TypeError(
             f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}), got {surrogate!r}"

@@ -31,7 +31,16 @@ def update_running(
 
     Raises:
         RuntimeError: for sizes that do not fit, or backend "fused" without kernels.
+        ValueError: for tensors of several devices.
     """
+    for name, tensor in (
+        ("var", var),
+        ("batches", batches),
+        ("batch_mean", batch_mean),
+        ("batch_var", batch_var),
+    ):
+        if tensor.device != mean.device:
+            raise ValueError(f"{name} must be on mean's device {mean.device}, got {tensor.device}")
     same = mean.dtype == var.dtype == batch_mean.dtype == batch_var.dtype
     served = same and momentum is not None and mean.dtype in (torch.float32, torch.float64)
     if served and use_fused(backend, mean.device.type):

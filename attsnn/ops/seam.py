@@ -78,11 +78,11 @@ def seam(
 
     Sources: Attention SNN (TPAMI 2023), section 3, in the released code's order; MS-ResNet (Hu et al., 2021).
     """
-    gates = gates if gates is not None and any(g is not None for g in gates) else None
     constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
     check(z, None, name="z")
     packed = pack(z, constants, surrogate, strict, detach_reset, emit, start, soft)
     check_seam(z, norm, pool, gates, shortcut)
+    gates = gates if gates is not None and any(g is not None for g in gates) else None
     if not use_fused(backend, z.device.type):
         neuron = {"surrogate": surrogate, "strict": strict, "detach_reset": detach_reset, "soft": soft}
         return reference.seam(
@@ -239,7 +239,7 @@ def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wante
         statistics = [mean.double(), var.double()]
 
     keep = _keep(p, shortcut, plan, wanted)
-    keeps_membrane = keep == "input" and shortcut is not None
+    keeps_membrane = keep == "input" and shortcut is not None and not plan.alone
     rounded = shortcut is not None or plan.membrane
     membrane = plan.membrane or keeps_membrane
     own = SeamRules(plan.gates, rounded, membrane, plan.normed, plan.repeats, plan.alone)

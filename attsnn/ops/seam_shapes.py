@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attsnn._extension import compiled
-from attsnn.reference import Norm, state_dtype
+from attsnn.reference import Gates, Norm, state_dtype
 
 from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY, VMAPPED, refuse
 
@@ -54,6 +54,9 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
         raise ValueError(f"pool must be a side >= 1, and 1 for z [T, N, F], got {pool!r}")
     if sides and pool > min(sides):
         raise ValueError(f"pool must fit the maps of z {tuple(z.shape)}, got {pool}")
+    for name, value, kind in (("norm", norm, Norm), ("gates", gates, Gates), ("shortcut", shortcut, Tensor)):
+        if not isinstance(value, kind | None):
+            raise TypeError(f"{name} must be {kind.__name__} or None, got {type(value).__name__}")
     if norm is not None:
         _check_norm(norm, z)
     if gates is not None:
@@ -64,7 +67,11 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
                 raise ValueError(
                     f"gates.{name} must be [{of}/r, {of}] and [{of}, {of}/r], {of} = {size}, got {got}"
                 )
+            for weight in pair or ():
+                _check_device(f"gates.{name}", weight, z)
         kernel = gates.spatial
+        if kernel is not None:
+            _check_device("gates.spatial", kernel, z)
         if kernel is not None and (kernel.shape != (1, 2, *kernel.shape[2:3] * 2) or not kernel.shape[2] % 2):
             raise ValueError(f"gates.spatial must be [1, 2, k, k] with an odd k, got {tuple(kernel.shape)}")
         if not sides and (gates.channel is not None or gates.spatial is not None):
@@ -75,13 +82,22 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
             raise ValueError(
                 f"shortcut must be {z.dtype} {tuple(want)}, got {shortcut.dtype} {tuple(shortcut.shape)}"
             )
+        _check_device("shortcut", shortcut, z)
+
+
+def _check_device(name: str, tensor: Tensor, z: Tensor) -> None:
+    if tensor.device != z.device:
+        raise ValueError(f"{name} must be on z's device {z.device}, got {tensor.device}")
 
 
 def _check_norm(norm: Norm, z: Tensor) -> None:
     channels = z.shape[2]
     for name, value in zip(Norm._fields, norm, strict=True):
-        if isinstance(value, Tensor) and value.shape != (channels,):
+        if not isinstance(value, Tensor):
+            continue
+        if value.shape != (channels,):
             raise ValueError(f"norm.{name} must be [C] = [{channels}], got shape {tuple(value.shape)}")
+        _check_device(f"norm.{name}", value, z)
     if (norm.mean is None) != (norm.var is None):
         raise ValueError("norm: give mean and var both, or neither for the batch's statistics")
     if not isinstance(norm.repeats, int) or norm.repeats < 1:
@@ -92,12 +108,13 @@ def _check_norm(norm: Norm, z: Tensor) -> None:
 
 def maps_like(z: Tensor, sides: Iterable[int] | None = None, last: bool | None = None) -> Tensor:
     """An empty tensor as the kernels lay it out: dense, pixels or channels innermost, like z, whose sides and
-    layout it has unless told otherwise.
+    layout it has unless told otherwise. Of one pixel channels are.
     """
     steps, samples, channels, *own = z.shape
     height, width = own if sides is None else sides
     pixels = height * width
-    c, w = (1, channels) if (channels_last(z) if last is None else last) else (pixels, 1)
+    last = pixels == 1 or (channels_last(z) if last is None else last)
+    c, w = (1, channels) if last else (pixels, 1)
     strides = (samples * channels * pixels, channels * pixels, c, width * w, w)
     return z.new_empty_strided((steps, samples, channels, height, width), strides)
 
@@ -116,7 +133,8 @@ def channels_last(z: Tensor) -> bool:
 def laid_out(z: Tensor) -> bool:
     """Whether one step of [T, N, C, H, W] is contiguous or channels-last."""
     channels, height, width = z.shape[2:]
-    planes = z.is_contiguous() or _lies(z, height * width, width, 1)  # the usual case is cheap to see
+    # The usual case is cheap to see; where there is no value at all, torch says so of any strides.
+    planes = z.is_contiguous() or _lies(z, height * width, width, 1)
     return planes or _lies(z, 1, width * channels, channels)
 
 

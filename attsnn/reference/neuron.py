@@ -24,11 +24,16 @@ Constant = float | Tensor
 class _Fire(torch.autograd.Function):
     """The step forward, the surrogate's slope backward."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, distance: Tensor, z: Tensor, surrogate: Surrogate, strict: bool) -> Tensor:
-        ctx.save_for_backward(z)
-        ctx.surrogate = surrogate
+    def forward(distance: Tensor, z: Tensor, surrogate: Surrogate, strict: bool) -> Tensor:
         return (distance > 0 if strict else distance >= 0).to(z.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _, z, ctx.surrogate, _ = inputs
+        ctx.save_for_backward(z)
 
     @staticmethod
     def backward(ctx, grad: Tensor):

@@ -74,16 +74,25 @@ class _SumOverProcesses(torch.autograd.Function):
         return grad, None
 
 
+def _batch_norm(flat: Tensor, *how) -> Tensor:
+    """`F.batch_norm`, whose gradients are wrong on the CPU (PyTorch 2.13) for maps of one sample that lie
+    channels-last: it asks the stride of the sample, which means nothing, for the layout.
+    """
+    if flat.dim() == 4 and flat.shape[0] == 1:
+        return F.batch_norm(flat.flatten(2), *how).view_as(flat)
+    return F.batch_norm(flat, *how)
+
+
 def _norm(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """flat [T N, C, ...] normed, and the mean and unbiased variance of the batch where it took them."""
     state, eps, group, repeats = state_dtype(flat), *norm[4:]
     weight, bias, mean, var = (None if tensor is None else tensor.to(state) for tensor in norm[:4])
     if mean is not None:
-        return F.batch_norm(flat, mean, var, weight, bias, False, 0.0, eps), None, None
+        return _batch_norm(flat, mean, var, weight, bias, False, 0.0, eps), None, None
     if group is not None:
         return _norm_over_processes(flat, norm)
     mean, var = torch.zeros(2, flat.shape[1], dtype=state, device=flat.device)
-    normed = F.batch_norm(flat, mean, var, weight, bias, True, 1.0, eps)  # momentum 1: the batch's own
+    normed = _batch_norm(flat, mean, var, weight, bias, True, 1.0, eps)  # momentum 1: the batch's own
     if repeats > 1:
         count = flat.numel() // flat.shape[1]
         var = var * ((count - 1) * repeats / (count * repeats - 1))
@@ -194,9 +203,9 @@ def seam_gradient(up, z, p, affine, spatial, spatial_place, planes, place, chann
         grad, at_maximum = grad * gate + level, torch.where(where, point, 0)
     grad = a * grad + a * at_maximum
     if planes is not None:
-        uniform, spike = planes[..., None, None]
+        uniform, at_peak = planes[..., None, None]
         here = torch.arange(height * width, device=z.device).view(height, width)
-        grad = (grad + uniform) + torch.where(place[..., None, None] == here, spike, 0)
+        grad = (grad + uniform) + torch.where(place[..., None, None] == here, at_peak, 0)
     if pool > 1:
         wide = (grad * (1 / (pool * pool))).repeat_interleave(pool, 3).repeat_interleave(pool, 4)
         missing = (0, z.shape[4] - wide.shape[4], 0, z.shape[3] - wide.shape[3])

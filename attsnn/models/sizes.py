@@ -1,0 +1,22 @@
+"""What the families of models check and scale alike."""
+
+import math
+from collections.abc import Iterable
+
+
+def check_counts(**counts: int) -> None:
+    """A sentence for a number of something that is none."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
+
+
+def scaled(channels: Iterable[int], width: float, ratio: int) -> tuple[int, ...]:
+    """The channels times `width`, as multiples of the channel attention's reduction; for a width of 1 as they
+    are.
+    """
+    if not 0 < width < math.inf:
+        raise ValueError(f"width must be positive, got {width}: 0.5 halves every layer's channels")
+    if width == 1.0:
+        return tuple(channels)
+    return tuple(max(ratio, round(c * width / ratio) * ratio) for c in channels)
