@@ -239,6 +239,50 @@ def test_one_read_a_step(monkeypatch):
     assert reads == ["tolist"]
 
 
+def test_checkpoints_are_due_after_minutes(monkeypatch):
+    clock = types.SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(engine.loop, "time", clock)
+    now, model = 1000.0, Net()
+    plan = types.SimpleNamespace(step=lambda: None)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    state = engine.loop.Fit(model, optimizer, plan, engine.one_hot_mse, None, save_every=1.5)
+    found = []
+    for seconds in (0.0, 90.0, 90.5):
+        now = 1000.0 + seconds
+        state.step(sampling.Share([0, 1], 2), (torch.zeros(2, 8, 6), torch.tensor([0, 1])))
+        found.append(state.due)
+    assert found == [False, False, True]
+
+
+def test_pace_of_an_epoch(tmp_path, monkeypatch):
+    """By a clock that only a sample, 2 s, and a step, 4 s, move."""
+    now, load = 0.0, Recordings.__getitem__
+
+    def passes(seconds, result):
+        nonlocal now
+        now += seconds
+        return result
+
+    clock = types.SimpleNamespace(perf_counter=lambda: now, monotonic=lambda: now)
+    monkeypatch.setattr(engine.loop, "time", clock)
+    monkeypatch.setattr(Recordings, "__getitem__", lambda self, key: passes(2, load(self, key)))
+    _, run = train(tmp_path / "run", loss=lambda *given: passes(4, engine.one_hot_mse(*given)))
+    for row in run.rows():
+        assert row["seconds"] == 70 * 2 + STEPS_AN_EPOCH * 4 == 176
+        assert row["waiting_for_data"] == 140 / 176 and row["samples_per_second"] == 70 / 176
+
+
+def test_the_first_measurement_that_is_a_number_is_the_best_so_far(tmp_path, monkeypatch):
+    """NaN neither stays the best nor becomes it."""
+    values = iter([math.nan, 0.25, 0.5, math.nan, 0.5])
+    monkeypatch.setattr(engine.Measure, "__call__", lambda *_: {"test_accuracy": next(values)})
+    best, save = [], engine.Run.save
+    monkeypatch.setattr(engine.Run, "save", lambda *given: best.append((given[1], given[5])) or save(*given))
+    _, run = train(tmp_path / "run", epochs=5)
+    assert best == [(9, True), (18, True), (27, True), (36, False), (45, False)]
+    assert engine.find_checkpoint(run.path).state["position"]["best"] == 0.5
+
+
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path

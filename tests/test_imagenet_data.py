@@ -37,7 +37,7 @@ from attsnn.data import (
     select,
 )
 from attsnn.data.__main__ import main
-from attsnn.data.images import decode
+from attsnn.data.images import decode, open_image
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +219,14 @@ def test_the_substitute_is_a_function_of_the_key(own_folders):
     assert all(sample.image.numpy().tobytes() in originals for sample in other)
 
 
+def test_bad_images_of_one_seed_have_substitutes_of_their_own(own_folders):
+    spoil(own_folders)
+    dataset = ImageNet(own_folders, "train")
+    one, other = (i for i in range(2) if dataset[i].bad)
+    same = [torch.equal(dataset[Draw(one, s)].image, dataset[Draw(other, s)].image) for s in range(40)]
+    assert sum(same) < 10  # by chance: 40 / 13
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_evaluation_counts_no_image_twice(workers, own_folders):
     wanted = spoil(own_folders, "val")
@@ -312,7 +320,7 @@ def test_verify_says_what_is_missing(folders):
     assert f"missing: class {WNIDS[0]} has 2 images; wanted 50" in done.stdout
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        f"error: {folders}: train is not complete; val is not complete; get it from https://"
+        f"error: {folders}: train is not ImageNet's, whole (for classes of your own: --subset); val is not"
     )
     assert "ILSVRC2012_img_train.tar (147,897,477,120 bytes, md5 1d675b47d978889d74fa0da5fadfb00e)" in line
 
@@ -381,3 +389,22 @@ def test_verify_of_archives_shards_and_nothing(tmp_path, capsys):
 def test_the_list_says_where_imagenet_is(capsys):
     assert main(["list"]) == 0
     assert "imagenet: ImageNet-1k" in (out := capsys.readouterr().out) and "image-net.org" in out
+
+
+def test_sixteen_bit_grey_is_scaled(tmp_path):
+    """Pillow alone would cut it off at 255."""
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    image = np.asarray(decode((tmp_path / "ramp.png").read_bytes()))
+    assert image.shape == (16, 16, 3) and (image[..., 0].reshape(-1) == np.arange(256)).all()
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path):
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    pixels[:, 10:] = 255
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # orientation: the row on top is the right side
+    image.save(tmp_path / "turned.png", exif=exif)
+    seen = np.asarray(open_image(tmp_path / "turned.png"))
+    assert seen.shape == (20, 10, 3) and seen[:10].max() == 0 and seen[10:].min() == 255

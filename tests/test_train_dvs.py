@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -13,8 +14,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from attsnn import models
-from attsnn.data import dvs_gesture, samples
+from attsnn import engine, models
+from attsnn.data import Draw, DVSGesture, dvs_gesture, samples
 
 SCRIPT = Path(__file__).parent.parent / "train" / "dvs.py"
 TINY = {
@@ -35,15 +36,19 @@ def flags(**values):
     return [word for name, value in values.items() for word in (f"--{name}", *str(value).split())]
 
 
+def script():
+    spec = importlib.util.spec_from_file_location("train_dvs", SCRIPT)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def dvs(*words, where):
     """What `python train/dvs.py words` does in the directory `where`, without a new interpreter each time."""
-    spec = importlib.util.spec_from_file_location("train_dvs", SCRIPT)
-    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(where), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = script.main([str(word) for word in words])
+            code = script().main([str(word) for word in words])
         except SystemExit as leaving:  # tyro's
             code = leaving.code
     return Done(code, out.getvalue(), err.getvalue())
@@ -85,6 +90,43 @@ def test_a_run_and_its_directory(trained):
     assert config["recipe"]["channels"] == [8, 8, 8] and config["recipe"]["attention"] == "TCSA"
     assert {"last", "best", "metrics.csv"} <= {path.name for path in run.iterdir()}
     assert "highest validation accuracy" in out and "epoch 2/2" in out
+
+
+def test_held_out_recordings_are_measured_and_never_trained_on(store, tmp_path, monkeypatch):
+    """In each epoch every other recording of the training set once, and none of the test set."""
+    loaded, load = {}, DVSGesture.__getitem__
+
+    def loading(self, key):
+        index = key.index if isinstance(key, Draw) else key
+        loaded.setdefault((len(self), self.window), []).append(int(index))
+        return load(self, key)
+
+    monkeypatch.setattr(DVSGesture, "__getitem__", loading)
+    monkeypatch.setattr(engine, "conclude", lambda *_: None)
+    monkeypatch.setattr(engine.Run, "record", lambda *_: None)
+    done = dvs("gesture", "--data", store, *flags(**TINY), where=tmp_path)
+    assert done.code == 0, done.err
+    assert loaded.keys() == {(48, "random"), (48, "clips")}
+    trained, held = loaded[48, "random"], set(loaded[48, "clips"])
+    assert sorted([*trained, *2 * [*held]]) == sorted(2 * [*range(48)])
+    assert len(held) == round(0.2 * 48) == len(loaded[48, "clips"]) / 2
+
+
+def test_shifted_recordings():
+    """Every offset of both axes is drawn, by the key alone; what comes in is empty."""
+    frames = 1 + torch.rand(3, 2, 6, 7)
+    shifted = script().Shifted({Draw(5, seed): (frames.numpy(), 4) for seed in range(300)}, 2)
+    rolled = {}
+    for y, x in itertools.product(range(-2, 3), repeat=2):
+        rows, columns = (torch.arange(n) - by for n, by in ((6, y), (7, x)))  # where they come from
+        inside = ((rows >= 0) & (rows < 6))[:, None] & ((columns >= 0) & (columns < 7))
+        rolled[y, x] = frames.roll((y, x), (2, 3)) * inside
+    seen = set()
+    for key in shifted.recordings:
+        moved, label = shifted[key]
+        assert label == 4 and torch.equal(moved, shifted[key][0])
+        seen |= {by for by, whole in rolled.items() if torch.equal(whole, moved)} or {None}
+    assert seen == rolled.keys()
 
 
 def test_the_end_shows_what_was_learned(trained):

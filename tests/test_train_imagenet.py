@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from attsnn import _extension, engine, models
 from attsnn.data.textures import texture
@@ -190,9 +191,94 @@ def test_eval_takes_the_data_that_is_given(learned, tmp_path):
     assert done.code == 0 and done.out.split()[-1] == "12", done.err
 
 
+def test_eval_refuses_the_data_of_other_classes(learned, tmp_path):
+    """Names, not numbers of classes, say whether labels mean the same; a class without images is none."""
+    other, words = tmp_path / "other", ["--eval", "--checkpoint", learned[0], *flags(**SMALL)]
+    draw(other, "val", 3)
+    for label in range(4):
+        (other / "val" / f"class_{label}").rename(other / "val" / f"kind_{label}")
+    done = imagenet(*words, *flags(data=other), where=tmp_path)
+    assert done.code == 3 and "found class folder 'kind_0'" in done.err, done.err
+    done = imagenet(*words, *flags(synthetic=40), where=tmp_path)
+    assert done.code == 3 and "--synthetic has 10 classes" in done.err, done.err
+    draw(tmp_path / "part", "val", 3)
+    for number in range(3):
+        (tmp_path / "part" / "val" / "class_0" / f"{number}.JPEG").unlink()
+    (tmp_path / "part" / "val" / "class_0").rmdir()
+    with pytest.warns(UserWarning, match="no images of 1 classes, e.g. class_0"):
+        done = imagenet(*words, *flags(data=tmp_path / "part", test_batch=9), where=tmp_path)
+    table = done.out.splitlines()
+    assert done.code == 0 and table[2].split()[0] == "32" and float(table[2].split()[2].rstrip("%")) > 60
+
+
+def test_a_run_that_starts_from_weights_goes_on_without_them(tmp_path):
+    """Moved or gone; of a published file, converted, a run can start too."""
+    model = models.create("att_ms_resnet18", width=0.125, num_classes=10)
+    keywords = {"name": "att_ms_resnet18", "attention": "CSA"}
+    metadata = {name: repr(value) for name, value in keywords.items()}
+    save_file(model.state_dict(), tmp_path / "ours.safetensors", metadata=metadata)
+    words = flags(**TINY, init_from="ours.safetensors", lr=0)
+    assert imagenet(*words, where=tmp_path, change=at_call(7, interrupt)).code == 143
+    (tmp_path / "ours.safetensors").unlink()
+    done = imagenet(*words, "--resume", "auto", where=tmp_path)
+    assert done.code == 0, done.err
+    weights = checkpoint.read_last(tmp_path / "runs" / "run").model
+    assert torch.equal(weights["classifier.weight"], model.classifier.weight)
+    assert "runs/run is done: val_accuracy " in done.out and "--checkpoint runs/run means" in done.out
+    (tmp_path / "other.safetensors").write_bytes(b"none")
+    done = imagenet("--eval", "--checkpoint", "other.safetensors", *flags(**SMALL), where=tmp_path)
+    assert done.code == 2 and "not a file that this module wrote" in done.err, done.err
+
+
+def test_other_images_are_no_resumption(folders, tmp_path):
+    """Refused, in exit.json too, where the stop before it stood."""
+    for name in ("train", "val"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for folder in (folders / name).iterdir():
+            (tmp_path / "images" / name / folder.name).symlink_to(folder)
+    words = flags(**{**TINY, "synthetic": ""}, data=tmp_path / "images", limit_batches=3)
+    words.remove("--synthetic")
+    assert imagenet(*words, where=tmp_path, change=at_call(4, interrupt)).code == 143
+    (tmp_path / "images" / "train" / "class_3").unlink()
+    (tmp_path / "images" / "val" / "class_3").unlink()
+    done = imagenet(*words, "--resume", "auto", where=tmp_path)
+    assert done.code == 2 and "train_images: 240, now 180" in done.err and "classes: " in done.err
+    ended = json.loads((tmp_path / "runs" / "run" / "exit.json").read_text())
+    assert ended == {"code": 2, "said": done.err.strip()}
+
+
+def test_a_run_without_a_checkpoint_leaves_its_name(tmp_path):
+    """Ended before it had one: what is mended may start again, by the same name."""
+
+    def fail():
+        raise engine.RunError("gone")
+
+    words = flags(**TINY)
+    assert imagenet(*words, where=tmp_path, change=at_call(2, fail)).code == 1
+    assert json.loads((tmp_path / "runs" / "run" / "exit.json").read_text()) == {"code": 1, "said": "gone"}
+    done = imagenet(*words, "--lr", 0.05, where=tmp_path)
+    assert done.code == 0, done.err
+    config = json.loads((tmp_path / "runs" / "run" / "config.json").read_text())
+    assert config["recipe"]["lr"] == 0.05 and "resumed" not in config
+
+
+def test_ctrl_c_says_that_it_was_heard(tmp_path, capfd):
+    """At once, and what a second one would do."""
+    twice = []
+
+    def press():
+        if not twice:
+            os.kill(os.getpid(), signal.SIGINT)
+            twice.append(capfd.readouterr().err)
+
+    done = imagenet(*flags(**TINY), where=tmp_path, change=at_call(3, press))
+    assert done.code == 130 and "once more stops at once and saves nothing" in twice[0]
+    assert checkpoint.read_last(tmp_path / "runs" / "run").state["position"]["step"] == 3
+
+
 def test_predict(learned, folders, tmp_path):
     picture = folders / "val" / "class_2" / "3.JPEG"
-    words = ["--checkpoint", learned[0], *flags(**SMALL, eval_sizes=32)]
+    words = ["--checkpoint", learned[0], *flags(**{**SMALL, "size": 224})]  # as large as it was trained
     done = imagenet("--predict", picture, *words, where=tmp_path)
     assert done.code == 0, done.err
     table = [line.split() for line in done.out.splitlines()]
@@ -478,7 +564,7 @@ def test_not_finite_ends_with_4(tmp_path):
 
 
 def test_names_of_runs(tmp_path):
-    words = flags(**{**TINY, "limit_batches": 1, "epochs": 1})
+    words = flags(**{**TINY, "limit_batches": 1, "epochs": 1, "schedule_every": "step"})
     assert imagenet(*words, where=tmp_path).code == 0
     again = imagenet(*words, where=tmp_path)
     assert again.code == 2 and "--resume auto" in again.err
@@ -486,7 +572,13 @@ def test_names_of_runs(tmp_path):
     assert other.code == 2 and "lr: 0.1, now 0.5" in other.err
     free = flags(workers=1, test_batch=7, accumulate=2)
     assert imagenet(*words, "--resume", "auto", *free, where=tmp_path).code == 0
-    unnamed = flags(**{k: v for k, v in {**TINY, "limit_batches": 1, "epochs": 1}.items() if k != "name"})
+    unnamed = flags(
+        **{
+            k: v
+            for k, v in {**TINY, "limit_batches": 1, "epochs": 1, "schedule_every": "step"}.items()
+            if k != "name"
+        }
+    )
     for name in ("att_res_snn", "att_res_snn-2"):
         assert imagenet(*unnamed, where=tmp_path).code == 0
         assert (tmp_path / "runs" / name / "last").exists()
@@ -500,6 +592,15 @@ def test_names_of_runs(tmp_path):
         (["--synthetic", "40", "--batch", "100"], 2, ["no whole batch of 100"]),
         (["--synthetic", "40", "--batch", "8", "--size", "40"], 2, ["multiples of 32"]),
         (["--dry-run", "--size", "40"], 2, ["multiples of 32"]),
+        (["--synthetic", "40", "--batch", "8", "--epochs", "1"], 2, ["rate of 0", "--schedule-every step"]),
+        (["--synthetic", "40", "--data", "x"], 2, ["--data and --synthetic"]),
+        (["--synthetic", "40", "--checkpoint", "x"], 2, ["--init-from"]),
+        (["--synthetic", "40", "--eval", "--dry-run"], 2, ["--eval and --dry-run"]),
+        (["--synthetic", "40", "--clip", "-1"], 2, ["--clip must be above 0, got -1"]),
+        (["--synthetic", "40", "--accumulate", "0"], 2, ["--accumulate must be at least 1, got 0"]),
+        (["--synthetic", "40", "--ema", "nan"], 2, ["--ema must be at least 0 and below 1"]),
+        (["--eval", "--checkpoint", "x", "--eval-sizes", "64", "0"], 2, ["--eval-sizes must be at least 1"]),
+        (["--synthetic", "40", "--resume", "runs/a", "--name", "b"], 2, ["leave --name out"]),
         (["--atention", "CA"], 2, ["--attention"]),
         (["--model", "resnet18"], 2, ["ms_resnet18"]),
         (["--eval"], 2, ["--eval needs --checkpoint"]),

@@ -143,3 +143,41 @@ def test_averaged_weights_and_scale_are_restored(tmp_path):
     assert all(torch.equal(again.ema[name], value) for name, value in whole.ema.items())
     assert all(torch.equal(again.model[name], value) for name, value in whole.model.items())
     assert (whole.path / "ema.safetensors").is_file()
+
+
+def test_plateau_forgives_five_stale_epochs():
+    """The published patience of 5: at the sixth epoch without a lower loss, and again six epochs later."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.4)
+    schedule, found = engine.schedule("plateau", optimizer, 100), []
+    for loss in [3.0, 2.0] + 13 * [1.0]:
+        schedule.step(loss)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx(8 * [0.4] + 6 * [0.04] + [0.004])
+
+
+def test_plateau_looks_at_the_mean_training_loss_of_an_epoch(tmp_path, monkeypatch):
+    """A constant one, while the measured one falls: the seventh epoch is the sixth stale one."""
+    losses = iter(range(8, 0, -1))
+    measured = lambda *_: {"test_accuracy": 0.5, "test_loss": next(losses)}  # noqa: E731
+    monkeypatch.setattr(engine.Measure, "__call__", measured)
+
+    def loss(model, batch):
+        value, metrics = engine.one_hot_mse(model, batch)
+        return 0 * value + 1, metrics
+
+    _, run = train(tmp_path / "run", schedule="plateau", loss=loss, epochs=8)
+    assert [row["lr"] for row in run.rows()] == pytest.approx(7 * [0.01] + [0.001])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"accumulate": 0}, {"accumulate": -1}, {"clip": 0.0}, {"clip": -1.0}, {"clip": math.nan}]
+)
+def test_updates_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match="accumulate must be at least 1 and clip above 0, or None; got"):
+        engine.Update(**wrong)
+
+
+def test_a_schedule_of_an_unknown_name():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.4)
+    with pytest.raises(ValueError, match="schedule must be plateau, onecycle or cosine, got 'one_cycle'"):
+        engine.schedule("one_cycle", optimizer, 100)

@@ -145,9 +145,9 @@ def train(r: Recipe) -> None:
         )
         optimizer = torch.optim.Adam(model.parameters(), r.lr)
         schedule = engine.schedule(r.schedule, optimizer, r.epochs * len(batches))
-        run = engine.Run.open(
-            r.runs_dir, r.name or r.recipe, engine.as_json(r), resume=r.resume, numbered=not r.name, free=FREE
-        )
+        trained_on = {"train_recordings": len(chosen), "classes": train_set.classes}
+        how = {"resume": r.resume, "numbered": not r.name, "free": FREE, "data": trained_on}
+        run = engine.Run.open(r.runs_dir, r.name or r.recipe, engine.as_json(r), **how)
     test = engine.in_order(test_set, r.test_batch, r.workers)
     measure = engine.Measure("test", test, test_set.classes)
     if len(held):

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 
 from attsnn import data, engine, models
 from attsnn.layers import synchronise
-from attsnn.models.convert import load_published
+from attsnn.models.convert import load_any
 
 Model = Literal[
     "att_ms_resnet18", "att_ms_resnet34", "att_ms_resnet104", "ms_resnet18", "ms_resnet34", "ms_resnet104"
@@ -64,7 +64,7 @@ class Recipe:
     optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd: with momentum 0.9
     lr: float = 0.1  # the highest of the schedule, a cosine to 0
     warmup_epochs: float = 0
-    schedule_every: Literal["epoch", "step"] = "epoch"  # when the learning rate changes
+    schedule_every: Literal["epoch", "step"] = "epoch"  # when lr changes; epoch: the last one has 0
     weight_decay: float = 1e-5
     decay_all: bool = True  # weight decay on norms, biases and gates too
     clip: float | None = None  # the gradient norm that longer ones are cut to
@@ -74,7 +74,7 @@ class Recipe:
     channels_last: Literal["auto", "yes", "no"] = "auto"  # auto: on a GPU
     compile: bool = False  # torch.compile the model
     sync_norm: bool = True  # batch statistics over all processes
-    init_from: Path | None = None  # weights to start from: a checkpoint of ours, or a published .pth
+    init_from: Path | None = None  # weights to start from: what --checkpoint takes
     seed: int = 0
     name: str | None = None  # of the run directory; default: the recipe's, or the next free number
     runs_dir: Path = Path("runs")
@@ -85,10 +85,10 @@ class Recipe:
     synthetic: int | None = None  # so many images drawn by the program in place of --data
     dry_run: bool = False  # a step on random images, then what a run takes; writes nothing
     eval: bool = False  # only measure --checkpoint on the validation set
-    eval_sizes: tuple[int, ...] = (224,)  # pixels of a crop's side, from images 32 larger
+    eval_sizes: tuple[int, ...] = ()  # pixels of a crop's side, from images 32 larger; default: as trained
     eval_steps: tuple[int, ...] = ()  # time steps; default: those of the training
     predict: Path | None = None  # only name what this picture shows
-    checkpoint: Path | None = None  # of ours (ckpt-... or the run directory), or a published .pth
+    checkpoint: Path | None = None  # ours (ckpt-..., or a run: its best), a published .pth, or one converted
     test_batch: int = 100  # images of an evaluation step, in each process
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backend: Literal["auto", "fused", "reference"] = "auto"
@@ -108,9 +108,22 @@ RECIPES = {
     "modern": ("Not published: warm-up, flips, RandAugment, mixup, cutmix, averaged weights, bf16.", MODERN),
 }
 NETWORK = ["model", "attention", "steps", "width", "dropout", "membrane_float32"]
-FREE = ["data", "name", "runs_dir", "resume", "save_minutes", "max_bad", "dry_run", "eval", "eval_sizes",
-    "eval_steps", "predict", "checkpoint", "test_batch", "device", "backend", "workers", "threads",
-    "dist_timeout", "compile", "accumulate", "channels_last"]  # fmt: skip
+FREE = ["data", "name", "init_from", "runs_dir", "resume", "save_minutes", "max_bad", "dry_run", "eval",
+    "eval_sizes", "eval_steps", "predict", "checkpoint", "test_batch", "device", "backend", "workers",
+    "threads", "dist_timeout", "compile", "accumulate", "channels_last"]  # fmt: skip
+COUNTS = ("steps", "size", "epochs", "batch", "accumulate", "limit_batches", "synthetic", "eval_sizes",
+    "eval_steps", "test_batch")  # fmt: skip
+AMOUNTS = ("mixup", "cutmix", "lr", "warmup_epochs", "weight_decay", "save_minutes", "max_bad", "workers",
+    "threads")  # fmt: skip
+RANGES = (
+    engine.Range("at least 1", lambda value: value >= 1, COUNTS),
+    engine.Range("at least 0", lambda value: value >= 0, AMOUNTS),
+    engine.Range("above 0", lambda value: value > 0, ("width", "clip", "dist_timeout")),
+    engine.Range("from 0 to 1", lambda v: 0 <= v <= 1, ("dropout", "hflip", "erasing", "label_smoothing")),
+    engine.Range("above 0 and at most 1", lambda value: 0 < value <= 1, ("crop_scale",)),
+    engine.Range("at least 0 and below 1", lambda value: 0 <= value < 1, ("ema",)),
+)
+Classes = Sequence[str] | int | None  # their names, or how many; None: those of the data
 
 
 def network(r: Recipe, classes: int, device: torch.device, steps: int | None = None) -> nn.Module:
@@ -137,12 +150,19 @@ def takes(model: nn.Module, size: int) -> None:
     model.train(training)
 
 
-def open_images(r: Recipe, split: str, size: int, processes: engine.Processes) -> Dataset:
-    """A split with its transform; `size` is the side of a crop in pixels."""
+def open_images(
+    r: Recipe, split: str, size: int, processes: engine.Processes, classes: Classes = None
+) -> Dataset:
+    """A split with its transform; `size` is the side of a crop in pixels. DataError where it has other
+    classes.
+    """
     if r.synthetic is not None:
         held = max(r.synthetic // 5, 10)
         count, start = (r.synthetic, 0) if split == "train" else (held, r.synthetic)
-        return data.SyntheticImages(count, size, classes=10, start=start)
+        drawn = data.SyntheticImages(count, size, classes=10, start=start)
+        if classes not in (None, len(drawn.classes), drawn.classes):
+            raise data.DataFormatError(f"--synthetic has 10 classes; the weights are for others: {classes}")
+        return drawn
     if r.data is None:
         where = data.imagenet.WHERE
         raise data.DataMissingError(f"--data is not given, nor --synthetic N; {where}; then pass --data DIR")
@@ -159,7 +179,7 @@ def open_images(r: Recipe, split: str, size: int, processes: engine.Processes) -
         transform = data.eval_transform(size + 32, size, interpolation=r.interpolation)
     if processes.world > 1:  # the first one writes the index of shards
         processes.from_first(lambda: data.ImageNet(r.data, split) and None)
-    return data.ImageNet(r.data, split, transform)
+    return data.ImageNet(r.data, split, transform, classes=classes)
 
 
 def forward(r: Recipe, model: nn.Module, images: Tensor) -> Tensor:
@@ -202,12 +222,14 @@ def update_of(r: Recipe, model: nn.Module) -> engine.Update:
 class Validation:
     """The validation set at one size, as `fit` wants it measured."""
 
-    def __init__(self, r: Recipe, size: int, processes: engine.Processes, bad: data.BadImages) -> None:
-        images = open_images(r, "val", size, processes)
+    def __init__(
+        self, r: Recipe, size: int, processes: engine.Processes, bad: data.BadImages, classes: Classes
+    ) -> None:
+        images = open_images(r, "val", size, processes, classes)
         share = {"rank": processes.rank, "world": processes.world}
         pin = processes.device.type == "cuda"
         self.loader = engine.in_order(images, r.test_batch, r.workers, pin, collate=data.collate, **share)
-        self.r, self.processes, self.bad, self.classes = r, processes, bad, images.classes
+        self.r, self.processes, self.bad = r, processes, bad
 
     def scores(self, model: nn.Module, poll: Callable[[], None] = lambda: None) -> engine.TopK:
         how = {"forward": partial(forward, self.r), "limit": self.r.limit_batches, "faults": self.bad}
@@ -220,42 +242,54 @@ class Validation:
 
 def train(r: Recipe, processes: engine.Processes) -> None:
     """Trains; the checkpoint of the highest validation accuracy is the result."""
-    device = processes.device
-    with engine.usage():
-        bad = data.BadImages(r.max_bad, report=processes.first)
-        images = open_images(r, "train", r.size, processes)
-        validation = Validation(r, r.size, processes, bad)
-        share = {"rank": processes.rank, "world": processes.world, "pin": device.type == "cuda"}
-        order = {"frozen_order": "frozen_order" in r.parity, "drop_last": True, "limit": r.limit_batches}
-        how = {"key": data.Draw, "collate": data.collate, "workers": r.workers}
-        batches = engine.Batches(images, r.batch, r.seed, **how, **share, **order)
-        engine.seed_all(r.seed)
-        model = network(r, len(images.classes), device)
-        takes(model, r.size)
-        if r.init_from is not None:
-            engine.load_weights(model, weights_of(r.init_from, r)[0], r.init_from)
-        if processes.world > 1 and r.sync_norm:
-            synchronise(model)
-        optimizer, epoch = optimiser(r, model), len(batches)
-        schedule = engine.cosine(
-            optimizer,
-            r.epochs * epoch,
-            period=max(r.epochs // 5, 1) * epoch if "rising_schedule" in r.parity else None,
-            warmup=round(r.warmup_epochs * epoch),
-            hold=epoch if r.schedule_every == "epoch" else 1,
-        )
-        opened = {"resume": r.resume, "numbered": not r.name, "free": FREE, "processes": processes}
-        run = engine.Run.open(r.runs_dir, r.name or r.recipe, engine.as_json(r), **opened)
-    choose = "ema_val_accuracy" if r.ema is not None else "val_accuracy"
+    device, where = processes.device, (r.runs_dir, r.name or r.recipe)
+    how = {"resume": r.resume, "numbered": not r.name}
+    with engine.reporting(*where, **how, rank=processes.rank):
+        with engine.usage():
+            bad = data.BadImages(r.max_bad, report=processes.first)
+            images = open_images(r, "train", r.size, processes)
+            validation = Validation(r, r.size, processes, bad, as_known(images.classes))
+            share = {"rank": processes.rank, "world": processes.world, "pin": device.type == "cuda"}
+            order = {"frozen_order": "frozen_order" in r.parity, "drop_last": True, "limit": r.limit_batches}
+            loading = {"key": data.Draw, "collate": data.collate, "workers": r.workers}
+            batches = engine.Batches(images, r.batch, r.seed, **loading, **share, **order)
+            engine.seed_all(r.seed)
+            model = network(r, len(images.classes), device)
+            takes(model, r.size)
+            if processes.world > 1 and r.sync_norm:
+                synchronise(model)
+            optimizer, epoch = optimiser(r, model), len(batches)
+            schedule = engine.cosine(
+                optimizer,
+                r.epochs * epoch,
+                period=max(r.epochs // 5, 1) * epoch if "rising_schedule" in r.parity else None,
+                warmup=round(r.warmup_epochs * epoch),
+                hold=epoch if r.schedule_every == "epoch" else 1,
+            )
+
+            def start() -> None:
+                if r.init_from is not None:
+                    engine.load_weights(model, weights_of(r.init_from, r).tensors, r.init_from)
+
+            trained_on = {"train_images": len(images), "classes": images.classes}
+            how |= {"free": FREE, "data": trained_on, "start": start, "processes": processes}
+            run = engine.Run.open(*where, engine.as_json(r), **how)
+        choose = "ema_val_accuracy" if r.ema is not None else "val_accuracy"
+        if processes.first:
+            print(f"{run.path}: the checkpoint of the highest {choose} is the result.", flush=True)
+        engine.seed_all(r.seed, processes.rank)
+        update = update_of(r, model)
+        if r.compile:
+            model.compile()
+        task = {"loss": loss_of(r, len(images.classes)), "evaluate": validation, "choose": choose}
+        rules = {"update": update, "processes": processes, "faults": bad, "save_every": r.save_minutes}
+        engine.fit(model, optimizer, schedule, batches, **task, run=run, epochs=r.epochs, **rules)
     if processes.first:
-        print(f"{run.path}: the checkpoint of the highest {choose} is the result.", flush=True)
-    engine.seed_all(r.seed, processes.rank)
-    update = update_of(r, model)
-    if r.compile:
-        model.compile()
-    task = {"loss": loss_of(r, len(images.classes)), "evaluate": validation, "choose": choose}
-    rules = {"update": update, "processes": processes, "faults": bad, "save_every": r.save_minutes}
-    engine.fit(model, optimizer, schedule, batches, **task, run=run, epochs=r.epochs, **rules)
+        best = max(run.rows(), key=lambda row: row[choose])
+        print(
+            f"{run.path} is done: {choose} {best[choose]:.2%} after epoch {best['epoch']}, which is the "
+            f"checkpoint that --checkpoint {run.path} means"
+        )
 
 
 def dry_run(r: Recipe, processes: engine.Processes) -> None:
@@ -264,22 +298,30 @@ def dry_run(r: Recipe, processes: engine.Processes) -> None:
     with engine.usage():
         model = network(r, data.imagenet.CLASSES, device)
         takes(model, r.size)
-    share = max(1, r.batch // processes.world // r.accumulate)
-    batch = torch.randn(share, 3, r.size, r.size, device=device), torch.arange(share, device=device) % 1000
+    share = max(1, r.batch // processes.world)
+    piece = max(1, share // r.accumulate)
+    batch = torch.randn(piece, 3, r.size, r.size, device=device), torch.arange(piece, device=device) % 1000
     optimizer, update, loss_fn = optimiser(r, model), update_of(r, model), loss_of(r, data.imagenet.CLASSES)
     for _ in range(2):  # the first one sets up
         began = time.perf_counter()
-        loss, _ = loss_fn(model, batch)
-        update.backward(loss)
+        optimizer.zero_grad(set_to_none=True)
+        for _ in range(r.accumulate):
+            loss, _ = loss_fn(model, batch)
+            update.backward(loss / r.accumulate)
         update.apply(optimizer, model, update.gradient_norm(optimizer, model).item())
         seconds = time.perf_counter() - began
+    steps = images_of_epoch // r.batch
     rows = [
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
-        ("images of a step, in one process", f"{share:,}"),
-        ("its time", f"{seconds:.2f} s: {share / seconds:.1f} images/s"),
+        ("images of a step, in one process", f"{piece * r.accumulate:,}"),
+        ("its time", f"{seconds:.2f} s: {piece * r.accumulate / seconds:.1f} images/s"),
         ("its loss", f"{loss.item():.3f}"),
-        ("steps of an epoch of ImageNet", f"{images_of_epoch // r.batch:,}"),
-        ("steps of the run", f"{r.epochs * (images_of_epoch // r.batch):,}"),
+        ("steps of an epoch of ImageNet", f"{steps:,}"),
+        ("steps of the run", f"{r.epochs * steps:,}"),
+        (
+            "their time, if nothing waits for data",
+            engine.duration(r.epochs * steps * seconds),
+        ),
     ]
     if device.type == "cuda":
         rows.append(("memory", f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"))
@@ -287,42 +329,65 @@ def dry_run(r: Recipe, processes: engine.Processes) -> None:
         print(engine.table((f"{r.model}, T = {r.steps}, on {device}", "value"), rows))
 
 
-def weights_of(path: Path, r: Recipe) -> tuple[dict[str, Tensor], dict]:
-    """(weights, fields of the recipe) of a checkpoint, ours or published; of ours, the averaged ones where
-    there are some.
-    """
+class Weights(NamedTuple):
+    """Weights of a file, what it knows of the recipe, and of the classes by name."""
+
+    tensors: dict[str, Tensor]
+    fields: dict
+    classes: Sequence[str] | None = None
+
+
+def weights_of(path: Path, r: Recipe) -> Weights:
+    """Those of a checkpoint of ours (the averaged ones where there are some), published or converted."""
     if path.is_file():
-        weights, found = load_published(path, r.model.rstrip("0123456789"))
-        return weights, {"model": found["name"], "attention": found["attention"] or "none"}
+        weights, found = load_any(path, ("att_ms_resnet", "ms_resnet"))
+        fields = {"model": found["name"], "attention": found["attention"] or "none"}
+        return Weights(weights, fields | {name: found[name] for name in ("steps",) if name in found})
     saved = engine.find_checkpoint(path)
     averaged = {k.removeprefix("module."): v for k, v in (saved.ema or {}).items() if k != "n_averaged"}
-    return averaged or saved.model, saved.state["recipe"]
+    return Weights(averaged or saved.model, saved.state["recipe"], saved.state.get("data", {}).get("classes"))
 
 
-def restored(r: Recipe, asks: str) -> tuple[Recipe, dict[str, Tensor], int]:
-    """The recipe with what --checkpoint knows of the network, its weights, the number of classes."""
+def as_known(classes: Sequence[str]) -> Classes:
+    """Classes by which other data can be opened: those of shards have numbers, no names."""
+    return len(classes) if all(name.isdecimal() for name in classes) else tuple(classes)
+
+
+def restored(r: Recipe, asks: str, processes: engine.Processes) -> tuple[Recipe, dict[str, Tensor], Classes]:
+    """The recipe with what --checkpoint knows of the network, its weights, its classes or their number."""
     if r.checkpoint is None:
-        raise engine.UsageError(f"{asks} needs --checkpoint X: a run, a ckpt-... or a published .pth file.")
-    weights, fields = weights_of(r.checkpoint, r)
-    names = {*NETWORK, "interpolation"}
+        raise engine.UsageError(
+            f"{asks} needs --checkpoint X: a run, a ckpt-..., a .pth or .safetensors file."
+        )
+    with engine.usage():
+        weights, fields, classes = weights_of(r.checkpoint, r)
+    names = {*NETWORK, "size", "interpolation"}
     if r.data is None and r.synthetic is None:
         names |= {"data", "synthetic"}
+    asked = engine.as_json(r)
     r = engine.inherit(r, RECIPES[r.recipe][1], fields, names)
-    return r, weights, weights["classifier.weight"].shape[0]
+    for line in engine.difference(asked, engine.as_json(r)) if r.eval and processes.first else ():
+        print(f"From the checkpoint: {line}", file=sys.stderr)
+    number = weights["classifier.weight"].shape[0]
+    return r, weights, number if classes is None else as_known(classes)
+
+
+def number_of(classes: Classes) -> int:
+    return classes if isinstance(classes, int) else len(classes)
 
 
 def evaluate(r: Recipe, processes: engine.Processes) -> None:
     """Top-1 and top-5 of --checkpoint on the validation set, for every size and number of steps."""
-    r, weights, classes = restored(r, "--eval")
+    r, weights, classes = restored(r, "--eval", processes)
     with engine.usage():
         bad = data.BadImages(r.max_bad, report=processes.first)
     rows = []
-    for size in r.eval_sizes:
+    for size in r.eval_sizes or (r.size,):
         with engine.usage():
-            validation = Validation(r, size, processes, bad)
+            validation = Validation(r, size, processes, bad, classes)
         for steps in r.eval_steps or (r.steps,):
             with engine.usage():
-                model = network(r, classes, processes.device, steps)
+                model = network(r, number_of(classes), processes.device, steps)
                 takes(model, size)
             engine.load_weights(model, weights, r.checkpoint)
             scores = validation.scores(model)
@@ -334,25 +399,52 @@ def evaluate(r: Recipe, processes: engine.Processes) -> None:
 @torch.no_grad()
 def predict(r: Recipe, processes: engine.Processes) -> None:
     """The five classes that a picture most looks like."""
-    r, weights, classes = restored(r, "--predict")
-    size = r.eval_sizes[0]
+    r, weights, classes = restored(r, "--predict", processes)
+    size, number = (r.eval_sizes or (r.size,))[0], number_of(classes)
     picture = data.open_image(r.predict)
     with engine.usage():
-        model = network(r, classes, processes.device).eval()
+        model = network(r, number, processes.device).eval()
         takes(model, size)
     engine.load_weights(model, weights, r.checkpoint)
     x = data.eval_transform(size + 32, size, interpolation=r.interpolation)(picture)[None]
-    shares, best = forward(r, model, x.to(processes.device))[0].softmax(0).topk(min(5, classes))
-    names = data.class_names(Path(r.data, "train")) if r.data else ()
-    known = len(names) == classes
+    shares, best = forward(r, model, x.to(processes.device))[0].softmax(0).topk(min(5, number))
+    if isinstance(classes, int) and r.data:
+        named = data.class_names(Path(r.data, "train"))
+        classes = named if len(named) == number else classes
     rows = [
-        (names[i] if known else f"class {i}", f"{share:.1%}")
+        (f"class {i}" if isinstance(classes, int) else classes[i], f"{share:.1%}")
         for share, i in zip(shares.tolist(), best.tolist(), strict=True)
     ]
     print(engine.table((str(r.predict), "probability"), rows))
 
 
+def check(r: Recipe) -> None:
+    """A UsageError for what contradicts itself, before anything is read or written."""
+    engine.check_ranges(r, RANGES)
+    asked = [flag for flag in ("predict", "eval", "dry_run") if getattr(r, flag)]
+    if len(asked) > 1:
+        flags = " and ".join(f"--{flag.replace('_', '-')}" for flag in asked)
+        raise engine.UsageError(f"{flags} are different commands: give one of them.")
+    if r.data is not None and r.synthetic is not None:
+        raise engine.UsageError("--data and --synthetic are different images: give one of them.")
+    if asked:
+        return
+    if r.checkpoint is not None:
+        raise engine.UsageError(
+            "--checkpoint is for --eval and --predict: --init-from starts a training from weights, --resume "
+            "goes on with one."
+        )
+    if r.name and r.resume not in (None, "auto") and r.name not in Path(r.resume).parts:
+        raise engine.UsageError(f"--resume {r.resume} goes on in that run's directory: leave --name out.")
+    if r.epochs == 1 and r.schedule_every == "epoch" and not r.parity:
+        raise engine.UsageError(
+            "--epochs 1 would train at a rate of 0: that of the last epoch, where it changes by epoch as "
+            "published. Add --schedule-every step."
+        )
+
+
 def command(r: Recipe) -> None:
+    check(r)
     torch.backends.cudnn.allow_tf32 = r.precision == "tf32"
     torch.set_float32_matmul_precision("high" if r.precision == "tf32" else "highest")
     what = predict if r.predict else evaluate if r.eval else dry_run if r.dry_run else train

@@ -124,13 +124,14 @@ def verify(root: str | os.PathLike, *, full: bool = False, subset: bool = False)
     An image passes if it begins and ends as a JPEG or PNG does, or else if it can be decoded; `full` decodes
     all. `subset` asks for no particular number of classes and images. The index of shards is made anew.
     """
-    root, faults = Path(root), []
+    root, faults, where = Path(root), [], ""
     for split in SPLITS:
         try:
             source = open_split(root, split, keep=False)
         except DataError as error:
             print(f"{split}: {str(error).removesuffix(f'; {WHERE}')}")
             faults.append(f"{split} cannot be used")
+            where = f"; {WHERE}"
             continue
         counts = np.bincount(source.labels, minlength=len(source.classes))
         bad = dict(_bad(source, full, split))
@@ -145,13 +146,14 @@ def verify(root: str | os.PathLike, *, full: bool = False, subset: bool = False)
         if bad:
             faults.append(f"{len(bad):,} {split} images are corrupt")
         if missing or not subset and (classes, found) != (CLASSES, IMAGES[split]):
-            faults.append(f"{split} is not complete")
+            faults.append(f"{split} is not ImageNet's, whole (for classes of your own: --subset)")
+            where = f"; {WHERE}"
     for name, (size, _) in ARCHIVES.items():
         if (root / name).is_file():
             found = (root / name).stat().st_size
             print(f"{name}: {found:,} bytes{_of(found, size, size is None)}, not unpacked")
     if faults:
-        raise DataFormatError(f"{'; '.join(faults)}; {WHERE}", path=root)
+        raise DataFormatError(f"{'; '.join(faults)}{where}", path=root)
 
 
 def _of(found: int, wanted: int | None, any_number: bool) -> str:

@@ -163,9 +163,7 @@ def _read_meta(data: bytes, where: str) -> dict[int, str]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise ImportError(
-            f"{where} needs scipy ({error}): pip install 'attsnn[imagenet]', or pass --val-labels"
-        ) from None
+        raise ImportError(f"{where} needs scipy ({error}): pip install scipy, or pass --val-labels") from None
     try:
         synsets = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"]
         columns = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
@@ -77,7 +77,7 @@ def decode(data: bytes, where: str = "<bytes>") -> Image.Image:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than {PIXELS}")
-            return image.convert("RGB")
+            return _rgb(image)
     except UnidentifiedImageError:
         raise DataFormatError("is neither JPEG nor PNG", path=where) from None
     except MemoryError:
@@ -85,6 +85,12 @@ def decode(data: bytes, where: str = "<bytes>") -> Image.Image:
     except Exception as error:  # Pillow's plug-ins raise what the broken bytes lead them to
         reason = str(error) or type(error).__name__
         raise DataFormatError(f"cannot be decoded ({reason})", path=where) from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bit, which Pillow would cut to 255 instead of scaling it
+        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def pixels(image: Image.Image) -> Tensor:
@@ -197,8 +203,10 @@ class BadImages:
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:
-    """The RGB image in a JPEG or PNG file; DataMissingError or DataFormatError names it."""
+    """The RGB image in a JPEG or PNG file, turned as its camera says (a data set's are taken as they lie);
+    DataMissingError or DataFormatError names it.
+    """
     try:
-        return decode(read_bytes(path), str(path))
+        return ImageOps.exif_transpose(decode(read_bytes(path), str(path)))
     except FileNotFoundError:
         raise DataMissingError(f"{path}: no such file; wanted a JPEG or PNG") from None

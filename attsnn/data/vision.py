@@ -86,7 +86,7 @@ def _v2():
         from torchvision.transforms import v2
     except ImportError as error:
         raise ImportError(
-            f"The image transforms need torchvision ({error}): pip install 'attsnn[vision]'"
+            f"The image transforms need torchvision ({error}): pip install torchvision, from where torch came"
         ) from None
     except RuntimeError as error:
         # What a torchvision whose operators are for another build of torch says.

@@ -3,7 +3,7 @@
 from .checkpoint import Checkpoint, load_weights
 from .checkpoint import find as find_checkpoint
 from .classify import Measure, Scores, evaluate, one_hot_mse, summary
-from .config import as_json, difference, inherit
+from .config import Range, as_json, check_ranges, difference, inherit
 from .errors import (
     CheckpointError,
     NonFiniteError,
@@ -15,7 +15,8 @@ from .errors import (
 )
 from .loop import fit
 from .processes import Processes, leave, processes
-from .record import Run, table
+from .progress import duration
+from .record import Run, reporting, table
 from .report import conclude
 from .rng import seed_all
 from .sampling import Batches, in_order, split
@@ -30,6 +31,7 @@ __all__ = [
     "Measure",
     "NonFiniteError",
     "Processes",
+    "Range",
     "Run",
     "RunError",
     "Scores",
@@ -38,12 +40,14 @@ __all__ = [
     "Update",
     "UsageError",
     "as_json",
+    "check_ranges",
     "command",
     "conclude",
     "cosine",
     "decayed",
     "device",
     "difference",
+    "duration",
     "ema_of",
     "evaluate",
     "find_checkpoint",
@@ -54,6 +58,7 @@ __all__ = [
     "load_weights",
     "one_hot_mse",
     "processes",
+    "reporting",
     "schedule",
     "seed_all",
     "split",

@@ -136,7 +136,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: 
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"The weights of {source} do not fit this network: {error}") from error
+        what = " ".join(str(error).split())  # lists every tensor
+        raise CheckpointError(
+            f"The weights of {source} do not fit this network: {what[:300]}{'...' * (len(what) > 300)}"
+        ) from error
 
 
 def pointed(directory: Path, pointer: str) -> Path | None:

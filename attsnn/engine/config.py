@@ -6,13 +6,15 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+from .errors import UsageError
 
 
 def as_json(recipe: Any) -> dict[str, Any]:
@@ -43,10 +45,32 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[
 
 
 _absent = object()
+_LONGEST = 100  # characters of a value in a message
 
 
 def _show(recipe: Mapping[str, Any], name: str) -> str:
-    return json.dumps(recipe[name]) if name in recipe else "not a field"
+    if name not in recipe:
+        return "not a field"
+    text = json.dumps(recipe[name])
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+class Range(NamedTuple):
+    """The numbers that make sense for some fields of a recipe, of a tuple each; None is not asked."""
+
+    words: str
+    holds: Callable[[float], bool]
+    fields: tuple[str, ...]
+
+
+def check_ranges(recipe: Any, ranges: Sequence[Range]) -> None:
+    """Raises UsageError for the first field out of its range."""
+    for words, holds, fields in ranges:
+        for name in fields:
+            value = getattr(recipe, name)
+            values = value if isinstance(value, tuple) else () if value is None else (value,)
+            if not all(map(holds, values)):
+                raise UsageError(f"--{name.replace('_', '-')} must be {words}, got {value}.")
 
 
 def surroundings() -> dict[str, Any]:

@@ -206,7 +206,7 @@ def fit(
         CheckpointError: a checkpoint could not be written, or does not fit.
     """
     processes = processes or Processes()
-    with StopRequest(processes) as stop, run.outcome():
+    with StopRequest(processes) as stop, run.outcome(), processes.explained():
         update = update or Update()
         state = Fit(model, optimizer, schedule, loss, run, update, processes, stop, faults, save_every)
         state.restore()
@@ -216,11 +216,16 @@ def fit(
             waited = _train_epoch(state, batches, epochs)
             seconds = time.perf_counter() - started
             speed = (state.position.samples - from_sample) / seconds
+            began = time.perf_counter()
             measured = _evaluate(state, evaluate)
+            evaluating = time.perf_counter() - began
             if isinstance(schedule, ReduceLROnPlateau):
                 schedule.step(state.position.means()["loss"])
             pace = {"seconds": seconds, "samples_per_second": speed, "waiting_for_data": waited / seconds}
-            _close_epoch(state, measured, choose, pace, epochs)
+            # Not from the seconds of this epoch: a resumed run has trained a part of it, or nothing.
+            whole = batches.size / speed + evaluating if speed else None
+            left = None if whole is None else (epochs - state.position.epoch - 1) * whole
+            _close_epoch(state, measured, choose, pace, epochs, left)
             stop.agree()
             _answer(state)
 
@@ -278,7 +283,12 @@ def _evaluate(state: Fit, evaluate: Evaluate) -> Mapping[str, float | None]:
 
 
 def _close_epoch(
-    state: Fit, measured: Mapping[str, float | None], choose: str, speed: Mapping[str, float], epochs: int
+    state: Fit,
+    measured: Mapping[str, float | None],
+    choose: str,
+    speed: Mapping[str, float],
+    epochs: int,
+    left: float | None,
 ) -> None:
     """Records the epoch and saves."""
     position = state.position
@@ -290,11 +300,12 @@ def _close_epoch(
         "lr": position.lr,
         **speed,
     }
-    best = position.best is None or measured[choose] > position.best
+    value, so_far = measured[choose], position.best
+    best = so_far is None or value > so_far or math.isnan(so_far)
     if best:
-        position.best = measured[choose]
+        position.best = value
     position.close_epoch()
-    state.processes.from_first(lambda: state.run.record(row, epochs))
+    state.processes.from_first(lambda: state.run.record(row, epochs, left))
     state.save(best)
 
 

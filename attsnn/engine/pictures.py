@@ -33,7 +33,7 @@ def _matplotlib() -> bool:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        print("No pictures: matplotlib is not installed (pip install 'attsnn[plot]').")
+        print("No pictures: matplotlib is not installed (pip install matplotlib).")
         return False
     return True
 

@@ -57,6 +57,20 @@ class Processes:
         """Whether this is the one that writes and prints."""
         return self.rank == 0
 
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Inside, what the network says when another process is gone becomes a RunError."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world == 1 or isinstance(error, RunError) or not _LOST.search(str(error)):
+                raise
+            ignore_sigterm()
+            raise RunError(
+                f"Process {self.rank} of {self.world} lost another one ({str(error).splitlines()[0]}). What "
+                "ended that one stands above or in its exit-rank<r>.json; go on with --resume auto."
+            ) from error
+
     def share(self, model: nn.Module) -> nn.Module:
         """`model` as what sums its gradients over the processes, times 1 / world: the mean."""
         if self.world == 1:
@@ -141,16 +155,10 @@ def processes(
         rank=rank,
         world_size=world,
     )
+    joined = Processes(rank, world, chosen)
     try:
-        yield Processes(rank, world, chosen)
-    except RuntimeError as error:
-        if isinstance(error, RunError) or not _LOST.search(str(error)):
-            raise
-        ignore_sigterm()
-        raise RunError(
-            f"Process {rank} of {world} lost another one ({str(error).splitlines()[0]}). What ended that one "
-            "stands above or in its exit-rank<r>.json; go on with --resume auto."
-        ) from error
+        with joined.explained():
+            yield joined
     finally:
         dist.destroy_process_group()
 

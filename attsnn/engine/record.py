@@ -16,7 +16,7 @@ import io
 import json
 import os
 import signal
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,10 @@ class Run:
         recipe: Mapping[str, Any],
         resumed: checkpoint.Checkpoint | None = None,
         rank: int = 0,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.recipe, self.checkpoint, self.rank = path, dict(recipe), resumed, rank
+        self.data = dict(data or {})
         self._board = None if rank else _tensorboard(path, resumed)
 
     @classmethod
@@ -50,6 +52,8 @@ class Run:
         resume: str | None = None,
         numbered: bool = False,
         free: Collection[str] = (),
+        data: Mapping[str, Any] | None = None,
+        start: Callable[[], None] = lambda: None,
         processes: Processes | None = None,
     ) -> "Run":
         """Creates `directory/name`, or opens it to go on.
@@ -58,40 +62,59 @@ class Run:
             recipe: JSON values, of which `free` may differ when a run is resumed.
             resume: None: a new run. "auto": the last valid checkpoint of the run, or the start if there is
                 none. A path: that checkpoint, or the last one of that run directory, in its own directory.
-            numbered: a new run whose name is taken becomes name-2, name-3, ...; "auto" takes the highest.
+            numbered: a new run whose name is taken becomes name-2, name-3, ...; "auto" takes the highest. A
+                run that ended without a checkpoint takes no name.
+            data: JSON values that name the data, which must be the checkpoint's: of others the order of
+                the samples, and the schedule, would be another.
+            start: called in every process where there is no checkpoint to go on from, before anything is
+                written.
             processes: the first opens it and alone writes; the others read the checkpoint that it found.
 
-        Raises UsageError if the directory holds another run, or the recipe is not the checkpoint's, with the
-        fields that differ; CheckpointError if there are checkpoints and none is usable.
+        Raises UsageError if the directory holds another run, or recipe or data are not the checkpoint's, with
+        what differs; CheckpointError if there are checkpoints and none is usable.
         """
         if processes is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UsageError("This program trains in one process: start it without torchrun.")
         processes = processes or Processes()
-        path, saved = processes.from_first(lambda: cls._open(directory, name, recipe, resume, numbered, free))
-        return cls(path, recipe, checkpoint.read(saved) if saved else None, processes.rank)
+        data = json.loads(json.dumps(data or {}))
+        found = lambda: cls._find(directory, name, recipe, resume, numbered, free, data)  # noqa: E731
+        path, saved = processes.from_first(found)
+        if saved is None:
+            start()
+        processes.from_first(lambda: cls._make(path, saved, recipe, resume))
+        return cls(path, recipe, checkpoint.read(saved) if saved else None, processes.rank, data)
 
     @staticmethod
-    def _open(directory, name, recipe, resume, numbered, free) -> tuple[Path, Path | None]:
+    def _find(directory, name, recipe, resume, numbered, free, data) -> tuple[Path, Path | None]:
         """(run directory, checkpoint to resume from)."""
+        path = _path(directory, name, resume, numbered)
         if resume in (None, "auto"):
-            path = _numbered(directory, name, resume is None) if numbered else directory / name
             saved = checkpoint.read_last(path) if resume else None
         else:
-            path, saved = _resume_from(Path(resume))
+            saved = _resume_from(Path(resume))
         asked = saved.state["recipe"] if saved else _recipe(path)
         if asked is not None:
             _check(path, asked, recipe, free, resumed=resume is not None)
+        changed = difference(saved.state.get("data") or data, data) if saved else []
+        if changed:
+            fields = "".join(f"\n  {line}" for line in changed)
+            raise UsageError(f"{path} cannot be resumed with other data; these differ:{fields}")
+        return path, saved.path if saved else None
+
+    @staticmethod
+    def _make(path: Path, saved: Path | None, recipe, resume) -> None:
         path.mkdir(parents=True, exist_ok=True)
         if resume:
             print(
-                f"Resuming from {saved.path}."
+                f"Resuming from {saved}."
                 if saved
                 else f"No checkpoint in {path}: starting from the beginning."
             )
+        if _spent(path):
+            (path / "config.json").unlink()
         _describe(path, recipe)
         for earlier in path.glob("exit*.json"):  # a kill leaves none
             earlier.unlink()
-        return path, saved.path if saved else None
 
     def save(
         self,
@@ -103,7 +126,8 @@ class Run:
         ema: Mapping | None = None,
     ) -> None:
         """Writes a checkpoint that also holds the recipe; see checkpoint.write."""
-        checkpoint.write(self.path, step, model, optimizer, {**state, "recipe": self.recipe}, best, ema)
+        state = {**state, "recipe": self.recipe, "data": self.data}
+        checkpoint.write(self.path, step, model, optimizer, state, best, ema)
 
     @contextlib.contextmanager
     def outcome(self) -> Iterator[None]:
@@ -119,9 +143,7 @@ class Run:
 
     def _leave(self, code: int, said: str) -> None:
         if self.rank == 0 or code not in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT):
-            name = f"exit-rank{self.rank}.json" if self.rank else "exit.json"
-            with contextlib.suppress(OSError):  # a full disc has ended the run, say
-                _replace(self.path / name, json.dumps({"code": code, "said": said}) + "\n")
+            _leave(self.path / (f"exit-rank{self.rank}.json" if self.rank else "exit.json"), code, said)
 
     def last(self) -> Path | None:
         """The last checkpoint, if there is one."""
@@ -131,8 +153,9 @@ class Run:
         """What was recorded; a line that a crash cut short is left out."""
         return [row for row in map(_parse, _lines(self.path / "metrics.jsonl")) if row is not None]
 
-    def record(self, row: Mapping[str, Any], epochs: int | None = None) -> None:
-        """Adds an evaluation to metrics.jsonl, metrics.csv, curves.png and TensorBoard, and prints it.
+    def record(self, row: Mapping[str, Any], epochs: int | None = None, left: float | None = None) -> None:
+        """Adds an evaluation to metrics.jsonl, metrics.csv, curves.png and TensorBoard, and prints it, with
+        the seconds that are left of so many epochs.
 
         Raises CheckpointError, as a checkpoint would that were written next, if the disk is full, say.
         """
@@ -152,7 +175,7 @@ class Run:
                 f"Cannot record epoch {row['epoch']} in {self.path} ({error.strerror or error}); the last "
                 f"checkpoint is {self.last()}. Make room or make it writable, then go on with --resume auto."
             ) from error
-        print(_sentence(row, epochs), flush=True)
+        print(_sentence(row, epochs, left), flush=True)
 
     def rewind(self, epoch: int) -> None:
         """Forgets what was recorded after `epoch` and the final row: a resumed run records them again."""
@@ -180,22 +203,54 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def _resume_from(path: Path) -> tuple[Path, checkpoint.Checkpoint]:
-    """(run directory, checkpoint) of a path that is either of the two."""
+def _leave(path: Path, code: int, said: str) -> None:
+    with contextlib.suppress(OSError):  # a full disc has ended the run, say
+        _replace(path, json.dumps({"code": code, "said": said}) + "\n")
+
+
+@contextlib.contextmanager
+def reporting(directory: Path, name: str, resume: str | None, numbered: bool, rank: int) -> Iterator[None]:
+    """Inside, what goes wrong before a run goes on, as `Run.open` would with these arguments, is left in its
+    exit.json too.
+    """
+    try:
+        yield
+    except Exception as error:
+        if resume and rank == 0 and (path := _path(directory, name, resume, numbered)).is_dir():
+            _leave(path / "exit.json", getattr(error, "code", 1), str(error) or type(error).__name__)
+        raise
+
+
+def _path(directory: Path, name: str, resume: str | None, numbered: bool) -> Path:
+    """The run directory that these mean."""
+    if resume not in (None, "auto"):
+        path = Path(resume)
+        return path.parent if (path / "manifest.json").exists() else path
+    return _numbered(directory, name, resume is None) if numbered else directory / name
+
+
+def _resume_from(path: Path) -> checkpoint.Checkpoint:
+    """The checkpoint that `path` is, or the last one of the run directory that it is."""
     if (path / "manifest.json").exists():
-        return path.parent, checkpoint.read(path)
+        return checkpoint.read(path)
     saved = checkpoint.read_last(path)
     if saved is None:
         raise UsageError(
             f"--resume {path}: neither a checkpoint (ckpt-...) nor a run directory that holds one."
         )
-    return path, saved
+    return saved
+
+
+def _spent(path: Path) -> bool:
+    """Whether a run ended there without a checkpoint, of a wrong path to the data, say: nothing is lost."""
+    ended = (path / "config.json").exists() and (path / "exit.json").exists()
+    return ended and next(path.glob("ckpt-*"), None) is None
 
 
 def _numbered(directory: Path, name: str, new: bool) -> Path:
     """The first free directory of name, name-2, name-3, ...; or the last taken one, if there is one."""
     number, path, taken = 1, directory / name, directory / name
-    while (path / "config.json").exists():
+    while (path / "config.json").exists() and not _spent(path):
         number, taken = number + 1, path
         path = directory / f"{name}-{number}"
     return path if new else taken
@@ -222,6 +277,9 @@ def _describe(directory: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def _recipe(path: Path) -> dict[str, Any] | None:
+    """That of the run there; None where there is none, or nothing is left of it."""
+    if _spent(path):
+        return None
     try:
         return json.loads((path / "config.json").read_text())["recipe"]
     except FileNotFoundError:
@@ -247,7 +305,7 @@ def _parse(line: str) -> dict[str, Any] | None:
         return None
 
 
-def _sentence(row: Mapping[str, Any], epochs: int | None) -> str:
+def _sentence(row: Mapping[str, Any], epochs: int | None, left: float | None) -> str:
     """One line of what a reader looks at while a run goes on."""
     parts = [f"epoch {row['epoch']}" + (f"/{epochs}" if epochs else "")]
     for name, value in row.items():
@@ -258,7 +316,8 @@ def _sentence(row: Mapping[str, Any], epochs: int | None) -> str:
     if epochs and "seconds" in row:
         parts.append(f"{row['samples_per_second']:.0f} samples/s")
         parts.append(f"data wait {row['waiting_for_data']:.0%}")
-        parts.append(f"about {duration((epochs - row['epoch']) * row['seconds'])} left")
+    if left is not None:
+        parts.append(f"about {duration(left)} left")
     return "  ".join(parts)
 
 

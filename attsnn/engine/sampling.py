@@ -96,8 +96,9 @@ class Batches:
         self._indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
         count, self.batch, self.seed, self.key = len(self._indices), batch, seed, key
         self._rank, self._world, self._frozen = rank, world, frozen_order
-        if batch < 1 or count == 0:
-            raise ValueError(f"Batches of {batch} of {count} samples: both must be at least 1.")
+        if batch < 1 or count == 0 or (limit is not None and limit < 1):
+            most = "" if limit is None else f", at most {limit} an epoch"
+            raise ValueError(f"Batches of {batch} of {count} samples{most}: all must be at least 1.")
         whole, rest = divmod(count, batch)
         if (rest if rest and not drop_last else batch) < world:
             raise ValueError(

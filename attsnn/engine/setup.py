@@ -26,13 +26,15 @@ def device(name: Literal["auto", "cpu", "cuda"], threads: int = 0) -> torch.devi
 def schedule(name: Literal["plateau", "onecycle", "cosine"], optimizer: Optimizer, steps: int) -> LRScheduler:
     """The schedule of the learning rate over `steps` optimiser steps.
 
-    "plateau": x 0.1 when the mean training loss of 5 epochs has not improved; "onecycle": up to the
-    optimiser's rate and down again; "cosine": from it down to 0.
+    "plateau": x 0.1 where the mean training loss has not improved in more than 5 epochs; "onecycle": up to
+    the optimiser's rate and down again; "cosine": from it down to 0.
     """
     if name == "plateau":
         return ReduceLROnPlateau(optimizer, "min", factor=0.1, patience=5)
     if name == "onecycle":
         return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)
+    if name != "cosine":
+        raise ValueError(f"schedule must be plateau, onecycle or cosine, got {name!r}")
     return cosine(optimizer, steps)
 
 

@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM as a request that the loop answers between two steps."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -79,6 +80,8 @@ class StopRequest:
     def _note(self, number: int, _: FrameType | None) -> None:
         if number == self._arrived == signal.SIGINT:
             raise KeyboardInterrupt
+        if self._arrived is None and number == signal.SIGINT and self._processes.first:
+            os.write(2, b"\nStopping behind this step, to save; once more stops at once and saves nothing.\n")
         self._arrived = number
         if self._at_once:
             self.number = number

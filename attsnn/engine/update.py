@@ -28,6 +28,13 @@ class Update:
     scaler: torch.amp.GradScaler | None = None
     ema: AveragedModel | None = None
 
+    def __post_init__(self) -> None:
+        if self.accumulate < 1 or (self.clip is not None and not self.clip > 0):
+            raise ValueError(
+                "accumulate must be at least 1 and clip above 0, or None; "
+                f"got {self.accumulate} and {self.clip}"
+            )
+
     def backward(self, loss: Tensor) -> None:
         """The gradients of the loss, added to those that are there."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
