@@ -11,7 +11,8 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
+# torchvision's compiled half fits the torch of its own index only.
+TORCH := $(shell sed -n -e '/^torch==/p' -e '/^torchvision==/p' requirements.txt)
 SOURCES := $(shell find csrc tests/cpp -type f) CMakeLists.txt setup.py
 
 .PHONY: always setup demo test test-long bench bench-models bench-peers gpu bench-gpu lint clean
@@ -58,7 +59,8 @@ $(PEERS)/.installed: bench/peers.txt $(VENV)/.built
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r bench/peers.txt
 	@touch $@
 
-# With the peers where `make bench-peers` has set them up.
+# With the peers where `make bench-peers` has set them up, in less than five minutes: columns that take long to
+# be ready or to be timed are left to the scripts, which try every one.
 BENCH_PY = $(firstword $(wildcard $(PEERS)/bin/python) $(PY))
 bench: setup
 	$(BENCH_PY) bench/neuron.py --budget 0.5 --case C0 --neuron leaky

@@ -81,14 +81,16 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
         found.append(("growth", [*bench, "--growth"], {}))
         found.append(("cold start", [*bench, "--cold"], {}))
     else:
-        quick = ["--case", *cases.QUICK_GROUPS, "--columns", "attsnn", "SpikingJelly", "--budget", "0.2"]
-        found.append(("bench", [*bench, "--dtype", "fp32", "bf16", "fp16", *quick], {}))
+        quick = ["--case", *cases.QUICK_GROUPS, "--columns", "attsnn", "SpikingJelly"]
+        short = ["--budget", "0.2", "--cap", "0.5"]
+        found.append(("bench", [*bench, "--dtype", "fp32", "bf16", "fp16", *quick, *short], {}))
         # One layer of each kind, in the batch that fills a GPU; what torch.compile needs minutes for, once.
-        quick = ["--case", *cases.QUICK_SEAMS, "--budget", "0.2", "--columns", "attsnn"]
+        quick = ["--case", *cases.QUICK_SEAMS, *short, "--columns", "attsnn"]
         found.append(("seams", [*seams, "--dtype", "fp32", "bf16", *quick, "composed", "SpikingJelly"], {}))
         compiled = ["--case", cases.QUICK_SEAMS[-1], "--ready", "100", "--columns", "attsnn", "torch.compile"]
         found.append(("seams, compiled", [*seams, "--dtype", "bf16", *compiled], {}))
-        quick = ["--case", *cases.QUICK_MODELS, "--budget", "3", "--columns", "attsnn", "composed"]
+        short = ["--budget", "3", "--cap", "9"]
+        quick = ["--case", *cases.QUICK_MODELS, *short, "--columns", "attsnn", "composed"]
         found.append(("models", [*models, "--dtype", "bf16", *quick, "SpikingJelly"], {}))
     return found
 

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import gc
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -35,7 +36,9 @@ from bench.cases import DTYPES
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 RUNS = 3  # repetitions of a whole measurement; the spread of a ratio is over these
-SMOKE = {"budget": 0.05, "calls": (2, 3), "flush": False}
+CAP = 12.0  # seconds that the least number of calls may take: `make bench` is to stay below five minutes
+LEAST = 3  # calls of a run, however slow
+SMOKE = {"budget": 0.05, "calls": (2, 2), "flush": False}
 _FLUSH_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}  # more than the last cache of either
 
 
@@ -74,33 +77,48 @@ def collector_off() -> Iterator[None]:
         gc.enable()
 
 
+def junk_of(device: str) -> Tensor:
+    """What is written over the caches before a call."""
+    return torch.empty(_FLUSH_BYTES[device], dtype=torch.uint8, device=device)
+
+
+def turns(names: Iterable[str]) -> Iterator[list[str]]:
+    """The names in an order of its own for every round, without end; the same orders in every process."""
+    order, shuffle = list(names), random.Random(0)
+    while True:
+        shuffle.shuffle(order)
+        yield list(order)
+
+
 def measure(
     functions: Mapping[str, Callable[[], object]],
     device: str = "cpu",
     *,
     budget: float = 4.0,
-    calls: tuple[int, int] = (3, 100),
+    cap: float = CAP,
+    calls: tuple[int, int] = (10, 100),
     flush: bool = True,
 ) -> dict[str, Timing]:
     """Times every function, in turns: warm-up until stable, then RUNS runs.
 
     Args:
         budget: seconds for all functions and runs together, as far as `calls` allows.
+        cap: seconds above which there are fewer calls than the least of `calls`, down to LEAST.
         calls: the least and the most calls of each function in a run.
         flush: overwrite the caches before each call.
     """
     clock = _cuda_seconds if device == "cuda" else _cpu_seconds
-    junk = torch.empty(_FLUSH_BYTES[device] if flush else 0, dtype=torch.uint8, device=device)
+    junk = junk_of(device) if flush else torch.empty(0)
     warm = {name: _warm_up(function, clock, junk) for name, function in functions.items()}
     round_seconds = sum(warm.values()) + len(warm) * clock(lambda: None, junk)[1]
-    rounds = max(calls[0], min(calls[1], int(budget / RUNS / round_seconds)))
+    of_budget, of_cap = (int(seconds / RUNS / round_seconds) for seconds in (budget, cap))
+    rounds = min(calls[1], max(of_budget, min(calls[0], of_cap), LEAST))
     times: dict[str, list[list[float]]] = {name: [[] for _ in range(RUNS)] for name in functions}
-    order, shuffle = list(functions), random.Random(0)
+    orders = turns(functions)
     gc.collect()
     with collector_off():
         for run in range(RUNS):
-            for _ in range(rounds):
-                shuffle.shuffle(order)
+            for order in itertools.islice(orders, rounds):
                 for name in order:
                     times[name][run].append(clock(functions[name], junk)[0])
     return {name: _timing(runs) for name, runs in times.items()}
@@ -339,11 +357,28 @@ def _counts(column: Ready, device: str) -> dict[str, dict[str, Any]]:
 # ---- where and with what
 
 
+_LAYER = ("csrc", "attsnn/ops*")
+_NETWORK = (*_LAYER, "attsnn/layers*", "attsnn/neurons*", "attsnn/attention*", "attsnn/models*")
+# What our column of a bench runs: the kernels, and the Python around them.
+SOURCES = {"neuron": _LAYER, "growth": _LAYER, "cold start": _LAYER, "seams": _NETWORK, "model": _NETWORK}
+
+
 def csrc_hash(root: Path = ROOT) -> str:
-    """A hash of every source of the kernels in a work tree: figures of another one are stale."""
+    """A hash of every source of the kernels in a work tree."""
+    return _hash(("csrc",), root)
+
+
+def source_hash(bench: str, root: Path = ROOT) -> str:
+    """A hash of what `bench` times of ours in a work tree: figures of another one are stale."""
+    return _hash(SOURCES[bench], root)
+
+
+def _hash(patterns: Iterable[str], root: Path) -> str:
+    """Of the files, and of all in the folders, that match a pattern."""
     digest = hashlib.sha256()
-    for path in sorted((root / "csrc").rglob("*")):
-        if path.is_file() and path.suffix != ".md":
+    found = {path for pattern in patterns for top in root.glob(pattern) for path in (top, *top.rglob("*"))}
+    for path in sorted(found):
+        if path.is_file() and path.suffix not in (".md", ".pyc"):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -358,12 +393,16 @@ def device_name(device: str) -> str:
     return platform.processor() or platform.machine()
 
 
-def surroundings(device: str) -> dict[str, Any]:
-    """What must be known to repeat a measurement."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+def surroundings(bench: str, device: str) -> dict[str, Any]:
+    """What must be known to repeat a measurement. `dirty`: what was measured is not all in the commit."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    code = ("attsnn", "bench", "csrc", "CMakeLists.txt", "setup.py")  # no pages, which each bench renders
     about = {
-        "commit": commit.stdout.strip() or None,
+        "bench": bench,
+        "commit": commit or None,
+        "dirty": bool(commit and _git("status", "--porcelain", "--", *code, ":(exclude)bench/results")),
         "csrc": csrc_hash(),
+        "source": source_hash(bench),
         "device": device_name(device),
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
@@ -373,8 +412,14 @@ def surroundings(device: str) -> dict[str, Any]:
     if device == "cuda":
         about |= {"cuda": torch.version.cuda, "driver": _driver()}
     else:
-        about["isa"] = torch.backends.cpu.get_cpu_capability()
+        asked = os.environ.get("ATTSNN_ISA")  # a narrower one for our kernels alone
+        about["isa"] = torch.backends.cpu.get_cpu_capability() + (f", ours {asked}" if asked else "")
     return about
+
+
+def _git(*words: str) -> str:
+    """What git says of this tree; nothing where there is none."""
+    return subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
 
 def _driver() -> str | None:
@@ -388,7 +433,7 @@ def _driver() -> str | None:
 # ---- the command line
 
 
-def parser(doc: str, columns: Iterable[str], budget: float) -> argparse.ArgumentParser:
+def parser(doc: str, columns: Iterable[str], budget: float, cap: float = CAP) -> argparse.ArgumentParser:
     """What every bench is told on its command line."""
     words = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -399,7 +444,8 @@ def parser(doc: str, columns: Iterable[str], budget: float) -> argparse.Argument
     )
     words.add_argument("--columns", nargs="+", choices=[*columns], default=[*columns])
     words.add_argument("--threads", type=int, default=2, help="of the CPU")
-    words.add_argument("--budget", type=float, default=budget, help="seconds a table")
+    words.add_argument("--budget", type=float, default=budget, help="seconds a row of a table")
+    words.add_argument("--cap", type=float, default=cap, help="seconds that a row's ten calls a run may take")
     words.add_argument("--smoke", action="store_true", help="tiny shapes; nothing is recorded without --out")
     words.add_argument("--out", type=Path, help="the folder of the results (default: bench/results)")
     return words

@@ -44,6 +44,8 @@ FLOOR = {
 }
 
 STEP_SECONDS = 2  # what takes longer is not worth many calls: a gap in the growth tables
+GROWTH = {"cap": 6.0, "calls": (10, 50)}  # of harness.measure, at each size
+GROWTH_BUDGET = 0.25  # seconds of a column
 
 
 def rows_of(layer: Layer, x: Tensor, grad: Tensor) -> dict[str, Callable]:
@@ -64,13 +66,7 @@ def rows_of(layer: Layer, x: Tensor, grad: Tensor) -> dict[str, Callable]:
 def measure_case(case: Case, dtype: str, neuron: str, columns: list[str], device: str, **how) -> list[dict]:
     """The lines of one case: a line for each column and row, or for each gap. `how`: of harness.measure."""
     x, grad = (case.normal(cases.DTYPES[dtype], device, seed) for seed in (0, 1))
-    about = {
-        "bench": "neuron",
-        "case": case.name,
-        "dtype": dtype,
-        "neuron": neuron,
-        **harness.surroundings(device),
-    }
+    about = harness.surroundings("neuron", device) | {"case": case.name, "dtype": dtype, "neuron": neuron}
     lines, ready = [], {}
     exact = Exact.of(neuron, x, grad)
     for name in columns:
@@ -107,12 +103,7 @@ def cold_starts(columns: list[str], device: str) -> list[dict]:
     torch_alone = harness.first_call_seconds(f"import torch; torch.randn(4, 4096, device={device!r})", 120)
     lines = []
     for name in columns:
-        line = {
-            "bench": "cold start",
-            "column": name,
-            "torch_seconds": torch_alone,
-            **harness.surroundings(device),
-        }
+        line = harness.surroundings("cold start", device) | {"column": name, "torch_seconds": torch_alone}
         try:
             lines.append(
                 {**line, "seconds": harness.first_call_seconds(program.format(name=name), 120), "gap": None}
@@ -133,38 +124,41 @@ def growth(columns: list[str], device: str, dtype: str, smoke: bool) -> list[dic
     ready: dict[str, float] = {}  # seconds to the first step at the T before, by column
     for against, case in sweep:
         x, grad = (case.normal(cases.DTYPES[dtype], device, seed) for seed in (0, 1))
-        about = {"bench": "growth", "against": against, "steps": case.steps, "neurons": case.step[0]}
-        about |= {"dtype": dtype, **harness.surroundings(device)}
+        about = harness.surroundings("growth", device) | {"against": against, "dtype": dtype}
+        about |= {"steps": case.steps, "neurons": case.step[0]}
+        layers: dict[str, Layer] = {}
+        if against == "neurons":  # as many steps each time
+            ready.clear()
         for name in columns:
-            start = time.perf_counter()
             try:
-                if against == "T" and 4 * ready.get(name, 0) > READY_SECONDS:
-                    raise GapError(f"not tried: a fourth of the steps took {ready[name]:.0f} s to get ready")
-                try:
-                    layer = COLUMNS[name].layer("leaky", x)
-                finally:  # also of what was not ready in time: more steps are then not tried
-                    ready[name] = time.perf_counter() - start
-                step = rows_of(layer, x, grad)["step"]
-                start = time.perf_counter()
-                step()
-                if (seconds := time.perf_counter() - start) > STEP_SECONDS:
-                    raise GapError(f"not timed: one step takes {seconds:.0f} s")
+                layers[name] = _grown(name, x, grad, ready)
             except GapError as gap:
                 lines.append({**about, "column": name, "gap": str(gap)})
-                continue
-            how = harness.SMOKE if smoke else {"budget": 0.25, "calls": (2, 50)}
-            timing = harness.measure({name: step}, device, **how)[name]
-            seconds = [timing.low, timing.median, timing.high]
-            lines.append(
-                {
-                    **about,
-                    "column": name,
-                    "gap": None,
-                    "seconds": seconds,
-                    "peak_bytes": harness.peak_bytes(rows_of(layer, x, grad)["step"], device),
-                }
-            )
+        steps = {name: rows_of(layer, x, grad)["step"] for name, layer in layers.items()}
+        how = harness.SMOKE if smoke else GROWTH | {"budget": GROWTH_BUDGET * len(steps)}
+        for name, timing in harness.measure(steps, device, **how).items() if steps else ():
+            found = {"seconds": [timing.low, timing.median, timing.high], "calls": timing.calls}
+            found["peak_bytes"] = harness.peak_bytes(rows_of(layers[name], x, grad)["step"], device)
+            lines.append({**about, "column": name, "gap": None, **found})
     return lines
+
+
+def _grown(name: str, x: Tensor, grad: Tensor, ready: dict[str, float]) -> Layer:
+    """A column's layer for x. Raises GapError where it is too slow, or took too long to get `ready` with a
+    fourth of the steps; keeps the seconds that it took.
+    """
+    start = time.perf_counter()
+    if 4 * ready.get(name, 0) > READY_SECONDS:
+        raise GapError(f"not tried: a fourth of the steps took {ready[name]:.0f} s to get ready")
+    try:
+        layer = COLUMNS[name].layer("leaky", x)
+    finally:  # also of what was not ready in time: more steps are then not tried
+        ready[name] = time.perf_counter() - start
+    start = time.perf_counter()
+    rows_of(layer, x, grad)["step"]()
+    if (seconds := time.perf_counter() - start) > STEP_SECONDS:
+        raise GapError(f"not timed: one step takes {seconds:.0f} s")
+    return layer
 
 
 def against(reference: str, words: list[str]) -> None:
@@ -233,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
         lines = growth(chosen.columns, chosen.device, chosen.dtype[0], chosen.smoke)
         print(report.growth_table(lines))
     else:
-        how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget}
+        how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
         some = cases.select(cases.SMOKE if chosen.smoke else cases.NEURON[chosen.device], chosen.case)
         for case, dtype, neuron in itertools.product(some, chosen.dtype, chosen.neuron):
             new = measure_case(case, dtype, neuron, chosen.columns, chosen.device, **how)

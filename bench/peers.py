@@ -81,7 +81,7 @@ class Column:
         except torch.OutOfMemoryError:
             raise GapError("out of memory") from None
         except _TooLongError:
-            raise GapError(f"not ready within {seconds} s") from None
+            raise GapError(f"not ready within {seconds:g} s") from None
 
 
 @contextlib.contextmanager

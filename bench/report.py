@@ -3,13 +3,15 @@
 python bench/report.py          renders the tables of README.md and docs/performance.md, and docs/*.png
 python bench/report.py --check  says whether they are what the results give
 
-A table stands between `<!-- bench: NAME -->` and `<!-- /bench -->`. Of lines that measure the same thing the
-last counts; a figure whose kernels are not today's (`csrc` hash) is marked stale.
+A table stands between `<!-- bench: NAME -->` and `<!-- /bench -->`. Of lines that measure the same thing with
+as many threads and the same instruction set the last counts; a figure is marked stale where what it is of,
+kernels and the Python around them (`harness.SOURCES`), is not today's.
 """
 
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,24 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 from bench import harness
 from bench.networks import MODEL_COLUMNS
 from bench.peers import COLUMNS, OURS, SEAM_COLUMNS
-from bench.tables import STALE, measured_thing, mib, model_overview, model_table, ms, ratio, table, where
+from bench.tables import (
+    NOT_MEASURED,
+    STALE,
+    by_setting,
+    caption,
+    gap,
+    measured_thing,
+    mib,
+    model_overview,
+    model_table,
+    ms,
+    over_ours,
+    ratio,
+    remarks,
+    setting,
+    table,
+    where,
+)
 
 PAGES = ("README.md", "docs/performance.md")
 EAGER_AT_LEAST = 0.7  # of a copy's rate, in the bytes that its operators move
@@ -31,8 +50,6 @@ ROWS = ("forward", "training forward", "step")
 
 def case_table(lines: list[dict]) -> str:
     """One case: a row for each column that has figures, its ROWS; then the gaps and the notes."""
-    first = lines[0]
-    title = "{case}, {dtype}, {neuron} neuron; {device}, {threads} threads".format_map(first)
     timed = [row for row in ROWS if any(line["row"] == row for line in lines)]
     header = ["ms", *(word for row in timed for word in (row, "q1-q3", "/ ours")), "GB/s", "% copy"]
     header += ["moved MiB", "peak MiB", "kept MiB", "wrong spikes"]
@@ -57,15 +74,13 @@ def case_table(lines: list[dict]) -> str:
         rows.append(cells)
         if step["note"]:
             notes.append(f"{name}: {step['note']}.")
-    if any(line.get("stale") for line in lines):
-        notes.append("Stale: the kernels have changed since.")
-    notes += _baseline(lines)
+    notes += remarks(lines) + _baseline(lines)
     copies = {line["row"]: line["copy_seconds"] for line in lines if line["row"]}
     if copies:
         notes.append(
             f"A copy of x takes {', '.join(f'{ms(s)} ms (beside {row})' for row, s in copies.items())}."
         )
-    return f"\n**{title}**\n\n{table(header, rows)}\n\n" + "\n".join(notes)
+    return f"\n**{caption(lines)}**\n\n{table(header, rows)}\n\n" + "\n".join(notes)
 
 
 def _baseline(lines: list[dict]) -> list[str]:
@@ -114,7 +129,7 @@ def _measured(lines: list[dict]) -> list[str]:
 
 def _growth_cell(line: dict | None) -> str:
     if line is None or line["gap"]:
-        return "-"
+        return gap(line) if line else NOT_MEASURED
     return f"{ms(line['seconds'][1])} ({mib(line['peak_bytes'])})"
 
 
@@ -122,17 +137,22 @@ def _growth_cell(line: dict | None) -> str:
 
 
 def latest() -> list[dict]:
-    """Every line of the results that no later one replaces; `stale` where the kernels have changed since."""
-    now, lines = harness.csrc_hash(), {}
+    """Every line of the results that no later one replaces; `stale` where its sources have changed since.
+
+    Lines of another setting stand beside each other, but a stale one yields to any later line.
+    """
+    now, found = {bench: harness.source_hash(bench) for bench in harness.SOURCES}, {}
     for path in sorted(harness.RESULTS.glob("*.jsonl")):
         for line in harness.read(path):
+            line["stale"] = line.get("source") != now[line["bench"]]  # older lines have none
             names = ("bench", "device", "case", "dtype", "neuron", "column", "against", "steps", "neurons")
-            key = tuple(line.get(name) for name in names)
+            key, row = tuple(line.get(name) for name in names), line.get("row")
             # A column's gap replaces its figures, and figures a gap.
-            for row in {line.get("row"), *(ROWS if line.get("row", 0) is None else (None,))}:
-                lines.pop((*key, row), None)
-            lines[(*key, line.get("row"))] = line | {"stale": line["csrc"] != now}
-    return list(lines.values())
+            for other in dict.fromkeys((row, *(ROWS if line.get("row", 0) is None else (None,)))):
+                lines = found.pop((*key, other), [])
+                lines = [x for x in lines if not x["stale"] and setting(x) != setting(line)]
+                found[(*key, other)] = lines + [line] * (other == row)
+    return [line for lines in found.values() for line in lines]
 
 
 def overview(lines: list[dict]) -> str:
@@ -150,30 +170,19 @@ def _overview(lines: list[dict], what: str, groups: Sequence[str]) -> str:
     rows = []
     names = [name for name in _measured(lines) if name != OURS]
     forward_row = "forward" if what == "layer" else "training forward"
-    for device, case, dtype, neuron in dict.fromkeys(map(measured_thing, lines)):
-        own = {
-            (x["column"], x["row"]): x for x in lines if measured_thing(x) == (device, case, dtype, neuron)
-        }
-        forward, step = own.get((OURS, forward_row)), own.get((OURS, "step"))
+    for thing in dict.fromkeys(map(measured_thing, lines)):
+        _, case, dtype, neuron = thing
+        about = [line for line in lines if measured_thing(line) == thing]
+        ours = {line["row"]: line for line in about if line["column"] == OURS}
+        forward, step = ours.get(forward_row), ours.get("step")
         if step is None or case.split()[0] not in groups:
             continue
         cells = [f"{case}, {dtype}, {neuron}" + (STALE if step["stale"] else ""), ms(step["seconds"][1])]
         cells.append(f"{forward['seconds'][1] / forward['copy_seconds']:.2f}x")
         cells.append(f"{100 * step['share_of_copy']:.0f} %")
-        for name in names:
-            line = own.get((name, "step"))
-            times = ratio(line).partition(" ")[0] if line else "-"
-            cells.append(times + (STALE if line and line["stale"] > step["stale"] else ""))
-        rows.append((device, cells))
+        rows.append((about, cells + [over_ours(about, name, step) for name in names]))
     header = (f"step of one {what}", "ours, ms", "forward / copy", "of copy's GB/s")
-    header += tuple(f"{n} / ours" for n in names)
-    return (
-        "\n\n".join(
-            f"{where(device, lines)}\n\n" + table(header, [cells for d, cells in rows if d == device])
-            for device in dict.fromkeys(device for device, _ in rows)
-        )
-        or "Nothing has been measured yet."
-    )
+    return by_setting((*header, *(f"{n} / ours" for n in names)), rows)
 
 
 def details(lines: list[dict], bench: str = "neuron", show: Callable[[list[dict]], str] = case_table) -> str:
@@ -189,11 +198,9 @@ def _of(bench: str, show):
     def render(lines: list[dict]) -> str:
         own = [line for line in lines if line["bench"] == bench]
         parts = []
-        for device in dict.fromkeys(line["device"] for line in own):
-            mine = [line for line in own if line["device"] == device]
-            parts.append(
-                where(device, own) + (STALE if any(x["stale"] for x in mine) else "") + "\n\n" + show(mine)
-            )
+        for here in dict.fromkeys(map(setting, own)):
+            mine = [line for line in own if setting(line) == here]
+            parts.append(where(mine) + (STALE if any(x["stale"] for x in mine) else "") + "\n\n" + show(mine))
         return "\n\n".join(parts) or "Nothing has been measured yet."
 
     return render
@@ -224,13 +231,16 @@ def render(text: str, lines: list[dict]) -> str:
 
 
 def pictures(lines: list[dict], folder: Path) -> None:
-    """peers.png, share.png, growth.png; seam.png, which needs no results."""
+    """peers.png, share.png, growth.png of each device, in the setting that most was measured in; seam.png,
+    which needs no results.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110})
+    lines = _usual(lines)
     steps = [x for x in lines if x["bench"] == "neuron" and x["row"] == "step"]
     for device in dict.fromkeys(line["device"] for line in steps):
         own = [line for line in steps if line["device"] == device and line["neuron"] == "leaky"]
@@ -247,6 +257,13 @@ def pictures(lines: list[dict], folder: Path) -> None:
         _growth(plt, own, device, folder / f"growth-{_slug(device)}.png")
     _seam_picture(plt, folder / "seam.png")
     plt.close("all")
+
+
+def _usual(lines: list[dict]) -> list[dict]:
+    """The lines of the setting that each device has most of."""
+    often = Counter(map(setting, lines)).most_common()
+    of = {here[0]: here for here, _ in reversed(often)}
+    return [line for line in lines if setting(line) == of[line["device"]]]
 
 
 # The passes over the maps of one MA-SNN layer, TCSA without pool, forward and backward: what each does, and

@@ -163,8 +163,7 @@ def measure_case(
     case: SeamCase, dtype: str, columns: list[str], device: str, ready: float, **how
 ) -> list[dict]:
     """The lines of one case. `ready`: seconds that a column may take to be so; `how`: of harness.measure."""
-    about = {"bench": "seams", "case": case.name, "dtype": dtype, "neuron": case.neuron}
-    about |= harness.surroundings(device)
+    about = harness.surroundings("seams", device) | {"case": case.name, "dtype": dtype, "neuron": case.neuron}
     prepare = _network(case, dtype, device) if case.group == "M1" else _seam(case, dtype, device)
     lines, found = [], {}
     for name in columns:
@@ -277,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = "seconds that a column may take until it can be timed, its check among them"
     parser.add_argument("--ready", type=float, default=peers.READY_SECONDS, help=words)
     chosen = harness.parse(parser, arguments)
-    how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "calls": (2, 100)}
+    how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
     some = cases.select(cases.SEAM_SMOKE if chosen.smoke else cases.SEAMS[chosen.device], chosen.case)
     lines: list[dict] = []
     for case, dtype in itertools.product(some, chosen.dtype):

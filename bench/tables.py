@@ -3,10 +3,12 @@
 import statistics
 from collections.abc import Iterable, Sequence
 
-from bench.networks import CONVOLUTIONS
-from bench.peers import OURS
+from bench.networks import CONVOLUTIONS, MODEL_COLUMNS
+from bench.peers import COLUMNS, OURS, SEAM_COLUMNS
 
 STALE = " (stale)"
+NOT_MEASURED = "not measured"  # nobody tried; a dash: it does not apply
+COLUMNS_OF = {"neuron": COLUMNS, "seams": SEAM_COLUMNS, "model": MODEL_COLUMNS}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -30,42 +32,104 @@ def mib(count: float | None) -> str:
 
 
 def ratio(line: dict) -> str:
-    if line["column"] == OURS or not line["ratio"]:
+    if line["column"] == OURS:
         return "1"
-    low, middle, high = line["ratio"]
+    return _times(*line["ratio"]) if line["ratio"] else "not beside ours"
+
+
+def _times(low: float, middle: float, high: float) -> str:
     return f"{middle:.2f}x ({low:.2f}-{high:.2f})"
 
 
-def measured_thing(line: dict) -> tuple[str, str, str, str]:
-    return line["device"], line["case"], line["dtype"], line["neuron"]
+def over_ours(found: Iterable[dict], name: str, ours: dict) -> str:
+    """A column's step over ours among the lines of one thing; where it has none, why."""
+    if not serves(name, ours):
+        return "-"
+    own = {line["row"]: line for line in found if line["column"] == name}
+    line = own.get("step") or own.get(None)
+    if line is None:
+        return NOT_MEASURED
+    cell = gap(line) if line["gap"] else ratio(line).partition(" (")[0]
+    return cell + (STALE if line["stale"] > ours["stale"] else "")
 
 
-def where(device: str, lines: list[dict]) -> str:
-    last = [line for line in lines if line["device"] == device][-1]
-    return f"{device}, {last['threads']} threads, torch {last['torch']}, commit {last['commit']}:"
+def serves(name: str, line: dict) -> bool:
+    """Whether a column has what the line measures; in a whole network another neuron stands in."""
+    what = line["case"].split()[0] if line["bench"] == "seams" else line["neuron"]
+    return line["bench"] == "model" or what in COLUMNS_OF[line["bench"]][name].serves
+
+
+def gap(line: dict) -> str:
+    """Why a column has no figure, in a few words."""
+    return line["gap"].partition(":")[0].partition(" (")[0]
+
+
+def setting(line: dict) -> tuple:
+    """Where a line was measured: device, threads and instruction set. Others are other figures."""
+    return line["device"], line.get("threads"), line.get("isa")
+
+
+def measured_thing(line: dict) -> tuple:
+    return setting(line), line["case"], line["dtype"], line["neuron"]
+
+
+def place(line: dict) -> str:
+    """The setting of a line in words."""
+    device, threads, isa = setting(line)
+    return ", ".join(filter(None, (device, threads and f"{threads} threads", isa)))
+
+
+def where(lines: list[dict]) -> str:
+    """What stands above the figures of one setting."""
+    commits = dict.fromkeys(f"{x['commit']}{' with changes' if x.get('dirty') else ''}" for x in lines)
+    return f"{place(lines[0])}, torch {lines[-1]['torch']}, commit {', '.join(commits)}:"
+
+
+def caption(lines: list[dict]) -> str:
+    """What stands above a table of one thing."""
+    return "{case}, {dtype}, {neuron} neuron; ".format_map(lines[0]) + place(lines[0])
+
+
+def remarks(lines: list[dict]) -> list[str]:
+    """What must be known of the lines of one thing: what nobody measured, how often the rest, and of what."""
+    tried, first = {line["column"] for line in lines}, lines[0]
+    missing = [name for name in COLUMNS_OF[first["bench"]] if name not in tried and serves(name, first)]
+    said = [f"Not measured: {'; '.join(missing)}."] if missing else []
+    rows = dict.fromkeys(line["row"] for line in lines if line["row"])
+    counts = [f"{_between([x['calls'] for x in lines if x['row'] == row])} of {row}" for row in rows]
+    if asked := [len(line["outside"]) for line in lines if "outside" in line]:
+        counts.append(f"{_between(asked)} under the profiler")
+    said += [f"Calls of each column: {', '.join(counts)}."] if rows else []
+    if any(line.get("dirty") for line in lines):
+        said.append("Measured with changes that are in no commit.")
+    if any(line.get("stale") for line in lines):
+        said.append("Stale: what is measured has changed since.")
+    return said
+
+
+def _between(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def model_table(lines: list[dict]) -> str:
-    """A whole network: a table for each row, with images a second, what is left without the convolutions over
-    the same of ours, and the time over that of the convolutions; that of the step with memory. Then the gaps,
-    the notes and the limit that the convolutions set.
+    """A whole network: a table for each row, with images a second, what is left without the convolutions, by
+    the profiler and by the clock, and the time over that of the convolutions; that of the step with memory.
+    Then the gaps, the notes and the limit that the convolutions set.
     """
-    first = lines[0]
-    title = "{case}, {dtype}, {neuron} neuron; {device}, {threads} threads".format_map(first)
     timed = {row: [line for line in lines if line["row"] == row] for row in ("forward", "step")}
     notes = [f"{x['column']}: {x['gap']}." for x in lines if x["row"] is None]
     notes += [f"{x['column']}: {x['note']}." for x in timed["step"] if x["note"]]
-    if any(line.get("stale") for line in lines):
-        notes.append("Stale: the kernels have changed since.")
     tables = [_model_rows(row, own) for row, own in timed.items() if own]
-    return f"\n**{title}**\n\n" + "\n\n".join([*tables, "\n".join(notes + _limit(timed))])
+    notes += remarks(lines) + _limit(timed)
+    return f"\n**{caption(lines)}**\n\n" + "\n\n".join([*tables, "\n".join(notes)])
 
 
 def _model_rows(row: str, lines: list[dict]) -> str:
     found = {line["column"]: line for line in lines}
     ours, bare = found.get(OURS), found.get(CONVOLUTIONS)
     header = [f"{ {'forward': 'inference', 'step': 'training step'}[row] }, ms", "median", "q1-q3", "/ ours"]
-    header += ["images/s", "outside / ours", "/ convolutions"]
+    header += ["images/s", "outside, ms", "/ ours", "outside by the clock, ms", "/ ours", "/ convolutions"]
     if row == "step":
         header += ["peak MiB", "/ ours", "kept MiB", f"batch in {lines[0]['memory_gib']:g} GiB", "logits off"]
     rows = []
@@ -73,7 +137,10 @@ def _model_rows(row: str, lines: list[dict]) -> str:
         low, median, high = line["seconds"]
         cells = [name + (STALE if line.get("stale") else ""), ms(median), f"{ms(low)}-{ms(high)}"]
         cells += [ratio(line) if ours else "-"]
-        cells += ["-", "-"] if line is bare else [f"{line['images'] / median:.4g}", outside(line, ours, bare)]
+        if line is bare:
+            cells += ["-"] * 5
+        else:
+            cells += [f"{line['images'] / median:.4g}", *outside(line, ours), *by_the_clock(line, ours, bare)]
         cells += [f"{median / bare['seconds'][1]:.2f}x" if bare else "-"]
         if row == "step" and line is bare:
             cells += ["-"] * 5
@@ -85,23 +152,32 @@ def _model_rows(row: str, lines: list[dict]) -> str:
     return table(header, rows)
 
 
-def outside(line: dict, ours: dict | None, bare: dict | None) -> str:
-    """What a column takes without the convolutions over what we take without them, median and quartiles.
-
-    By the profiler where it was asked, else the difference to the convolutions alone; where ours is in the
-    noise, a dash.
+def outside(line: dict, ours: dict | None) -> tuple[str, str]:
+    """What a column takes without its convolutions by the profiler, and over the same of ours, median and
+    quartiles of the rounds; dashes where the profiler was not asked.
     """
-    if not ours or not bare or line is ours:
-        return "1" if line is ours else "-"
-    if "outside" in line and "outside" in ours:
-        both = list(zip(line["outside"], ours["outside"], strict=True))
-    else:
-        both = [(t - b, o - b) for t, o, b in zip(line["runs"], ours["runs"], bare["runs"], strict=True)]
-    if any(own <= 0 for _, own in both):
-        return "-"
-    ratios = [other / own for other, own in both]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if ratios[1:] else 3 * ratios
-    return f"{middle:.2f}x ({low:.2f}-{high:.2f})"
+    if "outside" not in line:
+        return "-", "-"
+    taken = ms(statistics.median(line["outside"]))
+    if not ours or line is ours or "outside" not in ours:
+        return taken, "1" if line is ours else "-"
+    ratios = [other / own for other, own in zip(line["outside"], ours["outside"], strict=False)]
+    if len(ratios) > 1:
+        ratios = statistics.quantiles(ratios, n=4, method="inclusive")
+    return taken, _times(ratios[0], ratios[len(ratios) // 2], ratios[-1])
+
+
+def by_the_clock(line: dict, ours: dict | None, bare: dict | None) -> tuple[str, str]:
+    """A column's median less that of the convolutions alone; that of each run over the same of ours, which is
+    a dash where ours is in the noise.
+    """
+    if not bare:
+        return "-", "-"
+    taken = ms(line["seconds"][1] - bare["seconds"][1])
+    if not ours or line is ours:
+        return taken, "1" if line is ours else "-"
+    runs = [(t - b, o - b) for t, o, b in zip(line["runs"], ours["runs"], bare["runs"], strict=True)]
+    return taken, _times(*sorted(t / o for t, o in runs)) if all(o > 0 for _, o in runs) else "-"
 
 
 def _limit(timed: dict[str, list[dict]]) -> list[str]:
@@ -126,28 +202,32 @@ def _limit(timed: dict[str, list[dict]]) -> list[str]:
 def model_overview(lines: list[dict]) -> str:
     """The table of README: a training step of whole networks."""
     rows = []
-    own = [line for line in lines if line["bench"] == "model" and line["row"] == "step"]
+    own = [line for line in lines if line["bench"] == "model" and line["row"] in ("step", None)]
     for thing in dict.fromkeys(map(measured_thing, own)):
-        found = {x["column"]: x for x in own if measured_thing(x) == thing}
+        about = [line for line in own if measured_thing(line) == thing]
+        found = {line["column"]: line for line in about if line["row"]}
         ours, bare, composed = (found.get(name) for name in (OURS, CONVOLUTIONS, "composed"))
         if None in (ours, bare, composed):
             continue
         cells = [f"{thing[1]}, {thing[2]}" + (STALE if ours["stale"] else ""), ms(ours["seconds"][1])]
         cells += [f"{ours['images'] / ours['seconds'][1]:.4g}", ms(bare["seconds"][1])]
-        cells += [outside(composed, ours, bare).partition(" ")[0]]
+        both = outside(composed, ours), by_the_clock(composed, ours, bare)
+        cells += [times.partition(" ")[0] for _, times in both]
         cells += [f"{100 * ours['peak_bytes'] / composed['peak_bytes']:.0f} %"]
-        others = [
-            found.get(name) for name in ("composed", "composed, published", "SpikingJelly", "torch.compile")
-        ]
-        cells += [ratio(x).partition(" ")[0] if x else "-" for x in others]
-        rows.append((thing[0], cells))
+        others = ("composed", "composed, published", "SpikingJelly", "torch.compile")
+        cells += [over_ours(about, name, ours) for name in others]
+        rows.append((about, cells))
     header = ("step of one network", "ours, ms", "images/s", "convolutions, ms", "outside: composed / ours")
-    header += ("peak: ours / composed", "composed / ours", "published / ours", "SpikingJelly / ours")
-    header += ("torch.compile / ours",)
-    return (
-        "\n\n".join(
-            f"{where(device, own)}\n\n" + table(header, [cells for d, cells in rows if d == device])
-            for device in dict.fromkeys(device for device, _ in rows)
-        )
-        or "Nothing has been measured yet."
-    )
+    header += ("outside by the clock: composed / ours", "peak: ours / composed", "composed / ours")
+    header += ("published / ours", "SpikingJelly / ours", "torch.compile / ours")
+    return by_setting(header, rows)
+
+
+def by_setting(header: Sequence[str], rows: list[tuple[list[dict], list[str]]]) -> str:
+    """A table for each setting, of rows that come with the lines they are of."""
+    parts = []
+    for here in dict.fromkeys(setting(about[0]) for about, _ in rows):
+        own = [(about, cells) for about, cells in rows if setting(about[0]) == here]
+        lines = [line for about, _ in own for line in about]
+        parts.append(f"{where(lines)}\n\n{table(header, [cells for _, cells in own])}")
+    return "\n\n".join(parts) or "Nothing has been measured yet."

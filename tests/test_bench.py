@@ -104,6 +104,7 @@ def test_results_go_where_they_are_told(fused, here, tmp_path):
     assert {line["row"] for line in lines if line["column"] == "attsnn"} == {"forward", "step"}
     for line in lines:
         assert line["csrc"] == harness.csrc_hash() and line["device"] and line["threads"] == 2
+        assert line["source"] == harness.source_hash("neuron") and line["dirty"] in (True, False)
         assert line["gap"] or line["seconds"][0] <= line["seconds"][1] <= line["seconds"][2]
 
 
@@ -124,6 +125,55 @@ def test_a_slow_op_is_slower():
     assert 1.9e-3 < times["slow"].median < 10e-3
     assert all(s > 10 * q for s, q in zip(times["slow"].runs, times["quick"].runs, strict=True))
     assert len(times["slow"].runs) == harness.RUNS
+
+
+def test_slow_functions_are_called_ten_times_a_run_but_for_the_cap():
+    def calls(**how) -> int:
+        functions = {"slow": partial(time.sleep, 2e-3)}
+        return harness.measure(functions, budget=0.0, flush=False, **how)["slow"].calls
+
+    assert calls() == 10 * harness.RUNS
+    assert calls(cap=0.0) == harness.LEAST * harness.RUNS
+    assert calls(calls=(2, 2)) == 2 * harness.RUNS
+
+
+@pytest.mark.parametrize("how", ["clock", "profiler"])
+def test_caches_are_overwritten_before_every_call_and_rounds_differ(monkeypatch, how):
+    seen, rounds = [], 4 * harness.RUNS
+
+    class Junk:
+        def fill_(self, value: int) -> None:
+            seen.append("flush")
+            time.sleep(3e-3)
+
+    monkeypatch.setattr(harness, "junk_of", lambda device: Junk())
+    functions = {name: partial(seen.append, name) for name in "abcd"}
+    if how == "clock":
+        times = harness.measure(functions, budget=0.0, calls=(4, 4))
+        assert all(timing.median < 3e-3 for timing in times.values())  # the flush is not in it
+    else:
+        model.measure_outside(functions, rounds)
+        assert seen[:4] == list("abcd")  # the warm-up
+        assert len(seen) == 4 + 2 * 4 * rounds
+    timed = seen[-2 * 4 * rounds :]
+    assert timed[::2] == ["flush"] * 4 * rounds
+    orders = ["".join(timed[at : at + 8 : 2]) for at in range(1, len(timed), 8)]
+    assert {"".join(sorted(order)) for order in orders} == {"abcd"}
+    assert len(set(orders)) > rounds / 2
+
+
+def test_growth_measures_the_columns_of_a_size_in_turns(fused, monkeypatch):
+    right, seen = harness.measure, []
+
+    def measure(functions, *args, **how):
+        seen.append([*functions])
+        return right(functions, *args, **how)
+
+    monkeypatch.setattr(harness, "measure", measure)
+    columns = ["attsnn", "eager", "SpikingJelly native"]  # the last is no column of a CPU
+    lines = neuron.growth(columns, "cpu", "fp32", smoke=True)
+    assert seen == [["attsnn", "eager"]] * 2
+    assert [line["calls"] for line in lines if not line["gap"]] == [2 * harness.RUNS] * 4
 
 
 @pytest.mark.parametrize("wrong", ["spikes", "gradient"])
@@ -259,9 +309,10 @@ def test_the_largest_batch():
 
 
 def test_tables_of_networks():
-    """What is outside of the convolutions: 3 and 1 of 5 and 3 seconds beside 2."""
+    """What is outside of the convolutions: by the clock 3 and 1 of 5 and 3 seconds beside 2."""
     about = {"bench": "model", "case": "N1", "dtype": "fp32", "neuron": "n", "device": "d", "threads": 2}
     about |= {"torch": "2", "commit": "c", "images": 6, "memory_gib": 16.0, "stale": False, "note": ""}
+    about |= {"calls": 30, "gap": None}
     lines = [
         about
         | {"column": name, "row": row, "seconds": [t, t, t], "runs": [t] * 3, "ratio": [t / 3] * 3}
@@ -271,20 +322,33 @@ def test_tables_of_networks():
     ]
     gap = about | {"column": "SpikingJelly", "row": None, "gap": "not installed"}
     page = tables.model_table([gap, *lines])
-    assert page.count("3.00x (3.00-3.00)") == 2 and "SpikingJelly: not installed." in page
+    assert page.count("|                     3000 | 3.00x (3.00-3.00) |") == 2
+    assert page.count("outside, ms |") == page.count("outside by the clock, ms |") == 2
+    assert "SpikingJelly: not installed." in page
+    assert "Not measured: composed, published; torch.compile." in page
+    assert "Calls of each column: 30 of forward, 30 of step." in page
     assert "2000 ms of a step (3 GFLOP/s), where nothing can be more than 2.50x as fast as composed" in page
     assert re.search(
-        r"\| N1, fp32 +\| +3000 \| +2 \| +2000 \| +3.00x \| +60 % \| ", tables.model_overview(lines)
+        r"\| N1, fp32 +\| +3000 \| +2 \| +2000 \| +- \| +3.00x \| +60 % \| +1.67x \| +not measured \|"
+        r" +not installed \| +not measured \|",
+        tables.model_overview([gap, *lines]),
     )
-    assert tables.outside(lines[4], lines[0], lines[0]) == "-"  # ours in the noise
+    assert tables.outside(lines[4], lines[2]) == ("-", "-")  # the profiler was not asked
+    assert tables.by_the_clock(lines[4], lines[0], lines[0]) == ("3000", "-")  # ours in the noise
     ours, other = (
         line | {"outside": own} for line, own in ((lines[2], [1.0, 2.0, 1.0]), (lines[4], [4.0] * 3))
     )
-    assert tables.outside(other, ours, lines[0]) == "4.00x (3.00-4.00)"
+    assert tables.outside(other, ours) == ("4000", "4.00x (3.00-4.00)")
+    assert tables.outside(ours, ours) == ("1000", "1")
+    page = tables.model_table([lines[0], ours, other])
+    assert re.search(r"\| +4000 \| 4.00x \(3.00-4.00\) \| +3000 \| 3.00x \(3.00-3.00\) \|", page)
+    assert "30 of forward, 3 under the profiler." in page
 
 
 def test_what_is_outside_of_convolutions():
-    """By the profiler: next to nothing of a convolution, forward and back, and all of what is none."""
+    """By the profiler: next to nothing of a convolution, forward and back, and all of what is none. What a
+    convolution calls is in its time and not counted again: less than what is none would be left.
+    """
     conv, x = torch.nn.Conv2d(64, 64, 3, padding=1), torch.randn(16, 64, 32, 32, requires_grad=True)
     grad = torch.randn(16, 64, 32, 32)
     seconds = {}
@@ -297,10 +361,12 @@ def test_what_is_outside_of_convolutions():
     functions = {
         "convolution": partial(timed, "convolution", lambda: conv(x).backward(grad)),
         "other": partial(timed, "other", lambda: x.erfinv().sum().backward()),
+        "both": lambda: (conv(x).backward(grad), time.sleep(5e-3)),
     }
     found = model.measure_outside(functions, 3)
-    assert min(found["convolution"]) < 0.3 * min(seconds["convolution"])
-    assert all(a >= b for a, b in zip(found["other"], seconds["other"], strict=True))
+    assert 0 <= min(found["convolution"]) < 0.3 * min(seconds["convolution"])
+    assert all(a >= b for a, b in zip(found["other"], seconds["other"][-3:], strict=True))
+    assert min(found["both"]) >= 5e-3
 
 
 def test_a_slow_baseline_is_named():
@@ -387,8 +453,117 @@ def test_pages_say_what_is_stale(fused, tmp_path, monkeypatch):
     assert "smoke 70x33, fp32, leaky" in page and report.STALE not in page
     assert report.render(page, report.latest()) == page
     (path,) = tmp_path.glob("*.jsonl")
-    path.write_text("".join(json.dumps({**line, "csrc": "0"}) + "\n" for line in lines))
+    path.write_text("".join(json.dumps({**line, "source": "0"}) + "\n" for line in lines))
     assert "leaky (stale)" in report.render(text, report.latest())
+
+
+def test_what_makes_figures_stale(tmp_path):
+    """A change of the kernels, or of the Python around them; not of their pages or of what is compiled."""
+    python = ("ops/seam.py", "layers.py", "neurons.py", "attention.py", "models/ms_resnet.py")
+    for name in ("csrc/core/lif.h", "csrc/README.md", *(f"attsnn/{n}" for n in (*python, "engine/loop.py"))):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+
+    def changed_by(name: str) -> set[str]:
+        before = {bench: harness.source_hash(bench, tmp_path) for bench in harness.SOURCES}
+        (tmp_path / name).write_text("2" + name)
+        return {bench for bench in before if harness.source_hash(bench, tmp_path) != before[bench]}
+
+    assert changed_by("csrc/core/lif.h") == changed_by("attsnn/ops/seam.py") == {*harness.SOURCES}
+    for name in python[1:]:
+        assert changed_by(f"attsnn/{name}") == {"seams", "model"}
+    for name in ("csrc/README.md", "attsnn/engine/loop.py", "attsnn/ops/seam.pyc"):
+        assert changed_by(name) == set()
+    for pattern in {pattern for patterns in harness.SOURCES.values() for pattern in patterns}:
+        assert any(ROOT.glob(pattern)), pattern
+
+
+LINE = {"bench": "neuron", "device": "d", "case": "C0 1x1", "dtype": "fp32", "neuron": "leaky", "gap": None}
+LINE |= {"column": "attsnn", "threads": 2, "isa": "AVX2", "commit": "c", "torch": "2", "note": ""}
+LINE |= {"seconds": [1.0] * 3, "calls": 30, "ratio": None, "copy_seconds": 1.0, "share_of_copy": 0.5}
+LINE |= {"floor_bytes": 1, "moved_bytes": 1, "peak_bytes": 1, "kept_bytes": 1, "mismatches": 0}
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """What counts of neuron lines that differ from LINE like this; of a change alone."""
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+
+    def run(*changes: dict) -> list[dict]:
+        (tmp_path / "d.jsonl").unlink(missing_ok=True)
+        now = LINE | {"source": harness.source_hash("neuron")}
+        harness.append([now | {"row": r} | c for c in changes for r in ("forward", "step")], tmp_path, "cpu")
+        return report.latest()
+
+    monkeypatch.setattr(harness, "device_name", lambda device: "d")
+    return run
+
+
+def test_settings_do_not_replace_each_other(shown):
+    """Threads and instruction set are part of what is measured; only what is stale yields to others."""
+    found = shown({"commit": "old"}, {"threads": 1}, {"isa": "AVX512"}, {"commit": "new", "dirty": True})
+    step = [(x["threads"], x["isa"], x["commit"]) for x in found if x["row"] == "step"]
+    assert sorted(step) == [(1, "AVX2", "c"), (2, "AVX2", "new"), (2, "AVX512", "c")]
+    assert not any(line["stale"] for line in found)
+    page = report.overview(found)
+    for heading in ("1 threads, AVX2", "2 threads, AVX2", "2 threads, AVX512"):
+        assert page.count(f"d, {heading}, torch 2, commit ") == 1
+        assert report.details(found).count(f"leaky neuron; d, {heading}**") == 1
+    assert page.count("commit new with changes:") == page.count("changes") == 1
+    assert report.details(found).count("Measured with changes that are in no commit.") == 1
+
+    for old in ({"source": None}, {"source": "another"}, {"source": None, "threads": None, "isa": None}):
+        (line,) = (x for x in shown(old) if x["row"] == "step")  # readable, and stale
+        assert line["stale"] and "leaky (stale)" in report.overview([*shown(old)])
+        assert [x["threads"] for x in shown(old, {"threads": 1})] == [1, 1]
+
+
+def test_a_tree_with_changes_is_dirty(tmp_path, monkeypatch):
+    """Changes of what is measured, not of results and pages, which a bench writes."""
+    if shutil.which("git") is None:
+        pytest.skip("no git checkout")
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    for name in ("attsnn/a.py", "bench/results/a.jsonl", "README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    who = ("-c", "user.name=n", "-c", "user.email=e")
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "m"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    for name, dirty in (("README.md", False), ("bench/results/a.jsonl", False), ("attsnn/a.py", True)):
+        (tmp_path / name).write_text("2")
+        about = harness.surroundings("neuron", "cpu")
+        assert about["commit"] and about["dirty"] is dirty, name
+
+
+def test_the_instruction_set_asked_for_is_another(monkeypatch):
+    monkeypatch.delenv("ATTSNN_ISA", raising=False)
+    usual = harness.surroundings("neuron", "cpu")["isa"]
+    monkeypatch.setenv("ATTSNN_ISA", "avx2")
+    assert harness.surroundings("neuron", "cpu")["isa"] == f"{usual}, ours avx2"
+
+
+def test_what_was_never_tried_is_not_measured(shown):
+    """A dash where a column does not apply; else why it has no figure."""
+    eager, compiled, peer = ({"column": name} for name in ("eager", "torch.compile", "SpikingJelly"))
+    figure, rectangular = {"ratio": [2.0] * 3}, {"neuron": "ms_resnet"}
+    late = {"row": None, "gap": "not ready within 20 s"}
+    page = report.overview(
+        shown({}, eager | figure, compiled | late, peer, rectangular, compiled | rectangular | figure)
+    )
+    assert re.search(r"leaky +\|.*\| +2.00x \| +not ready within 20 s \| +not beside ours \|", page)
+    assert re.search(r"ms_resnet +\|.*\| +not measured \| +2.00x \| +- \|", page)
+
+
+@pytest.mark.parametrize("words", ["seams.py --case G1", "model.py --case 1x", "model.py --case 4x"])
+def test_torch_compile_is_tried(fused, here, monkeypatch, words):
+    """For gates and for whole networks: it has figures where it is ready in time, else a gap that says so."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    in_time, late = r"\n\| torch.compile +\| +[\d.]+ \|", "torch.compile: not ready within 0.001 s."
+    for seconds, found in ((240, in_time), (1e-3, late)):
+        more = f"--smoke --device cpu --threads 1 --columns torch.compile --ready {seconds}"
+        assert re.search(found, here(*words.split(), *more.split()))
+    assert model.READY_SECONDS == 240
 
 
 def test_pictures(fused, tmp_path):
