@@ -396,7 +396,7 @@ def device_name(device: str) -> str:
 def surroundings(bench: str, device: str) -> dict[str, Any]:
     """What must be known to repeat a measurement. `dirty`: what was measured is not all in the commit."""
     commit = _git("rev-parse", "--short", "HEAD")
-    code = ("attsnn", "bench", "csrc", "CMakeLists.txt", "setup.py")  # no pages, which each bench renders
+    code = (*SOURCES[bench], "attsnn/reference", "bench", "CMakeLists.txt", "setup.py")
     about = {
         "bench": bench,
         "commit": commit or None,

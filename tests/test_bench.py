@@ -520,17 +520,18 @@ def test_settings_do_not_replace_each_other(shown):
 
 
 def test_a_tree_with_changes_is_dirty(tmp_path, monkeypatch):
-    """Changes of what is measured, not of results and pages, which a bench writes."""
+    """Changes of what is measured, not of results and pages, which a bench writes, nor of trainers."""
     if shutil.which("git") is None:
         pytest.skip("no git checkout")
     monkeypatch.setattr(harness, "ROOT", tmp_path)
-    for name in ("attsnn/a.py", "bench/results/a.jsonl", "README.md"):
+    clean = ("README.md", "bench/results/a.jsonl", "attsnn/engine/a.py", "attsnn/models/a.py")
+    for name in ("attsnn/ops/a.py", *clean):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     who = ("-c", "user.name=n", "-c", "user.email=e")
     for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "m"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    for name, dirty in (("README.md", False), ("bench/results/a.jsonl", False), ("attsnn/a.py", True)):
+    for name, dirty in (*((name, False) for name in clean), ("attsnn/ops/a.py", True)):
         (tmp_path / name).write_text("2")
         about = harness.surroundings("neuron", "cpu")
         assert about["commit"] and about["dirty"] is dirty, name

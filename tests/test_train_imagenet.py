@@ -224,7 +224,8 @@ def test_a_run_that_starts_from_weights_goes_on_without_them(tmp_path):
     assert done.code == 0, done.err
     weights = checkpoint.read_last(tmp_path / "runs" / "run").model
     assert torch.equal(weights["classifier.weight"], model.classifier.weight)
-    assert "runs/run is done: val_accuracy " in done.out and "--checkpoint runs/run means" in done.out
+    assert "runs/run is done: its highest val_accuracy is " in done.out
+    assert "the checkpoint that --checkpoint runs/run means." in done.out
     (tmp_path / "other.safetensors").write_bytes(b"none")
     done = imagenet("--eval", "--checkpoint", "other.safetensors", *flags(**SMALL), where=tmp_path)
     assert done.code == 2 and "not a file that this module wrote" in done.err, done.err

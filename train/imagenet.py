@@ -70,7 +70,7 @@ class Recipe:
     clip: float | None = None  # the gradient norm that longer ones are cut to
     ema: float | None = None  # decay of the averaged weights, which are evaluated and kept too
     parity: tuple[Literal["rising_schedule", "frozen_order"], ...] = ()  # mistakes of the published training
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # published: fp16, its loss scaled
     channels_last: Literal["auto", "yes", "no"] = "auto"  # auto: on a GPU
     compile: bool = False  # torch.compile the model
     sync_norm: bool = True  # batch statistics over all processes
@@ -284,12 +284,6 @@ def train(r: Recipe, processes: engine.Processes) -> None:
         task = {"loss": loss_of(r, len(images.classes)), "evaluate": validation, "choose": choose}
         rules = {"update": update, "processes": processes, "faults": bad, "save_every": r.save_minutes}
         engine.fit(model, optimizer, schedule, batches, **task, run=run, epochs=r.epochs, **rules)
-    if processes.first:
-        best = max(run.rows(), key=lambda row: row[choose])
-        print(
-            f"{run.path} is done: {choose} {best[choose]:.2%} after epoch {best['epoch']}, which is the "
-            f"checkpoint that --checkpoint {run.path} means"
-        )
 
 
 def dry_run(r: Recipe, processes: engine.Processes) -> None:

@@ -228,6 +228,8 @@ def fit(
             _close_epoch(state, measured, choose, pace, epochs, left)
             stop.agree()
             _answer(state)
+    if processes.first:
+        print(run.conclusion(choose), flush=True)
 
 
 def _train_epoch(state: Fit, batches: Batches, epochs: int) -> float:

@@ -177,6 +177,14 @@ class Run:
             ) from error
         print(_sentence(row, epochs, left), flush=True)
 
+    def conclusion(self, choose: str) -> str:
+        """What a run that is done says: its highest `choose`, and where that is."""
+        best = max((row for row in self.rows() if row[choose] is not None), key=lambda row: row[choose])
+        return (
+            f"{self.path} is done: its highest {choose} is {best[choose]:.2%}, of epoch {best['epoch']}, the "
+            f"checkpoint that --checkpoint {self.path} means."
+        )
+
     def rewind(self, epoch: int) -> None:
         """Forgets what was recorded after `epoch` and the final row: a resumed run records them again."""
         kept = [row for row in self.rows() if row["epoch"] <= epoch and not row.get("final")]
