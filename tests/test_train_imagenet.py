@@ -200,7 +200,7 @@ def test_eval_refuses_the_data_of_other_classes(learned, tmp_path):
     done = imagenet(*words, *flags(data=other), where=tmp_path)
     assert done.code == 3 and "found class folder 'kind_0'" in done.err, done.err
     done = imagenet(*words, *flags(synthetic=40), where=tmp_path)
-    assert done.code == 3 and "--synthetic has 10 classes" in done.err, done.err
+    assert done.code == 3 and "--synthetic draws 10 classes of textures" in done.err, done.err
     draw(tmp_path / "part", "val", 3)
     for number in range(3):
         (tmp_path / "part" / "val" / "class_0" / f"{number}.JPEG").unlink()

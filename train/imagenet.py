@@ -161,7 +161,7 @@ def open_images(
         count, start = (r.synthetic, 0) if split == "train" else (held, r.synthetic)
         drawn = data.SyntheticImages(count, size, classes=10, start=start)
         if classes not in (None, len(drawn.classes), drawn.classes):
-            raise data.DataFormatError(f"--synthetic has 10 classes; the weights are for others: {classes}")
+            raise data.DataFormatError("--synthetic draws 10 classes of textures; the weights are for others")
         return drawn
     if r.data is None:
         where = data.imagenet.WHERE
@@ -269,7 +269,7 @@ def train(r: Recipe, processes: engine.Processes) -> None:
 
             def start() -> None:
                 if r.init_from is not None:
-                    engine.load_weights(model, weights_of(r.init_from, r).tensors, r.init_from)
+                    engine.load_weights(model, weights_of(r.init_from).tensors, r.init_from)
 
             trained_on = {"train_images": len(images), "classes": images.classes}
             how |= {"free": FREE, "data": trained_on, "start": start, "processes": processes}
@@ -312,10 +312,7 @@ def dry_run(r: Recipe, processes: engine.Processes) -> None:
         ("its loss", f"{loss.item():.3f}"),
         ("steps of an epoch of ImageNet", f"{steps:,}"),
         ("steps of the run", f"{r.epochs * steps:,}"),
-        (
-            "their time, if nothing waits for data",
-            engine.duration(r.epochs * steps * seconds),
-        ),
+        ("their time, if nothing waits for data", engine.duration(r.epochs * steps * seconds)),
     ]
     if device.type == "cuda":
         rows.append(("memory", f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"))
@@ -331,11 +328,11 @@ class Weights(NamedTuple):
     classes: Sequence[str] | None = None
 
 
-def weights_of(path: Path, r: Recipe) -> Weights:
+def weights_of(path: Path) -> Weights:
     """Those of a checkpoint of ours (the averaged ones where there are some), published or converted."""
     if path.is_file():
         weights, found = load_any(path, ("att_ms_resnet", "ms_resnet"))
-        fields = {"model": found["name"], "attention": found["attention"] or "none"}
+        fields = {"model": found["name"], "attention": found.get("attention") or "none"}
         return Weights(weights, fields | {name: found[name] for name in ("steps",) if name in found})
     saved = engine.find_checkpoint(path)
     averaged = {k.removeprefix("module."): v for k, v in (saved.ema or {}).items() if k != "n_averaged"}
@@ -354,7 +351,7 @@ def restored(r: Recipe, asks: str, processes: engine.Processes) -> tuple[Recipe,
             f"{asks} needs --checkpoint X: a run, a ckpt-..., a .pth or .safetensors file."
         )
     with engine.usage():
-        weights, fields, classes = weights_of(r.checkpoint, r)
+        weights, fields, classes = weights_of(r.checkpoint)
     names = {*NETWORK, "size", "interpolation"}
     if r.data is None and r.synthetic is None:
         names |= {"data", "synthetic"}

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -179,9 +180,13 @@ class Run:
 
     def conclusion(self, choose: str) -> str:
         """What a run that is done says: its highest `choose`, and where that is."""
-        best = max((row for row in self.rows() if row[choose] is not None), key=lambda row: row[choose])
+        measured = {row["epoch"]: row[choose] for row in self.rows() if row.get(choose) is not None}
+        numbers = {epoch: value for epoch, value in measured.items() if not math.isnan(value)}
+        if not numbers:
+            return f"{self.path} is done."
+        best = max(numbers, key=numbers.get)
         return (
-            f"{self.path} is done: its highest {choose} is {best[choose]:.2%}, of epoch {best['epoch']}, the "
+            f"{self.path} is done: its highest {choose} is {numbers[best]:.2%}, of epoch {best}, the "
             f"checkpoint that --checkpoint {self.path} means."
         )
 
