@@ -13,7 +13,7 @@ from imagenet_writers import picture, write_folders
 from test_train_imagenet import BACKEND, SMALL, TINY, flags, imagenet
 from torch import nn
 
-from attsnn import data, engine, models
+from attsnn import data, engine
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
@@ -87,15 +87,6 @@ def test_recipes(script, name):
     """Section 4.2, Att-Res-SNN's `train_amp` and what it says of MS-ResNet; "modern" is the house's own."""
     wanted = {**PUBLISHED, **DIFFER[name], "recipe": name}
     assert {key: getattr(script.RECIPES[name][1], key) for key in wanted} == wanted
-
-
-def test_dropout_is_before_the_classifier():
-    """Section 3.2: the mean over H, W and T, dropout, the linear layer."""
-    model = models.create("att_ms_resnet18", num_classes=5, width=0.125, dropout=1.0, backend=BACKEND)
-    x, bias = torch.randn(4, 3, 64, 64), model.classifier.bias
-    assert torch.equal(model(x), bias.expand(4, 5))
-    model.dropout.p = 0.0
-    assert (model(x) != bias).all()
 
 
 @pytest.mark.parametrize("choice", ["yes", "no", "auto"])

@@ -148,10 +148,13 @@ def test_gates_are_not_started_at_zero(name):
 
 
 def test_dropout_stands_before_the_classifier():
+    """Spec 3.2: the mean over H, W and T, dropout, the linear layer."""
     model = randomised(few("att_ms_resnet18", dropout=1.0))
     x = images(2, 3, 64, 64, dtype=torch.float32)
     same_bits(model(x), model.classifier.bias.expand(2, -1))
     assert (model.eval()(x) != model.classifier.bias).any()
+    model.train().dropout.p = 0.0
+    assert (model(x) != model.classifier.bias).all()
 
 
 # ---- the numbers

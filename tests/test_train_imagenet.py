@@ -237,8 +237,8 @@ def test_other_images_are_no_resumption(folders, tmp_path):
         (tmp_path / "images" / name).mkdir(parents=True)
         for folder in (folders / name).iterdir():
             (tmp_path / "images" / name / folder.name).symlink_to(folder)
-    words = flags(**{**TINY, "synthetic": ""}, data=tmp_path / "images", limit_batches=3)
-    words.remove("--synthetic")
+    given = {name: value for name, value in TINY.items() if name != "synthetic"}
+    words = flags(**given, data=tmp_path / "images", limit_batches=3)
     assert imagenet(*words, where=tmp_path, change=at_call(4, interrupt)).code == 143
     (tmp_path / "images" / "train" / "class_3").unlink()
     (tmp_path / "images" / "val" / "class_3").unlink()

@@ -244,46 +244,45 @@ def train(r: Recipe, processes: engine.Processes) -> None:
     """Trains; the checkpoint of the highest validation accuracy is the result."""
     device, where = processes.device, (r.runs_dir, r.name or r.recipe)
     how = {"resume": r.resume, "numbered": not r.name}
-    with engine.reporting(*where, **how, rank=processes.rank):
-        with engine.usage():
-            bad = data.BadImages(r.max_bad, report=processes.first)
-            images = open_images(r, "train", r.size, processes)
-            validation = Validation(r, r.size, processes, bad, as_known(images.classes))
-            share = {"rank": processes.rank, "world": processes.world, "pin": device.type == "cuda"}
-            order = {"frozen_order": "frozen_order" in r.parity, "drop_last": True, "limit": r.limit_batches}
-            loading = {"key": data.Draw, "collate": data.collate, "workers": r.workers}
-            batches = engine.Batches(images, r.batch, r.seed, **loading, **share, **order)
-            engine.seed_all(r.seed)
-            model = network(r, len(images.classes), device)
-            takes(model, r.size)
-            if processes.world > 1 and r.sync_norm:
-                synchronise(model)
-            optimizer, epoch = optimiser(r, model), len(batches)
-            schedule = engine.cosine(
-                optimizer,
-                r.epochs * epoch,
-                period=max(r.epochs // 5, 1) * epoch if "rising_schedule" in r.parity else None,
-                warmup=round(r.warmup_epochs * epoch),
-                hold=epoch if r.schedule_every == "epoch" else 1,
-            )
+    with engine.reporting(*where, **how, rank=processes.rank), engine.usage():
+        bad = data.BadImages(r.max_bad, report=processes.first)
+        images = open_images(r, "train", r.size, processes)
+        validation = Validation(r, r.size, processes, bad, as_known(images.classes))
+        share = {"rank": processes.rank, "world": processes.world, "pin": device.type == "cuda"}
+        order = {"frozen_order": "frozen_order" in r.parity, "drop_last": True, "limit": r.limit_batches}
+        loading = {"key": data.Draw, "collate": data.collate, "workers": r.workers}
+        batches = engine.Batches(images, r.batch, r.seed, **loading, **share, **order)
+        engine.seed_all(r.seed)
+        model = network(r, len(images.classes), device)
+        takes(model, r.size)
+        if processes.world > 1 and r.sync_norm:
+            synchronise(model)
+        optimizer, epoch = optimiser(r, model), len(batches)
+        schedule = engine.cosine(
+            optimizer,
+            r.epochs * epoch,
+            period=max(r.epochs // 5, 1) * epoch if "rising_schedule" in r.parity else None,
+            warmup=round(r.warmup_epochs * epoch),
+            hold=epoch if r.schedule_every == "epoch" else 1,
+        )
 
-            def start() -> None:
-                if r.init_from is not None:
-                    engine.load_weights(model, weights_of(r.init_from).tensors, r.init_from)
+        def start() -> None:
+            if r.init_from is not None:
+                engine.load_weights(model, weights_of(r.init_from).tensors, r.init_from)
 
-            trained_on = {"train_images": len(images), "classes": images.classes}
-            how |= {"free": FREE, "data": trained_on, "start": start, "processes": processes}
-            run = engine.Run.open(*where, engine.as_json(r), **how)
-        choose = "ema_val_accuracy" if r.ema is not None else "val_accuracy"
-        if processes.first:
-            print(f"{run.path}: the checkpoint of the highest {choose} is the result.", flush=True)
-        engine.seed_all(r.seed, processes.rank)
-        update = update_of(r, model)
-        if r.compile:
-            model.compile()
-        task = {"loss": loss_of(r, len(images.classes)), "evaluate": validation, "choose": choose}
-        rules = {"update": update, "processes": processes, "faults": bad, "save_every": r.save_minutes}
-        engine.fit(model, optimizer, schedule, batches, **task, run=run, epochs=r.epochs, **rules)
+        trained_on = {"train_images": len(images), "classes": images.classes}
+        how |= {"free": FREE, "data": trained_on, "start": start, "processes": processes}
+        run = engine.Run.open(*where, engine.as_json(r), **how)
+    choose = "ema_val_accuracy" if r.ema is not None else "val_accuracy"
+    if processes.first:
+        print(f"{run.path}: the checkpoint of the highest {choose} is the result.", flush=True)
+    engine.seed_all(r.seed, processes.rank)
+    update = update_of(r, model)
+    if r.compile:
+        model.compile()
+    task = {"loss": loss_of(r, len(images.classes)), "evaluate": validation, "choose": choose}
+    rules = {"update": update, "processes": processes, "faults": bad, "save_every": r.save_minutes}
+    engine.fit(model, optimizer, schedule, batches, **task, run=run, epochs=r.epochs, **rules)
 
 
 def dry_run(r: Recipe, processes: engine.Processes) -> None:

@@ -98,8 +98,7 @@ class Run:
             _check(path, asked, recipe, free, resumed=resume is not None)
         changed = difference(saved.state.get("data") or data, data) if saved else []
         if changed:
-            fields = "".join(f"\n  {line}" for line in changed)
-            raise UsageError(f"{path} cannot be resumed with other data; these differ:{fields}")
+            raise UsageError(f"{path} cannot be resumed with other data; these differ:{_listed(changed)}")
         return path, saved.path if saved else None
 
     @staticmethod
@@ -136,9 +135,7 @@ class Run:
         try:
             yield
         except BaseException as error:
-            interrupted = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-            code = getattr(error, "code", interrupted)
-            self._leave(code, str(error) or type(error).__name__)
+            self._leave(*_ending(error))
             raise
         self._leave(0, "")
 
@@ -221,6 +218,12 @@ def _leave(path: Path, code: int, said: str) -> None:
         _replace(path, json.dumps({"code": code, "said": said}) + "\n")
 
 
+def _ending(error: BaseException) -> tuple[int, str]:
+    """The exit code that an error means, and what it says."""
+    interrupted = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return getattr(error, "code", interrupted), str(error) or type(error).__name__
+
+
 @contextlib.contextmanager
 def reporting(directory: Path, name: str, resume: str | None, numbered: bool, rank: int) -> Iterator[None]:
     """Inside, what goes wrong before a run goes on, as `Run.open` would with these arguments, is left in its
@@ -230,7 +233,7 @@ def reporting(directory: Path, name: str, resume: str | None, numbered: bool, ra
         yield
     except Exception as error:
         if resume and rank == 0 and (path := _path(directory, name, resume, numbered)).is_dir():
-            _leave(path / "exit.json", getattr(error, "code", 1), str(error) or type(error).__name__)
+            _leave(path / "exit.json", *_ending(error))
         raise
 
 
@@ -269,9 +272,13 @@ def _numbered(directory: Path, name: str, new: bool) -> Path:
     return path if new else taken
 
 
+def _listed(lines: Sequence[str]) -> str:
+    return "".join(f"\n  {line}" for line in lines)
+
+
 def _check(path: Path, old: Mapping, new: Mapping, free: Collection[str], resumed: bool) -> None:
     changed = difference(old, new, free)
-    fields = "".join(f"\n  {line}" for line in changed)
+    fields = _listed(changed)
     if changed and resumed:
         raise UsageError(f"{path} cannot be resumed with another recipe; these fields differ:{fields}")
     if not resumed:
