@@ -181,6 +181,29 @@ def test_pictures(tmp_path):
     assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG"] * 3
 
 
+@pytest.mark.parametrize(
+    ("measured", "chosen"),
+    [
+        ({"test": (0.5, 0.7)}, 2),
+        ({"test": None, "validation": (0.8, 0.7)}, 1),
+        ({"val": (0.8, 0.7)}, 1),
+        ({"val": (0.8, 0.7), "ema_val": (0.1, 0.2)}, 2),
+        ({"test": None}, None),
+    ],
+)
+def test_curves_of_whatever_was_measured(measured, chosen):
+    """Classification's and ImageNet's names alike; chosen is by the averaged weights where there are some."""
+    figure = pytest.importorskip("matplotlib.figure", reason="extra plot").Figure()
+    rows = [{"epoch": e + 1, "train_loss": 1.0, "train_accuracy": 0.9, "seconds": 3.0} for e in range(2)]
+    for name, values in measured.items():
+        for e, row in enumerate(rows):
+            row |= {f"{name}_{what}": values and values[e] for what in ("loss", "accuracy")}
+    pictures._curves.__wrapped__(figure, rows)
+    shown = ["train", *(name for name, values in measured.items() if values)]
+    for axes, mark in zip(figure.axes, ([], [f"chosen: epoch {chosen}"] if chosen else []), strict=True):
+        assert [line.get_label() for line in axes.get_lines()] == shown + mark
+
+
 def test_without_matplotlib(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     pictures._matplotlib.cache_clear()

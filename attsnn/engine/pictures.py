@@ -23,7 +23,8 @@ _STYLE = {
     "lines.linewidth": 1.4,
     "savefig.dpi": 200,
 }
-_TRAIN, _HELD, _OFF, _ON = "#8a8a8a", "#1f5fa8", (0.16, 0.35, 0.72), (0.85, 0.24, 0.16)
+_TRAIN, _HELD, _AVERAGED = "#8a8a8a", "#1f5fa8", "#c2570c"
+_OFF, _ON = (0.16, 0.35, 0.72), (0.85, 0.24, 0.16)
 _SLANTED = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 _RASTER_ROWS = 160  # neurons of a layer that fit into its panel
 
@@ -93,9 +94,11 @@ def recording(
 @_picture
 def _curves(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     left, right = figure.subplots(1, 2)
-    held = "validation" if rows[-1].get("validation_loss") is not None else "test"
+    losses = [name for name, value in rows[-1].items() if name.endswith("_loss") and value is not None]
+    held = [name.removesuffix("_loss") for name in losses if name != "train_loss"]
+    series = (("train", _TRAIN), *zip(held, (_HELD, _AVERAGED), strict=False))
     for axes, metric, scale in ((left, "loss", 1), (right, "accuracy", 100)):
-        for which, color in (("train", _TRAIN), (held, _HELD)):
+        for which, color in series:
             points = [
                 (r["epoch"], scale * r[f"{which}_{metric}"])
                 for r in rows
@@ -107,10 +110,10 @@ def _curves(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     left.set(ylabel="loss", title="Loss", ylim=(0, None))
     right.set(ylabel="accuracy (%)", title="Accuracy")
-    best = max(rows, key=lambda row: row.get(f"{held}_accuracy") or 0)
-    right.axvline(
-        best["epoch"], color=_HELD, linewidth=0.7, linestyle=":", label=f"chosen: epoch {best['epoch']}"
-    )
+    if held:  # by the last: averaged weights stand behind the others
+        best = max(rows, key=lambda row: row.get(f"{held[-1]}_accuracy") or 0)
+        label = f"chosen: epoch {best['epoch']}"
+        right.axvline(best["epoch"], color=series[-1][1], linewidth=0.7, linestyle=":", label=label)
     left.legend()
     right.legend()
 
