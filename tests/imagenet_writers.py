@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attsnn.data.images import pixels
+from attsnn.data.core.images import pixels
 
 WNIDS = ("n01440764", "n01443537", "n02105855")
 TRAIN, VAL = 6, 2  # images of a class

@@ -69,6 +69,25 @@ def test_dependencies(path):
         assert name in core | extras, f"{path}:{line}: {name} is no core dependency"
 
 
+DATA = ("errors", "core", "formats", "datasets", "synthetic", "__main__")  # a room knows those before it
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "data").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_rooms_of_data(path):
+    """No room knows a later one, and no data set another."""
+    own = path.relative_to(PACKAGE / "data").with_suffix("").parts
+    for module, line in imports(path):
+        other = module.split(".")[2:]
+        if not module.startswith("attsnn.data") or own == ("__init__",):
+            continue
+        assert other, f"{path}:{line}: wanted a room of attsnn.data, not all of it"
+        assert DATA.index(other[0]) <= DATA.index(own[0]), f"{path}:{line}: {own[0]} may not import {module}"
+        sets = own[0] == other[0] == "datasets" and own[1] != "__init__"
+        assert not sets, f"{path}:{line}: a data set may not import another, {module}"
+
+
 def test_only_one_file_imports_the_extension():
     for path in [*PACKAGE.rglob("*.py"), *(ROOT / "train").glob("*.py"), *(ROOT / "bench").glob("*.py")]:
         if path.name != "_extension.py":

@@ -2,6 +2,7 @@
 kernels.
 """
 
+import gzip
 import importlib.util
 import json
 import os
@@ -170,11 +171,14 @@ def test_wheel(fused, tmp_path):
     done = subprocess.run([*pip, "-w", tmp_path, ROOT], capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("attsnn-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    files = zipfile.ZipFile(wheel)
+    names = files.namelist()
+    rows = gzip.decompress(files.read("attsnn/data/datasets/digits.csv.gz")).decode().splitlines()
+    assert len([row for row in rows if not row.startswith("#")]) == 1797
     for part in (
         "attsnn/_C.",
-        "attsnn/data/digits.csv.gz",
-        "attsnn/data/digits.md",
+        "attsnn/data/datasets/digits.csv.gz",
+        "attsnn/data/datasets/digits.md",
         "attsnn/models/ma_snn.py",
     ):
         assert any(name.startswith(part) for name in names), part

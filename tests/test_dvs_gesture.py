@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader
 
 from attsnn.data import DataError, DataFormatError, DataMissingError, Draw, DVSGesture, frames, select
 from attsnn.data.__main__ import main
-from attsnn.data.dvs_gesture import CLASSES, RAW_FILES, prepare
-from attsnn.data.events import COLUMNS
-from attsnn.data.raw import Archive
-from attsnn.data.store import Store, StoreWriter
+from attsnn.data.core.events import COLUMNS
+from attsnn.data.core.raw import Archive
+from attsnn.data.core.store import Store, StoreWriter
+from attsnn.data.datasets.dvs_gesture import CLASSES, RAW_FILES, prepare
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:found .* clips; the published", "ignore:attsnn runs the PyTorch"
@@ -378,7 +378,8 @@ def test_mutated_archives_raise_only_format_errors():
 
 KILLED = """
 import os, signal, sys
-from attsnn.data import dvs_gesture, store
+from attsnn.data.core import store
+from attsnn.data.datasets import dvs_gesture
 calls = 0
 def killing(function, nth):
     def wrapped(*args, **kwargs):

@@ -20,8 +20,8 @@ from attsnn.data import (
     read_frames,
     select,
 )
-from attsnn.data.aedat import decode, write
-from attsnn.data.events import COLUMNS, clip_starts, generator, random_start
+from attsnn.data.core.events import COLUMNS, clip_starts, generator, random_start
+from attsnn.data.formats.aedat3 import decode, write
 
 HEADER, MOST = len(TEXT), 2**31 - 1
 

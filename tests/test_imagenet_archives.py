@@ -11,7 +11,7 @@ from imagenet_writers import WNIDS, add, oddity
 
 from attsnn.data import DataFormatError, DataMissingError, ImageNet
 from attsnn.data.__main__ import main
-from attsnn.data.imagenet_archives import prepare
+from attsnn.data.datasets.imagenet import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*; published are")
 IDS = {WNIDS[0]: 3, WNIDS[1]: 1, WNIDS[2]: 2}  # not in the order of the wnids

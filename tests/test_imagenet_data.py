@@ -33,11 +33,11 @@ from attsnn.data import (
     Draw,
     ImageNet,
     collate,
-    imagenet,
     select,
 )
 from attsnn.data.__main__ import main
-from attsnn.data.images import decode, open_image
+from attsnn.data.core.images import decode, open_image
+from attsnn.data.datasets import imagenet
 
 
 @pytest.fixture(scope="module")

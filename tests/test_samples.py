@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import attsnn.data
-from attsnn.data import DataFormatError, DVSGesture, frames, samples
+from attsnn.data import DataFormatError, DVSGesture, frames
 from attsnn.data.__main__ import main
-from attsnn.data.dvs_gesture import prepare
-from attsnn.data.store import Store
+from attsnn.data.core.store import Store
+from attsnn.data.datasets.dvs_gesture import prepare
+from attsnn.data.synthetic import samples
 
 FEW = range(0, 200)
 
@@ -40,7 +41,7 @@ def test_digits_are_those_of_uci():
 
 
 def test_digits_carry_their_attribution():
-    folder = Path(attsnn.data.__file__).parent
+    folder = Path(attsnn.data.__file__).parent / "datasets"
     head = gzip.decompress((folder / "digits.csv.gz").read_bytes())[:400].decode()
     for text in (head, (folder / "digits.md").read_text()):
         assert "Alpaydin" in text and "CC BY 4.0" in text and "10.24432/C50P49" in text

@@ -8,7 +8,7 @@ import pytest
 from imagenet_writers import Middle, add, oddity, samples, write_shards
 
 from attsnn.data import DataFormatError, DataMissingError, ImageNet
-from attsnn.data.shards import Shards
+from attsnn.data.formats.shards import Shards
 
 
 def test_shards_of_webdatasets_own_writers(tmp_path):
@@ -57,7 +57,7 @@ def test_the_index_is_kept_and_made_anew_when_a_shard_changes(tmp_path, monkeypa
     first, labels = contents(root), ImageNet(root, "train").labels.tolist()
     assert hidden(root) == [".attsnn-train.index", "._imagenet1k-train-0000.tar"]
     with monkeypatch.context() as patch:
-        patch.setattr("attsnn.data.shards._samples", None)  # no shard is looked at
+        patch.setattr("attsnn.data.formats.shards._samples", None)  # no shard is looked at
         assert contents(root) == first and ImageNet(root, "train").labels.tolist() == labels
     last = sorted(root.glob("*train*.tar"))[-1]
     with tarfile.open(last, "a") as tar:

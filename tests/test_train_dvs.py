@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from attsnn import engine, models
-from attsnn.data import Draw, DVSGesture, dvs_gesture, samples
+from attsnn.data import Draw, DVSGesture
+from attsnn.data.datasets import dvs_gesture
+from attsnn.data.synthetic import samples
 
 SCRIPT = Path(__file__).parent.parent / "train" / "dvs.py"
 TINY = {

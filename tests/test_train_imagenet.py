@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from attsnn import _extension, engine, models
-from attsnn.data.textures import texture
+from attsnn.data.synthetic.textures import texture
 from attsnn.engine import checkpoint, progress
 
 pytestmark = pytest.mark.usefixtures("without_curves")

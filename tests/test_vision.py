@@ -11,9 +11,10 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from attsnn.data import Draw, ImageNet, SyntheticImages, collate, eval_transform, textures, train_transform
-from attsnn.data.events import generator
-from attsnn.data.images import pixels
+from attsnn.data import Draw, ImageNet, SyntheticImages, collate, eval_transform, train_transform
+from attsnn.data.core.events import generator
+from attsnn.data.core.images import pixels
+from attsnn.data.synthetic import textures
 
 
 @pytest.fixture

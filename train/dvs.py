@@ -20,7 +20,7 @@ import tyro
 from torch.utils.data import Dataset, Subset
 
 from attsnn import data, engine, models
-from attsnn.data.samples import prepare_samples
+from attsnn.data.synthetic.samples import prepare_samples
 from attsnn.models.convert import load_published
 
 
@@ -119,7 +119,9 @@ def open_data(r: Recipe) -> Callable[..., data.DVSGesture]:
     """What opens a split of the recordings with a kind of window."""
     root = prepare_samples(r.data) if r.recipe == "samples" else r.data
     if root is None:
-        raise data.DataMissingError(f"--data is not given; {data.dvs_gesture.WHERE}, then pass --data OUT")
+        raise data.DataMissingError(
+            f"--data is not given; {data.DATASETS['dvs_gesture'].where}, then pass --data OUT"
+        )
     return partial(data.DVSGesture, root, clips=r.clips, **{name: getattr(r, name) for name in FRAMES})
 
 

@@ -31,6 +31,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from attsnn import data, engine, models
+from attsnn.data.datasets import imagenet
 from attsnn.layers import synchronise
 from attsnn.models.convert import load_any
 
@@ -164,7 +165,7 @@ def open_images(
             raise data.DataFormatError("--synthetic draws 10 classes of textures; the weights are for others")
         return drawn
     if r.data is None:
-        where = data.imagenet.WHERE
+        where = imagenet.WHERE
         raise data.DataMissingError(f"--data is not given, nor --synthetic N; {where}; then pass --data DIR")
     if split == "train":
         transform = data.train_transform(
@@ -287,14 +288,14 @@ def train(r: Recipe, processes: engine.Processes) -> None:
 
 def dry_run(r: Recipe, processes: engine.Processes) -> None:
     """Two steps on random images, and what a run on ImageNet takes; writes nothing."""
-    device, images_of_epoch = processes.device, data.imagenet.IMAGES["train"]
+    device, images_of_epoch = processes.device, imagenet.IMAGES["train"]
     with engine.usage():
-        model = network(r, data.imagenet.CLASSES, device)
+        model = network(r, imagenet.CLASSES, device)
         takes(model, r.size)
     share = max(1, r.batch // processes.world)
     piece = max(1, share // r.accumulate)
     batch = torch.randn(piece, 3, r.size, r.size, device=device), torch.arange(piece, device=device) % 1000
-    optimizer, update, loss_fn = optimiser(r, model), update_of(r, model), loss_of(r, data.imagenet.CLASSES)
+    optimizer, update, loss_fn = optimiser(r, model), update_of(r, model), loss_of(r, imagenet.CLASSES)
     for _ in range(2):  # the first one sets up
         began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)

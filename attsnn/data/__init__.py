@@ -1,19 +1,29 @@
 """Data: readers of events and images in their real formats, frames, and data that needs no file. No model.
 
-`python -m attsnn.data` lists, prepares and verifies data sets; `attsnn.data.samples` makes small real ones.
+`core/` has what a recording and an image are, `formats/` how bytes lie, `datasets/` the sets, one file each,
+`synthetic/` what needs no file. `python -m attsnn.data` lists, prepares and verifies data sets.
 """
 
-from attsnn.data.aedat import Recording, read, read_frames
-from attsnn.data.dvs_gesture import DVSGesture
+import importlib
+import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+from attsnn.data.core.events import Draw, Events, Selection, frames, make_events, select
+from attsnn.data.core.images import BadImages, Sample, collate, open_image
+from attsnn.data.core.transforms import eval_transform, mixes, train_transform
+from attsnn.data.datasets import TABLE as DATASETS
+from attsnn.data.datasets.dvs_gesture import DVSGesture
+from attsnn.data.datasets.imagenet import ImageNet
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
-from attsnn.data.events import Draw, Events, Selection, frames, make_events, select
-from attsnn.data.folders import class_names
-from attsnn.data.imagenet import ImageNet
-from attsnn.data.images import BadImages, Sample, collate, open_image
-from attsnn.data.textures import SyntheticImages
-from attsnn.data.vision import eval_transform, mixes, train_transform
+from attsnn.data.formats.aedat3 import Recording, read, read_frames
+from attsnn.data.formats.folders import class_names
+from attsnn.data.synthetic.textures import SyntheticImages
 
 __all__ = [
+    "DATASETS",
     "BadImages",
     "DVSGesture",
     "DataError",
@@ -38,3 +48,55 @@ __all__ = [
     "select",
     "train_transform",
 ]
+
+# Modules as they were called before this package had rooms, and what they are called now.
+MOVED = {
+    "aedat": "formats.aedat3",
+    "dvs_gesture": "datasets.dvs_gesture",
+    "events": "core.events",
+    "folders": "formats.folders",
+    "imagenet": "datasets.imagenet",
+    "imagenet_archives": "datasets.imagenet",
+    "images": "core.images",
+    "labels": "formats.labels",
+    "raw": "core.raw",
+    "samples": "synthetic.samples",
+    "shards": "formats.shards",
+    "staging": "core.staging",
+    "store": "core.store",
+    "textures": "synthetic.textures",
+    "vision": "core.transforms",
+}
+
+
+def _moved(name: str) -> ModuleType:
+    """The module of a former name; warns whoever asked for it."""
+    now = f"{__name__}.{MOVED[name]}"
+    warnings.warn(f"{__name__}.{name} is {now} now", DeprecationWarning, stacklevel=3)
+    return importlib.import_module(now)
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Imports a module by its former name."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        parent, _, name = fullname.rpartition(".")
+        return ModuleSpec(fullname, self) if parent == __name__ and name in MOVED else None
+
+    def create_module(self, spec):
+        module = _moved(spec.name.rpartition(".")[2])
+        spec.loader_state = module.__spec__  # which Python is about to replace
+        return module
+
+    def exec_module(self, module):
+        module.__spec__ = module.__spec__.loader_state
+
+
+sys.meta_path.append(_Finder())
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A module by its former name, as `attsnn.data.samples`."""
+    if name not in MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _moved(name)

@@ -6,53 +6,39 @@ package which is not installed (one sentence on stderr).
 
 import argparse
 import sys
+import typing
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
-from attsnn.data import dvs_gesture, imagenet, imagenet_archives, samples
+from attsnn.data.core.contract import DataSet
+from attsnn.data.datasets import TABLE
 from attsnn.data.errors import DataError
-from attsnn.data.store import Store
-
-DATASETS = {"dvs_gesture": dvs_gesture, "imagenet": imagenet}
+from attsnn.data.synthetic import samples
 
 
 def _list(_: argparse.Namespace) -> None:
-    for name, module in DATASETS.items():
-        print(f"{name}: {module.__doc__.splitlines()[0]}\n  {module.WHERE}")
+    for dataset in TABLE.values():
+        print(f"{dataset.name}: {dataset.title} ({dataset.licence})\n  {dataset.where}")
     print(f"samples: {samples.__doc__.splitlines()[0]}\n  run `python -m attsnn.data samples OUT`")
 
 
-def _prepare_gesture(args: argparse.Namespace) -> None:
-    path = dvs_gesture.prepare(args.raw, args.out, strict=args.strict, fix_known_labels=args.fix_known_labels)
-    _describe(Store(path))
+def _prepare(dataset: DataSet, args: argparse.Namespace) -> None:
+    dataset.prepare(args.raw, args.out, **_chosen(dataset, dataset.prepare, args))
+    print(dataset.describe(args.out))
 
 
-def _prepare_imagenet(args: argparse.Namespace) -> None:
-    written = imagenet_archives.prepare(args.raw, args.out, val_labels=args.val_labels)
-    images = " and ".join(f"{number:,} {split} images" for split, number in written.items())
-    print(f"{args.out}: {images}; now run `python -m attsnn.data verify imagenet {args.out}`")
+def _verify(dataset: DataSet, args: argparse.Namespace) -> None:
+    dataset.verify(args.path, **_chosen(dataset, dataset.verify, args))
 
 
-def _verify_gesture(args: argparse.Namespace) -> None:
-    store = Store(args.out)
-    store.verify()
-    _describe(store)
-
-
-def _verify_imagenet(args: argparse.Namespace) -> None:
-    imagenet.verify(args.dir, full=args.decode, subset=args.subset)
+def _chosen(dataset: DataSet, command: Callable, args: argparse.Namespace) -> dict:
+    return {flag.name: getattr(args, flag.name) for flag, _ in dataset.flags_of(command)}
 
 
 def _samples(args: argparse.Namespace) -> None:
     out = samples.write_recordings(args.out, args.seed)
     print(f"{out}: written; now run `python -m attsnn.data prepare dvs_gesture {out} STORE`")
-
-
-def _describe(store: Store) -> None:
-    clips = {split: sum(c.split == split for c in store.clips) for split in ("train", "test")}
-    print(
-        f"{store.path}: {clips['train']} train and {clips['test']} test clips, {len(store.classes)} classes, "
-        f"{store.manifest['events']:,} events, {store.manifest.get('sorted_events', 0)} sorted"
-    )
 
 
 def _seed(word: str) -> int:
@@ -68,9 +54,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the data sets, and where to get them").set_defaults(run=_list)
     prepare = commands.add_parser("prepare", help="published files -> what the loaders read")
-    _add_prepare(prepare.add_subparsers(dest="dataset", required=True))
     verify = commands.add_parser("verify", help="what is found, missing and corrupt")
-    _add_verify(verify.add_subparsers(dest="dataset", required=True))
+    preparing = prepare.add_subparsers(dest="dataset", required=True)
+    verifying = verify.add_subparsers(dest="dataset", required=True)
+    for name, dataset in TABLE.items():
+        one = preparing.add_parser(name, help=dataset.title, description=dataset.title, allow_abbrev=False)
+        one.add_argument("raw", metavar="RAW", type=Path, help=dataset.raw)
+        one.add_argument("out", metavar="OUT", type=Path, help=dataset.out)
+        _add_flags(one, dataset, dataset.prepare)
+        one.set_defaults(run=lambda args, dataset=dataset: _prepare(dataset, args))
+        one = verifying.add_parser(name, help=dataset.title, description=dataset.title, allow_abbrev=False)
+        one.add_argument("path", metavar="DIR", type=Path, help=dataset.path)
+        _add_flags(one, dataset, dataset.verify)
+        one.set_defaults(run=lambda args, dataset=dataset: _verify(dataset, args))
     write = commands.add_parser("samples", help="write the embedded recordings as published data would be")
     write.add_argument("out", metavar="OUT")
     write.add_argument("--seed", type=_seed, default=0)
@@ -78,29 +74,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_prepare(datasets) -> None:
-    gesture = datasets.add_parser("dvs_gesture", help="recordings -> a verified, memory-mapped store")
-    gesture.add_argument("raw", metavar="RAW", help="folder or .tar.gz as published")
-    gesture.add_argument("out", metavar="OUT", help="the store, which must not be there yet")
-    gesture.add_argument("--strict", action="store_true", help="refuse any time that decreases")
-    gesture.add_argument("--fix-known-labels", action="store_true", help="correct class 9 of user22_led")
-    gesture.set_defaults(run=_prepare_gesture)
-    images = datasets.add_parser("imagenet", help="the official archives -> folders of classes")
-    images.add_argument("raw", metavar="RAW", help="the folder of the archives")
-    images.add_argument("out", metavar="OUT", help="the folder of train/ and val/, not there yet")
-    images.add_argument("--val-labels", metavar="FILE", help="a wnid a line, in place of the development kit")
-    images.set_defaults(run=_prepare_imagenet)
-
-
-def _add_verify(datasets) -> None:
-    gesture = datasets.add_parser("dvs_gesture", help="every file of a store against its checksum")
-    gesture.add_argument("out", metavar="OUT", help="the store")
-    gesture.set_defaults(run=_verify_gesture)
-    images = datasets.add_parser("imagenet", help="folders or shards: classes, images, corrupt images")
-    images.add_argument("dir", metavar="DIR")
-    images.add_argument("--decode", action="store_true", help="decode every image, not only odd ones")
-    images.add_argument("--subset", action="store_true", help="any number of classes and images is complete")
-    images.set_defaults(run=_verify_imagenet)
+def _add_flags(parser: argparse.ArgumentParser, dataset: DataSet, command: Callable) -> None:
+    """A flag for each keyword-only argument, by its annotation."""
+    for flag, text in dataset.flags_of(command):
+        word = f"--{flag.name.replace('_', '-')}"
+        kinds = [k for k in typing.get_args(flag.annotation) if k is not type(None)] or [flag.annotation]
+        if bool in kinds:
+            parser.add_argument(word, action="store_true", help=text)
+        elif typing.get_origin(flag.annotation) is typing.Literal:
+            parser.add_argument(word, choices=kinds, default=flag.default, help=text)
+        else:
+            parser.add_argument(word, type=int if int in kinds else str, default=flag.default, help=text)
 
 
 def main(words: list[str] | None = None) -> int:

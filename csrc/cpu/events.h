@@ -22,7 +22,7 @@ inline constexpr std::int64_t kEventBytes = 8;
 inline constexpr std::int64_t kTimeOffset = 4;
 inline constexpr int kPolarity = 1;
 
-// Numbered as PROBLEMS in attsnn/data/aedat.py, which holds the sentences.
+// Numbered as PROBLEMS in attsnn/data/formats/aedat3.py, which holds the sentences.
 enum class Problem : int {
   kNone,
   kHeaderCut,

@@ -1,30 +1,28 @@
 """Embedded recordings: what a DVS128 sensor would see of 1,797 real handwritten digits that move before it.
 
-The digits are the test set of UCI's "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, CC
-BY 4.0; digits.csv.gz, see digits.md). As for N-MNIST (Orchard et al., 2015), each digit makes three saccades;
-a pixel remembers the logarithm of the intensity of its last event and fires once for each threshold by which
-it has changed since. The recordings are written as DVS128 Gesture is published, so they take the same way
-through `prepare` as real data.
+The digits are those of datasets/digits.py. As for N-MNIST (Orchard et al., 2015), each digit makes three
+saccades; a pixel remembers the logarithm of the intensity of its last event and fires once for each threshold
+by which it has changed since. The recordings are written as DVS128 Gesture is published, so they take the
+same way through `prepare` as real data.
 """
 
 import csv
-import gzip
 import os
 import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from attsnn.data import aedat, dvs_gesture
+from attsnn.data.core.events import Events, generator, make_events
+from attsnn.data.core.store import Store
+from attsnn.data.datasets import dvs_gesture
+from attsnn.data.datasets.digits import CLASSES, digits
 from attsnn.data.errors import DataError
-from attsnn.data.events import Events, generator, make_events
-from attsnn.data.labels import COLUMNS as LABEL_COLUMNS
-from attsnn.data.store import Store
+from attsnn.data.formats import aedat3
+from attsnn.data.formats.labels import COLUMNS as LABEL_COLUMNS
 
 VERSION = 1  # of the recordings; part of the cache's name
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TRAIN_USERS = tuple(range(1, 9))
 TEST_USERS = (24, 25)  # those of DVS128 Gesture's test split
 SIDE = 128
@@ -39,14 +37,6 @@ PAUSE_US = 50_000  # between two digits of a recording
 NOISE_HZ = 0.05  # of a pixel
 LENGTH_US = STEPS * STEP_US
 START_US = 1_000_000
-
-
-@cache
-def digits() -> tuple[np.ndarray, np.ndarray]:
-    """The embedded digits: grey values 0..16 `[1797, 8, 8]` and labels 0..9 `[1797]`, uint8."""
-    with gzip.open(Path(__file__).with_name("digits.csv.gz"), "rt") as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.uint8, comments="#")
-    return table[:, :64].reshape(-1, 8, 8), table[:, 64]
 
 
 def record(digit: np.ndarray, rng: np.random.Generator) -> Events:
@@ -79,7 +69,7 @@ def write_recordings(out_dir: str | os.PathLike, seed: int = 0, indices: Sequenc
         _write_user(out / f"user{user:02d}_led", rng.permutation(by_class[turn :: len(users)]), seed)
     for split, part in (("train", TRAIN_USERS), ("test", TEST_USERS)):
         (out / f"trials_to_{split}.txt").write_text("".join(f"user{user:02d}_led.aedat\n" for user in part))
-    rows = "".join(f"{name},{number}\n" for number, name in enumerate(NAMES, start=1))
+    rows = "".join(f"{name},{number}\n" for number, name in enumerate(CLASSES, start=1))
     (out / "gesture_mapping.csv").write_text("action,label\n" + rows)
     return out
 
@@ -107,7 +97,7 @@ def _write_user(path: Path, indices: np.ndarray, seed: int) -> None:
     clips = [record(images[index], generator((seed, int(index)))) for index in indices]
     columns = [np.concatenate([getattr(clip, name) for clip in clips]) for name in ("t", "x", "y", "p")]
     columns[0] += np.repeat(starts, [len(clip) for clip in clips])
-    aedat.write(path.with_suffix(".aedat"), make_events(*columns))
+    aedat3.write(path.with_suffix(".aedat"), make_events(*columns))
     rows = zip(labels[indices] + 1, starts, starts + LENGTH_US, strict=True)
     with open(path.with_name(f"{path.name}_labels.csv"), "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([LABEL_COLUMNS, *rows])

@@ -17,12 +17,22 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from attsnn._extension import Backend
-from attsnn.data import aedat
+from attsnn.data.core.contract import DataSet, File
+from attsnn.data.core.events import (
+    Axes,
+    Draw,
+    Events,
+    clip_starts,
+    frames,
+    generator,
+    make_events,
+    random_start,
+)
+from attsnn.data.core.raw import Archive, Folder, open_raw
+from attsnn.data.core.store import MANIFEST, SPLITS, Store, StoreWriter, describe, verify
 from attsnn.data.errors import DataFormatError, DataMissingError
-from attsnn.data.events import Axes, Draw, Events, clip_starts, frames, generator, make_events, random_start
-from attsnn.data.labels import Interval, read_classes, read_intervals, read_trials
-from attsnn.data.raw import Archive, Folder, open_raw
-from attsnn.data.store import MANIFEST, SPLITS, Store, StoreWriter
+from attsnn.data.formats import aedat3
+from attsnn.data.formats.labels import Interval, read_classes, read_intervals, read_trials
 
 CLASSES = (
     "hand_clapping",
@@ -43,6 +53,7 @@ LAST_TRAIN_USER = 23
 RAW_FILES = re.compile(
     r"user\d{2,3}_[a-z_]+(?:\.aedat|_labels\.csv)|trials_to_(?:train|test)\.txt|gesture_mapping\.csv"
 )
+FILES = (File("DvsGesture.tar.gz", md5="8a5c71fb11e24e5ca5b11866ca6c00a1"),)
 WHERE = (
     "get DvsGesture.tar.gz (2.7 GB, CC BY 4.0) from https://research.ibm.com/interactive/dvsgesture/ and run "
     "`python -m attsnn.data prepare dvs_gesture DvsGesture.tar.gz OUT`"
@@ -85,7 +96,7 @@ def prepare(
         files = source.recordings([f"{name}.aedat" for name in split])
         for file, data in tqdm(files, total=len(split), unit="file", desc="prepare", disable=not progress):
             name = file.removesuffix(".aedat")
-            recording = aedat.decode(
+            recording = aedat3.decode(
                 data, path=source.where(file), sensor=SENSOR, strict=strict, backend=backend
             )
             manifest["sorted_events"] += recording.disordered
@@ -199,3 +210,23 @@ class DVSGesture(Dataset):
         counts = [frames(clip.between(start, start + length), **self._frames) for start in starts]
         sample = torch.from_numpy(np.stack(counts) if self.window == "clips" else counts[0]).float()
         return sample.clamp_(max=1) if self.binary else sample, int(self.labels[index])
+
+
+DVS_GESTURE = DataSet(
+    name="dvs_gesture",
+    title="DVS128 Gesture (IBM, CVPR 2017): eleven gestures of 29 people, 1176 + 288 clips",
+    where=WHERE,
+    licence="CC BY 4.0",
+    classes=CLASSES,
+    splits=SPLITS,
+    open=DVSGesture,
+    prepare=prepare,
+    verify=verify,
+    describe=describe,
+    files=FILES,
+    raw="the folder or .tar.gz as published",
+    flags={
+        "strict": "refuse any time that decreases",
+        "fix_known_labels": "correct the end of class 9 in user22_led",
+    },
+)

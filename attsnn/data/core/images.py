@@ -7,7 +7,6 @@ that trains, reports each file once and ends the run when there are too many.
 
 import io
 import os
-import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -19,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
+from attsnn.data.core.events import Draw, generator
+from attsnn.data.core.files import read_bytes
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
-from attsnn.data.events import Draw, generator
 
-FILE_BYTES = 1 << 26
 PIXELS = 89_478_485  # Pillow's MAX_IMAGE_PIXELS, above which it warns; here it is an error
 TRIES = 16  # images in the place of a bad one: at 10 % bad, all fail once in 10^16
 
@@ -49,24 +48,6 @@ class Sample(NamedTuple):
     image: Tensor | None
     label: int
     bad: dict[str, str]
-
-
-def read_bytes(path: str | os.PathLike, offset: int = 0, size: int | None = None) -> bytes:
-    """`size` bytes (None: all) of a regular file; DataFormatError if it is none, too large or too short."""
-    # Without O_NONBLOCK a named pipe would wait for a writer.
-    with open(path, "rb", buffering=0, opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise DataFormatError("found a folder or device; wanted a regular file", path=path)
-        size = status.st_size if size is None else size
-        if size > FILE_BYTES:
-            raise DataFormatError(f"found {size} bytes; wanted at most {FILE_BYTES}", path=path)
-        if offset + size > status.st_size:
-            raise DataFormatError(
-                f"ends at byte {status.st_size}; wanted {size} bytes there", path=path, offset=offset
-            )
-        file.seek(offset)
-        return io.BufferedReader(file).read(size)
 
 
 def decode(data: bytes, where: str = "<bytes>") -> Image.Image:

@@ -1,29 +1,25 @@
-"""The official archives of ImageNet to folders: `prepare(RAW, OUT)` writes OUT/train/<wnid>/ and OUT/val/.
+"""The official archives of ILSVRC 2012, as (wnid, name, bytes) of each image.
 
     ILSVRC2012_img_train.tar       <wnid>.tar of each class, in it <wnid>_<number>.JPEG
     ILSVRC2012_img_val.tar         ILSVRC2012_val_<number>.JPEG, without classes
     ILSVRC2012_devkit_t12.tar.gz   the classes of those, by an ID that is not the order of the wnids
 
-Only regular files of these names are written, and OUT appears when all of it is on disk.
+Only regular files of these names are taken.
 """
 
 import io
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
+from attsnn.data.core.files import FILE_BYTES
+from attsnn.data.core.raw import Archive
+from attsnn.data.core.tar import members
 from attsnn.data.errors import DataFormatError, DataMissingError
-from attsnn.data.imagenet import ARCHIVES, WHERE
-from attsnn.data.images import FILE_BYTES
-from attsnn.data.raw import Archive
-from attsnn.data.shards import members
-from attsnn.data.staging import staged
 
-TRAIN, VAL, DEVKIT = ARCHIVES
+TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 WNID = re.compile(r"n[0-9]{8}")
 VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
@@ -31,48 +27,8 @@ DEVKIT_BYTES = 1 << 25
 IMAGES_IN_CLASS = 100_000
 
 
-def prepare(
-    raw: str | os.PathLike, out: str | os.PathLike, *, val_labels: str | os.PathLike | None = None
-) -> dict[str, int]:
-    """Unpacks what `raw` holds of the two image archives; the images written of each split.
-
-    The classes of the validation images come from the development kit (needs scipy, the extra `imagenet`) or
-    from `val_labels`, a text with a wnid a line in the order of the images' numbers. Raises DataMissingError,
-    DataFormatError, or ImportError in a sentence.
-    """
-    raw = Path(raw)
-    found = [name for name in (TRAIN, VAL) if (raw / name).is_file()]
-    if not found:
-        raise DataMissingError(f"{raw}: holds neither {TRAIN} nor {VAL}; {WHERE}")
-    for name in (TRAIN, VAL):
-        size, wanted = (raw / name).stat().st_size if name in found else 0, ARCHIVES[name][0]
-        if size != wanted:
-            warnings.warn(f"{raw / name}: found {size:,} bytes; published are {wanted:,}", stacklevel=2)
-    wnids = _val_wnids(raw, val_labels) if VAL in found else []
-    written = {}
-    with staged(out) as partial:
-        if TRAIN in found:
-            written["train"] = _write(_train_images(raw / TRAIN), partial / "train", "train")
-        if VAL in found:
-            written["val"] = _write(_val_images(raw / VAL, wnids), partial / "val", "val")
-        os.sync()
-    return written
-
-
-def _write(images: Iterator[tuple[str, str, bytes]], folder: Path, title: str) -> int:
-    """Writes (wnid, name, bytes) as folder/wnid/name; how many."""
-    number, known = 0, set()
-    for wnid, name, data in tqdm(images, unit="image", desc=title, disable=None):
-        if wnid not in known:
-            (folder / wnid).mkdir(parents=True)
-            known.add(wnid)
-        with open(folder / wnid / name, "xb") as file:
-            file.write(data)
-        number += 1
-    return number
-
-
-def _train_images(path: Path) -> Iterator[tuple[str, str, bytes]]:
+def train_images(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    """(wnid, name, bytes) of the training archive, class after class."""
     seen = set()
     with open(path, "rb") as file:
         for outer in members(file, path.stat().st_size, path):
@@ -95,7 +51,8 @@ def _images(file, size: int, place: str, wnid: str, names: re.Pattern) -> Iterat
         yield wnid, member.name, file.read(member.size)
 
 
-def _val_images(path: Path, wnids: list[str]) -> Iterator[tuple[str, str, bytes]]:
+def val_images(path: Path, wnids: list[str]) -> Iterator[tuple[str, str, bytes]]:
+    """The same of the validation archive; image n is of class wnids[n - 1]."""
     with open(path, "rb") as file:
         for _, name, data in _images(file, path.stat().st_size, str(path), "", VAL_IMAGE):
             number = int(VAL_IMAGE.fullmatch(name).group(1))
@@ -129,7 +86,11 @@ class _Part:
         return data
 
 
-def _val_wnids(raw: Path, val_labels: str | os.PathLike | None) -> list[str]:
+def val_wnids(raw: Path, val_labels: str | os.PathLike | None) -> list[str]:
+    """The wnid of each validation image, from the development kit in `raw` (needs scipy, the extra
+    `imagenet`) or from `val_labels`, a text with a wnid a line. Raises DataMissingError,
+    DataFormatError or ImportError.
+    """
     if val_labels is not None:
         path, lines = Path(val_labels), Path(val_labels).read_bytes()[:DEVKIT_BYTES].split()
         wnids = [line.decode("ascii", "replace") for line in lines]

@@ -9,6 +9,7 @@ education) are between you and image-net.org.
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,24 +20,27 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from attsnn.data.core import images
+from attsnn.data.core.contract import DataSet, File
+from attsnn.data.core.images import Images, Source, fetch
+from attsnn.data.core.staging import staged
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
-from attsnn.data.folders import SUFFIXES, Folders, class_names
-from attsnn.data.images import Images, Source, decode, fetch
-from attsnn.data.shards import Shards
+from attsnn.data.formats import ilsvrc
+from attsnn.data.formats.folders import SUFFIXES, Folders, class_names
+from attsnn.data.formats.shards import Shards
 
 SPLITS = ("train", "val")
 CLASSES = 1000
 IMAGES = {"train": 1_281_167, "val": 50_000}
-ARCHIVES = {  # name: (bytes or None, md5), as published
-    "ILSVRC2012_img_train.tar": (147_897_477_120, "1d675b47d978889d74fa0da5fadfb00e"),
-    "ILSVRC2012_img_val.tar": (6_744_924_160, "29b22e2961454d5413ddabcf34fc5622"),
-    "ILSVRC2012_devkit_t12.tar.gz": (None, "fa75699e90414af021442c21a62c3abf"),
-}
+FILES = (
+    File(ilsvrc.TRAIN, 147_897_477_120, "1d675b47d978889d74fa0da5fadfb00e"),
+    File(ilsvrc.VAL, 6_744_924_160, "29b22e2961454d5413ddabcf34fc5622"),
+    File(ilsvrc.DEVKIT, None, "fa75699e90414af021442c21a62c3abf"),
+)
+ARCHIVES = {file.name: file for file in FILES}
 WHERE = (
     "get it from https://image-net.org/download-images.php (log in and accept the terms): "
-    + ", ".join(
-        f"{name} ({f'{size:,} bytes, ' if size else ''}md5 {md5})" for name, (size, md5) in ARCHIVES.items()
-    )
+    + ", ".join(map(str, FILES))
     + "; or as shards from https://huggingface.co/datasets/timm/imagenet-1k-wds (gated too)"
 )
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation")}
@@ -118,11 +122,53 @@ def _what_else(root: Path, folder: Path) -> str:
     return f"{root}: found neither {folder.name}/<class>/ with images nor shards of this split"
 
 
-def verify(root: str | os.PathLike, *, full: bool = False, subset: bool = False) -> None:
+def prepare(
+    raw: str | os.PathLike, out: str | os.PathLike, *, val_labels: str | os.PathLike | None = None
+) -> dict[str, int]:
+    """Unpacks what `raw` holds of the two image archives; the images written of each split.
+
+    The classes of the validation images come from the development kit (needs scipy, the extra `imagenet`) or
+    from `val_labels`, a text with a wnid a line in the order of the images' numbers. Raises DataMissingError,
+    DataFormatError, or ImportError in a sentence.
+    """
+    raw = Path(raw)
+    found = [name for name in (ilsvrc.TRAIN, ilsvrc.VAL) if (raw / name).is_file()]
+    if not found:
+        raise DataMissingError(f"{raw}: holds neither {ilsvrc.TRAIN} nor {ilsvrc.VAL}; {WHERE}")
+    for name in (ilsvrc.TRAIN, ilsvrc.VAL):
+        size, wanted = (raw / name).stat().st_size if name in found else 0, ARCHIVES[name].size
+        if size != wanted:
+            warnings.warn(f"{raw / name}: found {size:,} bytes; published are {wanted:,}", stacklevel=2)
+    wnids = ilsvrc.val_wnids(raw, val_labels) if ilsvrc.VAL in found else []
+    written = {}
+    with staged(out) as partial:
+        if ilsvrc.TRAIN in found:
+            written["train"] = _write(ilsvrc.train_images(raw / ilsvrc.TRAIN), partial / "train", "train")
+        if ilsvrc.VAL in found:
+            written["val"] = _write(ilsvrc.val_images(raw / ilsvrc.VAL, wnids), partial / "val", "val")
+        os.sync()
+    return written
+
+
+def _write(encoded: Iterator[tuple[str, str, bytes]], folder: Path, title: str) -> int:
+    """Writes (wnid, name, bytes) as folder/wnid/name; how many."""
+    number, known = 0, set()
+    for wnid, name, data in tqdm(encoded, unit="image", desc=title, disable=None):
+        if wnid not in known:
+            (folder / wnid).mkdir(parents=True)
+            known.add(wnid)
+        with open(folder / wnid / name, "xb") as file:
+            file.write(data)
+        number += 1
+    return number
+
+
+def verify(root: str | os.PathLike, *, decode: bool = False, subset: bool = False) -> None:
     """Prints what is found, missing and corrupt; returns only if `root` is complete and every image sound.
 
-    An image passes if it begins and ends as a JPEG or PNG does, or else if it can be decoded; `full` decodes
-    all. `subset` asks for no particular number of classes and images. The index of shards is made anew.
+    An image passes if it begins and ends as a JPEG or PNG does, or else if it can be decoded; `decode`
+    decodes all. `subset` asks for no particular number of classes and images. The index of shards is made
+    anew.
     """
     root, faults, where = Path(root), [], ""
     for split in SPLITS:
@@ -134,7 +180,7 @@ def verify(root: str | os.PathLike, *, full: bool = False, subset: bool = False)
             where = f"; {WHERE}"
             continue
         counts = np.bincount(source.labels, minlength=len(source.classes))
-        bad = dict(_bad(source, full, split))
+        bad = dict(_bad(source, decode, split))
         found, classes = len(source.labels), int((counts > 0).sum())
         print(
             f"{split}: {type(source).__name__.lower()}, {classes:,} classes{_of(classes, CLASSES, subset)}, "
@@ -148,7 +194,7 @@ def verify(root: str | os.PathLike, *, full: bool = False, subset: bool = False)
         if missing or not subset and (classes, found) != (CLASSES, IMAGES[split]):
             faults.append(f"{split} is not ImageNet's, whole (for classes of your own: --subset)")
             where = f"; {WHERE}"
-    for name, (size, _) in ARCHIVES.items():
+    for name, size in ((file.name, file.size) for file in FILES):
         if (root / name).is_file():
             found = (root / name).stat().st_size
             print(f"{name}: {found:,} bytes{_of(found, size, size is None)}, not unpacked")
@@ -197,7 +243,36 @@ def _check(source: Source, index: int, full: bool) -> tuple[str, str] | None:
         jpeg = data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9")
         png = data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
         if full or not (jpeg or png):
-            decode(data, where)
+            images.decode(data, where)
     except DataFormatError as error:
         return where, str(error)
     return None
+
+
+def describe(root: Path) -> str:
+    """What `prepare` wrote."""
+    found = [(split, open_split(root, split, keep=False)) for split in SPLITS if (root / split).is_dir()]
+    counts = " and ".join(f"{len(source.labels):,} {split} images" for split, source in found)
+    return f"{root}: {counts}; now run `python -m attsnn.data verify imagenet {root}`"
+
+
+IMAGENET = DataSet(
+    name="imagenet",
+    title="ImageNet-1k (ILSVRC 2012): 1,281,167 training and 50,000 validation images of 1000 classes",
+    where=WHERE,
+    licence="non-commercial research and education, by image-net.org's terms",
+    splits=SPLITS,
+    open=ImageNet,
+    prepare=prepare,
+    verify=verify,
+    describe=describe,
+    files=FILES,
+    raw="the folder of the official archives",
+    out="the folder of train/ and val/ to write, which must not be there yet",
+    path="class folders or shards",
+    flags={
+        "val_labels": "a text with a wnid a line, in place of the development kit",
+        "decode": "decode every image, not only odd ones",
+        "subset": "any number of classes and images is complete",
+    },
+)

@@ -8,7 +8,6 @@ bytes that are there before it is used.
 """
 
 import os
-import stat
 import struct
 from bisect import bisect_right
 from typing import NamedTuple
@@ -16,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from attsnn._extension import Backend, compiled, use_fused
-from attsnn.data.errors import DataFormatError, DataMissingError
-from attsnn.data.events import COLUMNS, Events, check_frames, frames
+from attsnn.data.core.events import COLUMNS, Events, check_frames, frames
+from attsnn.data.core.files import map_file
+from attsnn.data.errors import DataFormatError
 
 MAGIC, END = b"#!AER-DAT3.1", b"#!END-HEADER"
 TEXT_LIMIT = 1 << 16  # a header longer than this is not one
@@ -47,17 +47,6 @@ class Recording(NamedTuple):
 
     events: Events
     disordered: int
-
-
-def map_file(path: str | os.PathLike) -> np.ndarray:
-    """The bytes of a file as a read-only uint8 array, memory-mapped."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise DataFormatError("found a folder or device; wanted a regular file", path=path)
-        return np.memmap(path, np.uint8, "r") if status.st_size else np.empty(0, np.uint8)
-    except OSError as error:
-        raise DataMissingError(f"{path}: {error.strerror or error}") from None
 
 
 def read(

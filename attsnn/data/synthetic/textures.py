@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from attsnn.data.events import Draw, generator
-from attsnn.data.images import Sample
-from attsnn.data.vision import MEAN, STD
+from attsnn.data.core.events import Draw, generator
+from attsnn.data.core.images import Sample
+from attsnn.data.core.transforms import MEAN, STD
 
 GOLDEN = (0.6180339887, 0.7548776662, 0.5698402910)  # additive recurrences: any number of classes lie apart
 NOISE = 0.08

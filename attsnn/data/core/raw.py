@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attsnn.data.aedat import map_file
+from attsnn.data.core.files import map_file
+from attsnn.data.core.tar import Bounded
 from attsnn.data.errors import DataFormatError, DataMissingError
 
 TEXT_BYTES = 1 << 20
@@ -127,18 +128,6 @@ def _finish(file: gzip.GzipFile, path: Path) -> None:
         if not file.read(TEXT_BYTES):
             return
     raise DataFormatError(f"more than {FILE_BYTES} bytes follow the last file", path=path)
-
-
-class Bounded:
-    """A file that refuses to read much at once: tarfile reads extra headers at the size they claim."""
-
-    def __init__(self, file):
-        self._file, self.seek, self.tell = file, file.seek, file.tell
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= TEXT_BYTES:
-            raise tarfile.ReadError(f"a header asks for {size} bytes")
-        return self._file.read(size)
 
 
 def open_raw(path: str | os.PathLike, pattern: re.Pattern, *, folder: str, missing: str) -> Folder | Archive:

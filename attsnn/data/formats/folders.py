@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from attsnn.data.core.files import read_bytes
 from attsnn.data.errors import DataFormatError, DataMissingError
-from attsnn.data.images import read_bytes
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from attsnn.data.core.files import FILE_BYTES, read_bytes
+from attsnn.data.core.tar import members
 from attsnn.data.errors import DataFormatError, DataMissingError
-from attsnn.data.images import FILE_BYTES, read_bytes
-from attsnn.data.raw import Bounded
 
 FORMAT = "attsnn shard index 1"
 HEAD_BYTES = 1 << 24
@@ -163,31 +163,3 @@ def _label(path: Path, file, member: tarfile.TarInfo) -> int:
             offset=member.offset_data,
         )
     return int(match.group(1))
-
-
-def members(file, size: int, path: str | os.PathLike) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file of `size` bytes; each lies within, and zeros or nothing follow the last.
-
-    DataFormatError names `path`. `file` may be read between two members.
-    """
-    try:
-        with tarfile.open(fileobj=Bounded(file), mode="r:") as tar:
-            while member := tar.next():
-                if not 0 <= member.size <= size - member.offset_data:
-                    raise DataFormatError(
-                        f"found {member.name[:80]!r} of {member.size} bytes, more than the file has left; "
-                        "it is cut short or damaged",
-                        path=path,
-                        offset=member.offset,
-                    )
-                yield member
-                tar.members.clear()
-            end = tar.offset
-    except DataFormatError:
-        raise
-    except (tarfile.TarError, OSError, ValueError, KeyError, EOFError, RecursionError) as error:
-        raise DataFormatError(f"not a sound .tar file ({error})", path=path) from None
-    # tarfile takes a damaged header for the end of the file.
-    file.seek(end)
-    if any(file.read(tarfile.BLOCKSIZE)):
-        raise DataFormatError("found a damaged header; wanted a member or the end", path=path, offset=end)

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attsnn.data.core.events import COLUMNS, Events
+from attsnn.data.core.staging import staged
 from attsnn.data.errors import DataFormatError, DataMissingError
-from attsnn.data.events import COLUMNS, Events
-from attsnn.data.staging import staged
 
 FORMAT = "attsnn event store"
 VERSION = 1
@@ -156,6 +156,22 @@ class StoreWriter:
             **self.about,
         }
         _write_text(self._partial / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def verify(path: str | os.PathLike) -> None:
+    """Every file of a store against its checksum; prints what it holds."""
+    Store(path).verify()
+    print(describe(path))
+
+
+def describe(path: str | os.PathLike) -> str:
+    """A sentence of what a store holds."""
+    store = Store(path)
+    clips = " and ".join(f"{sum(c.split == s for c in store.clips)} {s}" for s in SPLITS)
+    return (
+        f"{store.path}: {clips} clips, {len(store.classes)} classes, {store.manifest['events']:,} events, "
+        f"{store.manifest.get('sorted_events', 0)} sorted"
+    )
 
 
 def _write_text(path: Path, text: str) -> None:

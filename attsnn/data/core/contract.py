@@ -1,0 +1,64 @@
+"""What a data set says of itself, once: command line, downloads, README's table and tests follow it."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Keyword-only arguments of `prepare` that a command line has no flag for.
+PYTHON_ONLY = ("progress", "about", "backend")
+
+
+@dataclass(frozen=True)
+class File:
+    """A published file; `urls` are mirrors in turn, empty where no program may or can fetch it."""
+
+    name: str
+    size: int | None = None  # bytes
+    md5: str | None = None
+    sha256: str | None = None
+    urls: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        size = f"{self.size:,} bytes, " if self.size is not None else ""
+        hashed = f"md5 {self.md5}" if self.md5 else f"sha256 {self.sha256}"
+        return f"{self.name} ({size}{hashed})"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The facts of a data set and what can be done with it; `datasets/__init__.py` has the table of them all.
+
+    `prepare(raw, out, **flags)` makes of the published files what `open(path, split, ...)` reads, and returns
+    what it likes; `verify(path, **flags)` prints what is there and raises DataError unless it is sound and
+    whole; `describe(path)` is one sentence about what `prepare` wrote. Their keyword-only arguments are the
+    flags of `python -m attsnn.data`, but for those in `PYTHON_ONLY`; `flags` has the help of each, by name.
+    """
+
+    name: str
+    title: str  # one line: whose, what, how much
+    where: str  # where to get it and what to do then
+    licence: str
+    splits: tuple[str, ...]
+    open: Callable[..., Any]
+    prepare: Callable[..., Any]
+    verify: Callable[..., None]
+    describe: Callable[[Path], str]
+    classes: tuple[str, ...] | None = None  # their names in order; None: found in the files
+    files: tuple[File, ...] = ()
+    raw: str = "the files as published, or the folder above"  # help of `prepare`'s first argument
+    out: str = "the store to write, which must not be there yet"  # help of its second
+    path: str = "the prepared store"  # help of `verify`'s argument
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def downloadable(self) -> tuple[File, ...]:
+        """The files that `python -m attsnn.data download` fetches."""
+        return tuple(file for file in self.files if file.urls)
+
+    def flags_of(self, command: Callable) -> list[tuple[inspect.Parameter, str]]:
+        """(parameter, help) of each flag of `prepare` or `verify`."""
+        parameters = inspect.signature(command).parameters.values()
+        flags = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in PYTHON_ONLY]
+        return [(flag, self.flags[flag.name]) for flag in flags]

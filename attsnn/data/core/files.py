@@ -1,0 +1,40 @@
+"""Files as bytes: regular ones only, and never more than was allowed."""
+
+import io
+import os
+import stat
+
+import numpy as np
+
+from attsnn.data.errors import DataFormatError, DataMissingError
+
+FILE_BYTES = 1 << 26  # of an image
+
+
+def map_file(path: str | os.PathLike) -> np.ndarray:
+    """The bytes of a file as a read-only uint8 array, memory-mapped."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataFormatError("found a folder or device; wanted a regular file", path=path)
+        return np.memmap(path, np.uint8, "r") if status.st_size else np.empty(0, np.uint8)
+    except OSError as error:
+        raise DataMissingError(f"{path}: {error.strerror or error}") from None
+
+
+def read_bytes(path: str | os.PathLike, offset: int = 0, size: int | None = None) -> bytes:
+    """`size` bytes (None: all) of a regular file; DataFormatError if it is none, too large or too short."""
+    # Without O_NONBLOCK a named pipe would wait for a writer.
+    with open(path, "rb", buffering=0, opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise DataFormatError("found a folder or device; wanted a regular file", path=path)
+        size = status.st_size if size is None else size
+        if size > FILE_BYTES:
+            raise DataFormatError(f"found {size} bytes; wanted at most {FILE_BYTES}", path=path)
+        if offset + size > status.st_size:
+            raise DataFormatError(
+                f"ends at byte {status.st_size}; wanted {size} bytes there", path=path, offset=offset
+            )
+        file.seek(offset)
+        return io.BufferedReader(file).read(size)

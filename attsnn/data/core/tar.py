@@ -1,0 +1,49 @@
+"""Tar files, read in place and never extracted; every size is checked against the bytes that are there."""
+
+import os
+import tarfile
+from collections.abc import Iterator
+
+from attsnn.data.errors import DataFormatError
+
+HEADER_BYTES = 1 << 20
+
+
+class Bounded:
+    """A file that refuses to read much at once: tarfile reads extra headers at the size they claim."""
+
+    def __init__(self, file):
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= HEADER_BYTES:
+            raise tarfile.ReadError(f"a header asks for {size} bytes")
+        return self._file.read(size)
+
+
+def members(file, size: int, path: str | os.PathLike) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar file of `size` bytes; each lies within, and zeros or nothing follow the last.
+
+    DataFormatError names `path`. `file` may be read between two members.
+    """
+    try:
+        with tarfile.open(fileobj=Bounded(file), mode="r:") as tar:
+            while member := tar.next():
+                if not 0 <= member.size <= size - member.offset_data:
+                    raise DataFormatError(
+                        f"found {member.name[:80]!r} of {member.size} bytes, more than the file has left; "
+                        "it is cut short or damaged",
+                        path=path,
+                        offset=member.offset,
+                    )
+                yield member
+                tar.members.clear()
+            end = tar.offset
+    except DataFormatError:
+        raise
+    except (tarfile.TarError, OSError, ValueError, KeyError, EOFError, RecursionError) as error:
+        raise DataFormatError(f"not a sound .tar file ({error})", path=path) from None
+    # tarfile takes a damaged header for the end of the file.
+    file.seek(end)
+    if any(file.read(tarfile.BLOCKSIZE)):
+        raise DataFormatError("found a damaged header; wanted a member or the end", path=path, offset=end)
