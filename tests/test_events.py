@@ -3,6 +3,7 @@
 import math
 import struct
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -137,6 +138,11 @@ def test_a_folder_or_nothing_instead_of_a_file(tmp_path):
         read(tmp_path / "absent.aedat")
 
 
+def unordered(t, x, y, p) -> Events:
+    """Events as they come, also out of the order of time."""
+    return Events(*(np.asarray(c, dtype) for c, dtype in zip((t, x, y, p), COLUMNS.values(), strict=True)))
+
+
 def disordered(number: int, late: int) -> tuple[Events, Events]:
     """Events of which `late` come too early, and the same in order."""
     events = make_events(
@@ -174,11 +180,11 @@ def test_more_disorder_is_an_error(backend, number, late):
 def test_disorder_is_what_must_move_not_what_follows(backend):
     t = 10 * np.arange(20_000)
     t[50] = 150_000  # one event is late: it alone is out of order, not the 15,000 after it
-    late = make_events(t, t % 128, t % 128, t % 2)
+    late = unordered(t, t % 128, t % 128, t % 2)
     assert decode(as_array(aedat(late)), backend=backend).disordered == 1
     halves = np.roll(10 * np.arange(20_000), 10_000)  # decreases only once, but half of the events must move
     with pytest.raises(DataFormatError, match="10,000 or more of 20,000"):
-        decode(as_array(aedat(make_events(halves, t % 128, t % 128, t % 2))), backend=backend)
+        decode(as_array(aedat(unordered(halves, t % 128, t % 128, t % 2))), backend=backend)
 
 
 def outcome(data: np.ndarray, backend: str):
@@ -258,7 +264,7 @@ def test_frames_are_half_open_upright_and_start_at_the_first_event(backend):
 
 def test_frames_of_no_events_and_of_unordered_ones(backend):
     assert frames(make_events([], [], [], []), steps=3, dt=5, backend=backend).sum() == 0
-    mixed = make_events([50, 40, 61, 50, 79, 80], [0] * 6, [0] * 6, [0] * 6)  # before the first: left out
+    mixed = unordered([50, 40, 61, 50, 79, 80], [0] * 6, [0] * 6, [0] * 6)  # before the first: left out
     assert frames(mixed, steps=3, dt=10, backend=backend)[:, 0, 0, 0].tolist() == [2, 1, 1]
 
 
@@ -300,6 +306,42 @@ def test_numbers_that_a_column_cannot_hold_are_refused(column, value):
     with pytest.raises(ValueError, match=rf"column {column} holds {COLUMNS[column]}, which {value} is not"):
         make_events(**{name: [1] for name in COLUMNS} | {column: [value]})
     assert make_events([2**40], [32_767], [2.0], [True]).y.tolist() == [2]
+
+
+def test_a_polarity_is_off_or_on():
+    for p in (2, -1):
+        with pytest.raises(ValueError, match=rf"which {p} is not; wanted 0 \(OFF\) or 1 \(ON\): pass p > 0"):
+            make_events([1, 2], [0, 0], [0, 0], [1, p])
+
+
+def test_make_events_refuses_times_that_decrease_or_sorts():
+    events = random_events(3_775)
+    backwards = [getattr(events, name)[::-1] for name in COLUMNS]
+    late = int(np.count_nonzero(np.diff(events.t[::-1]) < 0))
+    with pytest.raises(ValueError, match=f"{late:,} of 3,775 events are earlier .*sort=True"):
+        make_events(*backwards)
+    assert make_events(*backwards, sort=True).t.tolist() == events.t.tolist()
+    twice = make_events([5, 5, 1], [1, 2, 3], [0, 0, 0], [0, 0, 0], sort=True)
+    assert twice.x.tolist() == [3, 1, 2]  # stable
+
+
+def test_frames_warn_where_most_events_are_in_none(tmp_path, backend):
+    events = random_events(3_775)
+    with pytest.warns(UserWarning, match=r"of 3,775 events lie in the bins, 60 of 15 us .*microseconds\?"):
+        assert frames(events, steps=60, dt=15, backend=backend).sum() < 10
+    (tmp_path / "x.aedat").write_bytes(aedat(events))
+    with pytest.warns(UserWarning, match="of 3,775 events lie in the bins"):
+        read_frames(tmp_path / "x.aedat", steps=60, dt=15, backend=backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frames(events, steps=60, dt=17_000, backend=backend)
+        read_frames(tmp_path / "x.aedat", steps=60, dt=17_000, backend=backend)
+
+
+@pytest.mark.parametrize("dt", [30e3, "15", 15.5])
+def test_dt_is_an_integer(dt):
+    with pytest.raises(ValueError, match=r"dt must be an integer, a number of microseconds; got .*: int\("):
+        frames(random_events(9), steps=2, dt=dt)
 
 
 def test_between_is_half_open():

@@ -1,21 +1,20 @@
 """Events, windows of time, and frames: what every event data set shares.
 
 An event is (t, x, y, p): the time in microseconds, the column, the row, and the polarity (1 = ON, brighter; 0
-= OFF). Frames are event counts `[T, 2, H, W]`: channel 0 = OFF, row = y, column = x. The published networks
-were trained on transposed frames; `axes="xy"` gives those.
+= OFF).
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from attsnn._extension import Backend, compiled, use_fused
-from attsnn.data.errors import DataFormatError
+from attsnn._extension import Backend
+from attsnn.data.core.framing import Axes, Framing, Polarity
 
-Axes = Literal["yx", "xy"]
 COLUMNS = {"t": np.dtype("<i8"), "x": np.dtype("<i2"), "y": np.dtype("<i2"), "p": np.dtype("u1")}
 
 
@@ -48,17 +47,34 @@ class Events:
         return self[first:last]
 
 
-def make_events(t, x, y, p) -> Events:
-    """`Events` of any four integer sequences. Raises ValueError for a number that its column cannot hold."""
-    return Events(*map(_column, COLUMNS, (t, x, y, p)))
+def make_events(t, x, y, p, *, sort: bool = False) -> Events:
+    """`Events` of any four sequences of integers: t in microseconds, in order; p 0 (OFF) or 1 (ON).
+
+    `sort` puts them in order of time (a stable sort). Raises ValueError for numbers that a column cannot
+    hold, and without `sort` for times that decrease.
+    """
+    events = Events(*map(_column, COLUMNS, (t, x, y, p)))
+    late = int(np.count_nonzero(np.diff(events.t) < 0))
+    if late and not sort:
+        raise ValueError(
+            f"{late:,} of {len(events):,} events are earlier than the one before; wanted the order of time: "
+            "pass sort=True, or look whether the columns are t, x, y, p"
+        )
+    if not late:
+        return events
+    order = np.argsort(events.t, kind="stable")
+    return Events(*(getattr(events, name)[order] for name in COLUMNS))
 
 
 def _column(name: str, values) -> np.ndarray:
     given = np.asarray(values)
     column = given.astype(COLUMNS[name])
     changed = given[column != given]
+    if name == "p" and changed.size == 0:
+        changed = given[column > 1]
     if changed.size:
-        raise ValueError(f"column {name} holds {COLUMNS[name]}, which {changed.flat[0]} is not")
+        hint = "; wanted 0 (OFF) or 1 (ON): pass p > 0" if name == "p" else ""
+        raise ValueError(f"column {name} holds {COLUMNS[name]}, which {changed.flat[0]} is not{hint}")
     return column
 
 
@@ -98,64 +114,40 @@ def clip_starts(duration: int, window: int, clips: int) -> list[int]:
     return [max(0, min(clip * step, duration - window)) for clip in range(clips)]
 
 
-def check_frames(*, steps: int, dt: int, sensor: tuple[int, int], downsample: int) -> None:
-    """Raises ValueError, naming the argument, if these cannot describe frames."""
-    height, width = sensor
-    for name, value in (("steps", steps), ("dt", dt), ("downsample", downsample)):
-        if not 1 <= value < 1 << 31:
-            raise ValueError(f"{name} must be from 1 to {(1 << 31) - 1}, got {value}")
-    if not (0 < height <= 1 << 15 and 0 < width <= 1 << 15) or height % downsample or width % downsample:
-        raise ValueError(f"downsample must divide the sensor, at most 32768 wide; got {downsample}, {sensor}")
-
-
 def frames(
     events: Events,
     *,
     steps: int,
-    dt: int,
+    dt: int | None,
     sensor: tuple[int, int] = (128, 128),
     downsample: int = 1,
     axes: Axes = "yx",
+    polarity: Polarity = "both",
     backend: Backend = "auto",
 ) -> np.ndarray:
-    """Counts of events, int32 `[steps, 2, height/downsample, width/downsample]`.
+    """Counts of events, int32 `[steps, 2, height/downsample, width/downsample]`; see `Framing`.
 
-    Bin k holds t0 + k*dt <= t < t0 + (k+1)*dt, where t0 is the time of the first event and dt is in
-    microseconds; events outside all bins are left out. `sensor` is (height, width). With `axes="xy"` the last
-    two axes are exchanged. The "fused" backend is C++ without the GIL, "reference" is NumPy; both give the
-    same counts. Raises DataFormatError for an event outside the sensor.
+    Bins of `dt` microseconds from the time of the first event on, or with `dt=None` as many events in each
+    step. Warns where most events lie outside of all bins. Raises DataFormatError for an event outside of the
+    sensor.
     """
-    check_frames(steps=steps, dt=dt, sensor=sensor, downsample=downsample)
-    height, width = sensor
-    if axes not in ("yx", "xy"):
-        raise ValueError(f"axes must be 'yx' or 'xy', got {axes!r}")
-    if len(events) >= 1 << 31:
-        raise ValueError(f"a window holds at most {(1 << 31) - 1} events (int32 counts), got {len(events)}")
-    if use_fused(backend, "cpu"):
-        columns = (np.ascontiguousarray(getattr(events, name)) for name in COLUMNS)
-        counts, bad = compiled().integrate_frames(*columns, steps, dt, height, width, downsample)
-    else:
-        counts, bad = _reference_frames(events, steps, dt, height, width, downsample)
-    if bad >= 0:
-        where = ", ".join(f"{name} = {getattr(events, name)[bad]}" for name in ("x", "y", "p"))
-        raise DataFormatError(
-            f"event {bad} has {where}; wanted 0 <= x < {width}, 0 <= y < {height}, p in 0, 1"
-        )
-    return np.ascontiguousarray(counts.swapaxes(2, 3)) if axes == "xy" else counts
+    framing = Framing(steps, dt, sensor, downsample, axes, polarity, backend)
+    columns = [getattr(events, name) for name in COLUMNS]
+    origin = int(events.t[0]) if len(events) else 0
+    counts = framing.count(columns, [0], [len(events)], [origin], types=(np.int32,))[0]
+    inside = int(counts.sum())
+    if dt is not None and 2 * inside < len(events):
+        warn_outside(framing, inside, len(events), int(events.t.min()), int(events.t.max()), stacklevel=3)
+    return counts
 
 
-def _reference_frames(events, steps, dt, height, width, downsample) -> tuple[np.ndarray, int]:
-    """Counts and -1, or anything and the index of the first event outside the sensor."""
-    x, y, p = (np.asarray(column).astype(np.int64) for column in (events.x, events.y, events.p))
-    outside = (x < 0) | (x >= width) | (y < 0) | (y >= height) | (p > 1)
-    shape = (steps, 2, height // downsample, width // downsample)
-    if outside.any():
-        return np.zeros(shape, np.int32), int(outside.argmax())
-    since = np.asarray(events.t) - (events.t[0] if len(events) else 0)
-    cell = np.ravel_multi_index((since // dt, p, y // downsample, x // downsample), shape, mode="clip")
-    inside = (since >= 0) & (since < steps * dt)
-    counts = np.bincount(cell[inside], minlength=int(np.prod(shape)))
-    return counts.reshape(shape).astype(np.int32), -1
+def warn_outside(framing: Framing, inside: int, number: int, first: int, last: int, stacklevel: int) -> None:
+    """Says that most of a recording's events are in no frame."""
+    warnings.warn(
+        f"{inside:,} of {number:,} events lie in the bins, {framing.steps} of {framing.dt:,} us from the "
+        f"first event on; all take {last - first:,} us. Is dt in microseconds?",
+        stacklevel=stacklevel,
+    )
 
 
 class Selection(Dataset):

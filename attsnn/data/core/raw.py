@@ -1,148 +1,131 @@
-"""Where raw files come from: a folder, or a .tar.gz that is read in place and never extracted.
+"""The raw files of a data set: those in a folder or in archives whose names end in what a pattern matches.
 
-Only regular files whose whole name matches a pattern are ever opened, and sizes are bounded before anything
-is read.
+They may lie under any folder, as people have them. Nothing else is ever opened.
 """
 
-import contextlib
-import gzip
 import os
 import re
-import tarfile
-import zlib
-from collections.abc import Iterator
-from pathlib import Path
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from attsnn.data.core.files import map_file
-from attsnn.data.core.tar import Bounded
+from attsnn.data.core.files import is_junk, plain
+from attsnn.data.core.places import FILE_BYTES, Member, Place, is_archive, place_of
 from attsnn.data.errors import DataFormatError, DataMissingError
 
 TEXT_BYTES = 1 << 20
-FILE_BYTES = 1 << 30
-TOTAL_BYTES = 1 << 34
-MEMBERS = 10_000
 
 
-class Folder:
-    """The files of a folder whose names match `pattern`."""
+class Raw:
+    """The files at `path`, a folder or an archive, whose last `depth` parts match `pattern`.
 
-    def __init__(self, path: str | os.PathLike, pattern: re.Pattern):
-        self.path = Path(path)
-        self.names = sorted(name for name in os.listdir(path) if pattern.fullmatch(name))
+    `names` are these parts, sorted. Archives in a folder are looked into where the folder has no such files.
+    The files must lie below one folder, or below one called `folder`, which is preferred; `left` counts what
+    matches elsewhere. Raises DataFormatError.
+    """
 
-    def text(self, name: str) -> bytes:
-        data = map_file(self.path / name)
-        if len(data) > TEXT_BYTES:
-            raise DataFormatError(
-                f"found {len(data)} bytes; wanted a text of at most {TEXT_BYTES}", path=self.where(name)
-            )
+    def __init__(self, path: str | os.PathLike, pattern: re.Pattern, folder: str = "", depth: int = 1):
+        self.path, self._depth = Path(path), depth
+        found = list(self._matches([place_of(self.path)], pattern))
+        if not found and self.path.is_dir():
+            archives = sorted(filter(is_archive, self.path.iterdir()))
+            found = list(self._matches(map(place_of, archives), pattern))
+        tops = Counter(top for top, *_ in found)
+        chosen = [top for top in tops if folder and PurePosixPath(top).name == folder] or list(tops)
+        if len(chosen) > 1:
+            listed = ", ".join(repr(plain(top or ".")) for top in sorted(chosen)[:4])
+            raise DataFormatError(f"found files of this set below {listed}; name one of these", path=path)
+        self.left = {top: number for top, number in tops.items() if top not in chosen}
+        self._files: dict[str, tuple[Place, Member]] = {}
+        for top, name, place, member in found:
+            if name in self._files and top in chosen:
+                second = plain(place.where(member.path))
+                raise DataFormatError("found a second one of that name; wanted one regular file", path=second)
+            if top in chosen:
+                self._files[name] = place, member
+        self.names = sorted(self._files)
+
+    def _matches(
+        self, places: Iterable[Place], pattern: re.Pattern
+    ) -> Iterator[tuple[str, str, Place, Member]]:
+        """(what precedes the name, name, place, member) of each file that matches."""
+        for place in places:
+            for member in place.members():
+                parts = member.path.removeprefix("./").split("/")
+                name = "/".join(parts[-self._depth :])
+                if any(map(is_junk, parts)) or "" in parts or not pattern.fullmatch(name):
+                    continue
+                if not member.regular:
+                    where = plain(place.where(member.path))
+                    raise DataFormatError(
+                        "found a folder, link or sparse file; wanted a regular file", path=where
+                    )
+                yield "/".join(parts[: -self._depth]), name, place, member
+
+    def read(self, names: Iterable[str], limit: int = FILE_BYTES) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, bytes) of these files, each of at most `limit` bytes, in any order: one pass a place."""
+        by_place: dict[Place, dict[str, Member]] = {}
+        for name in names:
+            place, member = self._files[name]
+            self._bound(name, member.size, limit)
+            by_place.setdefault(place, {})[name] = member
+        for place, members in by_place.items():
+            for name, data in place.read(members):
+                self._bound(name, len(data), limit)
+                yield name, data
+
+    recordings = read
+
+    def text(self, name: str, limit: int = TEXT_BYTES) -> bytes:
+        """The bytes of one small file."""
+        ((_, data),) = self.read([name], limit)
         return data.tobytes()
 
-    def recordings(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, bytes) of these files, in any order."""
-        for name in names:
-            yield name, map_file(self.path / name)
+    def texts(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of small files, in one pass."""
+        return {name: data.tobytes() for name, data in self.read(names, TEXT_BYTES)}
 
     def where(self, name: str) -> str:
-        """The file's name for messages."""
-        return str(self.path / name)
+        """A file's name for messages; bytes that are no text are escaped."""
+        if name in self._files:
+            place, member = self._files[name]
+            return plain(place.where(member.path))
+        return plain(self.path / name if self.path.is_dir() else f"{self.path}({name})")
+
+    def _bound(self, name: str, size: int, limit: int) -> None:
+        if size > limit:
+            raise DataFormatError(f"found {size} bytes; wanted at most {limit}", path=self.where(name))
 
 
-class Archive:
-    """The same of a .tar.gz, where `folder` may precede the names; its texts are held in memory."""
-
-    def __init__(
-        self, path: str | os.PathLike, pattern: re.Pattern, folder: str, text_bytes: int = TEXT_BYTES
-    ):
-        self.path, self._pattern = Path(path), pattern
-        self._prefix = re.compile(rf"(?:\./)?(?:{re.escape(folder)}/)?")
-        self._texts: dict[str, bytes] = {}
-        self.names: list[str] = []
-        with self._open() as tar:
-            for member, name in self._members(tar):
-                self.names.append(name)
-                if not name.endswith(".aedat"):
-                    self._texts[name] = self._read(tar, member, text_bytes)
-        self.names.sort()
-
-    def text(self, name: str) -> bytes:
-        return self._texts[name]
-
-    def recordings(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, bytes) of these files, in the archive's order: one pass, because gzip cannot seek."""
-        wanted = set(names)
-        with self._open() as tar:
-            for member, name in self._members(tar):
-                if name in wanted:
-                    yield name, np.frombuffer(self._read(tar, member, FILE_BYTES), np.uint8)
-
-    def where(self, name: str) -> str:
-        return f"{self.path}({name})"
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[tarfile.TarFile]:
-        try:
-            with gzip.open(self.path) as file, tarfile.open(fileobj=Bounded(file), mode="r:") as tar:
-                yield tar
-                _finish(file, self.path)
-        except DataFormatError:
-            raise
-        except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
-            # The last two come from tarfile itself, for numbers and names that make no sense.
-            raise DataFormatError(f"not a sound .tar.gz ({error})", path=self.path) from None
-
-    def _members(self, tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str]]:
-        seen, total = set(), 0
-        for count, member in enumerate(tar):
-            total += max(member.size, 0)
-            if count >= MEMBERS or not 0 <= member.size <= FILE_BYTES or total > TOTAL_BYTES:
-                raise DataFormatError(
-                    f"found {member.name[:80]!r}, member {count} of {member.size} bytes; wanted at most "
-                    f"{MEMBERS} members of {FILE_BYTES} bytes and {TOTAL_BYTES} in all",
-                    path=self.path,
-                    offset=member.offset,
-                )
-            name = member.name[self._prefix.match(member.name).end() :]
-            if not self._pattern.fullmatch(name):
-                continue
-            if not member.isreg() or member.issparse() or name in seen:
-                found = "a second one of that name" if name in seen else "a link, folder or sparse file"
-                raise DataFormatError(f"found {found}; wanted one regular file", path=self.where(name))
-            seen.add(name)
-            yield member, name
-
-    def _read(self, tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes:
-        if member.size > limit:
-            raise DataFormatError(
-                f"found {member.size} bytes; wanted at most {limit}", path=self.where(member.name)
-            )
-        with tar.extractfile(member) as file:
-            return b"".join(iter(lambda: file.read(TEXT_BYTES), b""))
+Archive = Raw  # as it was called when folders were another class
 
 
-def _finish(file: gzip.GzipFile, path: Path) -> None:
-    """Reads what follows the last member: only at its end gzip compares its checksum."""
-    for _ in range(FILE_BYTES // TEXT_BYTES):
-        if not file.read(TEXT_BYTES):
-            return
-    raise DataFormatError(f"more than {FILE_BYTES} bytes follow the last file", path=path)
+def open_raw(
+    path: str | os.PathLike, *patterns: re.Pattern, folder: str = "", depth: int = 1, missing: str
+) -> Raw:
+    """The raw files at `path` of the first pattern that some match; `missing` says where to get them.
 
-
-def open_raw(path: str | os.PathLike, pattern: re.Pattern, *, folder: str, missing: str) -> Folder | Archive:
-    """`path`: the folder of the files, the one above, or the .tar.gz; `missing` says where to get them."""
+    What else looks like files of the set is counted in a warning.
+    """
     path = Path(path)
-    if path.is_dir():
-        inner = path / folder if (path / folder).is_dir() else path
-        source = Folder(inner, pattern)
-        archive = path / f"{folder}.tar.gz"
-        if not source.names and archive.is_file():
-            source = Archive(archive, pattern, folder)
-    elif path.is_file():
-        source = Archive(path, pattern, folder)
-    else:
-        raise DataMissingError(f"{path}: no such file or folder; {missing}")
-    if not any(name.endswith(".aedat") for name in source.names):
-        raise DataMissingError(f"{path}: there are no recordings; {missing}")
-    return source
+    if not path.is_dir() and not path.is_file():
+        raise DataMissingError(f"{plain(path)}: no such file or folder; {missing}")
+    try:
+        found = [raw for pattern in patterns if (raw := Raw(path, pattern, folder, depth)).names]
+    except OSError as error:
+        raise DataMissingError(f"{plain(path)}: cannot be read, {error.strerror or error}") from None
+    if not found:
+        raise DataMissingError(f"{plain(path)}: there are no recordings; {missing}")
+    chosen, *others = found
+    for top, number in chosen.left.items():
+        warnings.warn(f"{plain(path)}: {number} files below {plain(top or '.')!r} are left out", stacklevel=3)
+    for other in others:
+        warnings.warn(
+            f"{plain(path)}: {len(other.names)} files of another format are left out, e.g. "
+            f"{plain(other.names[0])}; {plain(chosen.names[0])} and the like are read",
+            stacklevel=3,
+        )
+    return chosen

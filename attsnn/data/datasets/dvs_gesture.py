@@ -28,7 +28,7 @@ from attsnn.data.core.events import (
     make_events,
     random_start,
 )
-from attsnn.data.core.raw import Archive, Folder, open_raw
+from attsnn.data.core.raw import Raw, open_raw
 from attsnn.data.core.store import MANIFEST, SPLITS, Store, StoreWriter, describe, verify
 from attsnn.data.errors import DataFormatError, DataMissingError
 from attsnn.data.formats import aedat3
@@ -79,11 +79,14 @@ def prepare(
     the place in it.
     """
     source = open_raw(raw, RAW_FILES, folder="DvsGesture", missing=WHERE)
+    if not any(name.endswith(".aedat") for name in source.names):
+        raise DataMissingError(f"{raw}: there are no recordings; {WHERE}")
+    texts = source.texts(name for name in source.names if not name.endswith(".aedat"))
     classes = CLASSES
-    if "gesture_mapping.csv" in source.names:
-        classes = read_classes(source.text("gesture_mapping.csv"), source.where("gesture_mapping.csv"))
-    split = _splits(source)
-    intervals = {name: _intervals(source, name, len(classes), fix_known_labels) for name in split}
+    if "gesture_mapping.csv" in texts:
+        classes = read_classes(texts["gesture_mapping.csv"], source.where("gesture_mapping.csv"))
+    split = _splits(source, texts)
+    intervals = {name: _intervals(source, texts, name, len(classes), fix_known_labels) for name in split}
     if classes == CLASSES:
         _warn_of_counts(split, intervals)
     manifest = {
@@ -108,17 +111,17 @@ def prepare(
     return Path(out)
 
 
-def _splits(source: Folder | Archive) -> dict[str, str]:
+def _splits(source: Raw, texts: dict[str, bytes]) -> dict[str, str]:
     """The split of each recording: from the trial lists if there are, else users 1-23 train, 24-29 test."""
     names = {name.removesuffix(".aedat") for name in source.names if name.endswith(".aedat")}
-    lists = {s: f"trials_to_{s}.txt" for s in SPLITS if f"trials_to_{s}.txt" in source.names}
+    lists = {s: f"trials_to_{s}.txt" for s in SPLITS if f"trials_to_{s}.txt" in texts}
     if not lists:
         return {n: "train" if int(n[4:].split("_")[0]) <= LAST_TRAIN_USER else "test" for n in sorted(names)}
     if len(lists) == 1:
         raise DataFormatError(
             "one of trials_to_train.txt and trials_to_test.txt is missing", path=source.path
         )
-    train, test = (read_trials(source.text(lists[s]), source.where(lists[s]), names) for s in SPLITS)
+    train, test = (read_trials(texts[lists[s]], source.where(lists[s]), names) for s in SPLITS)
     twice = sorted(set(train) & set(test))
     if twice:
         raise DataFormatError(f"{twice[0]} is also in {lists['train']}", path=source.where(lists["test"]))
@@ -128,11 +131,11 @@ def _splits(source: Folder | Archive) -> dict[str, str]:
     return dict.fromkeys(train, "train") | dict.fromkeys(test, "test")
 
 
-def _intervals(source: Folder | Archive, name: str, classes: int, fix: bool) -> list[Interval]:
+def _intervals(source: Raw, texts: dict[str, bytes], name: str, classes: int, fix: bool) -> list[Interval]:
     file = f"{name}_labels.csv"
-    if file not in source.names:
+    if file not in texts:
         raise DataFormatError("is missing; each recording needs its label CSV", path=source.where(file))
-    intervals = read_intervals(source.text(file), source.where(file), classes)
+    intervals = read_intervals(texts[file], source.where(file), classes)
     recording, label, wrong, right = KNOWN_LABEL
     if fix and name == recording:
         return [i._replace(end=right) if (i.label, i.end) == (label, wrong) else i for i in intervals]

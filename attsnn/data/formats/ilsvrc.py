@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attsnn.data.core.files import FILE_BYTES
-from attsnn.data.core.raw import Archive
+from attsnn.data.core.raw import Raw
 from attsnn.data.core.tar import members
 from attsnn.data.errors import DataFormatError, DataMissingError
 
@@ -105,12 +105,12 @@ def val_wnids(raw: Path, val_labels: str | os.PathLike | None) -> list[str]:
             "a line as --val-labels"
         )
     names = re.compile("|".join(map(re.escape, (META, TRUTH))))
-    kit = Archive(devkit, names, DEVKIT.removesuffix(".tar.gz"), DEVKIT_BYTES)
+    kit = Raw(devkit, names, depth=2)
     lack = sorted({META, TRUTH} - set(kit.names))
     if lack:
         raise DataFormatError("is missing", path=kit.where(lack[0]))
-    wnid_of = _read_meta(kit.text(META), kit.where(META))
-    lines = kit.text(TRUTH).split()
+    wnid_of = _read_meta(kit.text(META, DEVKIT_BYTES), kit.where(META))
+    lines = kit.text(TRUTH, DEVKIT_BYTES).split()
     for number, line in enumerate(lines, start=1):
         if not (line.isdigit() and len(line) < 9 and int(line) in wnid_of):
             raise DataFormatError(

@@ -17,7 +17,7 @@ import numpy as np
 from attsnn.data.core.events import Events, generator, make_events
 from attsnn.data.core.store import Store
 from attsnn.data.datasets import dvs_gesture
-from attsnn.data.datasets.digits import CLASSES, digits
+from attsnn.data.datasets.digits import NAMES, digits
 from attsnn.data.errors import DataError
 from attsnn.data.formats import aedat3
 from attsnn.data.formats.labels import COLUMNS as LABEL_COLUMNS
@@ -69,7 +69,7 @@ def write_recordings(out_dir: str | os.PathLike, seed: int = 0, indices: Sequenc
         _write_user(out / f"user{user:02d}_led", rng.permutation(by_class[turn :: len(users)]), seed)
     for split, part in (("train", TRAIN_USERS), ("test", TEST_USERS)):
         (out / f"trials_to_{split}.txt").write_text("".join(f"user{user:02d}_led.aedat\n" for user in part))
-    rows = "".join(f"{name},{number}\n" for number, name in enumerate(CLASSES, start=1))
+    rows = "".join(f"{name},{number}\n" for number, name in enumerate(NAMES, start=1))
     (out / "gesture_mapping.csv").write_text("action,label\n" + rows)
     return out
 

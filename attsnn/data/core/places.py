@@ -1,0 +1,228 @@
+"""Where files lie: a folder, or archives (.tar, .tar.gz, .zip, a .zip in one) read in place, never extracted.
+
+A place lists its members, reads some of them, and names them in messages. Sizes are bounded before anything
+is read, and what a member claims to hold costs nothing.
+"""
+
+import contextlib
+import gzip
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from attsnn.data.core.files import is_junk, map_file
+from attsnn.data.core.tar import Bounded
+from attsnn.data.errors import DataFormatError
+
+BLOCK_BYTES = 1 << 20
+FILE_BYTES = 1 << 30
+TOTAL_BYTES = 1 << 36
+MEMBERS = 1_000_000
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+# What zipfile raises for what is no zip file, is encrypted, or is compressed in another way.
+UNSOUND_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+)
+
+
+class Member(NamedTuple):
+    """A file in a place: its path there, how the place finds it again, its size as far as that is known, and
+    whether it is a regular file.
+    """
+
+    path: str
+    handle: Any
+    size: int = 0
+    regular: bool = True
+
+
+class Place(Protocol):
+    """What Folder, Tar and Zip are."""
+
+    path: Path
+
+    def members(self) -> Iterator[Member]:
+        """All of them."""
+
+    def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
+        """(key, bytes) of these members, in any order: one pass."""
+
+    def where(self, path: str) -> str:
+        """A member's name for messages."""
+
+
+def place_of(path: Path) -> Place:
+    """The place at `path`."""
+    if path.is_dir():
+        return Folder(path)
+    with open(path, "rb") as file:
+        return (Zip if file.read(2) == b"PK" else Tar)(path)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is called like an archive."""
+    return path.name.lower().endswith(ARCHIVES) and not is_junk(path.name) and path.is_file()
+
+
+class Folder:
+    """A folder and those below it; links to folders are followed, but none twice."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def members(self) -> Iterator[Member]:
+        seen = set()
+        for folder, folders, files in os.walk(self.path, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = [name for name in folders if not is_junk(name)]
+            for name in (*folders, *files):
+                path = Path(folder, name)
+                yield Member(path.relative_to(self.path).as_posix(), path, regular=name not in folders)
+
+    def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
+        for key, member in members.items():
+            yield key, map_file(member.handle)
+
+    def where(self, path: str) -> str:
+        return str(self.path / path)
+
+
+class Tar:
+    """A .tar or .tar.gz, read from its start to its last byte: only there gzip compares a checksum."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        with open(path, "rb") as file:
+            self._open_file = gzip.open if file.read(2) == b"\x1f\x8b" else open
+
+    def members(self) -> Iterator[Member]:
+        with self._open() as tar:
+            for member in self._bounded(tar):
+                yield Member(member.name, member.name, member.size, member.isreg() and not member.issparse())
+
+    def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
+        keys = {member.handle: key for key, member in members.items()}
+        with self._open() as tar:
+            for member in self._bounded(tar):
+                if (key := keys.pop(member.name, None)) is not None:
+                    with tar.extractfile(member) as file:
+                        yield key, _content(file, member.size)
+
+    def where(self, path: str) -> str:
+        return f"{self.path}({path})"
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[tarfile.TarFile]:
+        try:
+            with contextlib.ExitStack() as stack:
+                file = stack.enter_context(self._open_file(self.path, "rb"))
+                yield stack.enter_context(tarfile.open(fileobj=Bounded(file), mode="r:"))
+                for _ in range(FILE_BYTES // BLOCK_BYTES):
+                    if not file.read(BLOCK_BYTES):
+                        return
+            raise DataFormatError(f"more than {FILE_BYTES} bytes follow the last file", path=self.path)
+        except DataFormatError:
+            raise
+        except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
+            # The last two come from tarfile itself, for numbers and names that make no sense.
+            kind = ".tar" if self._open_file is open else ".tar.gz"
+            raise DataFormatError(f"not a sound {kind} ({error})", path=self.path) from None
+
+    def _bounded(self, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        total = 0
+        for count, member in enumerate(tar):
+            total += max(member.size, 0)
+            _bound(self.path, count, member.size, total, member.name, member.offset)
+            yield member
+
+
+class Zip:
+    """A .zip; one that lies in another is a place of its own, reached through `inner`."""
+
+    def __init__(self, path: Path, inner: str = ""):
+        self.path, self._inner = path, inner
+
+    def members(self) -> Iterator[Member]:
+        total = 0
+        with self._open() as archive:
+            for count, info in enumerate(archive.infolist()):
+                name = info.filename
+                if name.lower().endswith(".zip") and not self._inner:
+                    if not is_junk(PurePosixPath(name).name):
+                        inner = Zip(self.path, name)
+                        yield from (member._replace(handle=(inner, member)) for member in inner.members())
+                elif not info.is_dir():
+                    total += info.file_size
+                    _bound(self.path, count, info.file_size, total, name, info.header_offset)
+                    yield Member(name, name, info.file_size)
+
+    def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
+        keys, within = {}, {}
+        for key, member in members.items():
+            if isinstance(member.handle, tuple):
+                inner, its = member.handle
+                within.setdefault(inner._inner, (inner, {}))[1][key] = its
+            else:
+                keys[member.handle] = key
+        with self._open() as archive:
+            # In the archive's order: one in another cannot go back cheaply.
+            for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+                if (key := keys.pop(info.filename, None)) is not None:
+                    with archive.open(info) as file:
+                        yield key, _content(file, info.file_size)
+        for inner, its in within.values():
+            yield from inner.read(its)
+
+    def where(self, path: str) -> str:
+        return f"{self.path}({f'{self._inner}/' * bool(self._inner)}{path})"
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with contextlib.ExitStack() as stack:
+                archive = stack.enter_context(zipfile.ZipFile(self.path))
+                if self._inner:
+                    inner = stack.enter_context(archive.open(self._inner))
+                    archive = stack.enter_context(zipfile.ZipFile(inner))
+                yield archive
+        except DataFormatError:
+            raise
+        except UNSOUND_ZIP as error:
+            raise DataFormatError(f"not a sound .zip ({error})", path=self.path) from None
+
+
+def _content(file, size: int) -> np.ndarray:
+    """What a member holds, of the size that it claims, read in parts."""
+    parts, left = [], size
+    while left > 0 and (part := file.read(min(left, BLOCK_BYTES))):
+        parts.append(part)
+        left -= len(part)
+    if left or file.read(1):
+        raise ValueError(f"a member of {size} bytes holds {'fewer' if left else 'more'}")
+    return np.frombuffer(b"".join(parts), np.uint8)
+
+
+def _bound(path: Path, count: int, size: int, total: int, name: str, offset: int) -> None:
+    if count >= MEMBERS or not 0 <= size <= FILE_BYTES or total > TOTAL_BYTES:
+        raise DataFormatError(
+            f"found {name[:80]!r}, member {count} of {size} bytes; wanted at most {MEMBERS} members of "
+            f"{FILE_BYTES} bytes and {TOTAL_BYTES} in all",
+            path=path,
+            offset=offset,
+        )
