@@ -13,14 +13,15 @@ LIGHT = {"torch", "numpy", "tqdm", "safetensors", "PIL", "tyro"}  # the core dep
 MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "__init__": {"attention", "layers", "models", "neurons", "ops", "reference"},
     "_extension": {"_C"},
+    "_files": set(),
     "reference": set(),
     "ops": {"_extension", "reference"},
     "neurons": {"_extension", "ops", "reference"},
     "attention": {"_extension", "ops"},
     "layers": {"_extension", "ops", "neurons", "attention"},
     "models": {"_extension", "attention", "layers", "neurons"},
-    "data": {"_extension"},
-    "engine": set(),
+    "data": {"_extension", "_files"},
+    "engine": {"_files"},
 }
 # What a room may import beside LIGHT, inside functions only.
 EXTRAS = {"engine": {"matplotlib"}, "data": {"torchvision", "scipy"}}

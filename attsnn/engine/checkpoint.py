@@ -22,6 +22,8 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from attsnn._files import sync, sync_folder
+
 from .errors import CheckpointError, UsageError
 
 SCHEMA = 2  # 1: of one process, whose generators were no list
@@ -194,12 +196,12 @@ def _write_files(directory: Path, step: int, files: Mapping[str, bytes]) -> Path
         temporary.mkdir()
         for name, content in files.items():
             _write_file(temporary / name, content)
-        _flush(temporary)
+        sync_folder(temporary)
         path, again = directory / f"ckpt-{step}", 1
         while path.exists():  # the same step, saved before and after its evaluation
             path, again = directory / f"ckpt-{step}.{again}", again + 1
         os.rename(temporary, path)
-        _flush(directory)
+        sync_folder(directory)  # a renamed entry is on the disk only once its directory is
         return path
     except OSError:
         _remove(temporary)
@@ -210,23 +212,14 @@ def _write_file(path: Path, content: bytes) -> None:
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(directory: Path) -> None:
-    """A renamed entry is on the disk only once its directory is."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(file.fileno())
 
 
 def _point(directory: Path, pointer: str, name: str) -> None:
     temporary = directory / f".tmp-{pointer}-{os.getpid()}"
     _write_file(temporary, f"{name}\n".encode())
     os.replace(temporary, directory / pointer)
-    _flush(directory)
+    sync_folder(directory)
 
 
 def _remove(path: Path) -> None:

@@ -6,6 +6,7 @@ import stat
 
 import numpy as np
 
+from attsnn._files import mapped
 from attsnn.data.errors import DataFormatError, DataMissingError
 
 FILE_BYTES = 1 << 26  # of an image
@@ -24,14 +25,14 @@ def plain(name: str | os.PathLike) -> str:
 
 
 def map_file(path: str | os.PathLike) -> np.ndarray:
-    """The bytes of a file as a read-only uint8 array, memory-mapped."""
+    """The bytes of a file as a read-only uint8 array, memory-mapped where its file system can."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise DataFormatError("found a folder or device; wanted a regular file", path=path)
-        return np.memmap(path, np.uint8, "r") if status.st_size else np.empty(0, np.uint8)
+            raise DataFormatError("found a folder or device; wanted a regular file", path=plain(path))
+        return mapped(path, np.uint8, (status.st_size,))
     except OSError as error:
-        raise DataMissingError(f"{path}: {error.strerror or error}") from None
+        raise DataMissingError(f"{plain(path)}: {error.strerror or error}") from None
 
 
 def read_bytes(path: str | os.PathLike, offset: int = 0, size: int | None = None) -> bytes:

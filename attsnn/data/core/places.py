@@ -7,6 +7,7 @@ is read, and what a member claims to hold costs nothing.
 import contextlib
 import gzip
 import os
+import re
 import tarfile
 import zipfile
 import zlib
@@ -24,6 +25,7 @@ BLOCK_BYTES = 1 << 20
 FILE_BYTES = 1 << 30
 TOTAL_BYTES = 1 << 36
 MEMBERS = 1_000_000
+CALLED_LIKE_A_FILE = re.compile(r"\.[a-z]{3,5}$")
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 # What zipfile raises for what is no zip file, is encrypted, or is compressed in another way.
 UNSOUND_ZIP = (
@@ -38,8 +40,8 @@ UNSOUND_ZIP = (
 
 
 class Member(NamedTuple):
-    """A file in a place: its path there, how the place finds it again, its size as far as that is known, and
-    whether it is a regular file.
+    """A file in a place: its path there, how the place finds it again, the size that an archive says it has,
+    and whether it is a regular file.
     """
 
     path: str
@@ -58,6 +60,9 @@ class Place(Protocol):
 
     def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
         """(key, bytes) of these members, in any order: one pass."""
+
+    def size(self, member: Member) -> int:
+        """Its bytes, as far as the place knows without reading it."""
 
     def where(self, path: str) -> str:
         """A member's name for messages."""
@@ -91,13 +96,17 @@ class Folder:
                 continue
             seen.add(real)
             folders[:] = [name for name in folders if not is_junk(name)]
-            for name in (*folders, *files):
+            misplaced = [name for name in folders if CALLED_LIKE_A_FILE.search(name)]
+            for name in (*misplaced, *files):
                 path = Path(folder, name)
-                yield Member(path.relative_to(self.path).as_posix(), path, regular=name not in folders)
+                yield Member(path.relative_to(self.path).as_posix(), path, regular=name not in misplaced)
 
     def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
         for key, member in members.items():
             yield key, map_file(member.handle)
+
+    def size(self, member: Member) -> int:
+        return os.path.getsize(member.handle)
 
     def where(self, path: str) -> str:
         return str(self.path / path)
@@ -123,6 +132,9 @@ class Tar:
                 if (key := keys.pop(member.name, None)) is not None:
                     with tar.extractfile(member) as file:
                         yield key, _content(file, member.size)
+
+    def size(self, member: Member) -> int:
+        return member.size
 
     def where(self, path: str) -> str:
         return f"{self.path}({path})"
@@ -188,6 +200,9 @@ class Zip:
                         yield key, _content(file, info.file_size)
         for inner, its in within.values():
             yield from inner.read(its)
+
+    def size(self, member: Member) -> int:
+        return member.size
 
     def where(self, path: str) -> str:
         return f"{self.path}({f'{self._inner}/' * bool(self._inner)}{path})"

@@ -95,6 +95,11 @@ class Raw:
             return plain(place.where(member.path))
         return plain(self.path / name if self.path.is_dir() else f"{self.path}({name})")
 
+    def size(self, name: str) -> int:
+        """Bytes of a file, as its place says."""
+        place, member = self._files[name]
+        return place.size(member)
+
     def _bound(self, name: str, size: int, limit: int) -> None:
         if size > limit:
             raise DataFormatError(f"found {size} bytes; wanted at most {limit}", path=self.where(name))

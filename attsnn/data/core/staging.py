@@ -1,66 +1,84 @@
 """A folder that appears as a whole, or not at all."""
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from attsnn._files import lock, opened_folder, sync_folder
+from attsnn.data.core.files import is_junk, plain
 from attsnn.data.errors import DataError
 
 
 @contextlib.contextmanager
-def staged(path: str | os.PathLike) -> Iterator[Path]:
-    """A new folder beside `path`, renamed to it when the block ends without an error, else removed.
+def staged(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
+    """A new folder, whose content is at `path` when the block ends without an error, else nowhere.
 
-    What was written in it must be on disk by then. Raises DataError if something is at `path` already. What
-    a killed process left is removed first.
+    It lies beside `path` and is renamed to it. Where an empty folder is there already, which may be a mount
+    point or the only place to write, it lies inside, and its content is moved up. What was written in it must
+    be on disk by the end of the block. Raises DataError where something is at `path` already, or fewer than
+    `needs` bytes are free. What a killed process left is removed first.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path}: is there already; remove it, or name another place")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    inside = path.is_dir()
+    if _content(path) if inside else (path.exists() or path.is_symlink()):
+        raise DataError(f"{plain(path)}: is there already; remove it, or name another place")
+    home = path if inside else path.parent
+    home.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
-    for leftover in path.parent.glob(f"{prefix}*"):
-        _remove_if_abandoned(leftover)
-    partial = path.parent / f"{prefix}{secrets.token_hex(4)}"
+    for leftover in home.iterdir():
+        if leftover.name.startswith(prefix):
+            _remove_if_abandoned(leftover)
+    free = shutil.disk_usage(home).free
+    if free < needs:
+        raise DataError(
+            f"{plain(path)}: its disc has {free:,} bytes free; about {needs:,} are needed: name another place"
+        )
+    partial = home / f"{prefix}{secrets.token_hex(4)}"
     partial.mkdir()
     try:
-        with _folder(partial) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with opened_folder(partial) as folder:
+            lock(folder)
             yield partial
-            _sync_folder(partial)
+            sync_folder(partial)
             _put_in_place(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _content(path: Path) -> list[Path]:
+    """What is in a folder, but for what systems leave anywhere."""
+    return [entry for entry in path.iterdir() if not is_junk(entry.name)]
+
+
 def _put_in_place(partial: Path, path: Path) -> None:
+    """What says that a folder is whole (manifest.json) is moved last."""
     try:
-        os.rename(partial, path)
+        if partial.parent == path:
+            if _content(path):
+                raise OSError(None, "something is there now")
+            for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == "manifest.json"):
+                os.rename(entry, path / entry.name)
+            sync_folder(path)
+        else:
+            os.rename(partial, path)
+            sync_folder(path.parent)
     except OSError as error:
-        raise DataError(f"{path}: cannot be put in place, {error.strerror}; nothing was replaced") from None
-    _sync_folder(path.parent)
+        reason = error.strerror or error
+        raise DataError(f"{plain(path)}: cannot be put in place, {reason}; nothing was replaced") from None
 
 
 def _remove_if_abandoned(partial: Path) -> None:
     """Removes what a killed writer left; a living one holds the lock of its folder."""
-    with contextlib.suppress(FileNotFoundError, BlockingIOError), _folder(partial) as folder:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(partial)
-
-
-@contextlib.contextmanager
-def _folder(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    with _folder(path) as folder:
-        os.fsync(folder)
+    with contextlib.suppress(FileNotFoundError), opened_folder(partial) as folder:
+        if (free := lock(folder, wait=False)) is None:
+            warnings.warn(
+                f"{plain(partial)}: of an attempt that did not end, or is at work: this file system has no "
+                "locks that would tell. Remove it if nobody writes there.",
+                stacklevel=4,
+            )
+        elif free:
+            shutil.rmtree(partial)

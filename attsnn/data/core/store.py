@@ -1,7 +1,8 @@
 """A store: the events of a data set as memory-mapped columns, an index of its clips, and checksums.
 
     OUT/t.npy x.npy y.npy p.npy    columns over all events (dtypes: events.COLUMNS)
-    OUT/clips.csv                  start,stop,label,recording,split: a half-open range of events a row
+    OUT/clips.csv                  start,stop,label,recording,split: a half-open range of events a row; split
+                                   is train, test, or all
     OUT/manifest.json              format version, classes, clips of each, size and SHA-256 of each file, ...
 
 A store is written beside its place and renamed when all of it is on disk, so one that exists is complete.
@@ -19,7 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attsnn._files import mapped, sync
 from attsnn.data.core.events import COLUMNS, Events
+from attsnn.data.core.files import plain
 from attsnn.data.core.staging import staged
 from attsnn.data.errors import DataFormatError, DataMissingError
 
@@ -27,6 +30,9 @@ FORMAT = "attsnn event store"
 VERSION = 1
 MANIFEST, INDEX = "manifest.json", "clips.csv"
 SPLITS = ("train", "test")
+UNDIVIDED = "all"  # of a store whose split is chosen when it is opened
+EVENT_BYTES = sum(dtype.itemsize for dtype in COLUMNS.values())
+ORDER = {split: place for place, split in enumerate((*SPLITS, UNDIVIDED))}
 TEXT_LIMIT = 1 << 26
 
 
@@ -64,22 +70,29 @@ class Store:
 
     def events(self, clip: Clip) -> Events:
         """The events of a clip, as views of the mapped columns; times are those of the recording."""
+        return self.columns[clip.start : clip.stop]
+
+    @property
+    def columns(self) -> Events:
+        """The events of all clips, one clip after the other."""
         if self._columns is None:
             self._columns = Events(*(self._map(name) for name in COLUMNS))
-        return self._columns[clip.start : clip.stop]
+        return self._columns
 
     def _map(self, name: str) -> np.ndarray:
         path, number = self.path / f"{name}.npy", self.manifest["events"]
         if not number:
             return np.empty(0, COLUMNS[name])
         try:
-            column = np.lib.format.open_memmap(path, mode="r")
+            with open(path, "rb") as file:
+                np.lib.format.read_magic(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                start = file.tell()
+            if dtype != COLUMNS[name] or shape != (number,):
+                raise ValueError(f"{dtype}{list(shape)}; wanted {COLUMNS[name]}[{number}]")
+            return mapped(path, dtype, shape, start)
         except (ValueError, OSError, EOFError) as error:
             raise DataFormatError(f"not a column of a store ({error})", path=path) from None
-        if column.dtype != COLUMNS[name] or column.shape != (number,):
-            found = f"{column.dtype}{list(column.shape)}"
-            raise DataFormatError(f"found {found}; wanted {COLUMNS[name]}[{number}]", path=path)
-        return column.view(np.ndarray)
 
     def verify(self) -> None:
         """Raises DataFormatError unless every file has its checksum and every column its type."""
@@ -94,16 +107,25 @@ class StoreWriter:
     """Writes a store: `append` clips in a `with` block; `path` appears when it ends without an error."""
 
     def __init__(
-        self, path: str | os.PathLike, *, classes: Sequence[str], sensor: tuple[int, int], about: dict
+        self,
+        path: str | os.PathLike,
+        *,
+        classes: Sequence[str],
+        sensor: tuple[int, int] | None,
+        about: dict,
+        needs: int = 0,
     ):
-        """`about` goes into the manifest as it is; it may be filled until the block ends."""
+        """`about` goes into the manifest as it is; it may be filled until the block ends. `sensor=None`: as
+        wide and high as the events are. `needs` bytes must be free where `path` is.
+        """
         self.path, self.classes, self.sensor, self.about = Path(path), tuple(classes), sensor, about
+        self._needs, self._seen = needs, [1, 1]
         self.clips: list[Clip] = []
         self.number = 0
 
     def __enter__(self) -> "StoreWriter":
         self._open = contextlib.ExitStack()
-        self._partial = self._open.enter_context(staged(self.path))
+        self._partial = self._open.enter_context(staged(self.path, self._needs))
         paths = {name: self._partial / f"{name}.npy" for name in COLUMNS}
         self._columns = {name: self._open.enter_context(path.open("wb+")) for name, path in paths.items()}
         self._open.push(self._finish)
@@ -111,10 +133,13 @@ class StoreWriter:
         return self
 
     def append(self, events: Events, *, label: int, recording: str, split: str) -> None:
-        """Adds one clip."""
+        """Adds one clip; `split` is "train", "test" or "all"."""
+        if len(events):
+            sides = int(events.y.max()) + 1, int(events.x.max()) + 1
+            self._seen = [max(pair) for pair in zip(self._seen, sides, strict=True)]
         for name, file in self._columns.items():
             file.write(np.ascontiguousarray(getattr(events, name)).data)
-        self.clips.append(Clip(self.number, self.number + len(events), label, recording, split))
+        self.clips.append(Clip(self.number, self.number + len(events), label, plain(recording), split))
         self.number += len(events)
 
     def __exit__(self, *error) -> None:
@@ -134,8 +159,8 @@ class StoreWriter:
         self._write_headers()
         for file in self._columns.values():
             file.flush()
-            os.fsync(file.fileno())
-        clips = sorted(self.clips, key=lambda clip: (SPLITS.index(clip.split), clip.recording, clip.start))
+            sync(file.fileno())
+        clips = sorted(self.clips, key=lambda clip: (ORDER[clip.split], clip.recording, clip.start))
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([Clip._fields, *clips])
         _write_text(self._partial / INDEX, text.getvalue())
@@ -143,13 +168,13 @@ class StoreWriter:
         paths = {name: self._partial / name for name in names}
         counts = {
             split: [sum(c.split == split and c.label == k for c in clips) for k in range(len(self.classes))]
-            for split in SPLITS
+            for split in dict.fromkeys(clip.split for clip in clips) or SPLITS
         }
         manifest = {
             "format": FORMAT,
             "version": VERSION,
             "classes": self.classes,
-            "sensor": self.sensor,
+            "sensor": self.sensor or self._seen,
             "events": self.number,
             "clips_of_each_class": counts,
             "files": {n: {"size": p.stat().st_size, "sha256": _sha256(p)} for n, p in paths.items()},
@@ -168,9 +193,13 @@ def describe(path: str | os.PathLike) -> str:
     """A sentence of what a store holds."""
     store = Store(path)
     clips = " and ".join(f"{sum(c.split == s for c in store.clips)} {s}" for s in SPLITS)
+    if any(clip.split == UNDIVIDED for clip in store.clips):
+        clips = f"{len(store.clips)} undivided"
+    size = sum(entry["size"] for entry in store.manifest["files"].values())
     return (
-        f"{store.path}: {clips} clips, {len(store.classes)} classes, {store.manifest['events']:,} events, "
-        f"{store.manifest.get('sorted_events', 0)} sorted"
+        f"{plain(store.path)}: {clips} clips, {len(store.classes)} classes, "
+        f"{store.manifest['events']:,} events, {store.manifest.get('sorted_events', 0)} sorted, sensor "
+        f"{store.sensor[0]} x {store.sensor[1]}, {size:,} bytes"
     )
 
 
@@ -178,7 +207,7 @@ def _write_text(path: Path, text: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
 
 
 def _sha256(path: Path) -> str:
@@ -242,7 +271,7 @@ def _read_index(path: Path, events: int, classes: int) -> list[Clip]:
                 f"found {row}; wanted start,stop,label,recording,split", path=path, line=line
             )
         clip = Clip(*map(int, numbers), *row[3:])
-        if not (clip.start <= clip.stop <= events and clip.label < classes and clip.split in SPLITS):
+        if not (clip.start <= clip.stop <= events and clip.label < classes and clip.split in ORDER):
             raise DataFormatError(f"{clip} lies outside the store", path=path, line=line)
         clips.append(clip)
     return clips

@@ -12,26 +12,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from attsnn._extension import Backend
 from attsnn.data.core.contract import DataSet, File
-from attsnn.data.core.events import (
-    Axes,
-    Draw,
-    Events,
-    clip_starts,
-    frames,
-    generator,
-    make_events,
-    random_start,
-)
+from attsnn.data.core.decoding import Recording
+from attsnn.data.core.files import plain
+from attsnn.data.core.preparing import Entry, write_recordings
 from attsnn.data.core.raw import Raw, open_raw
-from attsnn.data.core.store import MANIFEST, SPLITS, Store, StoreWriter, describe, verify
+from attsnn.data.core.recordings import EventFrames
+from attsnn.data.core.store import SPLITS, StoreWriter, describe, verify
 from attsnn.data.errors import DataFormatError, DataMissingError
-from attsnn.data.formats import aedat3
+from attsnn.data.formats import aedat3, columns
 from attsnn.data.formats.labels import Interval, read_classes, read_intervals, read_trials
 
 CLASSES = (
@@ -53,7 +45,14 @@ LAST_TRAIN_USER = 23
 RAW_FILES = re.compile(
     r"user\d{2,3}_[a-z_]+(?:\.aedat|_labels\.csv)|trials_to_(?:train|test)\.txt|gesture_mapping\.csv"
 )
-FILES = (File("DvsGesture.tar.gz", md5="8a5c71fb11e24e5ca5b11866ca6c00a1"),)
+ARRAYS = re.compile(r"(?:train|test)/[0-9]{1,2}/[^/]+\.npz")  # SpikingJelly's events_np
+FILES = (
+    File(
+        "DvsGesture.tar.gz",
+        md5="8a5c71fb11e24e5ca5b11866ca6c00a1",
+        urls=("https://www.dropbox.com/s/cct5kyilhtsliup/DvsGesture.tar.gz?dl=1",),  # snnTorch's copy
+    ),
+)
 WHERE = (
     "get DvsGesture.tar.gz (2.7 GB, CC BY 4.0) from https://research.ibm.com/interactive/dvsgesture/ and run "
     "`python -m attsnn.data prepare dvs_gesture DvsGesture.tar.gz OUT`"
@@ -78,6 +77,8 @@ def prepare(
     user22_led. `about` is kept in the manifest. Raises DataMissingError, or DataFormatError with the file and
     the place in it.
     """
+    if (arrays := _events_np(Path(raw))) is not None:
+        return _prepare_arrays(arrays, out, strict=strict, progress=progress)
     source = open_raw(raw, RAW_FILES, folder="DvsGesture", missing=WHERE)
     if not any(name.endswith(".aedat") for name in source.names):
         raise DataMissingError(f"{raw}: there are no recordings; {WHERE}")
@@ -90,7 +91,8 @@ def prepare(
     if classes == CLASSES:
         _warn_of_counts(split, intervals)
     manifest = {
-        "source": Path(raw).name,
+        "dataset": "dvs_gesture",
+        "source": plain(Path(raw).name),
         "fixed_labels": fix_known_labels,
         "sorted_events": 0,
         **(about or {}),
@@ -109,6 +111,28 @@ def prepare(
                     warnings.warn(f"{source.where(file)}: no events from {start} to {end}", stacklevel=2)
                 writer.append(clip, label=label, recording=name, split=split[name])
     return Path(out)
+
+
+def _events_np(raw: Path) -> Raw | None:
+    """SpikingJelly's arrays, where `raw` has those and no recordings as published."""
+    if not raw.is_dir() or any(name.endswith(".aedat") for name in Raw(raw, RAW_FILES, "DvsGesture").names):
+        return None
+    arrays = Raw(raw, ARRAYS, "events_np", depth=3)
+    return arrays if arrays.names else None
+
+
+def _prepare_arrays(source: Raw, out: str | os.PathLike, *, strict: bool, progress: bool) -> Path:
+    parts = {name: name.split("/") for name in source.names}
+    entries = [Entry(n, int(label), Path(file).stem, split) for n, (split, label, file) in parts.items()]
+    strange = [entry.file for entry in entries if entry.label >= len(CLASSES)]
+    if strange:
+        raise DataFormatError(f"found a class above {len(CLASSES) - 1}", path=source.where(strange[0]))
+
+    def decode(name: str, data: np.ndarray) -> Recording:
+        return columns.decode(data, path=source.where(name), sensor=SENSOR, strict=strict)
+
+    how = {"classes": CLASSES, "sensor": SENSOR, "progress": progress}
+    return write_recordings(source, out, entries, decode, about={"dataset": "dvs_gesture"}, **how)
 
 
 def _splits(source: Raw, texts: dict[str, bytes]) -> dict[str, str]:
@@ -149,18 +173,10 @@ def _warn_of_counts(split: dict[str, str], intervals: dict[str, list[Interval]])
             warnings.warn(f"found {found} {part} clips; the published data set has {wanted}", stacklevel=3)
 
 
-class DVSGesture(Dataset):
-    """Clips of a prepared store as (float32 frames `[steps, 2, height, width]`, int label).
+class DVSGesture(EventFrames):
+    """DVS128 Gesture, by default as MA-SNN has it: 60 steps of 15 ms, 32 x 32 pixels. See `EventFrames`."""
 
-    `split` is "train" or "test". A sample covers `steps` bins of `dt_ms` milliseconds; `window` says where:
-      "random": the published training rule, uniform by the seed of a `Draw` key; "first" without one;
-      "first":  from the clip's first event;
-      "clips":  the published test rule, `clips` windows spread over the clip, to be counted by `vote`:
-                frames `[clips, steps, 2, height, width]`.
-    `downsample` divides the sensor's sides, `axes="xy"` gives published, transposed frames (row = x),
-    `binary` gives 0 and 1 for counts. Samples are pure functions of their keys; the data set can be sent to
-    workers.
-    """
+    where = WHERE
 
     def __init__(
         self,
@@ -168,51 +184,11 @@ class DVSGesture(Dataset):
         split: Literal["train", "test"],
         *,
         steps: int = 60,
-        dt_ms: float = 15.0,
+        dt_ms: float | None = 15.0,
         downsample: int = 4,
-        window: Literal["random", "clips", "first"] = "first",
-        clips: int = 10,
-        axes: Axes = "yx",
-        binary: bool = False,
-        backend: Backend = "auto",
+        **how,
     ):
-        if split not in SPLITS:
-            raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-        if window not in ("random", "clips", "first"):
-            raise ValueError(f"window must be 'random', 'clips' or 'first', got {window!r}")
-        if clips < 1:
-            raise ValueError(f"clips must be at least 1, got {clips}")
-        if not (Path(root) / MANIFEST).is_file():
-            raise DataMissingError(f"{root}: no prepared data here; {WHERE}")
-        self.store = Store(root)
-        self.classes = self.store.classes
-        self._clips = [clip for clip in self.store.clips if clip.split == split]
-        self.labels = np.array([clip.label for clip in self._clips], np.int64)
-        self.window, self.clips, self.binary = window, clips, binary
-        self._frames = {"steps": steps, "dt": round(dt_ms * 1000), "downsample": downsample}
-        self._frames |= {"axes": axes, "sensor": self.store.sensor, "backend": backend}
-        frames(make_events([], [], [], []), **self._frames)  # refuses bad settings now
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def events(self, index: int) -> Events:
-        """All events of clip `index`; times are those of its recording."""
-        return self.store.events(self._clips[index])
-
-    def __getitem__(self, key: int | Draw) -> tuple[torch.Tensor, int]:
-        index, seed = key if isinstance(key, Draw) else (key, None)
-        clip = self.events(index)
-        first, last = (int(clip.t[0]), int(clip.t[-1])) if len(clip) else (0, 0)
-        length = self._frames["steps"] * self._frames["dt"]
-        starts = [first]
-        if self.window == "random" and seed is not None:
-            starts = [random_start(first, last, length, generator(seed))]
-        elif self.window == "clips":
-            starts = [first + start for start in clip_starts(last - first, length, self.clips)]
-        counts = [frames(clip.between(start, start + length), **self._frames) for start in starts]
-        sample = torch.from_numpy(np.stack(counts) if self.window == "clips" else counts[0]).float()
-        return sample.clamp_(max=1) if self.binary else sample, int(self.labels[index])
+        super().__init__(root, split, steps=steps, dt_ms=dt_ms, downsample=downsample, **how)
 
 
 DVS_GESTURE = DataSet(
@@ -227,7 +203,7 @@ DVS_GESTURE = DataSet(
     verify=verify,
     describe=describe,
     files=FILES,
-    raw="the folder or .tar.gz as published",
+    raw="the folder or .tar.gz as published, or SpikingJelly's events_np",
     flags={
         "strict": "refuse any time that decreases",
         "fix_known_labels": "correct the end of class 9 in user22_led",

@@ -1,0 +1,75 @@
+"""What a file system may lack: locks, shared maps, files and folders that can be synchronised.
+
+What only protects is left out where it cannot be done; what is needed is done in a slower way.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+# What network file systems, FUSE and containers answer for "not here".
+LACKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.ENOTTY}
+
+
+def sync(descriptor: int) -> None:
+    """Waits until a file or folder is on disk, as far as its file system can say so."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in LACKS:
+            raise
+
+
+def sync_folder(path: str | os.PathLike) -> None:
+    """The same of the names in a folder."""
+    with opened_folder(path) as descriptor:
+        sync(descriptor)
+
+
+@contextlib.contextmanager
+def opened_folder(path: str | os.PathLike) -> Iterator[int]:
+    """A descriptor of a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, *, wait: bool = True) -> bool | None:
+    """Locks a file or folder for this process, until it is closed: True; False where another process holds it
+    and `wait` is False; None where nothing can be locked here.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except ImportError:
+        return None
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in LACKS:
+            raise
+        return None
+    return True
+
+
+def mapped(path: str | os.PathLike, dtype: np.dtype, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
+    """A part of a file as a read-only array: mapped, or read where its file system has no maps."""
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    try:
+        return np.memmap(path, dtype, "r", offset, shape).view(np.ndarray)
+    except OSError as error:
+        if error.errno not in LACKS | {errno.ENODEV}:
+            raise
+    number = int(np.prod(shape))
+    array = np.fromfile(path, dtype, number, offset=offset)
+    if len(array) != number:
+        raise ValueError(f"{os.fspath(path)} ends before {number} numbers")
+    array.flags.writeable = False
+    return array.reshape(shape)

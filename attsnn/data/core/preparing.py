@@ -1,0 +1,128 @@
+"""From the raw files of a set of event recordings to its store, and the same for recordings of one's own."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from attsnn.data.core.decoding import Recording
+from attsnn.data.core.events import COLUMNS, Events, make_events
+from attsnn.data.core.files import plain
+from attsnn.data.core.raw import Raw
+from attsnn.data.core.store import EVENT_BYTES, StoreWriter
+
+# Bytes that an event takes in a file of each kind, to tell before the work what a store will take; those of
+# texts and of what may be compressed are typical ones.
+FILE_BYTES = {".aedat": 8, ".bin": 5, ".mat": 16, ".npz": 16, ".npy": 16, ".txt": 14, ".csv": 14}
+
+
+class Entry(NamedTuple):
+    """A raw file and the clip that it becomes; `split` is train, test or all."""
+
+    file: str
+    label: int
+    recording: str
+    split: str
+
+
+def store_bytes(raw: Raw, files: Iterable[str]) -> int:
+    """About how many bytes the events of these files take in a store."""
+    return sum(raw.size(f) // FILE_BYTES[Path(f).suffix.lower()] * EVENT_BYTES for f in files)
+
+
+def write_recordings(
+    raw: Raw,
+    out: str | os.PathLike,
+    entries: Sequence[Entry],
+    decode: Callable[[str, np.ndarray], Recording],
+    *,
+    classes: Sequence[str],
+    sensor: tuple[int, int] | None,
+    about: dict,
+    progress: bool = True,
+) -> Path:
+    """Writes the store `out`: a clip of each entry's file, whose events are `decode(file, its bytes)`.
+
+    Says how many bytes it will take, and raises DataError where the disc has fewer. `about` goes into the
+    manifest, with how many events were sorted, and how often a clock started again.
+    """
+    needs = store_bytes(raw, (entry.file for entry in entries))
+    if progress:
+        print(f"{plain(out)}: {len(entries):,} recordings, about {needs:,} bytes", file=sys.stderr)
+    counted = {"source": plain(raw.path.name), "sorted_events": 0, "clock_restarts": 0, **about}
+    by_file = {entry.file: entry for entry in entries}
+    with StoreWriter(out, classes=classes, sensor=sensor, about=counted, needs=needs) as writer:
+        files = tqdm(
+            raw.read(by_file),
+            total=len(entries),
+            unit="file",
+            desc="prepare",
+            disable=None if progress else True,
+        )
+        for file, data in files:
+            events, disordered, restarts = decode(file, data)
+            counted["sorted_events"] += disordered
+            counted["clock_restarts"] += restarts
+            entry = by_file[file]
+            writer.append(events, label=entry.label, recording=entry.recording, split=entry.split)
+    return Path(out)
+
+
+def write_store(
+    out: str | os.PathLike,
+    recordings: Iterable[tuple[Events | Sequence, int | str, str, str]],
+    classes: Sequence[str],
+    sensor: tuple[int, int] | None = None,
+) -> Path:
+    """Writes a store of recordings of one's own, which `Recordings(out, split)` opens.
+
+    Args:
+        out: the folder to write, which must not be there yet, or be empty.
+        recordings: (events, label, name, split) of each: `Events`, or four sequences as of `make_events`; the
+            number or the name of its class; its own name; "train", "test", or "all" for a split that is
+            chosen when the store is opened.
+        classes: the names of the classes.
+        sensor: (height, width); None: as wide and high as the events are.
+
+    Raises ValueError, naming the recording, for what does not fit; then nothing is written.
+    """
+    classes = tuple(classes)
+    with StoreWriter(out, classes=classes, sensor=sensor, about={"source": "write_store"}) as writer:
+        for number, (events, label, name, split) in enumerate(recordings):
+            where = f"recording {number}, {plain(str(name))!r}"
+            try:
+                events = events if isinstance(events, Events) else make_events(*events)
+                _check(events, sensor)
+                writer.append(events, label=_number(label, classes), recording=str(name), split=split)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{where}: {error}") from None
+    return Path(out)
+
+
+def _check(events: Events, sensor: tuple[int, int] | None) -> None:
+    if (np.diff(events.t) < 0).any():
+        raise ValueError("its times decrease; make_events(..., sort=True) sorts them")
+    if not len(events):
+        return
+    height, width = sensor or (1 << 15, 1 << 15)
+    least = [int(getattr(events, name).min()) for name in COLUMNS]
+    most = [int(getattr(events, name).max()) for name in ("x", "y", "p")]
+    if min(least) < 0 or most[0] >= width or most[1] >= height or most[2] > 1:
+        raise ValueError(
+            f"its events have x up to {most[0]}, y up to {most[1]}, p up to {most[2]}, and at least "
+            f"{min(least)}; wanted 0 <= x < {width}, 0 <= y < {height}, p in 0, 1, and times from 0 on"
+        )
+
+
+def _number(label: int | str, classes: tuple[str, ...]) -> int:
+    if isinstance(label, str):
+        if label not in classes:
+            raise ValueError(f"its class {label!r} is none of {', '.join(classes[:5])}")
+        return classes.index(label)
+    if not 0 <= label < len(classes):
+        raise ValueError(f"its label is {label}; wanted 0 to {len(classes) - 1}")
+    return int(label)

@@ -1,0 +1,194 @@
+"""Frames of the clips of a store: what every set of event recordings is once it is prepared."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from attsnn._extension import Backend
+from attsnn.data.core.events import COLUMNS, Draw, Events, clip_starts, generator, random_start
+from attsnn.data.core.framing import Axes, Framing, Polarity
+from attsnn.data.core.splits import canonical, in_train
+from attsnn.data.core.store import MANIFEST, SPLITS, UNDIVIDED, Store
+from attsnn.data.errors import DataError, DataMissingError
+
+Window = Literal["random", "clips", "first"]
+
+
+class FrameSample(NamedTuple):
+    """Frames `[T, 2, H, W]`, or `[clips, T, 2, H, W]`, and the label."""
+
+    frames: Tensor
+    label: int
+
+
+class FrameBatch(list):
+    """`FrameSample`s whose frames are parts of one tensor, `frames [N, ...]`; `labels` is int64 `[N]`."""
+
+    def __init__(self, frames: Tensor, labels: Tensor):
+        super().__init__(map(FrameSample, frames, labels.tolist()))
+        self.frames, self.labels = frames, labels
+
+
+def collate_frames(samples: Sequence[FrameSample], **_) -> tuple[Tensor, Tensor]:
+    """(frames `[N, ...]`, labels int64 `[N]`), without a copy of a `FrameBatch`. PyTorch's default collate
+    function does this, too.
+    """
+    if isinstance(samples, FrameBatch):
+        return samples.frames, samples.labels
+    frames = torch.stack([sample.frames for sample in samples])
+    return frames, torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+
+
+default_collate_fn_map[FrameSample] = collate_frames
+
+
+class EventFrames(Dataset):
+    """Clips of a prepared store as `FrameSample`s: (float32 frames `[steps, 2, height, width]`, int label).
+
+    Args:
+        root: the store.
+        split: "train" or "test".
+        steps: time steps T of a sample.
+        dt_ms: milliseconds of a step; None makes steps of equally many events of the whole clip (`Framing`).
+        window: where a sample of `steps * dt_ms` lies in its clip:
+            "random": the published training rule, uniform by the seed of a `Draw` key; "first" without one;
+            "first": from the clip's first event;
+            "clips": the published test rule, `clips` windows spread over the clip, to be counted by vote:
+            frames `[clips, steps, 2, height, width]`.
+        downsample: divides the sensor's sides.
+        axes: "xy" gives published, transposed frames (row = x).
+        binary: 0 and 1 for counts.
+        polarity: "collapsed" counts both polarities in channel 1, as MA-SNN's code does for CIFAR10-DVS.
+        split_rule: of a store without a split: see `core/splits.py`; kept as `split_rule`, None where the
+            store has a split of its own.
+        augment: a function of (frames, seed), `EventAugment` say; for `Draw` keys of the training split
+            alone, whatever split it is given to.
+        compact: frames are uint8, int16 or int32, the smallest that holds the counts of all samples that are
+            asked for at once; to be made float where they are used.
+
+    Samples are pure functions of their keys; the data set can be sent to workers. `__getitems__` frames a
+    batch in one call, on as many threads as PyTorch has; data loaders use it. Raises DataMissingError,
+    DataError or ValueError.
+    """
+
+    where = "run `python -m attsnn.data prepare`"  # what to do where nothing is prepared
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: Literal["train", "test"],
+        *,
+        steps: int,
+        dt_ms: float | None,
+        window: Window = "first",
+        clips: int = 10,
+        downsample: int = 1,
+        axes: Axes = "yx",
+        binary: bool = False,
+        polarity: Polarity = "both",
+        split_rule: str | None = None,
+        augment: Callable[[Tensor, int], Tensor] | None = None,
+        compact: bool = False,
+        backend: Backend = "auto",
+    ):
+        if split not in SPLITS:
+            raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+        if window not in ("random", "clips", "first"):
+            raise ValueError(f"window must be 'random', 'clips' or 'first', got {window!r}")
+        if clips < 1:
+            raise ValueError(f"clips must be at least 1, got {clips}")
+        if dt_ms is None and (window == "random" or (window == "clips" and clips > 1)):
+            raise ValueError(
+                f"steps of equally many events span the clip: wanted window='first', got {window!r}"
+            )
+        if not (Path(root) / MANIFEST).is_file():
+            raise DataMissingError(f"{root}: no prepared data here; {self.where}")
+        self.store, self.split = Store(root), split
+        self.classes, self.split_rule = self.store.classes, split_rule and canonical(split_rule)
+        self._clips = self._of_split()
+        self.labels = np.array([clip.label for clip in self._clips], np.int64)
+        self.window, self.clips, self.binary, self.compact = window, clips, binary, compact
+        self.augment = augment if split == "train" else None
+        dt = None if dt_ms is None else round(dt_ms * 1000)
+        self.framing = Framing(steps, dt, self.store.sensor, downsample, axes, polarity, backend)
+
+    def _of_split(self) -> list:
+        clips = self.store.clips
+        undivided = any(clip.split == UNDIVIDED for clip in clips)
+        if undivided and self.split_rule is None:
+            raise DataError(
+                f"{self.store.path}: has no split of its own; name one, as split_rule='name_order'"
+            )
+        if not undivided and self.split_rule is not None:
+            raise DataError(
+                f"{self.store.path}: has a split of its own; leave out split_rule={self.split_rule!r}"
+            )
+        if not undivided:
+            return [clip for clip in clips if clip.split == self.split]
+        labels = np.array([clip.label for clip in clips], np.int64)
+        train = in_train(self.split_rule, [clip.recording for clip in clips], labels)
+        chosen = [clip for clip, first in zip(clips, train, strict=True) if first == (self.split == "train")]
+        if not chosen:
+            raise DataError(
+                f"{self.store.path}: {self.split_rule} leaves the {self.split} split of its {len(clips)} "
+                "recordings empty; choose another split_rule"
+            )
+        return chosen
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def events(self, index: int) -> Events:
+        """All events of clip `index`; times are those of its recording."""
+        return self.store.events(self._clips[index])
+
+    def __getitem__(self, key: int | Draw) -> FrameSample:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[int | Draw]) -> FrameBatch:
+        draws = [key if isinstance(key, Draw) else Draw(key, -1) for key in keys]
+        draws = [Draw(range(len(self))[index], seed) for index, seed in draws]
+        windows = [window for draw in draws for window in self._windows(draw)]
+        columns = [getattr(self.store.columns, name) for name in COLUMNS]
+        first, last, origin = zip(*windows, strict=True) if windows else ((), (), ())
+        counts = self.framing.count(columns, first, last, origin, threads=torch.get_num_threads())
+        frames = torch.from_numpy(counts)
+        if self.window == "clips":
+            frames = frames.unflatten(0, (len(keys), self.clips))
+        if self.binary:
+            frames = frames.clamp_(max=1)
+        if not self.compact:
+            frames = frames.float()
+        if self.augment is not None:
+            frames = torch.stack(
+                [
+                    self.augment(f, seed) if seed >= 0 else f
+                    for f, (_, seed) in zip(frames, draws, strict=True)
+                ]
+            )
+        return FrameBatch(frames, torch.from_numpy(self.labels[[index for index, _ in draws]]))
+
+    def _windows(self, draw: Draw) -> list[tuple[int, int, int]]:
+        """(first, last, origin) of each window of a sample, as events of the store's columns."""
+        clip = self._clips[draw.index]
+        if clip.start == clip.stop or self.framing.dt is None:
+            return [(clip.start, clip.stop, 0)] * (self.clips if self.window == "clips" else 1)
+        t = self.store.columns.t[clip.start : clip.stop]
+        first, last, length = int(t[0]), int(t[-1]), self.framing.steps * self.framing.dt
+        starts = [first]
+        if self.window == "random" and draw.seed >= 0:
+            starts = [random_start(first, last, length, generator(draw.seed))]
+        elif self.window == "clips":
+            starts = [first + start for start in clip_starts(last - first, length, self.clips)]
+        windows = []
+        for start in starts:
+            a, b = np.searchsorted(t, (start, start + length)).tolist()
+            windows.append((clip.start + a, clip.start + b, int(t[a]) if a < b else 0))
+        return windows

@@ -1,0 +1,95 @@
+"""DVS128 Gait (Wang et al., CVPR 2019 and TPAMI 2021): people who walk before a DVS128 sensor; who is it?
+
+`{train,test}/<number>/*.txt`, a row `t x y p` an event. The class of a folder is the place of its number
+among all numbers: 20 people in the version of TPAMI (Day or Night), 21 in that of CVPR, which Attention SNN
+used.
+"""
+
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from attsnn._extension import Backend
+from attsnn.data.core.contract import DataSet
+from attsnn.data.core.decoding import Recording
+from attsnn.data.core.files import plain
+from attsnn.data.core.preparing import Entry, write_recordings
+from attsnn.data.core.raw import open_raw
+from attsnn.data.core.recordings import EventFrames
+from attsnn.data.core.store import SPLITS, describe, verify
+from attsnn.data.formats import text
+
+SENSOR = (128, 128)
+PEOPLE = {20: "the version of TPAMI 2021", 21: "the version of CVPR 2019"}
+PATTERN = re.compile(r"(?:train|test)/[0-9]{1,6}/[^/]+\.txt")
+WHERE = (
+    "follow https://github.com/zhangxiann/TPAMI_Gait_Identification to Baidu Pan, which no program can: "
+    "DVS128-Gait-Day pan.baidu.com/s/1F3Uo-fVy1S7n5plmEXFl4w (code mk55), DVS128-Gait-Night "
+    "pan.baidu.com/s/1vijraYQshlURRqF2I1zE8A (code ih83); unpack it and run "
+    "`python -m attsnn.data prepare dvs_gait RAW OUT`, where RAW holds train/<number>/*.txt and test/"
+)
+
+
+def prepare(
+    raw: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    strict: bool = False,
+    progress: bool = True,
+    backend: Backend = "auto",
+) -> Path:
+    """Writes the store `out` from `raw`, the folder or archive of train/ and test/; says how many people it
+    holds. `strict` refuses time that decreases. Raises DataMissingError, DataFormatError, or DataError where
+    the disc is too small.
+    """
+    source = open_raw(raw, PATTERN, folder="origin", depth=3, missing=WHERE)
+    parts = {name: name.split("/") for name in source.names}
+    people = sorted({int(number) for _, number, _ in parts.values()})
+    known = PEOPLE.get(len(people), "neither 20 nor 21, the published numbers")
+    warnings.warn(f"{plain(source.path)}: found {len(people)} people, {known}", stacklevel=2)
+    entries = [
+        Entry(name, people.index(int(number)), f"{number}/{Path(file).stem}", split)
+        for name, (split, number, file) in parts.items()
+    ]
+
+    def decode(name: str, data: np.ndarray) -> Recording:
+        return text.decode(data, path=source.where(name), sensor=SENSOR, strict=strict, backend=backend)
+
+    how = {"classes": [str(number) for number in people], "sensor": SENSOR, "progress": progress}
+    return write_recordings(source, out, entries, decode, about={"dataset": "dvs_gait"}, **how)
+
+
+class DVSGait(EventFrames):
+    """DVS128 Gait as MA-SNN has it by default: 8 steps of 500 ms, 128 x 128 pixels; else as `EventFrames`."""
+
+    where = WHERE
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: Literal["train", "test"],
+        *,
+        steps: int = 8,
+        dt_ms: float | None = 500.0,
+        **how,
+    ):
+        super().__init__(root, split, steps=steps, dt_ms=dt_ms, **how)
+
+
+DVS_GAIT = DataSet(
+    name="dvs_gait",
+    title="DVS128 Gait: 20 or 21 people who walk before a DVS128 sensor, some 4,000 recordings",
+    where=WHERE,
+    licence="none is stated; how people walk is biometric data",
+    splits=SPLITS,
+    open=DVSGait,
+    prepare=prepare,
+    verify=verify,
+    describe=describe,
+    raw="the folder of train/<number>/*.txt and test/<number>/*.txt",
+    flags={"strict": "refuse any time that decreases"},
+)

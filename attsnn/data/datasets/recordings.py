@@ -1,0 +1,168 @@
+"""Event recordings of one's own: any tree of files, a class a folder.
+
+    RAW/train/<class>/.../*  and RAW/test/<class>/.../*      the split is that of the folders
+    RAW/<class>/.../*                                        the split is chosen when the store is opened
+
+.aedat (2.0 of a DVS128, 3.1), .npz and .npy (columns or fields t, x, y, p), .csv and .txt (columns by their
+names in the header, or t x y p). x, y and p of AEDAT 2.0 are those of the address. From Python:
+`write_store`.
+"""
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from attsnn._extension import Backend
+from attsnn.data.core.contract import DataSet
+from attsnn.data.core.decoding import Recording
+from attsnn.data.core.files import plain
+from attsnn.data.core.framing import SIDE
+from attsnn.data.core.preparing import Entry, write_recordings
+from attsnn.data.core.raw import Raw, open_raw
+from attsnn.data.core.recordings import EventFrames
+from attsnn.data.core.store import SPLITS, UNDIVIDED, describe, verify
+from attsnn.data.errors import DataError, DataFormatError
+from attsnn.data.formats import aedat2, aedat3, text
+from attsnn.data.formats import columns as arrays
+from attsnn.data.formats.columns import TimeUnit
+
+KINDS = (".aedat", ".npz", ".npy", ".csv", ".txt")
+ANY_FILE = re.compile(r".+", re.DOTALL)
+FOLDERS = 64  # levels below RAW
+WHERE = (
+    "put recordings (.aedat, .npz, .npy, .csv, .txt) into RAW/train/<class>/ and RAW/test/<class>/, or into "
+    "RAW/<class>/, and run `python -m attsnn.data prepare recordings RAW OUT`"
+)
+
+
+def prepare(
+    raw: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    sensor: str | None = None,
+    time_unit: TimeUnit = "us",
+    columns: str | None = None,
+    strict: bool = False,
+    progress: bool = True,
+    backend: Backend = "auto",
+) -> Path:
+    """Writes the store `out` of all recordings below `raw`, a folder or an archive.
+
+    Args:
+        sensor: "HEIGHTxWIDTH"; None: as wide and high as the events are, which is said.
+        time_unit: of .npz, .npy, .csv and .txt.
+        columns: names of the columns of .csv and .txt without a header, "x,y,p,t" say.
+        strict: refuse time that decreases.
+
+    Raises DataMissingError, DataFormatError, or DataError where an argument or the disc does not fit.
+    """
+    size, names = _size(sensor), None if columns is None else [c.strip() for c in columns.split(",")]
+    source = open_raw(raw, ANY_FILE, depth=FOLDERS, missing=WHERE)
+    entries, classes = _entries(source)
+
+    def decode(name: str, data: np.ndarray) -> Recording:
+        how = {"path": source.where(name), "strict": strict, "sensor": size}
+        kind = Path(name).suffix.lower()
+        if kind == ".aedat":
+            reader = aedat2 if bytes(data[: len(aedat2.MAGIC)]) == aedat2.MAGIC else aedat3
+            return reader.decode(data, **how | {"sensor": size or (SIDE, SIDE)}, backend=backend)
+        if kind in (".npz", ".npy"):
+            return arrays.decode(data, **how, time_unit=time_unit)
+        return text.decode_table(data, **how, time_unit=time_unit, columns=names, backend=backend)
+
+    about = {"dataset": "recordings", "time_unit": time_unit}
+    how = {"classes": classes, "sensor": size, "progress": progress}
+    return write_recordings(source, out, entries, decode, about=about, **how)
+
+
+def _size(sensor: str | None) -> tuple[int, int] | None:
+    if sensor is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", sensor)
+    size = tuple(map(int, match.groups())) if match else (0, 0)
+    if not all(0 < side <= SIDE for side in size):
+        raise DataError(f"the sensor is {sensor!r}; wanted HEIGHTxWIDTH in pixels, 260x346 say")
+    return size
+
+
+def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
+    """The recordings, and the names of the classes, sorted; warns of what is left out."""
+    files = {name: name.split("/") for name in source.names if Path(name).suffix.lower() in KINDS}
+    _say_left(source, [name for name in source.names if name not in files], "files are no recordings")
+    while len({parts[0] for parts in files.values()}) == 1 and all(len(p) > 2 for p in files.values()):
+        if next(iter(files.values()))[0] in SPLITS:
+            break
+        files = {name: parts[1:] for name, parts in files.items()}
+    splits = {parts[0] for parts in files.values() if parts[0] in SPLITS and len(parts) > 2}
+    wanted = 3 if splits else 2
+    chosen = {n: p for n, p in files.items() if len(p) >= wanted and (not splits or p[0] in splits)}
+    layout = "train/<class>/ and test/<class>/" if splits else "<class>/"
+    _say_left(source, [name for name in files if name not in chosen], f"recordings are not in {layout}")
+    if not chosen:
+        raise DataFormatError(f"found no recording in a class folder; {WHERE}", path=plain(source.path))
+    if splits and splits != set(SPLITS):
+        raise DataFormatError(
+            f"found {splits.pop()}/ alone; wanted train/ and test/", path=plain(source.path)
+        )
+    classes = tuple(sorted({parts[wanted - 2] for parts in chosen.values()}))
+    entries = [
+        Entry(
+            name,
+            classes.index(parts[wanted - 2]),
+            "/".join(parts[wanted - 2 :]).rpartition(".")[0],
+            parts[0] if splits else UNDIVIDED,
+        )
+        for name, parts in chosen.items()
+    ]
+    return entries, tuple(map(plain, classes))
+
+
+def _say_left(source: Raw, left: Sequence[str], what: str) -> None:
+    if left:
+        warnings.warn(
+            f"{plain(source.path)}: {len(left)} {what} and are left out, e.g. {plain(left[0])}", stacklevel=4
+        )
+
+
+class Recordings(EventFrames):
+    """Recordings of one's own: a store of `prepare recordings` or `write_store`. Of one without a split,
+    `split_rule` chooses it; by default 10 steps of equally many events. Else as `EventFrames`.
+    """
+
+    where = WHERE
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: Literal["train", "test"],
+        *,
+        steps: int = 10,
+        dt_ms: float | None = None,
+        **how,
+    ):
+        super().__init__(root, split, steps=steps, dt_ms=dt_ms, **how)
+
+
+RECORDINGS = DataSet(
+    name="recordings",
+    title="Recordings of your own: a folder a class, .aedat, .npz, .npy, .csv or .txt",
+    where=WHERE,
+    licence="yours",
+    splits=SPLITS,
+    open=Recordings,
+    prepare=prepare,
+    verify=verify,
+    describe=describe,
+    raw="the folder of train/<class>/ and test/<class>/, or of <class>/",
+    flags={
+        "sensor": "HEIGHTxWIDTH in pixels; default: as wide and high as the events are",
+        "time_unit": "of the times in .npz, .npy, .csv and .txt",
+        "columns": "names of the columns of .csv and .txt without a header, e.g. x,y,p,t",
+        "strict": "refuse any time that decreases",
+    },
+)
