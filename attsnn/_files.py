@@ -6,6 +6,7 @@ What only protects is left out where it cannot be done; what is needed is done i
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,6 +57,13 @@ def lock(descriptor: int, *, wait: bool = True) -> bool | None:
             raise
         return None
     return True
+
+
+def print_any_name() -> None:
+    """Lets this process print names that a terminal cannot show, or that are no text: they are escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def mapped(path: str | os.PathLike, dtype: np.dtype, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:

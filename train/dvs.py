@@ -147,7 +147,11 @@ def train(r: Recipe) -> None:
         )
         optimizer = torch.optim.Adam(model.parameters(), r.lr)
         schedule = engine.schedule(r.schedule, optimizer, r.epochs * len(batches))
-        trained_on = {"train_recordings": len(chosen), "classes": train_set.classes}
+        trained_on = {
+            "train_recordings": len(chosen),
+            "classes": train_set.classes,
+            "identity": train_set.identity,
+        }
         how = {"resume": r.resume, "numbered": not r.name, "free": FREE, "data": trained_on}
         run = engine.Run.open(r.runs_dir, r.name or r.recipe, engine.as_json(r), **how)
     test = engine.in_order(test_set, r.test_batch, r.workers)

@@ -271,7 +271,11 @@ def train(r: Recipe, processes: engine.Processes) -> None:
             if r.init_from is not None:
                 engine.load_weights(model, weights_of(r.init_from).tensors, r.init_from)
 
-        trained_on = {"train_images": len(images), "classes": images.classes}
+        trained_on = {
+            "train_images": len(images),
+            "classes": images.classes,
+            "identity": images.identity,
+        }
         how |= {"free": FREE, "data": trained_on, "start": start, "processes": processes}
         run = engine.Run.open(*where, engine.as_json(r), **how)
     choose = "ema_val_accuracy" if r.ema is not None else "val_accuracy"

@@ -11,33 +11,61 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from attsnn.data.core.augment import EventAugment
+from attsnn.data.core.decoding import Recording
 from attsnn.data.core.events import Draw, Events, Selection, frames, make_events, select
+from attsnn.data.core.framing import Framing
 from attsnn.data.core.images import BadImages, Sample, collate, open_image
+from attsnn.data.core.preparing import write_store
+from attsnn.data.core.recordings import EventFrames, FrameSample, collate_frames
 from attsnn.data.core.transforms import eval_transform, mixes, train_transform
 from attsnn.data.datasets import TABLE as DATASETS
+from attsnn.data.datasets.celeba import CelebA
+from attsnn.data.datasets.cifar import CIFAR10, CIFAR100
+from attsnn.data.datasets.cifar10_dvs import CIFAR10DVS
+from attsnn.data.datasets.digits import Digits
+from attsnn.data.datasets.dvs_gait import DVSGait
 from attsnn.data.datasets.dvs_gesture import DVSGesture
 from attsnn.data.datasets.imagenet import ImageNet
+from attsnn.data.datasets.mnist import MNIST, FashionMNIST
+from attsnn.data.datasets.ncaltech101 import NCaltech101
+from attsnn.data.datasets.recordings import Recordings
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
-from attsnn.data.formats.aedat3 import Recording, read, read_frames
+from attsnn.data.formats.aedat3 import read, read_frames
 from attsnn.data.formats.folders import class_names
 from attsnn.data.synthetic.textures import SyntheticImages
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "CIFAR10DVS",
     "DATASETS",
+    "MNIST",
     "BadImages",
+    "CelebA",
+    "DVSGait",
     "DVSGesture",
     "DataError",
     "DataFormatError",
     "DataMissingError",
+    "Digits",
     "Draw",
+    "EventAugment",
+    "EventFrames",
     "Events",
+    "FashionMNIST",
+    "FrameSample",
+    "Framing",
     "ImageNet",
+    "NCaltech101",
     "Recording",
+    "Recordings",
     "Sample",
     "Selection",
     "SyntheticImages",
     "class_names",
     "collate",
+    "collate_frames",
     "eval_transform",
     "frames",
     "make_events",
@@ -47,6 +75,7 @@ __all__ = [
     "read_frames",
     "select",
     "train_transform",
+    "write_store",
 ]
 
 # Modules as they were called before this package had rooms, and what they are called now.

@@ -1,4 +1,4 @@
-"""python -m attsnn.data: list, prepare and verify data sets, write the sample recordings.
+"""python -m attsnn.data: list, download, prepare and verify data sets, write the sample recordings.
 
 Exit code 0, 2 for a command that is not understood, 3 for data that is missing or broken, or that needs a
 package which is not installed (one sentence on stderr).
@@ -9,9 +9,13 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from attsnn._files import print_any_name
 from attsnn.data.core.contract import DataSet
+from attsnn.data.core.download import fetch
+from attsnn.data.core.files import plain
 from attsnn.data.datasets import TABLE
 from attsnn.data.errors import DataError
 from attsnn.data.synthetic import samples
@@ -29,7 +33,14 @@ def _prepare(dataset: DataSet, args: argparse.Namespace) -> None:
 
 
 def _verify(dataset: DataSet, args: argparse.Namespace) -> None:
-    dataset.verify(args.path, **_chosen(dataset, dataset.verify, args))
+    paths = [] if dataset.path is None else [args.path]
+    dataset.verify(*paths, **_chosen(dataset, dataset.verify, args))
+
+
+def _download(dataset: DataSet, args: argparse.Namespace) -> None:
+    for file in dataset.downloadable:
+        fetch(file, args.dir)
+    print(f"{plain(args.dir)}: {', '.join(file.name for file in dataset.downloadable)}")
 
 
 def _chosen(dataset: DataSet, command: Callable, args: argparse.Namespace) -> dict:
@@ -55,18 +66,29 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="the data sets, and where to get them").set_defaults(run=_list)
     prepare = commands.add_parser("prepare", help="published files -> what the loaders read")
     verify = commands.add_parser("verify", help="what is found, missing and corrupt")
+    download = commands.add_parser(
+        "download", help="what a program may fetch: resumed, compared with its hash"
+    )
+    downloading = download.add_subparsers(dest="dataset", required=True)
     preparing = prepare.add_subparsers(dest="dataset", required=True)
     verifying = verify.add_subparsers(dest="dataset", required=True)
     for name, dataset in TABLE.items():
-        one = preparing.add_parser(name, help=dataset.title, description=dataset.title, allow_abbrev=False)
-        one.add_argument("raw", metavar="RAW", type=Path, help=dataset.raw)
-        one.add_argument("out", metavar="OUT", type=Path, help=dataset.out)
-        _add_flags(one, dataset, dataset.prepare)
-        one.set_defaults(run=lambda args, dataset=dataset: _prepare(dataset, args))
-        one = verifying.add_parser(name, help=dataset.title, description=dataset.title, allow_abbrev=False)
-        one.add_argument("path", metavar="DIR", type=Path, help=dataset.path)
+        told = {"help": dataset.title, "description": dataset.title, "allow_abbrev": False}
+        if dataset.prepare is not None:
+            one = preparing.add_parser(name, **told)
+            one.add_argument("raw", metavar="RAW", type=Path, help=dataset.raw)
+            one.add_argument("out", metavar="OUT", type=Path, help=dataset.out)
+            _add_flags(one, dataset, dataset.prepare)
+            one.set_defaults(run=partial(_prepare, dataset))
+        if dataset.downloadable:
+            one = downloading.add_parser(name, **told)
+            one.add_argument("dir", metavar="DIR", type=Path, help="the folder that the files go to")
+            one.set_defaults(run=partial(_download, dataset))
+        one = verifying.add_parser(name, **told)
+        if dataset.path is not None:
+            one.add_argument("path", metavar="DIR", type=Path, help=dataset.path)
         _add_flags(one, dataset, dataset.verify)
-        one.set_defaults(run=lambda args, dataset=dataset: _verify(dataset, args))
+        one.set_defaults(run=partial(_verify, dataset))
     write = commands.add_parser("samples", help="write the embedded recordings as published data would be")
     write.add_argument("out", metavar="OUT")
     write.add_argument("--seed", type=_seed, default=0)
@@ -89,6 +111,7 @@ def _add_flags(parser: argparse.ArgumentParser, dataset: DataSet, command: Calla
 
 def main(words: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
+    print_any_name()
     args = _parser().parse_args(words)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:

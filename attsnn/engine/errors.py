@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
+from attsnn._files import print_any_name
+
 
 class RunError(RuntimeError):
     """An error that one sentence explains; `code` is the exit code of the process."""
@@ -62,6 +64,7 @@ def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | Non
     defect of the program and keeps its traceback. SIGTERM, where no loop answers it, raises StoppedError.
     """
     known = {RunError: 1, OSError: 1, **(codes or {})}
+    print_any_name()
     with _sigterm_raises():
         try:
             main()

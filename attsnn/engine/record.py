@@ -96,7 +96,9 @@ class Run:
         asked = saved.state["recipe"] if saved else _recipe(path)
         if asked is not None:
             _check(path, asked, recipe, free, resumed=resume is not None)
-        changed = difference(saved.state.get("data") or data, data) if saved else []
+        known = (saved.state.get("data") if saved else None) or data or {}
+        # What an older checkpoint does not say of its data is not compared.
+        changed = difference(known, {name: value for name, value in (data or {}).items() if name in known})
         if changed:
             raise UsageError(f"{path} cannot be resumed with other data; these differ:{_listed(changed)}")
         return path, saved.path if saved else None

@@ -30,10 +30,10 @@ class File:
 class DataSet:
     """The facts of a data set and what can be done with it; `datasets/__init__.py` has the table of them all.
 
-    `prepare(raw, out, **flags)` makes of the published files what `open(path, split, ...)` reads, and returns
-    what it likes; `verify(path, **flags)` prints what is there and raises DataError unless it is sound and
-    whole; `describe(path)` is one sentence about what `prepare` wrote. Their keyword-only arguments are the
-    flags of `python -m attsnn.data`, but for those in `PYTHON_ONLY`; `flags` has the help of each, by name.
+    `prepare(raw, out, **flags)` makes of the published files what `open(path, split, ...)` reads; None where
+    there is nothing to prepare. `describe(path)` is one sentence about what it wrote. `verify(path, **flags)`
+    prints what is there, and raises DataError unless it is sound and whole. Their keyword-only arguments are
+    the flags of `python -m attsnn.data`, but for those in `PYTHON_ONLY`; `flags` has the help of each.
     """
 
     name: str
@@ -42,14 +42,14 @@ class DataSet:
     licence: str
     splits: tuple[str, ...]
     open: Callable[..., Any]
-    prepare: Callable[..., Any]
+    prepare: Callable[..., Any] | None
     verify: Callable[..., None]
-    describe: Callable[[Path], str]
+    describe: Callable[[Path], str] | None
     classes: tuple[str, ...] | None = None  # their names in order; None: found in the files
     files: tuple[File, ...] = ()
     raw: str = "the files as published, or the folder above"  # help of `prepare`'s first argument
     out: str = "the store to write, which must not be there yet"  # help of its second
-    path: str = "the prepared store"  # help of `verify`'s argument
+    path: str | None = "the prepared store"  # help of `verify`'s argument; None: it has none
     flags: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -1,8 +1,10 @@
 """Files as bytes: regular ones only, and never more than was allowed."""
 
+import contextlib
 import io
 import os
 import stat
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from attsnn._files import mapped
 from attsnn.data.errors import DataFormatError, DataMissingError
 
 FILE_BYTES = 1 << 26  # of an image
+SIZES = 1024  # files of a set that are looked at
 # What operating systems and their tools leave in any folder.
 JUNK = {"@eadir", "__macosx", "lost+found", "$recycle.bin", "system volume information", "#recycle"}
 
@@ -33,6 +36,15 @@ def map_file(path: str | os.PathLike) -> np.ndarray:
         return mapped(path, np.uint8, (status.st_size,))
     except OSError as error:
         raise DataMissingError(f"{plain(path)}: {error.strerror or error}") from None
+
+
+def sizes(path_of: Callable[[int], str | os.PathLike], number: int) -> bytes:
+    """The sizes of some of `number` files, spread evenly: what tells sets of equal names apart."""
+    found = []
+    for index in np.linspace(0, number - 1, min(SIZES, number), dtype=np.int64).tolist():
+        with contextlib.suppress(OSError):
+            found.append(b"%d %d\n" % (index, os.stat(path_of(index)).st_size))
+    return b"".join(found)
 
 
 def read_bytes(path: str | os.PathLike, offset: int = 0, size: int | None = None) -> bytes:

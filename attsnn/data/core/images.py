@@ -1,11 +1,11 @@
-"""Images with labels: decoding, what becomes of a bad image, and batches that say which were bad.
+"""Images with labels, what becomes of a bad image, and batches that say which were bad.
 
 An image that is missing, cut short or no image does not end a run. `Images` puts another in its place and
 hands its name on with the sample; `collate` gathers the names of a batch, and `BadImages`, in the process
 that trains, reports each file once and ends the run when there are too many.
 """
 
-import io
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,30 +13,60 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
+from torch.utils.data._utils.collate import default_collate_fn_map
 from tqdm import tqdm
 
+from attsnn.data.core.decode import decode
 from attsnn.data.core.events import Draw, generator
-from attsnn.data.core.files import read_bytes
+from attsnn.data.core.files import plain, read_bytes
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
 
-PIXELS = 89_478_485  # Pillow's MAX_IMAGE_PIXELS, above which it warns; here it is an error
 TRIES = 16  # images in the place of a bad one: at 10 % bad, all fail once in 10^16
 
 
 class Source(Protocol):
-    """Where encoded images are: folders of files, or shards."""
+    """Where images are: folders of files, shards, an archive, or memory."""
 
     classes: tuple[str, ...]
     labels: np.ndarray  # int64 [N]
 
-    def read(self, index: int) -> bytes:
-        """The encoded image; OSError or DataFormatError if it is not there."""
+    def image(self, index: int) -> Image.Image:
+        """A Pillow image; OSError or DataFormatError if it is not there, or none."""
 
     def where(self, index: int) -> str:
         """Its name for messages."""
+
+    def identity(self) -> str:
+        """A hash that tells these images from others, without reading them all."""
+
+
+class Encoded:
+    """A source of encoded images: those with `read(index) -> bytes`."""
+
+    def image(self, index: int) -> Image.Image:
+        return decode(fetch(self, index), self.where(index))
+
+
+class Arrays:
+    """Images in memory: uint8 `[N, H, W]`, or `[N, H, W, 3]` for RGB."""
+
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], path: str | os.PathLike
+    ):
+        self.images, self.labels = images, np.asarray(labels, np.int64)
+        self.classes, self._path = tuple(classes), plain(path)
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index])
+
+    def where(self, index: int) -> str:
+        return f"{self._path}, image {index}"
+
+    def identity(self) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.images).data).hexdigest()
 
 
 class Sample(NamedTuple):
@@ -50,33 +80,10 @@ class Sample(NamedTuple):
     bad: dict[str, str]
 
 
-def decode(data: bytes, where: str = "<bytes>") -> Image.Image:
-    """The RGB image in the bytes of a JPEG or PNG, told apart by content; DataFormatError names `where`."""
-    if not data:
-        raise DataFormatError("found 0 bytes; wanted a JPEG or PNG", path=where)
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if image.width * image.height > PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {PIXELS}")
-            return _rgb(image)
-    except UnidentifiedImageError:
-        raise DataFormatError("is neither JPEG nor PNG", path=where) from None
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's plug-ins raise what the broken bytes lead them to
-        reason = str(error) or type(error).__name__
-        raise DataFormatError(f"cannot be decoded ({reason})", path=where) from None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bit, which Pillow would cut to 255 instead of scaling it
-        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-    return image.convert("RGB")
-
-
 def pixels(image: Image.Image) -> Tensor:
-    """uint8 `[3, H, W]` of an RGB image."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    """uint8 `[3, H, W]` of an RGB image, `[1, H, W]` of a grey one."""
+    array = np.array(image)
+    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
 class Images(Dataset):
@@ -98,6 +105,13 @@ class Images(Dataset):
         self.source, self.transform, self.substitute = source, transform or pixels, substitute
         self.classes, self.labels = source.classes, source.labels
 
+    @property
+    def identity(self) -> str:
+        """A hash that tells these images from others (names, sizes, labels), not from a copy of them."""
+        labels = np.ascontiguousarray(self.labels, "<i8").tobytes()
+        names = "\0".join(self.classes).encode("utf-8", "backslashreplace")
+        return hashlib.sha256(labels + names + self.source.identity().encode()).hexdigest()
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -107,22 +121,24 @@ class Images(Dataset):
         bad: dict[str, str] = {}
         for attempt in range(1, TRIES + 1):
             try:
-                image = decode(fetch(self.source, at), self.source.where(at))
+                image = self.source.image(at)
             except DataFormatError as error:
                 bad[self.source.where(at)] = str(error)
                 if not self.substitute:
                     return Sample(None, int(self.labels[at]), bad)
                 at = int(generator((index, seed, attempt)).integers(len(self)))
                 continue
-            return Sample(self._transformed(image, seed), int(self.labels[at]), bad)
+            return Sample(seeded(self.transform, image, seed), int(self.labels[at]), bad)
         first = next(iter(bad.values()))
         raise DataError(f"{TRIES} images drawn at random are bad; the data is damaged or gone: {first}")
 
-    def _transformed(self, image: Image.Image, seed: int) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would also seed the GPUs' generators, which are not put back.
-            torch.default_generator.manual_seed(seed)
-            return self.transform(image)
+
+def seeded(transform: Callable, image: Any, seed: int) -> Tensor:
+    """`transform(image)`; what it draws from torch's global generator, which is put back, is the seed's."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also seed the GPUs' generators, which are not put back.
+        torch.default_generator.manual_seed(seed)
+        return transform(image)
 
 
 def fetch(source: Source, index: int) -> bytes:
@@ -143,6 +159,10 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, dict[str, str]]:
     bad = {name: reason for sample in samples for name, reason in sample.bad.items()}
     images = default_collate([sample.image for sample in good]) if good else torch.empty(0)
     return images, torch.tensor([sample.label for sample in good], dtype=torch.int64), bad
+
+
+# PyTorch's default collate function would end at the first bad image, with a KeyError.
+default_collate_fn_map[Sample] = lambda samples, **_: collate(samples)
 
 
 class BadImages:
@@ -184,10 +204,10 @@ class BadImages:
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:
-    """The RGB image in a JPEG or PNG file, turned as its camera says (a data set's are taken as they lie);
+    """The RGB image in a file, turned as its camera says (a data set's are taken as they lie);
     DataMissingError or DataFormatError names it.
     """
     try:
-        return ImageOps.exif_transpose(decode(read_bytes(path), str(path)))
+        return decode(read_bytes(path), plain(path), turn=True)
     except FileNotFoundError:
-        raise DataMissingError(f"{path}: no such file; wanted a JPEG or PNG") from None
+        raise DataMissingError(f"{plain(path)}: no such file; wanted a JPEG or PNG") from None

@@ -1,5 +1,7 @@
 """Frames of the clips of a store: what every set of event recordings is once it is prepared."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -145,14 +147,26 @@ class EventFrames(Dataset):
     def __len__(self) -> int:
         return len(self._clips)
 
+    @property
+    def identity(self) -> str:
+        """A hash that tells these clips from others, not from a copy of them."""
+        hashes = [entry["sha256"] for _, entry in sorted(self.store.manifest["files"].items())]
+        text = json.dumps([hashes, self.split, self.split_rule])
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def events(self, index: int) -> Events:
         """All events of clip `index`; times are those of its recording."""
         return self.store.events(self._clips[index])
 
     def __getitem__(self, key: int | Draw) -> FrameSample:
-        return self.__getitems__([key])[0]
+        return self._frames([key])[0]
 
-    def __getitems__(self, keys: Sequence[int | Draw]) -> FrameBatch:
+    def __getitems__(self, keys: Sequence[int | Draw]) -> Sequence[FrameSample]:
+        if type(self).__getitem__ is not EventFrames.__getitem__:  # of a subclass, which is not passed over
+            return [self[key] for key in keys]
+        return self._frames(keys)
+
+    def _frames(self, keys: Sequence[int | Draw]) -> FrameBatch:
         draws = [key if isinstance(key, Draw) else Draw(key, -1) for key in keys]
         draws = [Draw(range(len(self))[index], seed) for index, seed in draws]
         windows = [window for draw in draws for window in self._windows(draw)]

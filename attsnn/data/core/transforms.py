@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB in 0..1
+LONGEST = 8  # times the shorter side, above which the ends of an image are not resized
 Transform = Callable[[Image.Image], Tensor]
 Augment = Literal["imagenet", "randaugment", "trivial"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -62,7 +63,20 @@ def eval_transform(
         raise ValueError(f"the crop of {crop} is larger than the shorter side of {resize}")
     v2 = _v2()
     mode = v2.InterpolationMode(interpolation)
-    return v2.Compose([v2.Resize(resize, interpolation=mode), v2.CenterCrop(crop), *_normalised(v2)])
+    steps = [_middle, v2.Resize(resize, interpolation=mode), v2.CenterCrop(crop)]
+    return v2.Compose([*steps, *_normalised(v2)])
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The middle of an image that is far longer than wide: all that a square from its middle needs, while the
+    whole, its shorter side enlarged, might take gigabytes.
+    """
+    short, long = sorted(image.size)
+    spare = (long - LONGEST * short) // 2
+    if spare <= 0:
+        return image
+    across, down = (spare, 0) if image.width == long else (0, spare)
+    return image.crop((across, down, image.width - across, image.height - down))
 
 
 def mixes(classes: int, *, mixup: float = 0.0, cutmix: float = 0.0) -> Callable:

@@ -54,7 +54,8 @@ FILES = (
     ),
 )
 WHERE = (
-    "get DvsGesture.tar.gz (2.7 GB, CC BY 4.0) from https://research.ibm.com/interactive/dvsgesture/ and run "
+    "get DvsGesture.tar.gz (2.7 GB, CC BY 4.0) from https://research.ibm.com/interactive/dvsgesture/ (or a "
+    "third party's copy with `python -m attsnn.data download dvs_gesture RAW`) and run "
     "`python -m attsnn.data prepare dvs_gesture DvsGesture.tar.gz OUT`"
 )
 # The one label known to be wrong: recording, label, end as published (in the next interval), as corrected.

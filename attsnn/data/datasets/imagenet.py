@@ -11,7 +11,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -20,13 +19,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from attsnn.data.core import images
+from attsnn.data.core.checking import bad_images, print_list
 from attsnn.data.core.contract import DataSet, File
-from attsnn.data.core.images import Images, Source, fetch
+from attsnn.data.core.decode import SUFFIXES
+from attsnn.data.core.files import is_junk, plain
+from attsnn.data.core.images import Images, Source
 from attsnn.data.core.staging import staged
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
 from attsnn.data.formats import ilsvrc
-from attsnn.data.formats.folders import SUFFIXES, Folders, class_names
+from attsnn.data.formats.folders import Folders, class_names
 from attsnn.data.formats.shards import Shards
 
 SPLITS = ("train", "val")
@@ -44,8 +45,8 @@ WHERE = (
     + "; or as shards from https://huggingface.co/datasets/timm/imagenet-1k-wds (gated too)"
 )
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation")}
-SHARD = {"train": re.compile(r".*train.*\.tar"), "val": re.compile(r".*val.*\.tar")}
-LINES = 10  # of a list in a report
+# Words of a shard's name, between digits and other signs: "retrieval-train-000.tar" is of one split.
+WORDS = {"train": {"train", "training", "trainset"}, "val": {"val", "valid", "validation", "valset"}}
 
 
 class ImageNet(Images):
@@ -86,11 +87,29 @@ def open_split(
         if isinstance(classes, int) and len(found.classes) != classes:
             raise DataFormatError(f"found {len(found.classes)} class folders; wanted {classes}", path=folder)
         return found
-    shards = _tars(folder) or [tar for tar in _tars(root) if SHARD[split].fullmatch(tar.name)]
+    shards = _tars(folder) or _shards(root)[split]
     if shards:
         index = shards[0].parent / f".attsnn-{split}.index"
         return Shards(shards, classes, index=index if keep else None)
     raise DataMissingError(f"{_what_else(root, folder)}; {WHERE}")
+
+
+def _shards(root: Path) -> dict[str, list[Path]]:
+    """The shards of each split, by the words of their names; what has no such word, or those of both, is left
+    out and counted.
+    """
+    shards, left = {split: [] for split in SPLITS}, []
+    for tar in _tars(root):
+        words = set(re.split(r"[^a-z]+", tar.stem.lower()))
+        found = [split for split in SPLITS if words & WORDS[split]]
+        (shards[found[0]] if len(found) == 1 else left).append(tar)
+    if left:
+        warnings.warn(
+            f"{plain(root)}: {len(left)} .tar files are left out, whose names say neither train nor val, "
+            f"e.g. {plain(left[0].name)}",
+            stacklevel=4,
+        )
+    return shards
 
 
 def _names(root: Path, classes: Sequence[str] | int | None) -> Sequence[str] | None:
@@ -104,7 +123,7 @@ def _tars(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     files = sorted(p for p in folder.iterdir() if p.suffix == ".tar" and p.name not in ARCHIVES)
-    return [path for path in files if not path.name.startswith(".")]
+    return [path for path in files if not is_junk(path.name)]
 
 
 def _what_else(root: Path, folder: Path) -> str:
@@ -175,23 +194,27 @@ def verify(root: str | os.PathLike, *, decode: bool = False, subset: bool = Fals
         try:
             source = open_split(root, split, keep=False)
         except DataError as error:
-            print(f"{split}: {str(error).removesuffix(f'; {WHERE}')}")
+            print(f"{split}: {plain(str(error).removesuffix(f'; {WHERE}'))}")
             faults.append(f"{split} cannot be used")
             where = f"; {WHERE}"
             continue
         counts = np.bincount(source.labels, minlength=len(source.classes))
-        bad = dict(_bad(source, decode, split))
+        bad = dict(bad_images(source, decode, split))
         found, classes = len(source.labels), int((counts > 0).sum())
         print(
             f"{split}: {type(source).__name__.lower()}, {classes:,} classes{_of(classes, CLASSES, subset)}, "
             f"{found:,} images{_of(found, IMAGES[split], subset)}, {len(bad):,} corrupt"
         )
         missing = dict(_missing(source, counts, split, subset))
-        _print_list("missing", missing)
-        _print_list("corrupt", bad)
+        print_list("missing", missing)
+        print_list("corrupt", bad)
         if bad:
             faults.append(f"{len(bad):,} {split} images are corrupt")
-        if missing or not subset and (classes, found) != (CLASSES, IMAGES[split]):
+        if missing and subset:
+            empty = [source.classes[label] for label in np.flatnonzero(counts == 0)]
+            noun = "class has" if len(empty) == 1 else "classes have"
+            faults.append(f"{len(empty)} {split} {noun} no images: {', '.join(map(plain, empty[:5]))}")
+        elif missing or not subset and (classes, found) != (CLASSES, IMAGES[split]):
             faults.append(f"{split} is not ImageNet's, whole (for classes of your own: --subset)")
             where = f"; {WHERE}"
     for name, size in ((file.name, file.size) for file in FILES):
@@ -212,41 +235,6 @@ def _missing(source: Source, counts: np.ndarray, split: str, subset: bool) -> It
     for label in np.flatnonzero(counts < wanted):
         name = source.classes[label]
         yield name, f"class {name} has {counts[label]} images; wanted {wanted}{' or more' * (wanted == 1)}"
-
-
-def _print_list(title: str, entries: dict[str, str]) -> None:
-    for sentence in list(entries.values())[:LINES]:
-        # A file's name may be bytes that are no text.
-        print(f"  {title}: {sentence}".encode("utf-8", "backslashreplace").decode())
-    if len(entries) > LINES:
-        print(f"  {title}: and {len(entries) - LINES:,} more")
-
-
-def _bad(source: Source, full: bool, title: str) -> Iterator[tuple[str, str]]:
-    """(name, sentence) of the images that are not sound; in threads: Pillow decodes without the GIL."""
-    number, step = len(source.labels), 64
-
-    def check(start: int) -> list[tuple[str, str]]:
-        stop = min(start + step, number)
-        return [found for i in range(start, stop) if (found := _check(source, i, full))]
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=number, desc=title, disable=None) as progress:
-        for start, found in zip(range(0, number, step), pool.map(check, range(0, number, step)), strict=True):
-            yield from found
-            progress.update(min(step, number - start))
-
-
-def _check(source: Source, index: int, full: bool) -> tuple[str, str] | None:
-    where = source.where(index)
-    try:
-        data = fetch(source, index)
-        jpeg = data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9")
-        png = data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
-        if full or not (jpeg or png):
-            images.decode(data, where)
-    except DataFormatError as error:
-        return where, str(error)
-    return None
 
 
 def describe(root: Path) -> str:

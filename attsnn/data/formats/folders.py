@@ -1,5 +1,6 @@
 """Images in folders, `FOLDER/<class>/<name>.JPEG`: the layout of torchvision's ImageFolder."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -7,27 +8,31 @@ from pathlib import Path
 
 import numpy as np
 
-from attsnn.data.core.files import read_bytes
+from attsnn.data.core.decode import SUFFIXES
+from attsnn.data.core.files import is_junk, plain, read_bytes, sizes
+from attsnn.data.core.images import Encoded
 from attsnn.data.errors import DataFormatError, DataMissingError
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
+# What lies beside images and is none.
+NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".ini", ".db", ".py", ".sh", ".log")
 
 
 def class_names(folder: str | os.PathLike) -> tuple[str, ...]:
     """The sorted names of the folders in `folder`; empty if it is not there."""
     try:
         with os.scandir(folder) as entries:
-            return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+            return tuple(sorted(e.name for e in entries if e.is_dir() and not is_junk(e.name)))
     except (FileNotFoundError, NotADirectoryError):
         return ()
 
 
-class Folders:
+class Folders(Encoded):
     """The images of a folder of class folders, sorted by class and name.
 
     One pass over the directories lists them, without a look at any file, so there is no index to keep: 1.28
     million names take seconds. `classes` gives the classes and their order where the folder may lack some (a
-    split of a set); a class folder that it does not name is an error, one without images a warning.
+    split of a set); a class folder that it does not name is an error, one without images a warning, as are
+    files of kinds that are not read, but for `NOTES`.
     """
 
     def __init__(self, path: str | os.PathLike, classes: Sequence[str] | None = None):
@@ -41,6 +46,7 @@ class Folders:
                 f"{len(self.classes)} known classes, e.g. {', '.join(self.classes[:2])}",
                 path=path,
             )
+        self._left: list[str] = []
         names = [self._list(name) if name in set(found) else [] for name in self.classes]
         self.labels = np.repeat(np.arange(len(names)), [len(images) for images in names])
         # One block of bytes: a list of a million strings would be copied into each worker, whose reading
@@ -49,15 +55,25 @@ class Folders:
         self._names, self._ends = b"".join(encoded), np.cumsum([0, *map(len, encoded)])
         empty = [name for name, images in zip(self.classes, names, strict=True) if not images]
         if not encoded:
-            raise DataMissingError(f"{path}: no class folder here holds a .JPEG, .jpg or .png")
+            raise DataMissingError(
+                f"{plain(path)}: no class folder here holds an image ({', '.join(SUFFIXES)})"
+            )
+        if self._left:
+            warnings.warn(
+                f"{plain(path)}: {len(self._left)} files are left out, of kinds that are not read, e.g. "
+                f"{plain(self._left[0])}",
+                stacklevel=3,
+            )
         if empty:
             warnings.warn(f"{path}: no images of {len(empty)} classes, e.g. {empty[0]}", stacklevel=3)
 
     def _list(self, name: str) -> list[str]:
         # Links and odd files too: what cannot be read must be counted as bad, not be overlooked.
         with os.scandir(self.path / name) as entries:
-            images = [e.name for e in entries if e.name.lower().endswith(SUFFIXES) and e.name[0] != "."]
-        return sorted(images)
+            names = sorted(e.name for e in entries if not is_junk(e.name))
+        images = [image for image in names if image.lower().endswith(SUFFIXES)]
+        self._left += [f"{name}/{n}" for n in names if not n.lower().endswith((*SUFFIXES, *NOTES))]
+        return images
 
     def _path(self, index: int) -> str:
         name = os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
@@ -69,4 +85,10 @@ class Folders:
 
     def where(self, index: int) -> str:
         """Its path; bytes that are no text are escaped."""
-        return self._path(index).encode("utf-8", "backslashreplace").decode()
+        return plain(self._path(index))
+
+    def identity(self) -> str:
+        """Of all names, and of some sizes."""
+        hashed = hashlib.sha256(self._names)
+        hashed.update(sizes(self._path, len(self.labels)))
+        return hashed.hexdigest()

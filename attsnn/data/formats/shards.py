@@ -5,36 +5,40 @@ any folder: the same order, resumption within an epoch, partition over ranks and
 is why the webdataset package is not used to read them: it streams, and a shuffle buffer cannot be started at
 sample n or hold an order that does not depend on the number of workers. What its writers write is read here.
 
-    INDEX = one line of JSON {"format": ..., "shards": [[name, size, mtime_ns, samples], ...]}, then for each
-            sample three little-endian int64: offset of the image, its size, its label
+    INDEX = one line of JSON {"format": ..., "shards": [[name, size, mtime_ns, ctime_ns, samples], ...]}, then
+            for each sample three little-endian int64: offset of the image, its size, its label
 
 An index whose shards have changed since is made anew.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import secrets
 import tarfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from attsnn.data.core.files import FILE_BYTES, read_bytes
+from attsnn.data.core.decode import SUFFIXES
+from attsnn.data.core.files import FILE_BYTES, plain, read_bytes
+from attsnn.data.core.images import Encoded
 from attsnn.data.core.tar import members
 from attsnn.data.errors import DataFormatError, DataMissingError
 
-FORMAT = "attsnn shard index 1"
+FORMAT = "attsnn shard index 2"
 HEAD_BYTES = 1 << 24
-IMAGES = ("jpg", "jpeg", "png")
 LABEL = re.compile(rb"\s*([0-9]{1,6})\s*")
-KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # webdataset's rule: up to the first dot of the file's name
+NAME = re.compile(r"((?:.*/)?[^/]+)\.([^./]+)")  # key and suffix; keys may have dots
+FIRST_DOT = re.compile(r"((?:.*/)?[^./]+)\.[^/]*")  # webdataset's own rule
 
 
-class Shards:
+class Shards(Encoded):
     """The samples of some shards, in the order of the shards' names and of their bytes.
 
     `classes` is their number or their names; without it the classes are 0 .. the highest label. `index` is
@@ -75,12 +79,22 @@ class Shards:
 
     def where(self, index: int) -> str:
         """The shard, and where in it the image begins."""
-        return f"{self.paths[self._shards[index]]} at byte {self._offsets[index]}"
+        return f"{plain(self.paths[self._shards[index]])} at byte {self._offsets[index]}"
+
+    def identity(self) -> str:
+        """Of the shards' names, and where in them the images lie."""
+        hashed = hashlib.sha256("\0".join(plain(path.name) for path in self.paths).encode())
+        for column in (self._shards, self._offsets, self._sizes):
+            hashed.update(np.ascontiguousarray(column, "<i8").data)
+        return hashed.hexdigest()
 
     def _open(self, index: str | os.PathLike | None) -> tuple[np.ndarray, np.ndarray]:
         """Samples of each shard, and (offset, size, label) of each sample: `[shards]`, `[N, 3]`."""
         status = [path.stat() for path in self.paths]
-        stamps = [[p.name, s.st_size, s.st_mtime_ns] for p, s in zip(self.paths, status, strict=True)]
+        stamps = [
+            [plain(p.name), s.st_size, s.st_mtime_ns, s.st_ctime_ns]
+            for p, s in zip(self.paths, status, strict=True)
+        ]
         kept = None if index is None else _load(Path(index), stamps)
         if kept is not None:
             return kept
@@ -109,9 +123,9 @@ def _load(path: Path, stamps: list) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         with open(path, "rb") as file:
             head = json.loads(file.readline(HEAD_BYTES))
-            if head["format"] != FORMAT or [shard[:3] for shard in head["shards"]] != stamps:
+            if head["format"] != FORMAT or [shard[:4] for shard in head["shards"]] != stamps:
                 return None
-            counts = np.array([shard[3] for shard in head["shards"]], np.int64)
+            counts = np.array([shard[4] for shard in head["shards"]], np.int64)
             left = os.fstat(file.fileno()).st_size - file.tell()
             if (counts < 0).any() or int(counts.sum()) * 24 != left:
                 return None
@@ -130,27 +144,41 @@ def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
     labels: dict[str, int] = {}
     with open(path, "rb") as file:
         for member in members(file, os.fstat(file.fileno()).st_size, path):
-            match = KEY.fullmatch(member.name)
+            match = NAME.fullmatch(member.name)
             key, suffix = match.groups() if match else ("", "")
             suffix = suffix.lower()
-            if suffix not in (*IMAGES, "cls"):
+            if suffix != "cls" and f".{suffix}" not in SUFFIXES:
                 continue  # .json, .txt, and what would have to be unpickled
             table = labels if suffix == "cls" else images
             if not member.isreg() or member.issparse() or member.size > FILE_BYTES or key in table:
                 raise DataFormatError(
                     f"found {member.name[:80]!r}: a second one, no regular file, or {member.size} bytes",
-                    path=path,
+                    path=plain(path),
                     offset=member.offset,
                 )
             table[key] = _label(path, file, member) if suffix == "cls" else (member.offset_data, member.size)
-    alone = sorted(images.keys() ^ labels.keys())
-    if alone:
-        lack = "label (.cls)" if alone[0] in images else "image (.jpg, .jpeg or .png)"
-        raise DataFormatError(
-            f"sample {alone[0][:80]!r} has no {lack}, nor have {len(alone) - 1} more", path=path
+    others = _other_images(images, labels)
+    if others:
+        warnings.warn(
+            f"{plain(path)}: {len(others)} images are left out, further ones of their samples, e.g. "
+            f"{plain(min(others))}",
+            stacklevel=2,
         )
-    for key, place in images.items():
-        yield *place, labels[key]
+    alone = sorted((images.keys() ^ labels.keys()) - others)
+    if alone:
+        lack = "label (.cls)" if alone[0] in images else f"image ({', '.join(SUFFIXES)})"
+        raise DataFormatError(
+            f"sample {alone[0][:80]!r} has no {lack}, nor have {len(alone) - 1} more", path=plain(path)
+        )
+    for key, (offset, size) in images.items():
+        if key not in others:
+            yield offset, size, labels[key]
+
+
+def _other_images(images: dict[str, tuple[int, int]], labels: dict[str, int]) -> set[str]:
+    """Keys of images that have no label of their own, but that of another image: 7.depth.png beside 7.jpg."""
+    firsts = {key: match.group(1) for key in images if (match := FIRST_DOT.fullmatch(f"{key}."))}
+    return {k for k, first in firsts.items() if k not in labels and first in labels and first in images}
 
 
 def _label(path: Path, file, member: tarfile.TarInfo) -> int:

@@ -17,14 +17,12 @@ import numpy as np
 from attsnn.data.core.events import Events, generator, make_events
 from attsnn.data.core.store import Store
 from attsnn.data.datasets import dvs_gesture
-from attsnn.data.datasets.digits import NAMES, digits
+from attsnn.data.datasets.digits import NAMES, TEST_USERS, TRAIN_USERS, digits, of_users
 from attsnn.data.errors import DataError
 from attsnn.data.formats import aedat3
 from attsnn.data.formats.labels import COLUMNS as LABEL_COLUMNS
 
 VERSION = 1  # of the recordings; part of the cache's name
-TRAIN_USERS = tuple(range(1, 9))
-TEST_USERS = (24, 25)  # those of DVS128 Gesture's test split
 SIDE = 128
 PITCH = 11.0  # sensor pixels for a pixel of the 8x8 digit: it covers 88 of 128
 INK = 2.0  # intensity of full ink over a background of 1
@@ -59,14 +57,11 @@ def write_recordings(out_dir: str | os.PathLike, seed: int = 0, indices: Sequenc
     users 1-8 are for training, 24 and 25 for testing. What is recorded of a digit is a pure function of the
     seed and its index.
     """
-    labels = digits()[1]
-    chosen = np.arange(len(labels)) if indices is None else np.asarray(indices, np.int64)
-    out, users, rng = Path(out_dir), TRAIN_USERS + TEST_USERS, generator(seed)
+    chosen = None if indices is None else np.asarray(indices, np.int64)
+    out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    shuffled = rng.permutation(chosen)
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    for turn, user in enumerate(users):
-        _write_user(out / f"user{user:02d}_led", rng.permutation(by_class[turn :: len(users)]), seed)
+    for user, written in of_users(generator(seed), chosen).items():
+        _write_user(out / f"user{user:02d}_led", written, seed)
     for split, part in (("train", TRAIN_USERS), ("test", TEST_USERS)):
         (out / f"trials_to_{split}.txt").write_text("".join(f"user{user:02d}_led.aedat\n" for user in part))
     rows = "".join(f"{name},{number}\n" for number, name in enumerate(NAMES, start=1))

@@ -34,6 +34,11 @@ class SyntheticImages(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def identity(self) -> str:
+        """Tells these images from others; their size is not part of it."""
+        return f"textures {self.start}:{self.start + len(self)} of {len(self.classes)}"
+
     def __getitem__(self, key: int | Draw) -> Sample:
         index = range(len(self))[key.index if isinstance(key, Draw) else key]
         label = int(self.labels[index])

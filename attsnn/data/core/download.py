@@ -1,0 +1,159 @@
+"""Published files over HTTPS: resumed after a break, compared with size and hash, mirrors in turn.
+
+A file appears under its name when it is whole and right; until then it is `<name>.part`.
+"""
+
+import hashlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from attsnn._files import sync, sync_folder
+from attsnn.data.core.contract import File
+from attsnn.data.core.files import plain
+from attsnn.data.errors import DataError
+
+BLOCK_BYTES = 1 << 18
+TIMEOUT = 60  # seconds without a byte
+TRIES = 5  # in a row that bring no byte
+PAUSE = 1.0  # seconds before the second try, twice as long before each further one
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# What servers, proxies and connections that break raise.
+BREAKS = (OSError, http.client.HTTPException)
+
+
+def fetch(file: File, folder: str | os.PathLike) -> Path:
+    """The path of `file` in `folder`, fetched unless it is there and right.
+
+    Raises DataError, which names every mirror and what became of it; what was fetched so far stays, and the
+    next call goes on there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, part = folder / file.name, folder / f"{file.name}.part"
+    if path.exists():
+        if (wrong := fault(file, path)) is None:
+            print(f"{plain(path)}: is there already")
+            return path
+        raise DataError(f"{plain(path)}: {wrong}; remove it to fetch it again")
+    failed = []
+    for url in file.urls:
+        try:
+            _fetch_from(url, part, file)
+            if (wrong := fault(file, part)) is not None:
+                part.unlink()
+                raise DataError(f"{wrong}; it was removed")
+        except (DataError, *BREAKS) as error:
+            failed.append(f"{url}: {error}")
+            continue
+        os.replace(part, path)
+        sync_folder(folder)
+        return path
+    raise DataError(f"{plain(path)}: cannot be fetched. {'; '.join(failed)}")
+
+
+def fault(file: File, path: Path) -> str | None:
+    """What distinguishes the file at `path` from what was published, or None."""
+    size = path.stat().st_size
+    if file.size is not None and size != file.size:
+        return f"found {size:,} bytes; published are {file.size:,}"
+    name, wanted = ("sha256", file.sha256) if file.sha256 else ("md5", file.md5)
+    digest = hashlib.new(name, usedforsecurity=False)
+    with open(path, "rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return (
+        None
+        if digest.hexdigest() == wanted
+        else f"found the {name} {digest.hexdigest()}; published is {wanted}"
+    )
+
+
+def _fetch_from(url: str, part: Path, file: File) -> None:
+    """Appends to `part` until the server says that it is whole."""
+    tries, said = 0, None
+    with tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name, disable=None) as progress:
+        while True:
+            before = part.stat().st_size if part.exists() else 0
+            progress.n = before
+            try:
+                return _append(url, part, before, file, progress)
+            except urllib.error.HTTPError as error:
+                if error.code < 500 and error.code not in (408, 429):  # asking again will not help
+                    raise DataError(f"the server says {error.code} {error.reason}") from None
+                said = error
+            except BREAKS as error:
+                said = error
+            got = part.exists() and part.stat().st_size > before
+            tries = 0 if got else tries + 1
+            if tries >= TRIES:
+                raise DataError(f"broken off after {before:,} bytes, {TRIES} times in a row: {said}")
+            time.sleep(0 if got else PAUSE * 2 ** (tries - 1))
+
+
+def _append(url: str, part: Path, start: int, file: File, progress: tqdm) -> None:
+    request = urllib.request.Request(
+        url, headers={"User-Agent": "Wget/1.21 (attsnn)", "Accept-Encoding": "identity"}
+    )
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    try:
+        answer = _opener().open(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left: the file was whole, or is another one
+            error.close()
+            return
+        raise
+    with answer:
+        if start and answer.status != 206:  # the server starts anew
+            part.unlink()
+            start = progress.n = 0
+        length = answer.headers.get("Content-Length")
+        whole = start + int(length) if length and length.isdecimal() else None
+        most = file.size or whole
+        if progress.total is None:
+            progress.total = whole
+        with open(part, "ab") as target:
+            while block := answer.read(BLOCK_BYTES):
+                if most is not None and target.tell() + len(block) > most:
+                    target.truncate(0)
+                    raise DataError(f"the server sends more than {most:,} bytes")
+                target.write(block)
+                progress.update(len(block))
+            target.flush()
+            sync(target.fileno())
+            got = target.tell()
+        if whole is not None and got < whole:
+            raise ConnectionError(f"ended after {got:,} of {whole:,} bytes")
+        if file.size is not None and got < file.size:
+            raise DataError(f"the server has {got:,} bytes; published are {file.size:,}")
+
+
+class _OnlyHTTPS(urllib.request.HTTPRedirectHandler):
+    """Refuses what leaves HTTPS, also by a redirection; servers of this machine may speak plain HTTP."""
+
+    def redirect_request(self, request, *args):
+        new = super().redirect_request(request, *args)
+        if new is not None:
+            _check(new.full_url)
+        return new
+
+    def http_request(self, request):
+        _check(request.full_url)
+        return request
+
+
+def _check(url: str) -> None:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
+        raise DataError(f"{url} is not HTTPS; nothing was fetched")
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_OnlyHTTPS())
