@@ -31,6 +31,7 @@ SKIPS = (
     "extra plot",
     "extra vision",
     "extra imagenet",
+    "extra mat",
     "no nvcc",
     "no nm",
     "no AVX2",

@@ -101,7 +101,7 @@ def test_only_one_file_imports_the_extension():
 )
 def test_nobody_imports_the_scripts(folder, others):
     """Tests may; bench is a package to itself. pytest finds test files by their bare names."""
-    strangers = {*others.split(), *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    strangers = {*others.split(), *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     for path in (ROOT / folder).rglob("*.py"):
         for module, line in imports(path):
             assert module.split(".")[0] not in strangers, f"{path}:{line}: {folder} may not import {module}"

@@ -133,7 +133,10 @@ class StoreWriter:
         return self
 
     def append(self, events: Events, *, label: int, recording: str, split: str) -> None:
-        """Adds one clip; `split` is "train", "test" or "all"."""
+        """Adds one clip; `split` is "train" or "test", or "all" for every clip. ValueError for another."""
+        undivided = any(clip.split == UNDIVIDED for clip in self.clips[:1])
+        if split not in ORDER or (self.clips and undivided != (split == UNDIVIDED)):
+            raise ValueError(f"its split is {split!r}; wanted train or test, or all for every recording")
         if len(events):
             sides = int(events.y.max()) + 1, int(events.x.max()) + 1
             self._seen = [max(pair) for pair in zip(self._seen, sides, strict=True)]

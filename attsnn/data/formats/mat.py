@@ -35,19 +35,16 @@ def decode(
     content = np.ascontiguousarray(data, np.uint8).tobytes()
     try:
         known = [entry for entry in whosmat(io.BytesIO(content)) if entry[0] in VARIABLES]
-        name, shape = known[0][:2] if known else ("", ())
-        if (
-            len(shape) == 2
-            and shape[1] in (4, 6)
-            and 0 <= shape[0] * shape[1] <= min(len(content) * DEFLATE, MOST)
-        ):
-            matrix = loadmat(io.BytesIO(content), variable_names=[name])[name]
-        else:
-            matrix = None
+        name, shape, _ = known[0] if known else ("nothing", (), "")
+        most = min(len(content) * DEFLATE, MOST)
+        sound = len(shape) == 2 and shape[1] in (4, 6) and 0 <= shape[0] * shape[1] <= most
+        matrix = loadmat(io.BytesIO(content), variable_names=[name])[name] if sound else np.empty(0)
     except Exception as error:  # scipy raises what the broken bytes lead it to
         raise DataFormatError(f"cannot be read as MATLAB's ({error})", path=path) from None
-    if matrix is None or matrix.shape != tuple(shape):
-        found = f"{name} of {list(shape)}" if name else "none of them"
-        raise DataFormatError(f"found {found}; wanted {', '.join(VARIABLES)} with 4 or 6 columns", path=path)
+    if not sound or matrix.shape != tuple(shape) or matrix.dtype.kind not in "biuf":
+        raise DataFormatError(
+            f"found {name}{list(shape)} among {', '.join(VARIABLES)}; wanted numbers, 4 or 6 columns",
+            path=path,
+        )
     t, x, y, p = matrix[:, [0, -3, -2, -1]].T
     return from_columns(t, x, y, np.where(p > 0, 1, 0), path=path, sensor=sensor, strict=strict)

@@ -404,7 +404,7 @@ dvs_gesture.prepare(sys.argv[1], sys.argv[2], progress=False)
 def test_killed_half_way_nothing_looks_complete(where, nth, raw, store, tmp_path):
     out = tmp_path / "store"
     command = [sys.executable, "-W", "ignore", "-c", KILLED, raw, out, where, str(nth)]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parent.parent.parent
     done = subprocess.run(command, cwd=root, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
     assert not out.exists() and len(list(tmp_path.iterdir())) == 1  # what it left has another name
@@ -511,6 +511,6 @@ def test_unknown_words_exit_2(words, capsys):
 
 def test_the_module_runs_and_prints_no_traceback(tmp_path):
     command = [sys.executable, "-m", "attsnn.data", "verify", "dvs_gesture", tmp_path]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parent.parent.parent
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
     assert done.returncode == 3 and done.stderr.startswith("error:") and len(done.stderr.splitlines()) == 1
