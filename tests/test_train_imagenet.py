@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import io
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,6 +249,33 @@ def test_other_images_are_no_resumption(folders, tmp_path):
     assert done.code == 2 and "train_images: 240, now 180" in done.err and "classes: " in done.err
     ended = json.loads((tmp_path / "runs" / "run" / "exit.json").read_text())
     assert ended == {"code": 2, "said": done.err.strip()}
+
+
+def test_images_of_equal_names_and_number_are_no_resumption_either(folders, tmp_path):
+    """Nor is a checkpoint refused for what it does not know of its data."""
+    images = tmp_path / "images"
+    shutil.copytree(folders, images)
+    given = {name: value for name, value in TINY.items() if name != "synthetic"}
+    words = flags(**given, data=images, limit_batches=3)
+    assert imagenet(*words, where=tmp_path, change=at_call(4, interrupt)).code == 143
+    picture = next((images / "train").glob("*/*"))
+    content = picture.read_bytes()
+    picture.write_bytes(content + b"\0")
+    done = imagenet(*words, "--resume", "auto", where=tmp_path)
+    assert done.code == 2 and "cannot be resumed with other data; these differ:\n  identity: " in done.err, (
+        done.err
+    )
+    picture.write_bytes(content)
+    images.rename(tmp_path / "moved")
+    run = engine.find_checkpoint(tmp_path / "runs" / "run").path
+    state, manifest = (json.loads((run / name).read_text()) for name in ("state.json", "manifest.json"))
+    del state["data"]["identity"]
+    (run / "state.json").write_text(json.dumps(state))
+    content = (run / "state.json").read_bytes()
+    manifest["files"]["state.json"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    done = imagenet(*words, "--resume", "auto", "--data", tmp_path / "moved", where=tmp_path)
+    assert done.code == 0, done.err
 
 
 def test_a_run_without_a_checkpoint_leaves_its_name(tmp_path):

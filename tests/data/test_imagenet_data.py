@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -408,3 +409,177 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path):
     image.save(tmp_path / "turned.png", exif=exif)
     seen = np.asarray(open_image(tmp_path / "turned.png"))
     assert seen.shape == (20, 10, 3) and seen[:10].max() == 0 and seen[10:].min() == 255
+
+
+# ---- pictures as cameras, scanners and tools leave them ----
+
+
+def with_exif(tags: bytes, count: int, format: str = "JPEG", image: Image.Image | None = None) -> bytes:
+    """A picture of 48 x 40, the upper left quarter white, whose EXIF has these entries of 12 bytes."""
+    if image is None:
+        image = Image.new("RGB", (48, 40))
+        image.paste((255, 255, 255), (0, 0, 24, 20))
+    head = b"Exif\0\0MM\0*\0\0\0\x08" + count.to_bytes(2, "big") + tags + bytes(4)
+    buffer = io.BytesIO()
+    image.save(buffer, format, exif=head + b"\xff\xff\xff\xff\0\0\0\0")  # -1/0, at the end
+    return buffer.getvalue()
+
+
+def entry(tag: int, kind: int, number: int, value: int) -> bytes:
+    size = 2 if kind == 3 else 4
+    return b"".join((tag.to_bytes(2, "big"), kind.to_bytes(2, "big"), number.to_bytes(4, "big"),
+                     value.to_bytes(size, "big"), bytes(4 - size)))  # fmt: skip
+
+
+ORIENTATION = 0x0112
+CORNER = {
+    1: (0, 0),
+    2: (0, 1),
+    3: (1, 1),
+    4: (1, 0),
+    5: (0, 0),
+    6: (0, 1),
+    7: (1, 1),
+    8: (1, 0),
+}  # row, column
+
+
+def white_quarter(image: Image.Image) -> tuple[int, int]:
+    grey = np.asarray(image.convert("L")).astype(float)
+    rows, columns = (side // 2 for side in grey.shape)
+    quarters = [[grey[:rows, :columns].mean(), grey[:rows, columns:].mean()],
+                [grey[rows:, :columns].mean(), grey[rows:, columns:].mean()]]  # fmt: skip
+    return np.unravel_index(np.argmax(quarters), (2, 2))
+
+
+@pytest.mark.parametrize("orientation", CORNER)
+@pytest.mark.parametrize("kind", ["JPEG", "16-bit PNG", "TIFF", "WEBP"])
+def test_any_picture_is_turned_by_its_orientation(kind, orientation, tmp_path):
+    grey = np.zeros((40, 48), np.uint16)
+    grey[:20, :24] = 65_535
+    image = Image.fromarray(grey) if kind == "16-bit PNG" else None
+    tags = entry(ORIENTATION, 3, 1, orientation)
+    path = tmp_path / "photo.tif"  # a name says nothing
+    path.write_bytes(with_exif(tags, 1, kind.split()[-1], image))
+    if kind == "TIFF":  # a tag of its own
+        Image.fromarray(np.asarray(decode(path.read_bytes()))).save(path, tiffinfo={ORIENTATION: orientation})
+    turned = open_image(path)
+    assert turned.size == ((48, 40) if orientation < 5 else (40, 48)) and turned.mode == "RGB"
+    assert white_quarter(turned) == CORNER[orientation] and np.asarray(turned).max() > 250
+
+
+ABSURD = {  # entries of EXIF beside the orientation
+    "a signed rational -1/0": entry(0x011A, 10, 1, 8 + 2 + 24 + 4),
+    "a rational beyond the end": entry(0x011A, 5, 1, 1 << 20),
+    "an unknown type": entry(0x011A, 99, 7, 1),
+    "a number of numbers": entry(0x011A, 4, (1 << 32) - 1, 8),
+    "a pointer to itself": entry(0x8769, 4, 1, 8),
+}
+
+
+@pytest.mark.parametrize("case", ABSURD)
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_metadata_decides_nothing(case, format, tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(with_exif(entry(ORIENTATION, 3, 1, 6) + ABSURD[case], 2, format))
+    turned = open_image(path)
+    assert turned.size == (40, 48) and white_quarter(turned) == CORNER[6]
+    assert decode(path.read_bytes()).size == (48, 40)  # a data set's are taken as they lie
+
+
+def chunk(kind: bytes, content: bytes, crc: int | None = None) -> bytes:
+    crc = zlib.crc32(kind + content) if crc is None else crc
+    return len(content).to_bytes(4, "big") + kind + content + crc.to_bytes(4, "big")
+
+
+SPOILT_CHUNKS = {
+    "a text that grows": chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80_000_000))),
+    "a text with another checksum": chunk(b"tEXt", b"a\0b", 1),
+    "a profile that is none": chunk(b"iCCP", b"icc\0\0" + b"no zlib"),
+    "a text that is cut short": chunk(b"iTXt", b"a\0\1"),
+    "pixels of a size": chunk(b"pHYs", b"\1"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT_CHUNKS)
+def test_the_chunks_of_a_png_that_say_nothing_of_its_pixels(case):
+    whole = encoded(1, "PNG")
+    at = 8 + 25  # behind the header's chunk
+    spoilt = whole[:at] + SPOILT_CHUNKS[case] + whole[at:]
+    assert np.array_equal(np.asarray(decode(spoilt)), np.asarray(decode(whole)))
+
+
+def test_the_segments_of_a_jpeg_that_say_nothing_of_its_pixels():
+    whole = encoded(1)
+    for content in (
+        b"Exif\0\0garbage",
+        b"http://ns.adobe.com/xap/1.0/\0<",
+        b"Photoshop 3.0\x008BIM\4\4",
+        b"MPF\0II*\0",
+        b"",
+    ):
+        for marker in range(0xE1, 0xEE):
+            segment = bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+            spoilt = whole[:2] + segment + whole[2:]
+            assert np.array_equal(np.asarray(decode(spoilt)), np.asarray(decode(whole))), (content, marker)
+
+
+# ---- what lies in a folder ----
+
+
+def test_other_kinds_of_images_are_read_or_counted(own_folders):
+    folder = own_folders / "train" / WNIDS[0]
+    for suffix, format in (
+        (".webp", "WEBP"),
+        (".bmp", "BMP"),
+        (".tif", "TIFF"),
+        (".TIFF", "TIFF"),
+        (".jfif", "JPEG"),
+    ):
+        (folder / f"x{suffix}").write_bytes(encoded(9, format))
+    (folder / "y.gif").write_bytes(encoded(9, "GIF", "P"))
+    (folder / "z.heic").write_bytes(b"?")
+    with pytest.warns(
+        UserWarning, match=rf"2 files are left out, of kinds that are not read, e.g. {WNIDS[0]}/y.gif"
+    ):
+        train = ImageNet(own_folders, "train", Middle())
+    assert len(train) == 18 + 5 and all(not train[k].bad for k in range(len(train)))
+
+
+def test_what_systems_leave_is_no_class(own_folders, recwarn):
+    for name in (
+        "@eaDir",
+        "__MACOSX",
+        "lost+found",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        ".Trash-1000",
+    ):
+        (own_folders / "train" / name).mkdir()
+    (own_folders / "train" / WNIDS[0] / "@eaDir").mkdir()
+    assert ImageNet(own_folders, "train").classes == WNIDS and not recwarn
+    assert main(["verify", "imagenet", str(own_folders), "--subset"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("empty", "words"),
+    [(["b"], "1 val class has no images: b"), (["b", "c"], "2 val classes have no images: b, c")],
+)
+def test_the_advice_fits_what_was_asked(empty, words, tmp_path, capsys):
+    for split in ("train", "val"):
+        for name in ("a", "b", "c"):
+            (tmp_path / split / name).mkdir(parents=True)
+            if split == "train" or name not in empty:
+                (tmp_path / split / name / "1.jpg").write_bytes(encoded(1))
+    assert main(["verify", "imagenet", str(tmp_path), "--subset"]) == 3
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"error: {tmp_path}: {words}"
+
+
+def test_images_of_equal_names_are_told_apart(folders, own_folders):
+    one, two = ImageNet(folders, "train"), ImageNet(own_folders, "train")
+    assert one.identity == two.identity  # a copy
+    path = own_folders / "train" / WNIDS[1] / f"{WNIDS[1]}_2.JPEG"
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert one.identity != ImageNet(own_folders, "train").identity
+    assert one.identity != ImageNet(folders, "val").identity

@@ -1,11 +1,12 @@
 """Shards: those of webdataset's writers, tar dialects, the index that is kept, damaged and hostile files."""
 
+import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from imagenet_writers import Middle, add, oddity, samples, write_shards
+from imagenet_writers import Middle, add, encoded, oddity, samples, write_shards
 
 from attsnn.data import DataFormatError, DataMissingError, ImageNet
 from attsnn.data.formats.shards import Shards
@@ -171,3 +172,105 @@ def test_an_image_that_left_its_shard_is_a_bad_image(tmp_path):
     assert (
         name.startswith(f"{shard} at byte ") and "ends at byte 3000" in sentence and sample.image is not None
     )
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            add(tar, name, content)
+    return path
+
+
+def sample(key: str, number: int, suffix: str = "jpg") -> dict[str, bytes]:
+    return {f"{key}.{suffix}": encoded(number), f"{key}.cls": b"%d" % (number % 3)}
+
+
+def test_the_word_of_a_split_is_a_word(tmp_path):
+    """ "val" stands in "retrieval", too."""
+    names = {"retrieval-train-000.tar": 6, "retrieval-train-001.tar": 6, "retrieval-val-000.tar": 4}
+    for name, number in names.items():
+        members = [sample(f"{name[:-4]}_{k}", k) for k in range(number)]
+        write_tar(tmp_path / name, {k: v for one in members for k, v in one.items()})
+    assert len(ImageNet(tmp_path, "train")) == 12 and len(ImageNet(tmp_path, "val")) == 4
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("imagenet1k-train-{}.tar", "imagenet1k-validation-{}.tar"),
+        ("training_{}.tar", "valid_{}.tar"),
+        ("interval.train{}.tar", "interval.val{}.tar"),
+        ("Train-{}.tar", "VAL-{}.tar"),
+        ("constrained-val-of-2012-train-{}.tar", "trainable-val-{}.tar"),
+    ],
+)
+def test_names_of_shards_as_people_have_them(train, val, tmp_path, recwarn):
+    for number in range(2):
+        write_tar(tmp_path / train.format(number), sample(f"a{number}", 1))
+        write_tar(tmp_path / val.format(number), sample(f"b{number}", 2))
+    write_tar(tmp_path / "retrieval-000.tar", sample("c", 0))
+    left = "1 .tar files are left out, whose names say neither train nor val, e.g. retrieval-000.tar"
+    if "val-of" in train:
+        with pytest.raises(DataMissingError, match="nor shards of this split"):
+            ImageNet(tmp_path, "train")
+        left = "3 .tar files are left out"
+    else:
+        assert len(ImageNet(tmp_path, "train")) == 2
+    assert len(ImageNet(tmp_path, "val")) == 2
+    assert any(left in str(w.message) for w in recwarn)
+
+
+def test_keys_may_have_dots(tmp_path):
+    members = sample("img_0.75_b", 1) | sample("x.v2", 2) | sample("a/b.c/d", 0) | sample("plain", 1, "webp")
+    members |= {"plain.json": b"{}", "x.v2.meta.txt": b""}
+    shards = Shards([write_tar(tmp_path / "train-0.tar", members)])
+    assert shards.labels.tolist() == [1, 2, 0, 1]
+    assert [shards.read(k) for k in range(4)] == [
+        v for k, v in members.items() if k.endswith(("jpg", "webp"))
+    ]
+
+
+def test_further_images_of_a_sample_are_counted(tmp_path):
+    members = (
+        sample("7", 1) | {"7.depth.png": encoded(2, "PNG"), "7.seg.png": encoded(3, "PNG")} | sample("8.b", 2)
+    )
+    with pytest.warns(
+        UserWarning, match="2 images are left out, further ones of their samples, e.g. 7.depth"
+    ):
+        shards = Shards([write_tar(tmp_path / "train-0.tar", members)])
+    assert shards.labels.tolist() == [1, 2]
+    for lacking, words in (
+        ("9.jpg", "'9' has no label"),
+        ("9.cls", "'9' has no image"),
+        ("9.a.cls", "'9.a' has no im"),
+    ):
+        path = write_tar(tmp_path / "train-1.tar", members | {lacking: b"1"})
+        with pytest.warns(UserWarning), pytest.raises(DataFormatError, match=words):
+            Shards([path])
+
+
+def test_a_shard_replaced_while_size_and_time_stay_is_indexed_anew(tmp_path):
+    path = write_tar(tmp_path / "imagenet1k-train-0000.tar", sample("a", 1) | sample("b", 2))
+    assert ImageNet(tmp_path, "train").labels.tolist() == [1, 2]
+    before = path.stat()
+    other = write_tar(tmp_path / "other", sample("a", 1) | sample("b", 2))
+    content = bytearray(other.read_bytes())
+    at = content.index(b"b.cls") + 512
+    content[at : at + 1] = b"0"
+    other.write_bytes(content)
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert ImageNet(tmp_path, "train").labels.tolist() == [1, 0]
+
+
+def test_shards_are_told_apart(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    for number, folder in enumerate(("x", "y")):
+        write_tar(tmp_path / folder / "train-0.tar", sample("a", 1) | sample(f"b{number}" * (1 + number), 2))
+    assert ImageNet(tmp_path / "x", "train").identity != ImageNet(tmp_path / "y", "train").identity
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "train-0.tar").write_bytes((tmp_path / "x" / "train-0.tar").read_bytes())
+    assert ImageNet(tmp_path / "x", "train").identity == ImageNet(tmp_path / "z", "train").identity

@@ -135,3 +135,27 @@ def test_synthetic_classes_can_be_learned():
         optimizer.step()
     x, y, _ = collate([test[i] for i in range(len(test))])
     assert (model(x).argmax(1) == y).float().mean() > 0.7  # by chance: 0.17
+
+
+@pytest.mark.parametrize("size", [(20_000, 2), (2, 20_000), (150_000, 2), (3, 50_000)])
+def test_a_long_picture_costs_no_memory(size, vision):
+    """A few bytes of a file: its shorter side would be enlarged, and the longer one with it."""
+    resource = pytest.importorskip("resource")
+    image = Image.new("RGB", size, (10, 20, 30))
+    image.paste((250, 20, 30), (size[0] // 2, size[1] // 2, *size))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    out = eval_transform(256, 224)(image)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+    assert out.shape == (3, 224, 224)
+    corner = out[0, -20:, -20:].mean() - out[0, :20, :20].mean()
+    assert corner > 3  # the middle of the picture
+
+
+def test_pictures_of_usual_shapes_are_resized_whole(vision):
+    from torchvision.transforms import v2
+
+    for size in ((40, 32), (300, 40), (31, 240), (500, 375)):
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+        plain = v2.Compose([v2.Resize(64), v2.CenterCrop(56), v2.PILToTensor()])(image)
+        steps = eval_transform(64, 56).transforms
+        assert torch.equal(v2.Compose([*steps[:3], v2.PILToTensor()])(image), plain)

@@ -26,7 +26,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 PNG = b"\x89PNG\r\n\x1a\n"
-PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks without which pixels differ
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")  # what the pixels need, and how they lie
 JPEG_PIXELS = (0xE0, 0xEE)  # of the application segments: JFIF, and Adobe's transform of colours
 
 
@@ -39,13 +39,11 @@ def decode(data: bytes, where: str = "<bytes>", *, turn: bool = False) -> Image.
     try:
         try:
             return _decode(data, turn)
-        except UnidentifiedImageError:
-            raise
         except Exception:
             bare = _bare(data)
             if len(bare) == len(data):
                 raise
-            return _decode(bare, False)
+            return _decode(bare, turn)
     except UnidentifiedImageError:
         raise DataFormatError("is neither JPEG nor PNG, nor WebP, BMP, TIFF or PPM", path=where) from None
     except MemoryError:
@@ -59,6 +57,7 @@ def _decode(data: bytes, turn: bool) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if image.width * image.height > PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels, more than {PIXELS}")
+        image.load()  # turns a TIFF, which then says so
         how = TURNS.get(_orientation(image)) if turn else None
         pixels = _rgb(image)
     return pixels if how is None else pixels.transpose(how)

@@ -77,6 +77,7 @@ def fault(file: File, path: Path) -> str | None:
 
 def _fetch_from(url: str, part: Path, file: File) -> None:
     """Appends to `part` until the server says that it is whole."""
+    _check(url)
     tries, said = 0, None
     with tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name, disable=None) as progress:
         while True:
@@ -136,7 +137,7 @@ def _append(url: str, part: Path, start: int, file: File, progress: tqdm) -> Non
 
 
 class _OnlyHTTPS(urllib.request.HTTPRedirectHandler):
-    """Refuses what leaves HTTPS, also by a redirection; servers of this machine may speak plain HTTP."""
+    """Refuses a redirection that leaves HTTPS."""
 
     def redirect_request(self, request, *args):
         new = super().redirect_request(request, *args)
@@ -144,14 +145,11 @@ class _OnlyHTTPS(urllib.request.HTTPRedirectHandler):
             _check(new.full_url)
         return new
 
-    def http_request(self, request):
-        _check(request.full_url)
-        return request
-
 
 def _check(url: str) -> None:
+    """Servers of this machine may speak plain HTTP."""
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
+    if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in LOOPBACK):
         raise DataError(f"{url} is not HTTPS; nothing was fetched")
 
 

@@ -12,7 +12,7 @@ from attsnn._files import mapped
 from attsnn.data.errors import DataFormatError, DataMissingError
 
 FILE_BYTES = 1 << 26  # of an image
-SIZES = 1024  # files of a set that are looked at
+LOOKS = 1024  # at so many of the files of a set, to tell it from others
 # What operating systems and their tools leave in any folder.
 JUNK = {"@eadir", "__macosx", "lost+found", "$recycle.bin", "system volume information", "#recycle"}
 
@@ -38,10 +38,15 @@ def map_file(path: str | os.PathLike) -> np.ndarray:
         raise DataMissingError(f"{plain(path)}: {error.strerror or error}") from None
 
 
+def spread(number: int) -> list[int]:
+    """As many as `LOOKS` of the indices below `number`, evenly."""
+    return np.linspace(0, number - 1, min(LOOKS, number), dtype=np.int64).tolist()
+
+
 def sizes(path_of: Callable[[int], str | os.PathLike], number: int) -> bytes:
     """The sizes of some of `number` files, spread evenly: what tells sets of equal names apart."""
     found = []
-    for index in np.linspace(0, number - 1, min(SIZES, number), dtype=np.int64).tolist():
+    for index in spread(number):
         with contextlib.suppress(OSError):
             found.append(b"%d %d\n" % (index, os.stat(path_of(index)).st_size))
     return b"".join(found)

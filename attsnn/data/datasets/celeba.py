@@ -107,14 +107,14 @@ def _opened(path: Path) -> zipfile.ZipFile:
 def _places(root: str | os.PathLike) -> tuple[Path, Path]:
     """(the folder or archive of the images, the partition)."""
     root = Path(root)
-    for folder in (root, root / "celeba"):
+    folders = (root, root / "celeba")
+    for folder in folders:
         for place in (folder / FOLDER, folder / ARCHIVE):
             if place.exists() and (folder / PARTITION).is_file():
                 inner = place / FOLDER  # as some unpackers leave it
                 return inner if inner.is_dir() else place, folder / PARTITION
-    lack = (
-        PARTITION if any((root / name).exists() for name in (FOLDER, ARCHIVE)) else f"{ARCHIVE} nor {FOLDER}/"
-    )
+    images = any((folder / name).exists() for folder in folders for name in (FOLDER, ARCHIVE))
+    lack = PARTITION if images else f"{FOLDER}/ or {ARCHIVE}"
     raise DataMissingError(f"{plain(root)}: does not hold {lack}; {WHERE}")
 
 

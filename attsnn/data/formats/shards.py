@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from attsnn.data.core.decode import SUFFIXES
-from attsnn.data.core.files import FILE_BYTES, plain, read_bytes
+from attsnn.data.core.files import FILE_BYTES, plain, read_bytes, spread
 from attsnn.data.core.images import Encoded
 from attsnn.data.core.tar import members
 from attsnn.data.errors import DataFormatError, DataMissingError
@@ -82,10 +82,13 @@ class Shards(Encoded):
         return f"{plain(self.paths[self._shards[index]])} at byte {self._offsets[index]}"
 
     def identity(self) -> str:
-        """Of the shards' names, and where in them the images lie."""
+        """Of the shards' names, where in them the images lie, and some of their names."""
         hashed = hashlib.sha256("\0".join(plain(path.name) for path in self.paths).encode())
         for column in (self._shards, self._offsets, self._sizes):
             hashed.update(np.ascontiguousarray(column, "<i8").data)
+        for index in spread(len(self.labels)):  # the names of some
+            head = max(int(self._offsets[index]) - tarfile.BLOCKSIZE, 0)
+            hashed.update(read_bytes(self.paths[self._shards[index]], head, tarfile.BLOCKSIZE))
         return hashed.hexdigest()
 
     def _open(self, index: str | os.PathLike | None) -> tuple[np.ndarray, np.ndarray]:
