@@ -21,10 +21,26 @@ from attsnn.data.errors import DataError
 from attsnn.data.synthetic import samples
 
 
-def _list(_: argparse.Namespace) -> None:
+def _list(args: argparse.Namespace) -> None:
+    if args.markdown:
+        print(_markdown())
+        return
     for dataset in TABLE.values():
         print(f"{dataset.name}: {dataset.title} ({dataset.licence})\n  {dataset.where}")
     print(f"samples: {samples.__doc__.splitlines()[0]}\n  run `python -m attsnn.data samples OUT`")
+
+
+def _markdown() -> str:
+    """The table of README."""
+    rows = ["| set, class | what | licence | files | RAW, or the folder to open |", "|---|---|---|---|---|"]
+    for name, dataset in TABLE.items():
+        files = "`download`" if dataset.downloadable else "by hand: `list`"
+        raw = dataset.raw.replace("<", "&lt;")
+        if dataset.path is None:
+            files, raw = "in the package", "-"
+        cells = (f"`{name}`, `{dataset.kind}`", dataset.title, dataset.licence, files, raw)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def _prepare(dataset: DataSet, args: argparse.Namespace) -> None:
@@ -63,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m attsnn.data", description="Data sets.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="the data sets, and where to get them").set_defaults(run=_list)
+    listed = commands.add_parser("list", help="the data sets, and where to get them")
+    listed.add_argument("--markdown", action="store_true", help="as a table, that of README")
+    listed.set_defaults(run=_list)
     prepare = commands.add_parser("prepare", help="published files -> what the loaders read")
     verify = commands.add_parser("verify", help="what is found, missing and corrupt")
     download = commands.add_parser(

@@ -520,6 +520,13 @@ def test_every_set_says_what_to_do_where_there_is_nothing(name, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_the_table_of_readme_is_that_of_the_package(capsys):
+    assert main(["list", "--markdown"]) == 0
+    table = capsys.readouterr().out
+    assert all(f"| `{name}`, `{dataset.kind}` |" in table for name, dataset in DATASETS.items())
+    assert f"<!-- data -->\n{table}<!-- /data -->" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_list_names_every_set(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out

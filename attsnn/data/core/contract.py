@@ -53,6 +53,11 @@ class DataSet:
     flags: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def kind(self) -> str:
+        """The name of the class that `open` makes."""
+        return getattr(self.open, "__self__", self.open).__name__
+
+    @property
     def downloadable(self) -> tuple[File, ...]:
         """The files that `python -m attsnn.data download` fetches."""
         return tuple(file for file in self.files if file.urls)

@@ -74,6 +74,11 @@ class Digits(Dataset):
         self.images = F.interpolate(grey, (size, size), mode="bilinear", align_corners=False)
         self.labels, self.classes, self.transform = labels[self.indices].astype(np.int64), NAMES, transform
 
+    @classmethod
+    def open(cls, _: str | os.PathLike | None, split: str, **how) -> "Digits":
+        """As the other sets are opened: by a root, which says nothing here, and a split."""
+        return cls(split, **how)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -102,10 +107,6 @@ def verify() -> None:
     print(f"{len(labels):,} digits, {len(Digits('train')):,} train and {len(Digits('test')):,} test")
 
 
-def _open(_: str | os.PathLike | None, split: str, **how) -> Digits:
-    return Digits(split, **how)
-
-
 DIGITS_SET = DataSet(
     name="digits",
     title="1,797 handwritten digits of UCI, 8 x 8 pixels, which come with the package",
@@ -113,7 +114,7 @@ DIGITS_SET = DataSet(
     licence="CC BY 4.0",
     classes=NAMES,
     splits=SPLITS,
-    open=_open,
+    open=Digits.open,
     prepare=None,
     verify=verify,
     describe=None,
