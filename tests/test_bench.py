@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from bench import cases, harness, model, networks, neuron, peers, report, seams, tables
+from bench import data as bench_data
 
 ROOT = Path(__file__).resolve().parent.parent
 CASE = cases.Case("test", 4, (2, 8, 16, 16))
@@ -51,6 +52,20 @@ def here(monkeypatch):
     yield run
     gc.unfreeze()
     torch.set_num_threads(threads)
+
+
+def test_smoke_of_data(fused, capsys, monkeypatch):
+    """Decoders and ways to frame, a few events of each."""
+    monkeypatch.setattr(harness, "keep_memory", lambda: None)  # it stays with the process
+    threads = torch.get_num_threads()
+    bench_data.main(["--smoke", "--device", "cpu", "--threads", "1"])
+    torch.set_num_threads(threads)
+    out = capsys.readouterr().out
+    rows = re.findall(
+        r"^\| (AEDAT 3.1|AEDAT 2.0|ATIS|text) +\| +([\d.]+) \| +([\d.]+) \|$", out, re.MULTILINE
+    )
+    assert len(rows) == 4 and all(float(fast) > 0 and float(slow) >= 0 for _, fast, slow in rows), out
+    assert len(re.findall(r"^\| by (?:number|time) +\| .* +\| +[\d,]+ \|$", out, re.MULTILINE)) == 9, out
 
 
 @pytest.mark.parametrize(

@@ -110,9 +110,16 @@ class Shifted(Dataset):
 
     def __getitem__(self, key: data.Draw) -> tuple[torch.Tensor, int]:
         frames, label = self.recordings[key]
-        draw = torch.Generator().manual_seed(key.seed)
+        return self._moved(frames, key.seed), label
+
+    def __getitems__(self, keys: Sequence[data.Draw]) -> list[tuple[torch.Tensor, int]]:
+        batch = self.recordings.__getitems__(keys)  # framed by one call
+        return [(self._moved(f, key.seed), label) for (f, label), key in zip(batch, keys, strict=True)]
+
+    def _moved(self, frames: torch.Tensor, seed: int) -> torch.Tensor:
+        draw = torch.Generator().manual_seed(seed)
         x, y = torch.randint(-self.most, self.most + 1, (2,), generator=draw).tolist()
-        return F.pad(torch.as_tensor(frames), (x, -x, y, -y)), label
+        return F.pad(torch.as_tensor(frames), (x, -x, y, -y))
 
 
 def open_data(r: Recipe) -> Callable[..., data.DVSGesture]:
@@ -142,9 +149,8 @@ def train(r: Recipe) -> None:
         chosen, held = engine.split(len(train_set), r.validation_fraction, r.seed)
         engine.seed_all(r.seed)
         model = network(r, len(test_set.classes), device)
-        batches = engine.Batches(
-            Shifted(train_set, r.shift), r.batch, r.seed, key=data.Draw, indices=chosen, workers=r.workers
-        )
+        moved = Shifted(train_set, r.shift) if r.shift else train_set
+        batches = engine.Batches(moved, r.batch, r.seed, key=data.Draw, indices=chosen, workers=r.workers)
         optimizer = torch.optim.Adam(model.parameters(), r.lr)
         schedule = engine.schedule(r.schedule, optimizer, r.epochs * len(batches))
         trained_on = {
