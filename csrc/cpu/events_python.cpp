@@ -65,8 +65,7 @@ template <class Decoder>
 auto records(std::int64_t size, Decoder decoder) {
   return [=](const Array<std::uint8_t>& file, std::int64_t start, int height, int width) {
     const Bytes bytes = bytes_of(file, start);
-    // One more than whole records: what is stored last may not count.
-    return decode_into((file.size() - start) / size + 1, [&](const Columns& columns) {
+    return decode_into((file.size() - start) / size, [&](const Columns& columns) {
       return decoder(bytes, start, {height, width}, columns);
     });
   };

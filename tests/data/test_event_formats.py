@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import on_host
 import pytest
 from events_writers import random_events
 
@@ -370,6 +371,11 @@ def test_mutated_files_are_read_alike_or_refused_alike(kind, fused, tmp_path):
         assert fast == slow, bytes(data)
         seen[isinstance(fast, str)] += 1
     assert min(seen.values()) > 50, seen
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_the_decoders_under_the_sanitizers(sanitizer):
+    on_host.must_be_equal(on_host.build("events") / f"events_{sanitizer}")
 
 
 def test_mutated_arrays_raise_only_format_errors(tmp_path):
