@@ -1,4 +1,4 @@
-"""What a file system may lack: locks, shared maps, files and folders that can be synchronised.
+"""What a file system may lack: locks, shared maps, names in text, files and folders that synchronise.
 
 What only protects is left out where it cannot be done; what is needed is done in a slower way.
 """
@@ -6,6 +6,7 @@ What only protects is left out where it cannot be done; what is needed is done i
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -64,6 +65,12 @@ def print_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def plain(name: str | os.PathLike) -> str:
+    """A name that fits a line: bytes that are no text, and ends of lines, are escaped."""
+    text = os.fspath(name).encode("utf-8", "backslashreplace").decode()
+    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: ascii(match[0])[1:-1], text)
 
 
 def mapped(path: str | os.PathLike, dtype: np.dtype, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:

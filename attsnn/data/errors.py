@@ -2,6 +2,8 @@
 
 import os
 
+from attsnn._files import plain
+
 
 class DataError(ValueError):
     """Data cannot be used; its text is one sentence. A command line prints it and exits with `code`."""
@@ -29,10 +31,10 @@ class DataFormatError(DataError):
         line: int | None = None,
     ):
         if line is not None:
-            message = f"{path}:{line}: {message}"
+            message = f"{plain(path)}:{line}: {message}"
         elif offset is not None:
-            message = f"{path}: byte {offset}: {message}"
+            message = f"{plain(path)}: byte {offset}: {message}"
         elif path is not None:
-            message = f"{path}: {message}"
+            message = f"{plain(path)}: {message}"
         super().__init__(message)  # one argument, so that a data loader's worker can hand the error on
         self.path, self.offset, self.line = path, offset, line

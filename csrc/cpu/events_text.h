@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <string_view>
 
 #include "cpu/events.h"
 #include "cpu/events_records.h"
@@ -43,6 +44,21 @@ class Reader {
     if (c_ != end_) ++c_;
   }
 
+  // What pandas writes for a polarity.
+  bool truth(std::int64_t& value) {
+    for (const std::string_view word : {"True", "true", "False", "false"}) {
+      if (std::string_view(c_, end_ - c_).substr(0, word.size()) != word) continue;
+      value = word[0] == 'T' || word[0] == 't';
+      c_ += word.size();
+      return true;
+    }
+    return false;
+  }
+  // A field that nobody reads.
+  void skip_field(char separator) {
+    while (!row_ends() && *c_ != separator && (separator != ' ' || (*c_ != '\t' && *c_ != '\r'))) ++c_;
+  }
+
   // A number times `unit`; a fraction of it is rounded away where `rounds`, else refused. False leaves c_
   // there.
   bool number(std::int64_t unit, bool rounds, bool integers, std::int64_t& value) {
@@ -65,6 +81,7 @@ class Reader {
 
  private:
   bool real(const char* first, bool minus, std::int64_t unit, bool rounds, std::int64_t& value) {
+    if (first == end_ || (*first != '.' && static_cast<unsigned>(*first - '0') >= 10)) return false;
     double parsed = 0;
     const auto [stop, error] = std::from_chars(first, end_, parsed);
     if (error != std::errc{} || stop == first) return false;
@@ -89,9 +106,13 @@ inline Fault read_row(Reader& reader, const Row& row, std::int64_t (&values)[kMo
   if (!event) return {};
   int found = 0;
   for (bool more = true; more; ++found) {
-    const bool time = found == row.t;
     if (found == row.fields) return {Problem::kFields, start, found + 1};
-    if (!reader.number(time ? row.time_unit : 1, time, row.integers, values[found]))
+    const bool time = found == row.t, named = time || found == row.x || found == row.y || found == row.p;
+    if (!named) reader.skip_field(row.separator);
+    // A fraction of a microsecond is a unit that is not: it is not rounded away.
+    const bool rounds = time && row.time_unit > 1;
+    if (named && !reader.number(time ? row.time_unit : 1, rounds, row.integers, values[found]) &&
+        (row.integers || found != row.p || !reader.truth(values[found])))
       return {Problem::kField, start, found + 1};
     const std::int64_t stop = reader.at();
     reader.skip_blanks();

@@ -96,21 +96,41 @@ def test_hostile_aedat2(case, backend):
     assert str(caught.value).startswith("x.aedat: byte ")
 
 
+def decoded2(times, backend="fused", **how):
+    records = b"".join(record2((k & 63) << 1, t) for k, t in enumerate(times))
+    return aedat2.decode(as_array(MAGIC + records), backend=backend, **how)
+
+
 def test_a_clock_that_starts_again_goes_on(backend):
     """As dat2mat has it: times after it are added to the last one; a clock of 32 bits wraps. Order stays."""
-    times = [(1 << 32) - 10, (1 << 32) - 2, 3, 8, 500, 20, 30]
-    found = aedat2.decode(
-        as_array(MAGIC + b"".join(record2(k << 1, t) for k, t in enumerate(times))), backend=backend
-    )
-    first = (1 << 32) - 10
-    assert (found.events.t - first).tolist() == [0, 8, 13, 18, 510, 530, 540]
-    assert found.events.x.tolist() == list(range(7)) and found.restarts == 2
+    first = (1 << 32) - 30_000
+    times = [first, first + 20_000, 3, 8_000, 50_000, 20, 60, 70, 90, 90_000]
+    found = decoded2(times, backend)
+    wanted = [0, 20_000, 30_003, 38_000, 80_000, 80_020, 80_060, 80_070, 80_090, 170_000]
+    assert (found.events.t - first).tolist() == wanted
+    assert found.events.x.tolist() == list(range(10)) and (found.restarts, found.disordered) == (2, 0)
     with pytest.raises(DataFormatError, match=r"none \(strict\)") as caught:
-        aedat2.decode(as_array(MAGIC + record2(0, 5) + record2(0, 4)), strict=True, backend=backend)
+        decoded2([5, 4], backend, strict=True)
     assert caught.value.offset == len(MAGIC) + 8
-    shuffled = np.random.default_rng(0).permutation(1_000).tolist()
-    with pytest.raises(DataFormatError, match="found time decreasing"):
-        aedat2.decode(as_array(MAGIC + b"".join(record2(0, t) for t in shuffled)), backend=backend)
+    stale = decoded2([2_000_000_000, *range(0, 1_300_000, 1_000)], backend)
+    assert stale.restarts == 1 and (np.diff(stale.events.t[1:]) == 1_000).all()
+
+
+@pytest.mark.parametrize("late", [200, 40_000])
+def test_an_event_that_is_late_is_no_clock_that_starts_again(late, backend):
+    times = 1_000_000_000 + 100 * np.arange(20_000)
+    times[7_000] -= late
+    times[0] = 1_000_000_000 - 7  # nor is one near the start
+    times[1], times[2] = times[0] + 300, times[0] + 90
+    found = decoded2(times.tolist(), backend)
+    assert found.restarts == 0 and found.disordered == 2
+    assert found.events.t.tolist() == sorted(times.tolist())
+    few = times[6_990:7_010].tolist()  # one in 20 is too many to be sorted in silence
+    with pytest.raises(DataFormatError, match="1 or more of 20 events out of order"):
+        decoded2(few, backend)
+    shuffled = np.random.default_rng(0).permutation(1_000_000)[:1_000].tolist()
+    with pytest.raises(DataFormatError, match="found time decreasing.* Is another column the time"):
+        decoded2(shuffled, backend)
 
 
 def test_the_header_of_jaer(backend):
@@ -172,12 +192,12 @@ def test_text_reads_what_was_written(tmp_path, backend):
 
 
 HOSTILE_TEXT = {  # bytes, line, words
-    "short row": (b"1 2 3 1\n2 3 1\n", 2, "a row of 3 numbers"),
-    "long row": (b"1 2 3 1 0\n", 1, "a row of 5 numbers"),
+    "short row": (b"1 2 3 1\n2 3 1\n", 2, "a row of 3 numbers; wanted 4"),
+    "long row": (b"1 2 3 1 0\n", 1, "a row of 5 numbers; wanted 4"),
     "a word": (b"1 2 3 1\n\n2 x 3 1\n", 3, "number 2 of the row"),
     "nan": (b"nan 2 3 1\n", 1, "number 1 of the row"),
     "a fraction": (b"1 2.5 3 1\n", 1, "number 2 of the row"),
-    "x outside": (b"1 2 3 1\n2 128 3 1", 2, "x = 128"),
+    "x outside": (b"1 2 3 1\n2 128 3 1", 2, "x = 128; wanted a column of the sensor, 0 to 127"),
     "y below": (b"1 2 -3 1\n", 1, "y = -3"),
     "no polarity": (b"1 2 3 2\n", 1, "polarity of 2"),
     "time below": (b"-5 2 3 1\n", 1, "time -5"),
@@ -205,6 +225,19 @@ TABLES = {  # how people write tables: columns, separator, header, time unit
     "columns given": (b"1,2,1,5\n3,4,-1,6\n", {"columns": ["x", "y", "p", "t"]}),
     "seconds": (b"t,x,y,p\n0.000005,1,2,1\n6e-6,3.0,4,-1\n", {"time_unit": "s"}),
     "milliseconds": (b"t,x,y,p\n0.005,1,2,1\n.006,3,4,0\n", {"time_unit": "ms"}),
+    "a byte order mark": (b"\xef\xbb\xbft,x,y,p\r\n5,1,2,1\r\n6,3,4,0\r\n", {}),
+    "a mark, no header": (b"\xef\xbb\xbf5,1,2,1\n6,3,4,0\n", {}),
+    "quotes": (b'"t","x","y","p"\n5,1,2,1\n6,3,4,0\n', {}),
+    "units in names": (b"timestamp_us,x,y,polarity\n5,1,2,1\n6,3,4,0\n", {}),
+    "units in brackets": (b"t [s],x,y,p\n5e-6,1,2,1\n6e-6,3,4,0\n", {"time_unit": "s"}),
+    "columns that are no numbers": (b"t,x,y,p,conf,what\n5,1,2,1,0.73,wave\n6,3,4,0,nan,\n", {}),
+    "truths": (b"5,1,2,True\n6,3,4,False\n", {}),
+    "columns before a header": (b"a,b,c,d\n5,1,2,1\n6,3,4,0\n", {"columns": ["t", "x", "y", "p"]}),
+    "v2e": (
+        b"# Format is time (float s), x, y, polarity (0=off, 1=on)\n5e-6 1 2 1\n6e-6 3 4 0\n",
+        {"time_unit": "s"},
+    ),
+    "a comment with commas": (b"# x, y, p, t\n1 2 1 5\n3 4 0 6\n", {}),
     "of savetxt": (b"5.0e+00 1.0e+00 2.0e+00 1.0e+00\n6.0e+00 3.0e+00 4.0e+00 0.0e+00\n", {}),
 }
 
@@ -223,7 +256,16 @@ def test_tables_as_people_have_them(case, backend):
         (b"t,time,x,y,p\n", "2 columns for t"),
         (b"", "found no row"),
         (b"t,x,y,p\n1,2.5,3,1\n", "number 2 of the row"),
-        (b"t,x,y,p\n1,2,3,1,\n", "row of 5 numbers"),
+        (b"t,x,y,p\n1,2,3,1,\n", "row of 5 numbers; wanted 4"),
+        (
+            b"0.003811 96 133 0\n0.5 3 4 0\n",
+            r"number 1 .*\(times with fractions are in s or ms: --time-unit\)",
+        ),
+        (b"t_ms,x,y,p\n1,2,3,1\n", "column t_ms is not in us: --time-unit ms"),
+        (b"1,2,3,10000\n", "polarity of 10000; .*--columns names them in their order"),
+        (b"--5,1,2,1\n", "number 1 of the row"),
+        (b"5,--1,2,1\n", "number 2 of the row"),
+        (b"5,1,2,+-1e300\n", "number 4 of the row"),
     ],
 )
 def test_hostile_tables(data, words, backend):
@@ -232,6 +274,13 @@ def test_hostile_tables(data, words, backend):
 
 
 # arrays
+
+
+def test_a_header_alone_is_no_event(backend):
+    for data in (b"t,x,y,p", b"t,x,y,p\n", b"# t x y p\n"):
+        assert len(text.decode_table(as_array(data), backend=backend).events) == 0
+    with pytest.raises(ValueError, match="time_unit must be one of us, ms, s, got 'ns'"):
+        text.decode_table(as_array(b"1 2 3 1"), time_unit="ns")
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy", "structured", "fields in npz"])
@@ -275,18 +324,37 @@ HOSTILE_ARRAYS = {
     "a claim alone": (npy([1], CLAIM), "not a sound .npy"),
     "code in the header": (npy([1], "__import__('os').abort()\n"), "not a sound .npy"),
     "cut short": (npz(t=npy(np.arange(9)), x=npy(np.arange(9)))[:-30], "not a sound .npz"),
-    "other names": (npz(frames=npy(np.zeros((2, 2))), labels=npy([1])), "wanted t, x, y, p"),
-    "a column missing": (npz(t=npy([1]), x=npy([1]), y=npy([1])), "no columns for p"),
+    "other names": (npz(frames=npy(np.zeros((2, 2))), labels=npy([1])), "frames have lost their times"),
+    "a column missing": (npz(t=npy([1]), x=npy([1]), y=npy([1])), "wanted arrays t, x, y, p"),
     "other lengths": (npz(t=npy([1, 2]), x=npy([1]), y=npy([1]), p=npy([1])), "of one length"),
     "words": (npz(t=npy(["a"]), x=npy([1]), y=npy([1]), p=npy([1])), "wanted four of numbers"),
     "x below": (npz(t=npy([1]), x=npy([-1]), y=npy([1]), p=npy([1])), "event 0 has x = -1"),
     "nan": (npz(t=npy([np.nan]), x=npy([1]), y=npy([1]), p=npy([1])), "event 0 has t = nan"),
     "polarity": (npz(t=npy([1, 2]), x=npy([1, 1]), y=npy([1, 1]), p=npy([1, 3])), "event 1 has p = 3"),
     "both polarities": (npz(t=npy([1, 2]), x=npy([1, 1]), y=npy([1, 1]), p=npy([-1, 0])), "of 0 and of -1"),
-    "five columns": (npy(np.zeros((3, 5))), r"wanted \[N, 4\]"),
+    "five columns": (npy(np.zeros((3, 5))), r"one \[N, 4\] with the columns t, x, y, p"),
+    "fractions of a us": (
+        npz(t=npy([0.5]), x=npy([1]), y=npy([1]), p=npy([1])),
+        "they are in s or ms: --time-unit",
+    ),
+    "little that grows": (npz(t=npy(np.zeros(1 << 27, "u1"))), "claims"),
+    "no bytes a number": (npy(np.zeros(3, "V0")), "not a sound .npy|wanted arrays"),
+    "out of order": (
+        npz(t=npy([1, 0]), x=npy([1, 1]), y=npy([1, 1]), p=npy([1, 1])),
+        "the first is event 1; wanted",
+    ),
     "no array": (b"hello", "not a sound .npy"),
     "nothing": (b"", "not a sound .npy"),
 }
+
+
+def test_arrays_with_others_beside_them_and_in_other_orders(tmp_path):
+    events = random_events(50)
+    rows = np.stack([getattr(events, name).astype(np.int64) for name in "xytp"], axis=1)
+    np.savez(tmp_path / "a.npz", events=rows[:, [2, 0, 1, 3]], label=3)
+    assert_equal(columns.decode(bytes_of(tmp_path / "a.npz")).events, events)
+    np.save(tmp_path / "a.npy", rows)
+    assert_equal(columns.decode(bytes_of(tmp_path / "a.npy"), columns=["x", "y", "t", "p"]).events, events)
 
 
 @pytest.mark.parametrize("case", HOSTILE_ARRAYS)
@@ -321,10 +389,13 @@ def test_matrices_read_what_dat2mat_writes(variable, number, kind, tmp_path):
 def test_hostile_matrices(tmp_path):
     savemat = pytest.importorskip("scipy.io", reason="extra mat").savemat
     for variables, words in (
-        ({"other": np.zeros((3, 4))}, "found nothing"),
+        ({"other": np.zeros((3, 4))}, r"holds matrices of numbers \['other'\], none of out, out1, res"),
+        ({"out": np.zeros((3, 4)) + 1j}, "holds matrices of numbers"),
+        ({"out": np.array([[1, 2, 3, 57]])}, "event 0 has p = 57"),
+        ({"out": np.zeros((2, 2, 4))}, "wanted 4 or 6 columns"),
         ({"out": np.zeros((3, 5))}, r"found out\[3, 5\]"),
         ({"out": np.array([[1, 200, 3, 1]])}, "event 0 has x = 200"),
-        ({"out": np.array([["a", "b", "c", "d"]], object)}, "wanted numbers|cannot be read"),
+        ({"out": np.array([["a", "b", "c", "d"]], object)}, "holds matrices of numbers"),
     ):
         savemat(tmp_path / "a.mat", variables)
         with pytest.raises(DataFormatError, match=words):
@@ -333,6 +404,20 @@ def test_hostile_matrices(tmp_path):
     for data in (whole[:200], whole[:-9], as_array(b"MATLAB 5.0 MAT-file" + bytes(200)), as_array(b"")):
         with pytest.raises(DataFormatError):
             mat.decode(data, path="a.mat")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_damaged_matrices_do_not_end_the_process(packed, tmp_path):
+    """scipy crashes on elements of a type that is none."""
+    savemat = pytest.importorskip("scipy.io", reason="extra mat").savemat
+    savemat(tmp_path / "a.mat", {"out1": np.ones((20, 4))}, do_compression=packed)
+    whole, rng = bytes_of(tmp_path / "a.mat"), np.random.default_rng(0)
+    for at in range(len(whole) if packed else 256):
+        for value in (0, 14, 64, 128, 255, int(rng.integers(256))):
+            data = whole.copy()
+            data[at] = value
+            with contextlib.suppress(DataFormatError):
+                assert len(mat.decode(data).events) == 20
 
 
 # any bytes

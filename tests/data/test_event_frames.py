@@ -119,8 +119,8 @@ def test_an_event_outside_is_named(backend):
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"steps": 0, "dt": 5}, "steps must be a number from 1"),
-        ({"steps": 2, "dt": 0}, "dt must be a number of microseconds from 1"),
+        ({"steps": 0, "dt": 5}, "steps must be from 1"),
+        ({"steps": 2, "dt": 0}, "dt must be from 1 to .*, a number of microseconds"),
         ({"steps": 2, "dt": 5, "sensor": (10, 9), "downsample": 2}, "downsample must divide"),
         ({"steps": 2, "dt": 5, "axes": "zz"}, "axes must be"),
         ({"steps": 2, "dt": 5, "polarity": "none"}, "polarity must be"),

@@ -48,7 +48,7 @@ class DataSet:
     classes: tuple[str, ...] | None = None  # their names in order; None: found in the files
     files: tuple[File, ...] = ()
     raw: str = "the files as published, or the folder above"  # help of `prepare`'s first argument
-    out: str = "the store to write, which must not be there yet"  # help of its second
+    out: str = "the store to write: a new folder, or an empty one"  # help of its second
     path: str | None = "the prepared store"  # help of `verify`'s argument; None: it has none
     flags: Mapping[str, str] = field(default_factory=dict)
 

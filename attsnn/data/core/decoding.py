@@ -6,7 +6,7 @@ offset of the byte, and the number that was found there.
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +16,10 @@ from attsnn.data.errors import DataFormatError
 
 DISORDER = 10_000  # of so many events, one may be out of the order of time
 RESTARTS = 16  # how often a clock may start again
+FALL_US = 10_000  # the least by which it then falls back
 WRAP = 1 << 32  # of a clock of 32 bits
 
-# In the order of csrc/cpu/events.h; {} is the number that was found.
+# In the order of csrc/cpu/events.h; the first {} is the number that was found, the second a hint.
 PROBLEMS = {
     "none": "",
     "header_cut": "found {} bytes where a packet's header of 28 begins; the file is cut short",
@@ -32,13 +33,13 @@ PROBLEMS = {
     "payload_cut": "found a packet that claims {} bytes of events, more than the file has left; it is cut "
     "short or damaged",
     "time_sign": "found an event at time {}; wanted a time that is not negative",
-    "column": "found an event at x = {}; wanted a column of the sensor",
-    "row": "found an event at y = {}; wanted a row of the sensor",
+    "column": "found an event at x = {}; wanted a column of the sensor{}",
+    "row": "found an event at y = {}; wanted a row of the sensor{}",
     "record_cut": "found {} bytes after the last whole event; the file is cut short, or is of another format",
     "address": "found the address {}; wanted 16 bits, those of a DVS128 sensor",
-    "fields": "found a row of {} numbers; wanted another number of them",
-    "field": "cannot read number {} of the row",
-    "polarity": "found a polarity of {}; wanted 0 or 1, or -1 or 1",
+    "fields": "found a row of {} numbers; wanted {}",
+    "field": "cannot read number {} of the row as an integer{}",
+    "polarity": "found a polarity of {}; wanted 0 or 1, or -1 or 1{}",
 }
 NUMBERS = {name: number for number, name in enumerate(PROBLEMS)}
 
@@ -65,6 +66,12 @@ class Recording(NamedTuple):
     restarts: int = 0
 
 
+def sides(sensor: tuple[int, int]) -> dict[str, str]:
+    """Hints about a sensor."""
+    height, width = sensor
+    return {"column": f", 0 to {width - 1}", "row": f", 0 to {height - 1}"}
+
+
 def fault(name: str, offset: int, found: int) -> Decoded:
     """What a reference decoder returns for a file that it cannot use."""
     return Decoded((NUMBERS[name], offset, found), None, 0, 0, -1)
@@ -85,33 +92,41 @@ def recording(
     strict: bool = False,
     restarts: bool = False,
     data: np.ndarray | None = None,
+    hints: Mapping[str, str] | None = None,
+    by_event: bool = False,
 ) -> Recording:
     """The events of a decoder in order of time, or DataFormatError with `path` and the offset of the byte.
 
-    Where time decreases, up to one event in 10,000 is sorted into place (a stable sort). With `restarts` a
-    clock may also start again, up to 16 times: what follows is moved behind what came before, and the order
-    stays. More, or any with `strict`, is an error. With `data`, the bytes of a text, errors name the line.
+    With `restarts` a clock may start again: where time falls back to where it began and stays there, up to 16
+    times, what follows is taken as going on from there, and the order stays. Where time decreases otherwise,
+    up to one event in 10,000 is sorted into place (a stable sort). More, or any with `strict`, is an error.
+    With `data`, the bytes of a text, errors name the line; `by_event`: offsets are numbers of events.
     """
     (problem, offset, found), columns, number, descents, first_descent = decoded
     if problem:
-        sentence = list(PROBLEMS.values())[problem].format(found)
+        name = list(PROBLEMS)[problem]
+        sentence = PROBLEMS[name].format(found, (hints or {}).get(name, ""))
         raise DataFormatError(sentence, path=path, offset=offset, line=_line(data, offset))
-    events = Events(*columns)[:number]
+    events, began = Events(*columns)[:number], 0
+    if descents and restarts and not strict:
+        t, began = _restarted(events.t)
+        events = Events(t, events.x, events.y, events.p)
+        descents = np.count_nonzero(np.diff(t) < 0)
     if not descents:
-        return Recording(events, 0)
+        return Recording(events, 0, began)
     # Each event that is taken out removes at most two descents, so many descents need no closer look.
     disordered = _disorder(events.t) if descents <= 2 * (number // DISORDER) else (descents + 1) // 2
     if not strict and disordered <= number // DISORDER:
         order = np.argsort(events.t, kind="stable")
-        return Recording(Events(*(getattr(events, name)[order] for name in COLUMNS)), disordered)
-    if not strict and restarts and descents <= RESTARTS:
-        return Recording(Events(_restarted(events.t), events.x, events.y, events.p), 0, descents)
+        return Recording(Events(*(getattr(events, name)[order] for name in COLUMNS)), disordered, began)
     few = "none (strict)" if strict else f"at most one in {DISORDER:,}"
+    place = {"offset": first_descent, "line": _line(data, first_descent)}
     raise DataFormatError(
-        f"found time decreasing, {disordered:,} or more of {number:,} events out of order; wanted {few}",
+        f"found time decreasing, {disordered:,} or more of {number:,} events out of order"
+        f"{f', the first is event {first_descent}' if by_event else ''}; wanted {few}. Is another column "
+        "the time?",
         path=path,
-        offset=first_descent,
-        line=_line(data, first_descent),
+        **({} if by_event else place),
     )
 
 
@@ -119,12 +134,26 @@ def _line(data: np.ndarray | None, offset: int) -> int | None:
     return None if data is None else int(np.count_nonzero(data[:offset] == ord("\n"))) + 1
 
 
-def _restarted(t: np.ndarray) -> np.ndarray:
-    """Times after each restart go on from the last one before it, as in dat2mat; a clock of 32 bits wraps."""
+def _restarted(t: np.ndarray) -> tuple[np.ndarray, int]:
+    """Times that go on where a clock started again (as in dat2mat) or wrapped at 32 bits; and how often.
+
+    One event that is late among others that go on is no restart.
+    """
+    falls = np.flatnonzero(np.diff(t) < 0) + 1
+    if len(falls) > DISORDER:
+        return t, 0
+    again, began = [], int(t[0])
+    for at in falls.tolist():
+        before, after = int(t[at - 1]), t[at : at + 4].tolist()
+        wraps = before - max(after) > WRAP // 2
+        if wraps or (after[0] <= began + FALL_US and before - max(after) >= FALL_US):
+            again.append(at)
+            began = after[0]
+    if not again or len(again) > RESTARTS:
+        return t, 0
     steps = np.diff(t, prepend=0)
-    again = np.flatnonzero(steps < 0)
     steps[again] = np.where(steps[again] < -WRAP // 2, steps[again] + WRAP, t[again])
-    return np.cumsum(steps)
+    return np.cumsum(steps), len(again)
 
 
 def _disorder(t: np.ndarray) -> int:

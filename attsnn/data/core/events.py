@@ -4,6 +4,8 @@ An event is (t, x, y, p): the time in microseconds, the column, the row, and the
 = OFF).
 """
 
+import hashlib
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,6 +70,8 @@ def make_events(t, x, y, p, *, sort: bool = False) -> Events:
 
 def _column(name: str, values) -> np.ndarray:
     given = np.asarray(values)
+    if given.ndim != 1 or given.dtype.kind not in "biuf":
+        raise ValueError(f"column {name} is {given.dtype}{list(given.shape)}; wanted a sequence of integers")
     column = given.astype(COLUMNS[name])
     changed = given[column != given]
     if name == "p" and changed.size == 0:
@@ -154,6 +158,8 @@ class Selection(Dataset):
     """Some samples of a data set with `labels` and `classes`; unlike torch's Subset it takes `Draw` keys."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]):
+        if np.asarray(indices).dtype == bool:
+            raise ValueError("the indices are a mask: pass np.flatnonzero(mask)")
         self.dataset, self.indices = dataset, [int(index) for index in indices]
         outside = [index for index in self.indices if not 0 <= index < len(dataset)]
         if outside:
@@ -163,10 +169,22 @@ class Selection(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def identity(self) -> str:
+        """A hash that tells these samples from others."""
+        text = json.dumps([self.dataset.identity, self.indices])
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def __getitem__(self, key: int | Draw):
-        if isinstance(key, Draw):
-            return self.dataset[Draw(self.indices[key.index], key.seed)]
-        return self.dataset[self.indices[key]]
+        return self.dataset[self._key(key)]
+
+    def __getitems__(self, keys: Sequence[int | Draw]):
+        keys = [self._key(key) for key in keys]
+        together = getattr(self.dataset, "__getitems__", None)
+        return [self.dataset[key] for key in keys] if together is None else together(keys)
+
+    def _key(self, key: int | Draw) -> int | Draw:
+        return Draw(self.indices[key.index], key.seed) if isinstance(key, Draw) else self.indices[key]
 
 
 def select(dataset: Dataset, indices: Sequence[int]) -> Selection:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from attsnn._files import mapped
+from attsnn._files import mapped, plain
 from attsnn.data.errors import DataFormatError, DataMissingError
 
 FILE_BYTES = 1 << 26  # of an image
@@ -20,11 +20,6 @@ JUNK = {"@eadir", "__macosx", "lost+found", "$recycle.bin", "system volume infor
 def is_junk(name: str) -> bool:
     """Whether a file or folder of that name is nobody's data."""
     return name.startswith(".") or name.lower() in JUNK
-
-
-def plain(name: str | os.PathLike) -> str:
-    """A name that can be printed and stored: bytes that are no text are escaped."""
-    return os.fspath(name).encode("utf-8", "backslashreplace").decode()
 
 
 def map_file(path: str | os.PathLike) -> np.ndarray:

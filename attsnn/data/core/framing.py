@@ -45,13 +45,13 @@ class Framing:
         for name, value in (("steps", self.steps), ("dt", self.dt), ("downsample", self.downsample)):
             if value is None and name == "dt":
                 continue
-            unit = "a number of microseconds" if name == "dt" else "a number"
+            unit = ", a number of microseconds" if name == "dt" else ""
             try:
                 operator.index(value)
             except TypeError:
-                raise ValueError(f"{name} must be an integer, {unit}; got {value!r}: int(...) it") from None
+                raise ValueError(f"{name} must be an integer{unit}; got {value!r}: int(...) it") from None
             if not 1 <= value <= MOST:
-                raise ValueError(f"{name} must be {unit} from 1 to {MOST}, got {value}")
+                raise ValueError(f"{name} must be from 1 to {MOST}{unit}; got {value}")
         height, width = self.sensor
         if not all(0 < side <= SIDE and side % self.downsample == 0 for side in (height, width)):
             raise ValueError(

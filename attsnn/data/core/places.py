@@ -6,8 +6,10 @@ is read, and what a member claims to hold costs nothing.
 
 import contextlib
 import gzip
+import lzma
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -22,20 +24,18 @@ from attsnn.data.core.tar import Bounded
 from attsnn.data.errors import DataFormatError
 
 BLOCK_BYTES = 1 << 20
-FILE_BYTES = 1 << 30
+FILE_BYTES = 1 << 31  # of a file in an archive
 TOTAL_BYTES = 1 << 36
 MEMBERS = 1_000_000
-CALLED_LIKE_A_FILE = re.compile(r"\.[a-z]{3,5}$")
+CALLED_LIKE_A_FILE = re.compile(r"\.(?:aedat|npz|npy|mat|bin|txt|csv)$", re.IGNORECASE)
+LEVELS = 64  # of folders
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+# What tarfile and gzip raise for numbers and names that make no sense, and headers without end.
+UNSOUND_TAR = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError, RecursionError)
 # What zipfile raises for what is no zip file, is encrypted, or is compressed in another way.
 UNSOUND_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError),
+    *(RuntimeError, EOFError, OSError, ValueError, KeyError),
 )
 
 
@@ -82,31 +82,38 @@ def is_archive(path: Path) -> bool:
 
 
 class Folder:
-    """A folder and those below it; links to folders are followed, but none twice."""
+    """A folder and those below it, by name; links to folders are followed, but to none above."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def members(self) -> Iterator[Member]:
-        seen = set()
-        for folder, folders, files in os.walk(self.path, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:
-                folders.clear()
+        status = os.stat(self.path)
+        yield from self._below(self.path, (), frozenset([(status.st_dev, status.st_ino)]))
+
+    def _below(self, folder: Path, parts: tuple[str, ...], above: frozenset) -> Iterator[Member]:
+        with os.scandir(folder) as entries:
+            found = sorted((e for e in entries if not is_junk(e.name)), key=lambda e: e.name)
+        for entry in found:
+            path, here = Path(entry.path), (*parts, entry.name)
+            if not entry.is_dir():
+                yield Member("/".join(here), path)
                 continue
-            seen.add(real)
-            folders[:] = [name for name in folders if not is_junk(name)]
-            misplaced = [name for name in folders if CALLED_LIKE_A_FILE.search(name)]
-            for name in (*misplaced, *files):
-                path = Path(folder, name)
-                yield Member(path.relative_to(self.path).as_posix(), path, regular=name not in misplaced)
+            if CALLED_LIKE_A_FILE.search(entry.name):
+                yield Member("/".join(here), path, regular=False)
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) not in above and len(here) < LEVELS:
+                yield from self._below(path, here, above | {(status.st_dev, status.st_ino)})
 
     def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
         for key, member in members.items():
             yield key, map_file(member.handle)
 
     def size(self, member: Member) -> int:
-        return os.path.getsize(member.handle)
+        try:
+            return os.path.getsize(member.handle)
+        except OSError:  # a link to nothing, which reading it says
+            return 0
 
     def where(self, path: str) -> str:
         return str(self.path / path)
@@ -123,7 +130,9 @@ class Tar:
     def members(self) -> Iterator[Member]:
         with self._open() as tar:
             for member in self._bounded(tar):
-                yield Member(member.name, member.name, member.size, member.isreg() and not member.issparse())
+                if not member.isdir() or CALLED_LIKE_A_FILE.search(member.name):
+                    regular = member.isreg() and not member.issparse()
+                    yield Member(member.name, member.name, member.size, regular)
 
     def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
         keys = {member.handle: key for key, member in members.items()}
@@ -144,15 +153,16 @@ class Tar:
         try:
             with contextlib.ExitStack() as stack:
                 file = stack.enter_context(self._open_file(self.path, "rb"))
-                yield stack.enter_context(tarfile.open(fileobj=Bounded(file), mode="r:"))
-                for _ in range(FILE_BYTES // BLOCK_BYTES):
-                    if not file.read(BLOCK_BYTES):
-                        return
-            raise DataFormatError(f"more than {FILE_BYTES} bytes follow the last file", path=self.path)
+                bounded = Bounded(file)
+                yield stack.enter_context(tarfile.open(fileobj=bounded, mode="r:"))
+                # tarfile takes a damaged header, or the end of the file, for the end of the archive.
+                if len(bounded.last) < tarfile.BLOCKSIZE or any(bounded.last):
+                    raise DataFormatError("found no end mark; it is cut short or damaged", path=self.path)
+                while file.read(BLOCK_BYTES):
+                    pass
         except DataFormatError:
             raise
-        except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
-            # The last two come from tarfile itself, for numbers and names that make no sense.
+        except UNSOUND_TAR as error:
             kind = ".tar" if self._open_file is open else ".tar.gz"
             raise DataFormatError(f"not a sound {kind} ({error})", path=self.path) from None
 
@@ -182,7 +192,7 @@ class Zip:
                 elif not info.is_dir():
                     total += info.file_size
                     _bound(self.path, count, info.file_size, total, name, info.header_offset)
-                    yield Member(name, name, info.file_size)
+                    yield Member(name.replace("\\", "/"), name, info.file_size)  # as some write on Windows
 
     def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
         keys, within = {}, {}

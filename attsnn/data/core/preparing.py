@@ -1,7 +1,9 @@
 """From the raw files of a set of event recordings to its store, and the same for recordings of one's own."""
 
+import operator
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,7 @@ from tqdm import tqdm
 from attsnn.data.core.decoding import Recording
 from attsnn.data.core.events import COLUMNS, Events, make_events
 from attsnn.data.core.files import plain
+from attsnn.data.core.framing import SIDE
 from attsnn.data.core.raw import Raw
 from attsnn.data.core.store import EVENT_BYTES, StoreWriter
 
@@ -54,7 +57,7 @@ def write_recordings(
     if progress:
         print(f"{plain(out)}: {len(entries):,} recordings, about {needs:,} bytes", file=sys.stderr)
     counted = {"source": plain(raw.path.name), "sorted_events": 0, "clock_restarts": 0, **about}
-    by_file = {entry.file: entry for entry in entries}
+    by_file, empty = {entry.file: entry for entry in entries}, []
     with StoreWriter(out, classes=classes, sensor=sensor, about=counted, needs=needs) as writer:
         files = tqdm(
             raw.read(by_file),
@@ -68,7 +71,11 @@ def write_recordings(
             counted["sorted_events"] += disordered
             counted["clock_restarts"] += restarts
             entry = by_file[file]
+            if not len(events):
+                empty.append(file)
             writer.append(events, label=entry.label, recording=entry.recording, split=entry.split)
+    if empty:
+        warnings.warn(f"{len(empty)} recordings hold no event, e.g. {raw.where(empty[0])}", stacklevel=3)
     return Path(out)
 
 
@@ -90,7 +97,9 @@ def write_store(
 
     Raises ValueError, naming the recording, for what does not fit; then nothing is written.
     """
-    classes = tuple(classes)
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes) or not len(classes):
+        raise ValueError(f"classes must be a sequence of names, got {classes!r}")
+    classes, sensor = tuple(map(str, classes)), sides_of(sensor)
     with StoreWriter(out, classes=classes, sensor=sensor, about={"source": "write_store"}) as writer:
         for number, (events, label, name, split) in enumerate(recordings):
             where = f"recording {number}, {plain(str(name))!r}"
@@ -103,12 +112,27 @@ def write_store(
     return Path(out)
 
 
+def sides_of(sensor: Sequence[int] | None) -> tuple[int, int] | None:
+    """(height, width) of a sensor, or None; ValueError for what is none."""
+    if sensor is None:
+        return None
+    try:
+        height, width = (operator.index(side) for side in sensor)
+    except (TypeError, ValueError):
+        height = width = 0
+    if not (0 < height <= SIDE and 0 < width <= SIDE):
+        raise ValueError(
+            f"sensor must be (height, width) in pixels, at most {SIDE} each, or None; got {sensor!r}"
+        )
+    return height, width
+
+
 def _check(events: Events, sensor: tuple[int, int] | None) -> None:
     if (np.diff(events.t) < 0).any():
         raise ValueError("its times decrease; make_events(..., sort=True) sorts them")
     if not len(events):
         return
-    height, width = sensor or (1 << 15, 1 << 15)
+    height, width = sensor or (SIDE, SIDE)
     least = [int(getattr(events, name).min()) for name in COLUMNS]
     most = [int(getattr(events, name).max()) for name in ("x", "y", "p")]
     if min(least) < 0 or most[0] >= width or most[1] >= height or most[2] > 1:
@@ -123,6 +147,6 @@ def _number(label: int | str, classes: tuple[str, ...]) -> int:
         if label not in classes:
             raise ValueError(f"its class {label!r} is none of {', '.join(classes[:5])}")
         return classes.index(label)
-    if not 0 <= label < len(classes):
+    if not 0 <= operator.index(label) < len(classes):
         raise ValueError(f"its label is {label}; wanted 0 to {len(classes) - 1}")
-    return int(label)
+    return operator.index(label)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from attsnn.data.core.files import is_junk, plain
-from attsnn.data.core.places import FILE_BYTES, Member, Place, is_archive, place_of
+from attsnn.data.core.places import ARCHIVES, Folder, Member, Place, is_archive, place_of
 from attsnn.data.errors import DataFormatError, DataMissingError
 
 TEXT_BYTES = 1 << 20
@@ -22,50 +22,65 @@ TEXT_BYTES = 1 << 20
 class Raw:
     """The files at `path`, a folder or an archive, whose last `depth` parts match `pattern`.
 
-    `names` are these parts, sorted. Archives in a folder are looked into where the folder has no such files.
-    The files must lie below one folder, or below one called `folder`, which is preferred; `left` counts what
-    matches elsewhere. Raises DataFormatError.
+    `names` are these parts, sorted. Archives below a folder are looked into where it has no such files, else
+    `archives` lists them. The files must lie below one folder, or below one called `folder`, which is
+    preferred; `left` counts what matches elsewhere, `others` are files that do not match. DataFormatError.
     """
 
     def __init__(self, path: str | os.PathLike, pattern: re.Pattern, folder: str = "", depth: int = 1):
-        self.path, self._depth = Path(path), depth
-        found = list(self._matches([place_of(self.path)], pattern))
-        if not found and self.path.is_dir():
-            archives = sorted(filter(is_archive, self.path.iterdir()))
-            found = list(self._matches(map(place_of, archives), pattern))
+        self.path, self._depth, self._pattern = Path(path), depth, pattern
+        self.others: list[str] = []
+        self.archives: list[Path] = []  # not looked into
+        place = place_of(self.path)
+        members = list(place.members())
+        found = list(self._matches(place, members))
+        if isinstance(place, Folder):
+            self.archives = [member.handle for member in members if is_archive(member.handle)]
+        if not found and self.archives:
+            inner = [(place_of(archive), place_of(archive).members()) for archive in self.archives]
+            found = [match for archive, its in inner for match in self._matches(archive, its)]
+            self.archives = []
         tops = Counter(top for top, *_ in found)
         chosen = [top for top in tops if folder and PurePosixPath(top).name == folder] or list(tops)
         if len(chosen) > 1:
             listed = ", ".join(repr(plain(top or ".")) for top in sorted(chosen)[:4])
-            raise DataFormatError(f"found files of this set below {listed}; name one of these", path=path)
+            raise DataFormatError(
+                f"found files of this set below {listed}; name one of these", path=plain(path)
+            )
         self.left = {top: number for top, number in tops.items() if top not in chosen}
         self._files: dict[str, tuple[Place, Member]] = {}
         for top, name, place, member in found:
-            if name in self._files and top in chosen:
-                second = plain(place.where(member.path))
-                raise DataFormatError("found a second one of that name; wanted one regular file", path=second)
             if top in chosen:
+                if name in self._files:
+                    raise DataFormatError(
+                        f"found a second one of that name; the first is {self.where(name)}",
+                        path=plain(place.where(member.path)),
+                    )
                 self._files[name] = place, member
         self.names = sorted(self._files)
 
-    def _matches(
-        self, places: Iterable[Place], pattern: re.Pattern
-    ) -> Iterator[tuple[str, str, Place, Member]]:
-        """(what precedes the name, name, place, member) of each file that matches."""
-        for place in places:
-            for member in place.members():
-                parts = member.path.removeprefix("./").split("/")
-                name = "/".join(parts[-self._depth :])
-                if any(map(is_junk, parts)) or "" in parts or not pattern.fullmatch(name):
-                    continue
-                if not member.regular:
-                    where = plain(place.where(member.path))
-                    raise DataFormatError(
-                        "found a folder, link or sparse file; wanted a regular file", path=where
-                    )
-                yield "/".join(parts[: -self._depth]), name, place, member
+    def _matches(self, place: Place, members: Iterable[Member]) -> Iterator[tuple[str, str, Place, Member]]:
+        """(what precedes the name, name, place, member) of each file that matches.
 
-    def read(self, names: Iterable[str], limit: int = FILE_BYTES) -> Iterator[tuple[str, np.ndarray]]:
+        A file at the top of an archive may lie in a folder of the archive's name.
+        """
+        outer = [] if isinstance(place, Folder) else [place.path.name.partition(".")[0]]
+        for member in members:
+            parts = member.path.removeprefix("./").split("/")
+            name = "/".join([*outer, *parts][-self._depth :])
+            if any(map(is_junk, parts)) or "" in parts:
+                continue
+            if not self._pattern.fullmatch(name):
+                self.others.append(member.path)
+                continue
+            if not member.regular:
+                raise DataFormatError(
+                    "found a folder, link or sparse file; wanted a regular file",
+                    path=plain(place.where(member.path)),
+                )
+            yield "/".join(parts[: -self._depth]), name, place, member
+
+    def read(self, names: Iterable[str], limit: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
         """(name, bytes) of these files, each of at most `limit` bytes, in any order: one pass a place."""
         by_place: dict[Place, dict[str, Member]] = {}
         for name in names:
@@ -100,8 +115,8 @@ class Raw:
         place, member = self._files[name]
         return place.size(member)
 
-    def _bound(self, name: str, size: int, limit: int) -> None:
-        if size > limit:
+    def _bound(self, name: str, size: int, limit: int | None) -> None:
+        if limit is not None and size > limit:
             raise DataFormatError(f"found {size} bytes; wanted at most {limit}", path=self.where(name))
 
 
@@ -109,28 +124,52 @@ Archive = Raw  # as it was called when folders were another class
 
 
 def open_raw(
-    path: str | os.PathLike, *patterns: re.Pattern, folder: str = "", depth: int = 1, missing: str
+    path: str | os.PathLike,
+    *patterns: re.Pattern,
+    folder: str = "",
+    depth: int = 1,
+    kinds: tuple[str, ...] = (),
+    missing: str,
 ) -> Raw:
     """The raw files at `path` of the first pattern that some match; `missing` says where to get them.
 
-    What else looks like files of the set is counted in a warning.
+    What else may belong to the set is counted in a warning: archives that are not looked into, files of the
+    other patterns, and files that end in one of `kinds` and match none.
     """
     path = Path(path)
     if not path.is_dir() and not path.is_file():
         raise DataMissingError(f"{plain(path)}: no such file or folder; {missing}")
     try:
-        found = [raw for pattern in patterns if (raw := Raw(path, pattern, folder, depth)).names]
+        tried = [Raw(path, pattern, folder, depth) for pattern in patterns]
     except OSError as error:
-        raise DataMissingError(f"{plain(path)}: cannot be read, {error.strerror or error}") from None
+        raise DataMissingError(f"{plain(error.filename or path)}: cannot be read, {error.strerror}") from None
+    found = [raw for raw in tried if raw.names]
     if not found:
-        raise DataMissingError(f"{plain(path)}: there are no recordings; {missing}")
-    chosen, *others = found
+        packed = [name for name in tried[0].others if name.lower().endswith(ARCHIVES)]
+        held = f" (it holds {plain(packed[0])}: unpack that)" if packed else ""
+        raise DataMissingError(f"{plain(path)}: there are no recordings{held}; {missing}")
+    chosen, *further = found
+
+    def warn(number: int, what: str, first: str) -> None:
+        warnings.warn(f"{plain(path)}: {number} {what} left out, e.g. {plain(first)}", stacklevel=4)
+
     for top, number in chosen.left.items():
-        warnings.warn(f"{plain(path)}: {number} files below {plain(top or '.')!r} are left out", stacklevel=3)
-    for other in others:
-        warnings.warn(
-            f"{plain(path)}: {len(other.names)} files of another format are left out, e.g. "
-            f"{plain(other.names[0])}; {plain(chosen.names[0])} and the like are read",
-            stacklevel=3,
-        )
+        warn(number, "files below another folder are", top or ".")
+    for other in further:
+        warn(len(other.names), "files of another format are", other.names[0])
+    if chosen.archives:
+        warn(len(chosen.archives), "archives, beside files that lie unpacked, are", chosen.archives[0].name)
+    matched = {name for raw in found for name in raw.names}
+    strange = (
+        [n for n in chosen.others if n.lower().endswith(kinds) and not matched & set(_tails(n))]
+        if kinds
+        else []
+    )
+    if strange:
+        warn(len(strange), f"{' and '.join(kinds)} files of other names are", strange[0])
     return chosen
+
+
+def _tails(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[k:]) for k in range(len(parts))]

@@ -15,6 +15,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from attsnn._extension import Backend
 from attsnn.data.core.events import COLUMNS, Draw, Events, clip_starts, generator, random_start
+from attsnn.data.core.files import plain
 from attsnn.data.core.framing import Axes, Framing, Polarity
 from attsnn.data.core.splits import canonical, in_train
 from attsnn.data.core.store import MANIFEST, SPLITS, UNDIVIDED, Store
@@ -111,13 +112,15 @@ class EventFrames(Dataset):
                 f"steps of equally many events span the clip: wanted window='first', got {window!r}"
             )
         if not (Path(root) / MANIFEST).is_file():
-            raise DataMissingError(f"{root}: no prepared data here; {self.where}")
+            raise DataMissingError(f"{plain(root)}: no prepared data here; {self.where}")
         self.store, self.split = Store(root), split
         self.classes, self.split_rule = self.store.classes, split_rule and canonical(split_rule)
         self._clips = self._of_split()
         self.labels = np.array([clip.label for clip in self._clips], np.int64)
         self.window, self.clips, self.binary, self.compact = window, clips, binary, compact
         self.augment = augment if split == "train" else None
+        if dt_ms is not None and not 0.001 <= dt_ms < 1e9:
+            raise ValueError(f"dt_ms must be milliseconds, from 0.001 on, or None; got {dt_ms!r}")
         dt = None if dt_ms is None else round(dt_ms * 1000)
         self.framing = Framing(steps, dt, self.store.sensor, downsample, axes, polarity, backend)
 
@@ -126,21 +129,24 @@ class EventFrames(Dataset):
         undivided = any(clip.split == UNDIVIDED for clip in clips)
         if undivided and self.split_rule is None:
             raise DataError(
-                f"{self.store.path}: has no split of its own; name one, as split_rule='name_order'"
+                f"{plain(self.store.path)}: has no split of its own; name one, as split_rule='name_order'"
             )
         if not undivided and self.split_rule is not None:
             raise DataError(
-                f"{self.store.path}: has a split of its own; leave out split_rule={self.split_rule!r}"
+                f"{plain(self.store.path)}: has a split of its own; leave out split_rule={self.split_rule!r}"
             )
         if not undivided:
-            return [clip for clip in clips if clip.split == self.split]
+            chosen = [clip for clip in clips if clip.split == self.split]
+            if not chosen:
+                raise DataError(f"{plain(self.store.path)}: holds no recording of the {self.split} split")
+            return chosen
         labels = np.array([clip.label for clip in clips], np.int64)
         train = in_train(self.split_rule, [clip.recording for clip in clips], labels)
         chosen = [clip for clip, first in zip(clips, train, strict=True) if first == (self.split == "train")]
         if not chosen:
             raise DataError(
-                f"{self.store.path}: {self.split_rule} leaves the {self.split} split of its {len(clips)} "
-                "recordings empty; choose another split_rule"
+                f"{plain(self.store.path)}: {self.split_rule} leaves the {self.split} split of its "
+                f"{len(clips)} recordings empty; choose another split_rule, or prepare from train/ and test/"
             )
         return chosen
 
@@ -149,10 +155,11 @@ class EventFrames(Dataset):
 
     @property
     def identity(self) -> str:
-        """A hash that tells these clips from others, not from a copy of them."""
-        hashes = [entry["sha256"] for _, entry in sorted(self.store.manifest["files"].items())]
-        text = json.dumps([hashes, self.split, self.split_rule])
-        return hashlib.sha256(text.encode()).hexdigest()
+        """A hash that tells these clips from others (names, numbers of events, labels), not from a copy of
+        them, nor from what another archive of the same files became.
+        """
+        clips = sorted((c.recording, c.stop - c.start, c.label) for c in self._clips)
+        return hashlib.sha256(json.dumps([clips, self.classes, self.store.sensor]).encode()).hexdigest()
 
     def events(self, index: int) -> Events:
         """All events of clip `index`; times are those of its recording."""
@@ -180,7 +187,7 @@ class EventFrames(Dataset):
             frames = frames.clamp_(max=1)
         if not self.compact:
             frames = frames.float()
-        if self.augment is not None:
+        if self.augment is not None and len(frames):
             frames = torch.stack(
                 [
                     self.augment(f, seed) if seed >= 0 else f

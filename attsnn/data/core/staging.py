@@ -32,8 +32,7 @@ def staged(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
     for leftover in home.iterdir():
         if leftover.name.startswith(prefix):
             _remove_if_abandoned(leftover)
-    free = shutil.disk_usage(home).free
-    if free < needs:
+    if (free := _free(home)) is not None and free < needs:
         raise DataError(
             f"{plain(path)}: its disc has {free:,} bytes free; about {needs:,} are needed: name another place"
         )
@@ -54,21 +53,40 @@ def _content(path: Path) -> list[Path]:
     return [entry for entry in path.iterdir() if not is_junk(entry.name)]
 
 
+def _free(folder: Path) -> int | None:
+    """Bytes that are free; None where a file system does not say."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return usage.free if usage.total else None
+
+
 def _put_in_place(partial: Path, path: Path) -> None:
     """What says that a folder is whole (manifest.json) is moved last."""
+    moved: list[str] = []
     try:
         if partial.parent == path:
             if _content(path):
                 raise OSError(None, "something is there now")
             for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == "manifest.json"):
                 os.rename(entry, path / entry.name)
+                moved.append(entry.name)
             sync_folder(path)
         else:
             os.rename(partial, path)
             sync_folder(path.parent)
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"{plain(path)}: cannot be put in place, {reason}; nothing was replaced") from None
+        for name in moved:
+            os.rename(path / name, partial / name)
+        reason = f"cannot be put in place, {error.strerror or error}; nothing was replaced"
+        if path.is_dir() and _content(path):
+            raise DataError(f"{plain(path)}: {reason}") from None
+        kept = partial.with_name(partial.name.removeprefix(".").replace(".partial-", ".finished-"))
+        with contextlib.suppress(OSError):
+            os.rename(partial, kept)
+            raise DataError(f"{plain(path)}: {reason}. What was made is whole, in {plain(kept)}") from None
+        raise DataError(f"{plain(path)}: {reason}") from None
 
 
 def _remove_if_abandoned(partial: Path) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from attsnn._files import mapped, sync
 from attsnn.data.core.events import COLUMNS, Events
 from attsnn.data.core.files import plain
+from attsnn.data.core.framing import SIDE
 from attsnn.data.core.staging import staged
 from attsnn.data.errors import DataFormatError, DataMissingError
 
@@ -91,7 +92,7 @@ class Store:
             if dtype != COLUMNS[name] or shape != (number,):
                 raise ValueError(f"{dtype}{list(shape)}; wanted {COLUMNS[name]}[{number}]")
             return mapped(path, dtype, shape, start)
-        except (ValueError, OSError, EOFError) as error:
+        except Exception as error:  # NumPy parses a header as Python would, and says what that says
             raise DataFormatError(f"not a column of a store ({error})", path=path) from None
 
     def verify(self) -> None:
@@ -198,11 +199,13 @@ def describe(path: str | os.PathLike) -> str:
     clips = " and ".join(f"{sum(c.split == s for c in store.clips)} {s}" for s in SPLITS)
     if any(clip.split == UNDIVIDED for clip in store.clips):
         clips = f"{len(store.clips)} undivided"
-    size = sum(entry["size"] for entry in store.manifest["files"].values())
+    size, told = sum(entry["size"] for entry in store.manifest["files"].values()), store.manifest.get
+    put = f"{told('sorted_events', 0)} sorted"
+    if told("clock_restarts"):
+        put += f", clocks that started again {told('clock_restarts')} times"
     return (
-        f"{plain(store.path)}: {clips} clips, {len(store.classes)} classes, "
-        f"{store.manifest['events']:,} events, {store.manifest.get('sorted_events', 0)} sorted, sensor "
-        f"{store.sensor[0]} x {store.sensor[1]}, {size:,} bytes"
+        f"{plain(store.path)}: {clips} clips, {len(store.classes)} classes, {told('events'):,} events, "
+        f"{put}, sensor {store.sensor[0]} x {store.sensor[1]}, {size:,} bytes"
     )
 
 
@@ -236,7 +239,7 @@ def _read_manifest(folder: Path) -> dict:
     path = folder / MANIFEST
     try:
         manifest = json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, and of numbers of too many digits
         raise DataFormatError(f"not JSON ({error})", path=path) from None
     if (
         not isinstance(manifest, dict)
@@ -252,6 +255,7 @@ def _read_manifest(folder: Path) -> dict:
         and all(isinstance(f, dict) and {"size", "sha256"} <= set(f) for f in files.values())
         and isinstance(sensor, list)
         and [type(side) for side in sensor] == [int, int]
+        and all(0 < side <= SIDE for side in sensor)
         and isinstance(classes, list)
         and all(isinstance(name, str) for name in classes)
         and type(manifest.get("events")) is int

@@ -12,13 +12,16 @@ HEADER_BYTES = 1 << 20
 class Bounded:
     """A file that refuses to read much at once: tarfile reads extra headers at the size they claim."""
 
+    last = b""  # what was read last
+
     def __init__(self, file):
         self._file, self.seek, self.tell = file, file.seek, file.tell
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= HEADER_BYTES:
             raise tarfile.ReadError(f"a header asks for {size} bytes")
-        return self._file.read(size)
+        self.last = self._file.read(size)
+        return self.last
 
 
 def members(file, size: int, path: str | os.PathLike) -> Iterator[tarfile.TarInfo]:

@@ -29,7 +29,8 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 RECORDINGS = 1000  # of a class
 SIDE = 128
 _CLASS = "|".join(CLASSES)
-PATTERNS = tuple(re.compile(rf"(?:{_CLASS})/[^/]+\.{kind}") for kind in ("aedat", "mat", "npz"))
+KINDS = (".aedat", ".mat", ".npz")
+PATTERNS = tuple(re.compile(rf"(?:{_CLASS})/[^/]+(?i:\{kind})") for kind in KINDS)
 _FIGSHARE = {
     "airplane": (7712788, "0afd5c4bf9ae06af762a77b180354fdd"),
     "automobile": (7712791, "8438dfeba3bc970c94962d995b1b9bdd"),
@@ -67,7 +68,7 @@ def prepare(
     `strict` refuses time that decreases. Raises DataMissingError, DataFormatError, or DataError where the
     disc is too small.
     """
-    source = open_raw(raw, *PATTERNS, folder="events_np", depth=2, missing=WHERE)
+    source = open_raw(raw, *PATTERNS, folder="events_np", depth=2, kinds=KINDS, missing=WHERE)
     counts = Counter(name.partition("/")[0] for name in source.names)
     odd = [f"{counts[name]} of {name}" for name in CLASSES if counts[name] != RECORDINGS]
     if odd:
@@ -81,10 +82,11 @@ def prepare(
 
     def decode(name: str, data: np.ndarray) -> Recording:
         how = {"path": source.where(name), "sensor": (SIDE, SIDE), "strict": strict}
-        if name.endswith(".aedat"):
+        kind = name[name.rindex(".") :].lower()
+        if kind == ".aedat":
             found = aedat2.decode(data, **how, backend=backend)
             return found._replace(events=upright(found.events, x="y", y="x", turned="xyp"))
-        if name.endswith(".mat"):
+        if kind == ".mat":
             found = mat.decode(data, **how)
             return found._replace(events=upright(found.events, x="y", y="x", turned="x"))
         return columns.decode(data, **how)

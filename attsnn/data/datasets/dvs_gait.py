@@ -21,11 +21,12 @@ from attsnn.data.core.preparing import Entry, write_recordings
 from attsnn.data.core.raw import open_raw
 from attsnn.data.core.recordings import EventFrames
 from attsnn.data.core.store import SPLITS, describe, verify
+from attsnn.data.errors import DataFormatError
 from attsnn.data.formats import text
 
 SENSOR = (128, 128)
 PEOPLE = {20: "the version of TPAMI 2021", 21: "the version of CVPR 2019"}
-PATTERN = re.compile(r"(?:train|test)/[0-9]{1,6}/[^/]+\.txt")
+PATTERN = re.compile(r"(?:train|test)/[0-9]{1,6}/[^/]+(?i:\.txt)")
 WHERE = (
     "follow https://github.com/zhangxiann/TPAMI_Gait_Identification to Baidu Pan, which no program can: "
     "DVS128-Gait-Day pan.baidu.com/s/1F3Uo-fVy1S7n5plmEXFl4w (code mk55), DVS128-Gait-Night "
@@ -46,8 +47,12 @@ def prepare(
     holds. `strict` refuses time that decreases. Raises DataMissingError, DataFormatError, or DataError where
     the disc is too small.
     """
-    source = open_raw(raw, PATTERN, folder="origin", depth=3, missing=WHERE)
+    source = open_raw(raw, PATTERN, folder="origin", depth=3, kinds=(".txt", ".csv"), missing=WHERE)
     parts = {name: name.split("/") for name in source.names}
+    if (splits := {split for split, *_ in parts.values()}) != set(SPLITS):
+        raise DataFormatError(
+            f"found {splits.pop()}/ alone; wanted train/ and test/", path=plain(source.path)
+        )
     people = sorted({int(number) for _, number, _ in parts.values()})
     known = PEOPLE.get(len(people), "neither 20 nor 21, the published numbers")
     warnings.warn(f"{plain(source.path)}: found {len(people)} people, {known}", stacklevel=2)

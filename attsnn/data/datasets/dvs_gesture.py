@@ -8,6 +8,8 @@ TPAMI 2023).
 import os
 import re
 import warnings
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +24,7 @@ from attsnn.data.core.preparing import Entry, write_recordings
 from attsnn.data.core.raw import Raw, open_raw
 from attsnn.data.core.recordings import EventFrames
 from attsnn.data.core.store import SPLITS, StoreWriter, describe, verify
-from attsnn.data.errors import DataFormatError, DataMissingError
+from attsnn.data.errors import DataError, DataFormatError, DataMissingError
 from attsnn.data.formats import aedat3, columns
 from attsnn.data.formats.labels import Interval, read_classes, read_intervals, read_trials
 
@@ -79,8 +81,10 @@ def prepare(
     the place in it.
     """
     if (arrays := _events_np(Path(raw))) is not None:
+        if fix_known_labels:
+            raise DataError("labels can be fixed in the recordings as published alone, not in events_np")
         return _prepare_arrays(arrays, out, strict=strict, progress=progress)
-    source = open_raw(raw, RAW_FILES, folder="DvsGesture", missing=WHERE)
+    source = open_raw(raw, RAW_FILES, folder="DvsGesture", kinds=(".aedat",), missing=WHERE)
     if not any(name.endswith(".aedat") for name in source.names):
         raise DataMissingError(f"{raw}: there are no recordings; {WHERE}")
     texts = source.texts(name for name in source.names if not name.endswith(".aedat"))
@@ -90,7 +94,7 @@ def prepare(
     split = _splits(source, texts)
     intervals = {name: _intervals(source, texts, name, len(classes), fix_known_labels) for name in split}
     if classes == CLASSES:
-        _warn_of_counts(split, intervals)
+        _warn_of_counts(Counter(split[name] for name in split for _ in intervals[name]))
     manifest = {
         "dataset": "dvs_gesture",
         "source": plain(Path(raw).name),
@@ -116,7 +120,7 @@ def prepare(
 
 def _events_np(raw: Path) -> Raw | None:
     """SpikingJelly's arrays, where `raw` has those and no recordings as published."""
-    if not raw.is_dir() or any(name.endswith(".aedat") for name in Raw(raw, RAW_FILES, "DvsGesture").names):
+    if not raw.exists() or any(name.endswith(".aedat") for name in Raw(raw, RAW_FILES, "DvsGesture").names):
         return None
     arrays = Raw(raw, ARRAYS, "events_np", depth=3)
     return arrays if arrays.names else None
@@ -128,6 +132,8 @@ def _prepare_arrays(source: Raw, out: str | os.PathLike, *, strict: bool, progre
     strange = [entry.file for entry in entries if entry.label >= len(CLASSES)]
     if strange:
         raise DataFormatError(f"found a class above {len(CLASSES) - 1}", path=source.where(strange[0]))
+
+    _warn_of_counts(Counter(entry.split for entry in entries))
 
     def decode(name: str, data: np.ndarray) -> Recording:
         return columns.decode(data, path=source.where(name), sensor=SENSOR, strict=strict)
@@ -167,11 +173,12 @@ def _intervals(source: Raw, texts: dict[str, bytes], name: str, classes: int, fi
     return intervals
 
 
-def _warn_of_counts(split: dict[str, str], intervals: dict[str, list[Interval]]) -> None:
+def _warn_of_counts(found: Mapping[str, int]) -> None:
     for part, wanted in CLIPS.items():
-        found = sum(len(intervals[name]) for name in split if split[name] == part)
-        if found != wanted:
-            warnings.warn(f"found {found} {part} clips; the published data set has {wanted}", stacklevel=3)
+        if found[part] != wanted:
+            warnings.warn(
+                f"found {found[part]} {part} clips; the published data set has {wanted}", stacklevel=3
+            )
 
 
 class DVSGesture(EventFrames):

@@ -39,7 +39,7 @@ _NAMES = """
 CLASSES = tuple(_NAMES.split())  # in the order of ASCII
 SENSOR = (180, 240)
 RECORDINGS = 8709
-PATTERN = re.compile(r"[^/]+/image_[0-9]{4}\.bin")
+PATTERN = re.compile(r"[^/]+/image_[0-9]{4}(?i:\.bin)")
 FILES = (
     File(
         "N-Caltech101-archive.zip",
@@ -69,7 +69,7 @@ def prepare(
     `strict` refuses time that decreases. Raises DataMissingError, DataFormatError, or DataError where the
     disc is too small.
     """
-    source = open_raw(raw, PATTERN, folder="Caltech101", depth=2, missing=WHERE)
+    source = open_raw(raw, PATTERN, folder="Caltech101", depth=2, kinds=(".bin",), missing=WHERE)
     place = {name: label for label, name in enumerate(CLASSES)}
     known = [name for name in source.names if name.partition("/")[0] in place]
     if not known:
@@ -87,7 +87,7 @@ def prepare(
             f"{plain(source.path)}: found {len(known)} recordings; published are {RECORDINGS}", stacklevel=2
         )
     entries = [
-        Entry(name, place[name.partition("/")[0]], name.removesuffix(".bin"), UNDIVIDED) for name in known
+        Entry(name, place[name.partition("/")[0]], name.rpartition(".")[0], UNDIVIDED) for name in known
     ]
 
     def decode(name: str, data: np.ndarray) -> Recording:

@@ -11,6 +11,7 @@ names in the header, or t x y p). x, y and p of AEDAT 2.0 are those of the addre
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from attsnn.data.core.contract import DataSet
 from attsnn.data.core.decoding import Recording
 from attsnn.data.core.files import plain
 from attsnn.data.core.framing import SIDE
-from attsnn.data.core.preparing import Entry, write_recordings
+from attsnn.data.core.preparing import Entry, sides_of, write_recordings
 from attsnn.data.core.raw import Raw, open_raw
 from attsnn.data.core.recordings import EventFrames
 from attsnn.data.core.store import SPLITS, UNDIVIDED, describe, verify
@@ -32,7 +33,7 @@ from attsnn.data.formats import columns as arrays
 from attsnn.data.formats.columns import TimeUnit
 
 KINDS = (".aedat", ".npz", ".npy", ".csv", ".txt")
-ANY_FILE = re.compile(r".+", re.DOTALL)
+ANY_FILE = re.compile(r"(?!.*\.(?:zip|tar|tgz|tar\.gz)$).+", re.DOTALL | re.IGNORECASE)  # but archives
 FOLDERS = 64  # levels below RAW
 WHERE = (
     "put recordings (.aedat, .npz, .npy, .csv, .txt) into RAW/train/<class>/ and RAW/test/<class>/, or into "
@@ -44,7 +45,7 @@ def prepare(
     raw: str | os.PathLike,
     out: str | os.PathLike,
     *,
-    sensor: str | None = None,
+    sensor: str | tuple[int, int] | None = None,
     time_unit: TimeUnit = "us",
     columns: str | None = None,
     strict: bool = False,
@@ -54,14 +55,15 @@ def prepare(
     """Writes the store `out` of all recordings below `raw`, a folder or an archive.
 
     Args:
-        sensor: "HEIGHTxWIDTH"; None: as wide and high as the events are, which is said.
+        sensor: "HEIGHTxWIDTH", or (height, width); None: as wide and high as the events are, which is said.
         time_unit: of .npz, .npy, .csv and .txt.
-        columns: names of the columns of .csv and .txt without a header, "x,y,p,t" say.
+        columns: names of the columns of .csv, .txt and .npy, "x,y,p,t" say; they go before a header's.
         strict: refuse time that decreases.
 
     Raises DataMissingError, DataFormatError, or DataError where an argument or the disc does not fit.
     """
     size, names = _size(sensor), None if columns is None else [c.strip() for c in columns.split(",")]
+    arrays.unit_of(time_unit)
     source = open_raw(raw, ANY_FILE, depth=FOLDERS, missing=WHERE)
     entries, classes = _entries(source)
 
@@ -72,7 +74,7 @@ def prepare(
             reader = aedat2 if bytes(data[: len(aedat2.MAGIC)]) == aedat2.MAGIC else aedat3
             return reader.decode(data, **how | {"sensor": size or (SIDE, SIDE)}, backend=backend)
         if kind in (".npz", ".npy"):
-            return arrays.decode(data, **how, time_unit=time_unit)
+            return arrays.decode(data, **how, time_unit=time_unit, columns=names)
         return text.decode_table(data, **how, time_unit=time_unit, columns=names, backend=backend)
 
     about = {"dataset": "recordings", "time_unit": time_unit}
@@ -80,29 +82,29 @@ def prepare(
     return write_recordings(source, out, entries, decode, about=about, **how)
 
 
-def _size(sensor: str | None) -> tuple[int, int] | None:
-    if sensor is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", sensor)
-    size = tuple(map(int, match.groups())) if match else (0, 0)
-    if not all(0 < side <= SIDE for side in size):
-        raise DataError(f"the sensor is {sensor!r}; wanted HEIGHTxWIDTH in pixels, 260x346 say")
-    return size
+def _size(sensor: str | tuple[int, int] | None) -> tuple[int, int] | None:
+    match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", sensor) if isinstance(sensor, str) else None
+    try:
+        return sides_of(tuple(map(int, match.groups())) if match else sensor)
+    except ValueError:
+        raise DataError(f"the sensor is {sensor!r}; wanted HEIGHTxWIDTH in pixels, 260x346 say") from None
 
 
 def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
     """The recordings, and the names of the classes, sorted; warns of what is left out."""
-    files = {name: name.split("/") for name in source.names if Path(name).suffix.lower() in KINDS}
-    _say_left(source, [name for name in source.names if name not in files], "files are no recordings")
-    while len({parts[0] for parts in files.values()}) == 1 and all(len(p) > 2 for p in files.values()):
-        if next(iter(files.values()))[0] in SPLITS:
+    known = {name: name.split("/") for name in source.names if Path(name).suffix.lower() in KINDS}
+    _say_left(source, [name for name in source.names if name not in known], "files are no recordings")
+    files = {name: parts for name, parts in known.items() if len(parts) > 1}
+    # A folder that holds all of it says nothing, unless it is one of the splits.
+    while len({parts[0] for parts in files.values()}) == 1 and any(len(p) > 2 for p in files.values()):
+        if next(iter(files.values()))[0].lower() in SPLITS:
             break
-        files = {name: parts[1:] for name, parts in files.items()}
-    splits = {parts[0] for parts in files.values() if parts[0] in SPLITS and len(parts) > 2}
+        files = {name: parts[1:] for name, parts in files.items() if len(parts) > 2}
+    splits = {parts[0].lower() for parts in files.values() if len(parts) > 2} & set(SPLITS)
     wanted = 3 if splits else 2
-    chosen = {n: p for n, p in files.items() if len(p) >= wanted and (not splits or p[0] in splits)}
+    chosen = {n: p for n, p in files.items() if len(p) >= wanted and (not splits or p[0].lower() in splits)}
     layout = "train/<class>/ and test/<class>/" if splits else "<class>/"
-    _say_left(source, [name for name in files if name not in chosen], f"recordings are not in {layout}")
+    _say_left(source, [name for name in known if name not in chosen], f"recordings are not in {layout}")
     if not chosen:
         raise DataFormatError(f"found no recording in a class folder; {WHERE}", path=plain(source.path))
     if splits and splits != set(SPLITS):
@@ -110,15 +112,17 @@ def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
             f"found {splits.pop()}/ alone; wanted train/ and test/", path=plain(source.path)
         )
     classes = tuple(sorted({parts[wanted - 2] for parts in chosen.values()}))
-    entries = [
-        Entry(
-            name,
-            classes.index(parts[wanted - 2]),
-            "/".join(parts[wanted - 2 :]).rpartition(".")[0],
-            parts[0] if splits else UNDIVIDED,
-        )
-        for name, parts in chosen.items()
-    ]
+    names = {name: "/".join(parts[wanted - 2 :]).rpartition(".")[0] for name, parts in chosen.items()}
+    places = Counter((parts[0] if splits else "", names[name]) for name, parts in chosen.items())
+    entries = []
+    for name, parts in chosen.items():
+        split = parts[0].lower() if splits else UNDIVIDED
+        if places[parts[0] if splits else "", names[name]] > 1:
+            raise DataFormatError(
+                "is one of two files of this name, the other in another format; give one another name",
+                path=source.where(name),
+            )
+        entries.append(Entry(name, classes.index(parts[wanted - 2]), names[name], split))
     return entries, tuple(map(plain, classes))
 
 
@@ -162,7 +166,7 @@ RECORDINGS = DataSet(
     flags={
         "sensor": "HEIGHTxWIDTH in pixels; default: as wide and high as the events are",
         "time_unit": "of the times in .npz, .npy, .csv and .txt",
-        "columns": "names of the columns of .csv and .txt without a header, e.g. x,y,p,t",
+        "columns": "names of the columns of .csv, .txt and .npy, in place of a header's, e.g. x,y,p,t",
         "strict": "refuse any time that decreases",
     },
 )

@@ -11,7 +11,7 @@ import os
 import numpy as np
 
 from attsnn._extension import Backend, compiled, use_fused
-from attsnn.data.core.decoding import Decoded, Recording, fault, in_columns, recording
+from attsnn.data.core.decoding import Decoded, Recording, fault, in_columns, recording, sides
 from attsnn.data.core.files import map_file
 from attsnn.data.errors import DataFormatError
 
@@ -44,7 +44,9 @@ def decode(
     data = np.ascontiguousarray(data, dtype=np.uint8)
     start = _skip_text(data, path)
     decoder = compiled().decode_aedat2 if use_fused(backend, "cpu") else _reference_decode
-    return recording(Decoded(*decoder(data, start, *sensor)), path, strict=strict, restarts=True)
+    return recording(
+        Decoded(*decoder(data, start, *sensor)), path, strict=strict, restarts=True, hints=sides(sensor)
+    )
 
 
 def _skip_text(data: np.ndarray, path) -> int:

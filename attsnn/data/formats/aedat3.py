@@ -13,7 +13,7 @@ import struct
 import numpy as np
 
 from attsnn._extension import Backend, compiled, use_fused
-from attsnn.data.core.decoding import Decoded, Recording, fault, in_columns, recording
+from attsnn.data.core.decoding import Decoded, Recording, fault, in_columns, recording, sides
 from attsnn.data.core.events import Events, frames, warn_outside
 from attsnn.data.core.files import map_file
 from attsnn.data.core.framing import Framing
@@ -79,7 +79,7 @@ def decode(
     data = np.ascontiguousarray(data, dtype=np.uint8)
     start = _skip_text(data, path)
     decoder = compiled().decode_aedat3 if use_fused(backend, "cpu") else _reference_decode
-    return recording(Decoded(*decoder(data, start, *sensor)), path, strict=strict)
+    return recording(Decoded(*decoder(data, start, *sensor)), path, strict=strict, hints=sides(sensor))
 
 
 def write(path: str | os.PathLike, events: Events, *, per_packet: int = 4096) -> None:

@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 from attsnn._extension import Backend, compiled, use_fused
-from attsnn.data.core.decoding import Decoded, Recording, fault, in_columns, recording
+from attsnn.data.core.decoding import Decoded, Recording, fault, in_columns, recording, sides
 from attsnn.data.core.files import map_file
 
 EVENT_BYTES, OVERFLOW_ROW, OVERFLOW_TIME = 5, 240, 1 << 13
@@ -35,7 +35,9 @@ def decode(
     """
     data = np.ascontiguousarray(data, dtype=np.uint8)
     decoder = compiled().decode_atis if use_fused(backend, "cpu") else _reference_decode
-    return recording(Decoded(*decoder(data, 0, *sensor)), path, strict=strict, restarts=True)
+    return recording(
+        Decoded(*decoder(data, 0, *sensor)), path, strict=strict, restarts=True, hints=sides(sensor)
+    )
 
 
 def _reference_decode(data: np.ndarray, start: int, height: int, width: int) -> Decoded:

@@ -7,6 +7,7 @@ taken.
 import io
 import math
 import os
+import re
 import zipfile
 from collections.abc import Sequence
 from typing import Literal
@@ -26,15 +27,28 @@ NAMES = {  # how people call the columns, in lower case
     "y": ("y", "ys", "row"),
     "p": ("p", "ps", "pol", "polarity", "polarities", "on"),
 }
+SPELLING = re.compile(r"([a-z]+)(?:[ _]*[\[(]?(us|ms|s)[\])]?)?")
 MOST_BYTES = 1 << 32  # of an array
-DEFLATE = 1_032  # no byte of a zip file becomes more
+SMALL_BYTES, DEFLATE = 1 << 26, 200  # an array above the first is at most so many times what is packed
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def which(names: Sequence[str], path: str | os.PathLike) -> list[int]:
-    """Where t, x, y and p are among the names of columns."""
-    lower = [name.strip().lower() for name in names]
-    places = [[k for k, name in enumerate(lower) if name in known] for known in NAMES.values()]
+def unit_of(time_unit: str) -> int:
+    """Microseconds of a unit; ValueError for another."""
+    if time_unit not in UNITS:
+        raise ValueError(f"time_unit must be one of {', '.join(UNITS)}, got {time_unit!r}")
+    return UNITS[time_unit]
+
+
+def stands_for(name: str, column: str) -> bool:
+    """Whether people call t, x, y or p so; a time may say its unit, `t_us` or `t [s]`."""
+    match = SPELLING.fullmatch(name.strip().lower())
+    return bool(match) and match[1] in NAMES[column] and (match[2] is None or column == "t")
+
+
+def which(names: Sequence[str], path: str | os.PathLike, time_unit: TimeUnit | None = None) -> list[int]:
+    """Where t, x, y, p are among the names of columns; DataFormatError, also for a time in another unit."""
+    places = [[k for k, name in enumerate(names) if stands_for(name, column)] for column in NAMES]
     for column, found in zip(NAMES, places, strict=True):
         if len(found) != 1:
             listed = ", ".join(names[:12])
@@ -43,6 +57,11 @@ def which(names: Sequence[str], path: str | os.PathLike) -> list[int]:
                 f"{', '.join(NAMES[column])}",
                 path=path,
             )
+    unit = SPELLING.fullmatch(names[places[0][0]].strip().lower())[2]
+    if time_unit is not None and unit not in (None, time_unit):
+        raise DataFormatError(
+            f"column {names[places[0][0]]} is not in {time_unit}: --time-unit {unit}", path=path
+        )
     return [found[0] for found in places]
 
 
@@ -50,17 +69,19 @@ def decode(
     data: np.ndarray,
     *,
     path: str | os.PathLike = "<bytes>",
+    columns: Sequence[str] | None = None,
     time_unit: TimeUnit = "us",
     sensor: tuple[int, int] | None = None,
     strict: bool = False,
 ) -> Recording:
     """The events in the bytes of an .npz or .npy file (uint8 array), in order of time.
 
-    Four arrays, or one with fields, of the names in `NAMES`; or one `[N, 4]` with the columns t, x, y, p.
-    Polarities are 0 and 1, or -1 and 1. `sensor=None` takes any place up to 32,767. Raises DataFormatError.
+    Four arrays, or one with fields, of the names in `NAMES`; or one `[N, 4]` with the columns t, x, y, p, or
+    `[N, ...]` with those that `columns` names. Polarities are 0 and 1, or -1 and 1. `sensor=None` takes any
+    place up to 32,767. Raises DataFormatError, or ValueError for another `time_unit`.
     """
-    arrays = _arrays(data, path)
-    return from_columns(*_columns(arrays, path), path=path, time_unit=time_unit, sensor=sensor, strict=strict)
+    found = _columns(_arrays(data, path), columns or "txyp", path, time_unit)
+    return from_columns(*found, path=path, time_unit=time_unit, sensor=sensor, strict=strict)
 
 
 def from_columns(
@@ -80,8 +101,10 @@ def from_columns(
         found = ", ".join(f"{column.dtype}{list(column.shape)}" for column in columns)
         raise DataFormatError(f"found columns {found}; wanted four of numbers, of one length", path=path)
     t, x, y, p = columns
-    unit, (height, width) = UNITS[time_unit], sensor or (SIDE, SIDE)
-    if unit != 1 or t.dtype.kind == "f":
+    unit, (height, width) = unit_of(time_unit), sensor or (SIDE, SIDE)
+    if unit == 1 and t.dtype.kind == "f" and (t[np.isfinite(t)] % 1 != 0).any():
+        raise DataFormatError("found times with fractions; they are in s or ms: --time-unit", path=path)
+    if unit != 1:
         t = np.rint(t.astype(np.float64) * unit)
     for name, column, limit in (("t", t, 1 << 53), ("x", x, width), ("y", y, height)):
         _check(name, column, (column >= 0) & (column < limit) & (column == np.floor(column)), limit, path)
@@ -89,7 +112,7 @@ def from_columns(
     if (p < 0).any() and (p == 0).any():
         raise DataFormatError("found polarities of 0 and of -1; wanted 0 and 1, or -1 and 1", path=path)
     decoded = in_columns(t, x, y, p > 0, np.arange(len(t)))
-    return recording(decoded, path, strict=strict, restarts=True)
+    return recording(decoded, path, strict=strict, restarts=True, by_event=True)
 
 
 def _check(name: str, column: np.ndarray, sound: np.ndarray, limit: int, path) -> None:
@@ -99,20 +122,25 @@ def _check(name: str, column: np.ndarray, sound: np.ndarray, limit: int, path) -
         raise DataFormatError(f"event {event} has {name} = {column[event]}; wanted {wanted}", path=path)
 
 
-def _columns(arrays: dict[str, np.ndarray], path) -> list[np.ndarray]:
-    if len(arrays) == 1:
-        (array,) = arrays.values()
-        if array.dtype.names:
-            return [array[array.dtype.names[k]].reshape(-1) for k in which(array.dtype.names, path)]
-        if array.ndim == 2 and array.shape[1] == 4:
-            return list(array.T)
-        raise DataFormatError(
-            f"found one array of {array.dtype}{list(array.shape)}; wanted [N, 4] with columns t, x, y, p, or "
-            "fields of these names",
-            path=path,
-        )
-    names = list(arrays)
-    return [arrays[names[k]].reshape(-1) for k in which(names, path)]
+def _columns(
+    arrays: dict[str, np.ndarray], names: Sequence[str], path, time_unit: TimeUnit
+) -> list[np.ndarray]:
+    if all(any(stands_for(name, column) for name in arrays) for column in NAMES):
+        given = list(arrays)
+        return [arrays[given[k]].reshape(-1) for k in which(given, path, time_unit)]
+    for array in arrays.values():
+        if array.dtype.names and len(array.dtype.names) > 3:
+            fields = array.dtype.names
+            return [array[fields[k]].reshape(-1) for k in which(fields, path, time_unit)]
+        if array.ndim == 2 and array.shape[1] == len(names) > 3:
+            return [array[:, k] for k in which(names, path, time_unit)]
+    found = ", ".join(f"{name} {array.dtype}{list(array.shape)}".strip() for name, array in arrays.items())
+    frames = "; frames have lost their times: give the events" if "frames" in arrays else ""
+    raise DataFormatError(
+        f"found {found}; wanted arrays t, x, y, p, one with fields of these names, or one [N, {len(names)}] "
+        f"with the columns {', '.join(names)}{frames}",
+        path=path,
+    )
 
 
 def _arrays(data: np.ndarray, path) -> dict[str, np.ndarray]:
@@ -123,17 +151,12 @@ def _arrays(data: np.ndarray, path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(memoryview(data))) as archive:
             for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                known = any(name.lower() in names for names in NAMES.values())
-                if not known and len(archive.infolist()) > 1:
-                    continue
-                if member.file_size > max(member.compress_size, 1) * DEFLATE:
-                    raise DataFormatError(f"{member.filename} claims {member.file_size} bytes", path=path)
+                if member.file_size > max(member.compress_size * DEFLATE, SMALL_BYTES):
+                    claim = f"{member.filename} claims {member.file_size} bytes in {member.compress_size}"
+                    raise DataFormatError(claim, path=path)
                 with archive.open(member) as file:
-                    arrays[name] = _array(file, member.file_size, path)
-            if not arrays:
-                names = [member.filename for member in archive.infolist()][:8]
-                raise DataFormatError(f"found arrays {names}; wanted t, x, y, p", path=path)
+                    array = _array(file, member.file_size, path)
+                    arrays[member.filename.removesuffix(".npy")] = array
     except DataFormatError:
         raise
     except UNSOUND_ZIP as error:
@@ -154,8 +177,6 @@ def _array(file, size: int, path) -> np.ndarray:
         content = file.read(wanted)
         if len(content) != wanted:
             raise ValueError(f"cut short: {len(content)} bytes of {wanted}")
-    except DataFormatError:
-        raise
+        return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
     except Exception as error:  # NumPy parses a header as Python would, and says what that says
         raise DataFormatError(f"not a sound .npy ({error})", path=path) from None
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")

@@ -11,13 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from attsnn._extension import Backend, compiled, use_fused
-from attsnn.data.core.decoding import Decoded, Recording, fault, in_columns, recording
+from attsnn.data.core.decoding import Decoded, Recording, fault, in_columns, recording, sides
 from attsnn.data.core.framing import SIDE
 from attsnn.data.errors import DataFormatError
-from attsnn.data.formats.columns import NAMES, UNITS, TimeUnit, which
+from attsnn.data.formats.columns import TimeUnit, stands_for, unit_of, which
 
 HEADER_BYTES = 1 << 16
 MOST_FIELDS = 16
+MARK = b"\xef\xbb\xbf"  # that a text is UTF-8, as spreadsheets write it
+TRUTHS = ("True", "true", "False", "false")
 INTEGER = re.compile(rb"[+-]?[0-9]+")
 REAL = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
@@ -55,11 +57,15 @@ def decode(
     width). Polarities are 0 and 1, or -1 and 1. Raises DataFormatError with `path`, the line and the offset.
     """
     data, row = np.ascontiguousarray(data, dtype=np.uint8), row or Row()
+    start = max(start, len(MARK) if data[: len(MARK)].tobytes() == MARK else 0)
     decoder = compiled().decode_text if use_fused(backend, "cpu") else _reference_decode
     decoded, polarities = decoder(data, start, *sensor, *row.layout())
     if polarities & 3 == 3:
         raise DataFormatError("found polarities of 0 and of -1; wanted 0 and 1, or -1 and 1", path=path)
-    return recording(Decoded(*decoded), path, strict=strict, data=data)
+    fraction = " (times with fractions are in s or ms: --time-unit)" if not row.integers else ""
+    columns = "; --columns names them in their order" if not row.integers else ""
+    hints = {"fields": str(row.fields), "field": fraction, "polarity": columns} | sides(sensor)
+    return recording(Decoded(*decoded), path, strict=strict, data=data, hints=hints)
 
 
 def decode_table(
@@ -72,45 +78,55 @@ def decode_table(
     strict: bool = False,
     backend: Backend = "auto",
 ) -> Recording:
-    """The events of a .csv or .txt whose header names its columns; `columns` names them where there is none.
+    """The events of a .csv or .txt whose header or comment names its columns; `columns` names them instead.
 
-    t, x, y, p go by the names of `columns.NAMES`; others are left out. Without either, rows are t, x, y, p.
-    `sensor=None` takes any place up to 32,767.
+    Without either, rows are t, x, y, p. These go by the names of `columns.NAMES`; others are not read.
+    `sensor=None` takes any place up to 32,767. Raises ValueError for another `time_unit`.
     """
     data = np.ascontiguousarray(data, dtype=np.uint8)
-    words, separator, start, header_end = _first_row(data, path)
-    named = [not REAL.fullmatch(word.encode()) for word in words]
-    if any(named):
-        start, names = header_end, tuple(words)
-    else:
-        names = tuple(columns or "txyp")
+    unit = unit_of(time_unit)
+    names, separator, start = _head(data, path)
+    names = tuple(columns) if columns else names or tuple("txyp")
+    at = which(names, path, time_unit)
     if len(names) > MOST_FIELDS:
         raise DataFormatError(f"found {len(names)} columns; wanted at most {MOST_FIELDS}", path=path, line=1)
-    at = which(names, path)
-    row = Row(len(names), *at, separator, UNITS[time_unit], integers=False)
+    row = Row(len(names), *at, separator, unit, integers=False)
     how = {"row": row, "start": start, "sensor": sensor or (SIDE, SIDE), "strict": strict}
     return decode(data, path=path, backend=backend, **how)
 
 
-def _first_row(data: np.ndarray, path) -> tuple[list[str], str, int, int]:
-    """Its words, their separator, where it begins and what follows it. A header may be a comment."""
-    text = data[:HEADER_BYTES].tobytes()
-    at = 0
+def _head(data: np.ndarray, path) -> tuple[tuple[str, ...], str, int]:
+    """(names of a header or none, separator, byte where the rows begin)."""
+    text, at, comment = data[:HEADER_BYTES].tobytes(), 0, b""
+    if text.startswith(MARK):
+        text, at = text[len(MARK) :], len(MARK)
     for line in text.split(b"\n"):
-        bare = line.strip()
-        end = at + len(line) + 1
-        words = bare.removeprefix(b"#").strip()
-        if words and (not bare.startswith(b"#") or _names_events(words)):
-            separator = next((s for s in ",;" if s.encode() in words), " ")
-            fields = words.split(None if separator == " " else separator.encode())
-            return [f.strip().decode("utf-8", "replace").lower() for f in fields], separator, at, end
+        bare, end = line.strip(), min(at + len(line) + 1, len(data))
+        if bare.startswith(b"#"):
+            comment = bare.lstrip(b"#").strip()
+        elif bare:
+            separator = next((s for s in ",;" if s.encode() in bare), " ")
+            words = _words(bare, separator)
+            numbers = sum(bool(REAL.fullmatch(word.encode())) for word in words)
+            if numbers < min(3, len(words)):
+                return tuple(words), separator, end
+            # Or the comment before the first row, if it names as many columns.
+            splits = (_words(comment, separator), _words(comment.replace(b",", b" "), " "))
+            fits = [names for names in splits if len(names) == len(words) and _names_events(names)]
+            return tuple(fits[0]) if fits else (), separator, at
         at = end
+    if _names_events(_words(comment, " ")):
+        return tuple(_words(comment, " ")), " ", len(data)
     raise DataFormatError("found no row; wanted at least a header", path=path, offset=0)
 
 
-def _names_events(words: bytes) -> bool:
-    found = {word.decode("utf-8", "replace").lower() for word in re.split(rb"[,;\s]+", words)}
-    return all(found & set(names) for names in NAMES.values())
+def _words(line: bytes, separator: str) -> list[str]:
+    words = line.split(None if separator == " " else separator.encode())
+    return [word.strip().strip(b"\"'").decode("utf-8", "replace") for word in words]
+
+
+def _names_events(names: Sequence[str]) -> bool:
+    return all(any(stands_for(name, column) for name in names) for column in "txyp")
 
 
 def _reference_decode(data, start, height, width, fields, separator, time_unit, integers):
@@ -149,11 +165,13 @@ def _read_row(line: bytes, at: int, row: Row) -> tuple[Decoded | None, list[int]
     for k, word in enumerate(words):
         if k == row.fields:
             return fault("fields", at, k + 1), []
-        time = k == row.t
-        value = _number(word.strip(b" \t\r"), row.time_unit if time else 1, time, row.integers)
-        if value is None:
+        time, bare = k == row.t, word.strip(b" \t\r")
+        value = _number(bare, row.time_unit if time else 1, time and row.time_unit > 1, row.integers)
+        if value is None and k == row.p and not row.integers and bare.decode("latin1") in TRUTHS:
+            value = int(bare[:1] in b"tT")
+        if value is None and k in (row.t, row.x, row.y, row.p):
             return fault("field", at, k + 1), []
-        numbers.append(value)
+        numbers.append(value or 0)
     return (None, numbers) if len(numbers) == row.fields else (fault("fields", at, len(numbers)), [])
 
 
@@ -165,4 +183,6 @@ def _number(word: bytes, unit: int, rounds: bool, integers: bool) -> int | None:
     if integers or not REAL.fullmatch(word):
         return None
     value = float(word) * unit
+    if value == 0 and re.search(rb"[1-9]", re.split(rb"[eE]", word)[0]):
+        return None  # too small for a number
     return round(value) if abs(value) < 1 << 53 and (rounds or value == round(value)) else None
