@@ -226,7 +226,7 @@ class Validation:
     def __init__(
         self, r: Recipe, size: int, processes: engine.Processes, bad: data.BadImages, classes: Classes
     ) -> None:
-        images = open_images(r, "val", size, processes, classes)
+        self.images = images = open_images(r, "val", size, processes, classes)
         share = {"rank": processes.rank, "world": processes.world}
         pin = processes.device.type == "cuda"
         self.loader = engine.in_order(images, r.test_batch, r.workers, pin, collate=data.collate, **share)
@@ -275,6 +275,7 @@ def train(r: Recipe, processes: engine.Processes) -> None:
             "train_images": len(images),
             "classes": images.classes,
             "identity": images.identity,
+            "validation": validation.images.identity,
         }
         how |= {"free": FREE, "data": trained_on, "start": start, "processes": processes}
         run = engine.Run.open(*where, engine.as_json(r), **how)

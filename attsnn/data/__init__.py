@@ -121,7 +121,8 @@ class _Finder(MetaPathFinder, Loader):
         module.__spec__ = module.__spec__.loader_state
 
 
-sys.meta_path.append(_Finder())
+if not any(type(finder).__qualname__ == _Finder.__qualname__ for finder in sys.meta_path):  # of a reload
+    sys.meta_path.append(_Finder())
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -17,7 +17,7 @@ from attsnn.data.core.contract import DataSet
 from attsnn.data.core.download import fetch
 from attsnn.data.core.files import plain
 from attsnn.data.datasets import TABLE
-from attsnn.data.errors import DataError
+from attsnn.data.errors import DataError, DataMissingError
 from attsnn.data.synthetic import samples
 
 
@@ -54,6 +54,8 @@ def _verify(dataset: DataSet, args: argparse.Namespace) -> None:
 
 
 def _download(dataset: DataSet, args: argparse.Namespace) -> None:
+    if not dataset.downloadable:
+        raise DataMissingError(f"{dataset.name}: no program may or can fetch it; {dataset.where}")
     for file in dataset.downloadable:
         fetch(file, args.dir)
     print(f"{plain(args.dir)}: {', '.join(file.name for file in dataset.downloadable)}")
@@ -98,18 +100,21 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("out", metavar="OUT", type=Path, help=dataset.out)
             _add_flags(one, dataset, dataset.prepare)
             one.set_defaults(run=partial(_prepare, dataset))
-        if dataset.downloadable:
-            one = downloading.add_parser(name, **told)
-            one.add_argument("dir", metavar="DIR", type=Path, help="the folder that the files go to")
-            one.set_defaults(run=partial(_download, dataset))
+        one = downloading.add_parser(name, **told)
+        one.add_argument("dir", metavar="DIR", type=Path, help="the folder that the files go to")
+        one.set_defaults(run=partial(_download, dataset))
         one = verifying.add_parser(name, **told)
         if dataset.path is not None:
             one.add_argument("path", metavar="DIR", type=Path, help=dataset.path)
         _add_flags(one, dataset, dataset.verify)
         one.set_defaults(run=partial(_verify, dataset))
     write = commands.add_parser("samples", help="write the embedded recordings as published data would be")
-    write.add_argument("out", metavar="OUT")
-    write.add_argument("--seed", type=_seed, default=0)
+    write.add_argument(
+        "out", metavar="OUT", type=Path, help="the folder to write, RAW of `prepare dvs_gesture`"
+    )
+    write.add_argument(
+        "--seed", type=_seed, default=0, help="of the order of the digits and of the sensor's noise"
+    )
     write.set_defaults(run=_samples)
     return parser
 

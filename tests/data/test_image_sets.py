@@ -104,24 +104,44 @@ class Evil:
         return os.system, ("touch /tmp/attsnn-was-here",)
 
 
+RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
 HOSTILE_PICKLES = {
     "a command": (pickled({b"data": Evil(), b"labels": []}), "asks for posix.system"),
-    "a builtin": (b"c__builtin__\neval\n(S'1'\ntR.", "asks for __builtin__.eval|asks for builtins.eval"),
+    "a builtin": (b"c__builtin__\neval\nU\x011\x85R.", "asks for __builtin__.eval"),
+    "a function of numpy": (b"cnumpy\nload\nU\x011\x85R.", "asks for numpy.load"),
     "an object array": (
         pickled({b"data": np.array([{}], object), b"labels": [1]}),
-        r"wanted data, uint8 \[N, 3072\]",
+        "of another type than bytes",
     ),
-    "another object": (b"\x80\x02Q.", "cannot be unpickled"),
-    "from elsewhere": (b"\x80\x02K\x01Q.", "from elsewhere"),
+    "pointers": (
+        RECONSTRUCT + b"(K\x01M\x10\x27\x85cnumpy\ndtype\nU\x02O8\x85R\x89]tb.",
+        "of another type than bytes",
+    ),
+    "fewer bytes": (
+        RECONSTRUCT + b"(K\x01M\x10\x27\x85cnumpy\ndtype\nU\x02u1\x85R\x89U\x01atb.",
+        r"\[10000\] in 1 bytes",
+    ),
+    "no state": (b"}(U\x04data" + RECONSTRUCT + b"U\x06labels]u.", r"wanted data, uint8 \[N, 3072\]"),
+    "from elsewhere": (b"\x80\x02K\x01Q.", "the operation BINPERSID at byte 4"),
+    "a place of the memory": (b"Nr\x00\x00\x00\x10.", "the place 268435456 of the memory"),
     "a length": (b"\x80\x02T\xff\xff\xff\x7fabc", "cannot be unpickled"),
+    "a key without end": (
+        b"}(" + b"K\x01" + b"\x85q\x00h\x00h\x00\x87" * 40 + b"K\x01u.",
+        "a key that is no word",
+    ),
+    "a label without end": (
+        b"}(U\x06labels](" + b"K\x01" + b"\x85q\x00h\x00h\x00\x87" * 40 + b"eu.",
+        "wanted data",
+    ),
     "no dict": (pickled([1, 2]), "found a pickled list"),
     "other keys": (pickled({b"x": 1}), "wanted data, uint8"),
     "a label": (pickled({b"data": np.zeros((1, 3072), np.uint8), b"labels": [10]}), "the label 10"),
-    "a word": (pickled({b"data": np.zeros((1, 3072), np.uint8), b"labels": [b"a"]}), "no integer"),
-    "fewer labels": (
-        pickled({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}),
-        "as many labels",
+    "a large label": (
+        pickled({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1 << 70]}),
+        "the label 118059",
     ),
+    "a word": (pickled({b"data": np.zeros((1, 3072), np.uint8), b"labels": [b"a"]}), "the label a bytes"),
+    "fewer labels": (pickled({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}), "as many labels"),
     "nothing": (b"", "cannot be unpickled"),
 }
 
@@ -167,7 +187,7 @@ def test_hostile_records(content, words, tmp_path):
         CIFAR10(folder, "test")
     (folder / "test_batch.bin").unlink()
     with pytest.raises(
-        DataMissingError, match=r"x lacks test_batch\\.bin; run `python -m attsnn.data download cifar10"
+        DataMissingError, match=r"x lacks test_batch.bin; run `python -m attsnn.data download cifar10"
     ):
         CIFAR10(folder, "test")
 
@@ -210,9 +230,38 @@ def test_verify_names_a_mix_up_of_the_two(tmp_path, capsys):
         err = capsys.readouterr().err
         assert f"train is that of {name}, not of {other}; test is that of {name}, not of {other}; run" in err
         shutil.rmtree(folder)
+    wrong = write_mnist(tmp_path / "wrong", mnist_sets.COUNTS["mnist"])
+    assert (
+        main(["prepare", "fashion", str(wrong), str(tmp_path / "out")]) == 3
+        and not (tmp_path / "out").exists()
+    )
+    assert "train is that of mnist, not of fashion" in capsys.readouterr().err
     folder = write_mnist(tmp_path / "few")
     assert main(["verify", "mnist", str(folder)]) == 3
-    assert "train has 2 images of class 0, published are 5923" in capsys.readouterr().err
+    assert "train has 2 images of class 0, published are 5,923" in capsys.readouterr().err
+
+
+def test_prepared_images_are_unpacked(tmp_path):
+    folder = write_mnist(tmp_path / "x", dots=True)
+    assert main(["prepare", "mnist", str(folder), str(tmp_path / "out")]) == 0
+    names = sorted(p.name for p in (tmp_path / "out" / "MNIST" / "raw").iterdir())
+    assert names == sorted(name for split in mnist_sets._NAMES.values() for name in split)
+    assert MNIST(tmp_path / "out", "test").identity == MNIST(folder, "test").identity
+
+
+def test_one_archive_of_several_sets(tmp_path):
+    """As of torchvision's whole root."""
+    write_mnist(tmp_path / "r" / "MNIST" / "raw", packed=False)
+    write_mnist(tmp_path / "r" / "FashionMNIST" / "raw", packed=False, number=15)
+    with zipfile.ZipFile(tmp_path / "root.zip", "w") as archive:
+        for path in sorted((tmp_path / "r").rglob("*")):
+            archive.write(path, path.relative_to(tmp_path / "r"))
+    assert len(MNIST(tmp_path / "root.zip", "train")) == 12
+    assert len(FashionMNIST(tmp_path / "root.zip", "train")) == 15
+    path = packed(write_cifar(tmp_path / "cifar-10-batches-bin", 10, True), tmp_path / "mine.tar.gz", "x")
+    path.write_bytes(path.read_bytes()[:-2_000])
+    with pytest.raises(DataMissingError, match=r"mine\.tar\.gz: not a sound \.tar\.gz"):
+        CIFAR10(path, "train")
 
 
 def idx_of(shape, kind: int = 8, body: bytes = b"") -> bytes:
@@ -227,11 +276,12 @@ HOSTILE_IDX = {
     "cut in the header": (idx_of((2, 3))[:9], "ends in its header"),
     "cut short": (idx_of((2, 3), body=bytes(5)), r"uint8\[2, 3\], 6 bytes, and 5 bytes after it"),
     "too long": (idx_of((2, 3), body=bytes(7)), "and 7 bytes after it"),
-    "a claim": (idx_of((1 << 31, 1 << 31, 4), body=bytes(9)), "bytes after it"),
+    "a claim": (idx_of((1 << 31, 1 << 31, 4), body=bytes(9)), "found sizes of"),
+    "no numbers of a claim": (idx_of((0, (1 << 32) - 1, 9)), "found sizes of"),
     "gzip cut short": (gzip.compress(idx_of((9,), body=bytes(9)))[:-4], "not sound gzip"),
     "gzip of fewer": (gzip.compress(idx_of((9,), body=bytes(8))), "holds 1 bytes fewer"),
     "gzip of more": (gzip.compress(idx_of((9,), body=bytes(1 << 24))), "holds more bytes"),
-    "gzip of a claim": (gzip.compress(idx_of((1 << 30, 9))), "bytes after it"),
+    "gzip of a claim": (gzip.compress(idx_of((1 << 26, 9))), "bytes after it"),
     "gzip damaged": (gzip.compress(idx_of((9,), body=bytes(9)))[:-6] + bytes(6), "not sound gzip"),
 }
 
@@ -288,7 +338,8 @@ def test_celeba_is_opened_where_it_lies(zipped, tmp_path):
             for path in sorted((folder / "img_align_celeba").iterdir()):
                 archive.write(path, f"img_align_celeba/{path.name}")
         shutil.rmtree(folder / "img_align_celeba")
-    for root in (tmp_path, folder):
+    inside = folder / f"img_align_celeba{'.zip' * zipped}"
+    for root in (tmp_path, folder, inside):
         for number, split in enumerate(("train", "val", "test")):
             faces = CelebA(root, split)
             assert len(faces) == 3 and faces.labels.tolist() == [0, 0, 0]
@@ -298,6 +349,13 @@ def test_celeba_is_opened_where_it_lies(zipped, tmp_path):
     assert main(["verify", "celeba", str(tmp_path), "--subset", "--decode"]) == 0
     assert main(["prepare", "celeba", str(tmp_path), str(tmp_path / "out")]) == 0
     assert CelebA(tmp_path / "out", "val").source.read(2) == encoded(7)
+    (tmp_path / "drive").mkdir()  # as Google Drive has it
+    for part, name in (("Img", inside.name), ("Eval", "list_eval_partition.txt")):
+        (tmp_path / "drive" / part).mkdir()
+        (folder / name).rename(tmp_path / "drive" / part / name)
+    partition = tmp_path / "drive" / "Eval" / "list_eval_partition.txt"
+    partition.write_bytes(b"\xef\xbb\xbf" + partition.read_bytes())
+    assert len(CelebA(tmp_path / "drive", "train")) == 3
 
 
 def test_hostile_celeba(tmp_path, capsys):
@@ -316,12 +374,22 @@ def test_hostile_celeba(tmp_path, capsys):
         ("../../etc/passwd.jpg 0\n", ":1: "),
         ("000001.jpg 0\n", "names no image of test"),
         ("\0" * 90, ":1: "),
+        ("a\0b.jpg 0", ":1: "),
+        ("000001.jpg " + "9" * 5_000, ":1: "),
     ):
         partition.write_text(text)
         with pytest.raises(DataFormatError, match=words):
             CelebA(root, "test")
     partition.write_text(whole)
     shutil.rmtree(root / "celeba" / "img_align_celeba")
+    (root / "celeba" / "img_align_celeba").mkdir()
+    with pytest.raises(DataMissingError, match="does not hold .*img_align_celeba with images"):
+        CelebA(root, "train")
+    (root / "celeba" / "img_align_celeba").rmdir()
+    with zipfile.ZipFile(root / "celeba" / "img_align_celeba.zip", "w") as archive:
+        archive.writestr("other.jpg", b"")
+    with pytest.raises(DataFormatError, match="holds no 000001.jpg"):
+        CelebA(root, "train")
     (root / "celeba" / "img_align_celeba.zip").write_bytes(b"PK no zip")
     with pytest.raises(DataFormatError, match=r"not a sound \.zip"):
         CelebA(root, "train")

@@ -525,6 +525,69 @@ def test_the_segments_of_a_jpeg_that_say_nothing_of_its_pixels():
             assert np.array_equal(np.asarray(decode(spoilt)), np.asarray(decode(whole))), (content, marker)
 
 
+def test_orientation_outlives_what_ends_the_decoder(tmp_path):
+    """A short profile, JFIF and Adobe segment of a JPEG; a chunk of a PNG with another checksum."""
+    tags = entry(ORIENTATION, 3, 1, 6)
+    jpeg, png = with_exif(tags, 1), with_exif(tags, 1, "PNG")
+    for segment in (b"\xff\xe2\x00\x0eICC_PROFILE\0", b"\xff\xe0\x00\x07JFIF\0", b"\xff\xee\x00\x07Adobe"):
+        (tmp_path / "a.jpg").write_bytes(jpeg[:2] + segment + jpeg[2:])
+        assert open_image(tmp_path / "a.jpg").size == (40, 48)
+    at = png.index(b"eXIf")
+    length = int.from_bytes(png[at - 4 : at], "big")
+    (tmp_path / "a.png").write_bytes(png[: at + 4 + length] + b"\1\2\3\4" + png[at + 8 + length :])
+    assert open_image(tmp_path / "a.png").size == (40, 48)
+
+
+@pytest.mark.parametrize("orientation", CORNER)
+def test_pictures_of_a_set_are_taken_as_they_lie(orientation):
+    buffer, image = io.BytesIO(), Image.new("RGB", (48, 40))
+    image.paste((255, 255, 255), (0, 0, 24, 20))
+    image.save(buffer, "TIFF", tiffinfo={ORIENTATION: orientation})
+    found = decode(buffer.getvalue())
+    assert found.size == (48, 40) and white_quarter(found) == (0, 0)
+
+
+def tiff(values: np.ndarray, **tags: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(
+        buffer, "TIFF", tiffinfo={int(tag[1:]): value for tag, value in tags.items()}
+    )
+    return buffer.getvalue()
+
+
+def test_numbers_of_more_bits_are_scaled_or_refused():
+    ramp = np.array([[0, 257, 65_535]], np.uint16)
+    assert np.asarray(decode(tiff(ramp)))[0, :, 0].tolist() == [0, 1, 255]
+    assert np.asarray(decode(tiff(ramp.astype(np.int32))))[0, :, 0].tolist() == [0, 1, 255]
+    shares = np.array([[0, 0.5, 1]], np.float32)
+    assert np.asarray(decode(tiff(shares)))[0, :, 0].tolist() == [0, 128, 255]
+    for values in ([[70_000, 0]], [[-257, 0]]):
+        with pytest.raises(DataFormatError, match="grey values from .*; wanted 0 to 65535"):
+            decode(tiff(np.array(values, np.int32)))
+    with pytest.raises(DataFormatError, match="grey values from nan to nan|wanted 0 to 1"):
+        decode(tiff(np.array([[np.nan, 0.5]], np.float32)))
+
+
+def test_pictures_that_take_the_machine_are_bad():
+    buffer = io.BytesIO()
+    Image.new("1", (1, 300_000)).save(buffer, "PNG")
+    with pytest.raises(DataFormatError, match="1 x 300000 pixels, more than .* or 262144 a side"):
+        decode(buffer.getvalue())
+    picture_bytes = encoded(1)
+    scan = picture_bytes.index(b"\xff\xda")
+    with pytest.raises(DataFormatError, match="601 scans, more than 500"):
+        decode(picture_bytes[:-2] + picture_bytes[scan : scan + 14] * 600 + picture_bytes[-2:])
+    with pytest.raises(DataFormatError, match="its header is damaged"):
+        decode(encoded(1, "PNG")[:20])
+
+
+@pytest.mark.parametrize("make", [lambda p: p.mkdir(), lambda p: p.symlink_to(p), lambda p: os.mkfifo(p)])
+def test_what_is_no_file_is_a_sentence(make, tmp_path):
+    make(tmp_path / "x")
+    with pytest.raises(DataError, match="x: (found a folder or device|cannot be read)"):
+        open_image(tmp_path / "x")
+
+
 # ---- what lies in a folder ----
 
 
@@ -564,7 +627,11 @@ def test_what_systems_leave_is_no_class(own_folders, recwarn):
 
 @pytest.mark.parametrize(
     ("empty", "words"),
-    [(["b"], "1 val class has no images: b"), (["b", "c"], "2 val classes have no images: b, c")],
+    [
+        (["b"], "1 val class has no images: b"),
+        (["b", "c"], "2 val classes have no images: b, c"),
+        (["a", "b", "c"], "val cannot be used: DIR/val: 3 classes have no images: a, b, c"),
+    ],
 )
 def test_the_advice_fits_what_was_asked(empty, words, tmp_path, capsys):
     for split in ("train", "val"):
@@ -584,3 +651,7 @@ def test_images_of_equal_names_are_told_apart(folders, own_folders):
     path.write_bytes(path.read_bytes() + b"\0")
     assert one.identity != ImageNet(own_folders, "train").identity
     assert one.identity != ImageNet(folders, "val").identity
+    Image.new("RGB", (9, 9)).save(path, "BMP")
+    black = ImageNet(own_folders, "train").identity
+    Image.new("RGB", (9, 9), (1, 1, 1)).save(path, "BMP")  # as long
+    assert black != ImageNet(own_folders, "train").identity

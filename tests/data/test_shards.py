@@ -1,12 +1,13 @@
 """Shards: those of webdataset's writers, tar dialects, the index that is kept, damaged and hostile files."""
 
+import json
 import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from imagenet_writers import Middle, add, encoded, oddity, samples, write_shards
+from imagenet_writers import Middle, add, encoded, oddity, samples, write_folders, write_shards
 
 from attsnn.data import DataFormatError, DataMissingError, ImageNet
 from attsnn.data.formats.shards import Shards
@@ -199,25 +200,69 @@ def test_the_word_of_a_split_is_a_word(tmp_path):
     [
         ("imagenet1k-train-{}.tar", "imagenet1k-validation-{}.tar"),
         ("training_{}.tar", "valid_{}.tar"),
-        ("interval.train{}.tar", "interval.val{}.tar"),
+        ("interval.train{}.tar", "interval.val{}.TAR"),
         ("Train-{}.tar", "VAL-{}.tar"),
-        ("constrained-val-of-2012-train-{}.tar", "trainable-val-{}.tar"),
+        ("constrained-val-of-2012-train-{}.tar", "steam-train-museum-val-{}.tar"),
     ],
 )
 def test_names_of_shards_as_people_have_them(train, val, tmp_path, recwarn):
     for number in range(2):
-        write_tar(tmp_path / train.format(number), sample(f"a{number}", 1))
-        write_tar(tmp_path / val.format(number), sample(f"b{number}", 2))
+        write_tar(tmp_path / train.format(number), sample(f"a{number}", 1) | sample(f"c{number}", 0))
+        write_tar(tmp_path / val.format(number), sample(f"b{number}", 1) | sample(f"d{number}", 0))
     write_tar(tmp_path / "retrieval-000.tar", sample("c", 0))
-    left = "1 .tar files are left out, whose names say neither train nor val, e.g. retrieval-000.tar"
-    if "val-of" in train:
-        with pytest.raises(DataMissingError, match="nor shards of this split"):
-            ImageNet(tmp_path, "train")
-        left = "3 .tar files are left out"
+    (tmp_path / "train-9.tar.gz").write_bytes(b"")
+    assert len(ImageNet(tmp_path, "train")) == len(ImageNet(tmp_path, "val")) == 4
+    said = [str(w.message) for w in recwarn]
+    assert any(
+        "whose names say neither train nor val, left out, e.g. retrieval-000.tar" in words for words in said
+    )
+    assert any("1 compressed archives are left out, e.g. train-9.tar.gz" in words for words in said)
+
+
+def test_what_lies_besides_is_counted(tmp_path):
+    write_folders(tmp_path)
+    for place in (tmp_path, tmp_path / "train"):
+        write_tar(place / "train-0.tar", sample("a", 0))
+    (tmp_path / "train" / "9.jpg").write_bytes(encoded(1))
+    (tmp_path / "validation" / "a").mkdir(parents=True)
+    with pytest.warns(UserWarning) as seen:
+        assert len(ImageNet(tmp_path, "train")) == 18
+        ImageNet(tmp_path, "val")
+    said = [str(w.message) for w in seen]
+    assert any(
+        "2 .tar files and folders, besides class folders, left out, e.g. train/train-0.tar" in s for s in said
+    )
+    assert any("1 images lie in no class folder and are left out, e.g. 9.jpg" in s for s in said)
+    assert any("besides class folders, left out, e.g. validation" in s for s in said)
+    for tar in tmp_path.rglob("*.tar"):
+        tar.unlink()
+    for root, words in (
+        (tmp_path / "train", "is a split itself; name the folder above"),
+        (tmp_path.parent, "did you mean"),
+    ):
+        with pytest.raises(DataMissingError, match=words):
+            ImageNet(root, "train")
+
+
+@pytest.mark.parametrize("value", [1 << 62, -1, 10**6, 50_000_000])
+@pytest.mark.parametrize("what", ["counts", "labels"])
+def test_a_hostile_index_is_made_anew(what, value, tmp_path):
+    paths = [
+        write_tar(tmp_path / f"train-{k}.tar", sample(f"a{k}", 1) | sample(f"b{k}", 0)) for k in range(4)
+    ]
+    index = tmp_path / ".index"
+    good = Shards(paths, index=index).labels.tolist()
+    head, _, body = index.read_bytes().partition(b"\n")
+    head, rows = json.loads(head), np.frombuffer(body, "<i8").reshape(-1, 3).copy()
+    if what == "counts":
+        head["shards"] = [[*shard[:4], value] for shard in head["shards"]]
     else:
-        assert len(ImageNet(tmp_path, "train")) == 2
-    assert len(ImageNet(tmp_path, "val")) == 2
-    assert any(left in str(w.message) for w in recwarn)
+        rows[1, 2] = value
+    index.write_bytes(json.dumps(head).encode() + b"\n" + (b"" if what == "counts" else rows.tobytes()))
+    assert Shards(paths, index=index).labels.tolist() == good
+    index.unlink()
+    os.mkfifo(index)  # would be waited for
+    assert Shards(paths, index=index).labels.tolist() == good
 
 
 def test_keys_may_have_dots(tmp_path):
@@ -234,19 +279,27 @@ def test_further_images_of_a_sample_are_counted(tmp_path):
     members = (
         sample("7", 1) | {"7.depth.png": encoded(2, "PNG"), "7.seg.png": encoded(3, "PNG")} | sample("8.b", 2)
     )
-    with pytest.warns(
-        UserWarning, match="2 images are left out, further ones of their samples, e.g. 7.depth"
-    ):
+    members |= {"8.b.left.jpg": encoded(4), "9.image.jpg": encoded(5), "9.cls": b"0", "._9.cls": b"of a Mac"}
+    members |= {"__MACOSX/._9.jpg": b"of a Mac"}
+    with pytest.warns(UserWarning, match="3 images are left out, further ones of their samples, e.g. "):
         shards = Shards([write_tar(tmp_path / "train-0.tar", members)])
-    assert shards.labels.tolist() == [1, 2]
+    assert (
+        shards.labels.tolist() == [1, 2, 0] and shards.read(2) == encoded(5) and shards.read(0) == encoded(1)
+    )
     for lacking, words in (
-        ("9.jpg", "'9' has no label"),
-        ("9.cls", "'9' has no image"),
-        ("9.a.cls", "'9.a' has no im"),
+        ("1.jpg", "'1' has no label"),
+        ("1.cls", "'1' has no image"),
+        ("1.a.cls", "'1.a' has no im"),
     ):
         path = write_tar(tmp_path / "train-1.tar", members | {lacking: b"1"})
-        with pytest.warns(UserWarning), pytest.raises(DataFormatError, match=words):
+        with pytest.raises(DataFormatError, match=words):
             Shards([path])
+
+
+def test_a_label_far_from_the_others_is_told(tmp_path):
+    path = write_tar(tmp_path / "train-0.tar", sample("a", 1) | {"b.jpg": encoded(1), "b.cls": b"999"})
+    with pytest.warns(UserWarning, match="no images of 998 of 1,000 classes"):
+        Shards([path])
 
 
 def test_a_shard_replaced_while_size_and_time_stay_is_indexed_anew(tmp_path):

@@ -1,5 +1,6 @@
 """What small sets of images share once they are found: counts of their classes, and an unpacked copy."""
 
+import gzip
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from attsnn._files import sync
-from attsnn.data.core.files import plain
 from attsnn.data.core.find import Found
 from attsnn.data.core.images import Arrays
 from attsnn.data.core.staging import staged
@@ -15,44 +15,55 @@ from attsnn.data.errors import DataFormatError
 
 
 def check_counts(
-    path: str | os.PathLike,
-    found: Mapping[str, Arrays],
-    wanted: Mapping[str, Sequence[int]],
-    name: str,
-    where: str,
-    others: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
+    path: str | os.PathLike, found: Mapping[str, Arrays], wanted: Mapping[str, Sequence[int]], where: str
 ) -> None:
-    """Prints what each split holds; DataFormatError where it is not as many of each class as were published.
-
-    `others` are the counts of sets with which this one is mixed up, by name.
-    """
+    """Prints what each split holds; DataFormatError where a class has not as many as published."""
     faults = []
     for split, images in found.items():
-        counts = np.bincount(images.labels, minlength=len(images.classes)).tolist()
+        counts = _counts(images)
         print(f"{split}: {sum(counts):,} images, {sum(c > 0 for c in counts)} classes")
-        if counts == list(wanted[split]):
-            continue
-        mixed = [other for other, theirs in (others or {}).items() if counts == list(theirs[split])]
-        if mixed:
-            faults.append(f"{split} is that of {mixed[0]}, not of {name}")
-            continue
-        label = next(k for k, (c, w) in enumerate(zip(counts, wanted[split], strict=True)) if c != w)
-        faults.append(
-            f"{split} has {counts[label]} images of class {images.classes[label]}, published are "
-            f"{wanted[split][label]}"
-        )
+        wrong = [k for k, (c, w) in enumerate(zip(counts, wanted[split], strict=True)) if c != w]
+        if wrong:
+            label = wrong[0]
+            faults.append(
+                f"{split} has {counts[label]:,} images of class {images.classes[label]}, published are "
+                f"{wanted[split][label]:,}"
+            )
     if faults:
-        raise DataFormatError(f"{'; '.join(faults)}; {where}", path=plain(path))
+        raise DataFormatError(f"{'; '.join(faults)}; {where}", path=path)
+
+
+def mixed_up(
+    path: str | os.PathLike,
+    found: Mapping[str, Arrays],
+    name: str,
+    where: str,
+    known: Mapping[str, Mapping[str, Sequence[int]]],
+) -> None:
+    """DataFormatError where a split has exactly the counts of another of the `known` sets."""
+    theirs = {
+        split: [other for other in known if other != name and _counts(images) == list(known[other][split])]
+        for split, images in found.items()
+    }
+    faults = [f"{split} is that of {others[0]}, not of {name}" for split, others in theirs.items() if others]
+    if faults:
+        raise DataFormatError(f"{'; '.join(faults)}; {where}", path=path)
+
+
+def _counts(images: Arrays) -> list[int]:
+    return np.bincount(images.labels, minlength=len(images.classes)).tolist()
 
 
 def unpack(found: Found, out: str | os.PathLike, folder: str) -> Path:
-    """Writes the files that were found to OUT/`folder`, under their own names and unpacked."""
+    """Writes the files that were found to OUT/`folder`, unpacked, under the names of the layout."""
     with staged(out) as partial:
         (partial / folder).mkdir(parents=True)
         for name in found.layout.names:
-            its = found.read(name)
-            with open(partial / folder / its.name, "xb") as file:
-                file.write(its.data)
+            content = found.read(name).data.tobytes()
+            if content.startswith(b"\x1f\x8b"):  # which was read as a whole already
+                content = gzip.decompress(content)
+            with open(partial / folder / name, "xb") as file:
+                file.write(content)
                 file.flush()
                 sync(file.fileno())
     return Path(out)

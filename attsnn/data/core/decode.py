@@ -6,6 +6,7 @@ decoded without.
 
 import io
 import struct
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -25,9 +26,17 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+BACK = {6: 8, 8: 6}  # what takes a turn back, where it is not the turn itself
+NEITHER = "is neither JPEG nor PNG, nor WebP, BMP, TIFF or PPM"
 PNG = b"\x89PNG\r\n\x1a\n"
-PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")  # what the pixels need, and how they lie
-JPEG_PIXELS = (0xE0, 0xEE)  # of the application segments: JFIF, and Adobe's transform of colours
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks without which pixels differ
+JPEG_PIXELS = {
+    0xE0: 16,
+    0xEE: 14,
+}  # the application segments: JFIF, Adobe's transform of colours; their least
+SIDE = 1 << 18  # pixels; a row costs memory, too
+SCANS = 500  # of a JPEG; each passes over the whole image
+EXIF = (b"Exif\0\0", b"eXIf")  # what precedes it in a JPEG, and in a PNG
 
 
 def decode(data: bytes, where: str = "<bytes>", *, turn: bool = False) -> Image.Image:
@@ -43,9 +52,12 @@ def decode(data: bytes, where: str = "<bytes>", *, turn: bool = False) -> Image.
             bare = _bare(data)
             if len(bare) == len(data):
                 raise
-            return _decode(bare, turn)
+            pixels = _decode(bare, False)
+            return _turned(pixels, _said(data)) if turn else pixels
     except UnidentifiedImageError:
-        raise DataFormatError("is neither JPEG nor PNG, nor WebP, BMP, TIFF or PPM", path=where) from None
+        known = data.startswith((PNG, b"\xff\xd8\xff"))
+        sentence = "cannot be decoded (its header is damaged)" if known else NEITHER
+        raise DataFormatError(sentence, path=where) from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plug-ins raise what the broken bytes lead them to
@@ -55,24 +67,57 @@ def decode(data: bytes, where: str = "<bytes>", *, turn: bool = False) -> Image.
 
 def _decode(data: bytes, turn: bool) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.width * image.height > PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than {PIXELS}")
-        image.load()  # turns a TIFF, which then says so
-        how = TURNS.get(_orientation(image)) if turn else None
+        if image.width * image.height > PIXELS or max(image.size) > SIDE:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than {PIXELS}, or {SIDE} a side")
+        if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > SCANS:
+            raise ValueError(f"{scans} scans, more than {SCANS}")
+        orientation = _orientation(image.getexif)
+        image.load()
         pixels = _rgb(image)
+    if image.format == "TIFF":  # Pillow has turned it
+        return pixels if turn else _turned(pixels, BACK.get(orientation, orientation))
+    return _turned(pixels, orientation) if turn else pixels
+
+
+def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
+    how = TURNS.get(orientation)
     return pixels if how is None else pixels.transpose(how)
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(read: Callable[[], Image.Exif]) -> int:
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
+        return int(read().get(ORIENTATION, 1))
     except Exception:  # as the pixels go, metadata that cannot be read says nothing
         return 1
 
 
+def _said(data: bytes) -> int:
+    """The orientation in bytes that the decoder does not take as they are."""
+
+    def read() -> Image.Exif:
+        at = next(data.index(mark) + len(mark) for mark in EXIF if mark in data)
+        exif = Image.Exif()
+        exif.load(EXIF[0] + data[at : at + (1 << 16)])
+        return exif
+
+    return _orientation(read)
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bit, which Pillow would cut to 255 instead of scaling it
-        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    """Numbers of more than 8 bits are scaled, where Pillow would cut them to 255."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        values, tags = np.asarray(image), getattr(image, "tag_v2", {})
+        low, high = values.min(), values.max()
+        top = 1 if image.mode == "F" else 4095 if tags.get(258) in (12, (12,)) else 65_535
+        if not (low >= 0 and high <= top):  # NaN, too
+            raise ValueError(f"grey values from {low} to {high}; wanted 0 to {top}")
+        if image.mode == "F":
+            grey = np.round(values * 255)
+        else:
+            grey = (values.astype(np.uint32) * 255 + top // 2) // top
+            if tags.get(262) == 0:  # white is 0
+                grey = 255 - grey
+        image = Image.fromarray(grey.astype(np.uint8))
     return image.convert("RGB")
 
 
@@ -101,7 +146,7 @@ def _bare_jpeg(data: bytes) -> bytes:
     while data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the first scan
         length = 2 + struct.unpack_from(">H", data, at + 2)[0]
         said = 0xE0 <= data[at + 1] <= 0xEF or data[at + 1] == 0xFE  # application segments and comments
-        if not said or data[at + 1] in JPEG_PIXELS:
+        if not said or length - 2 >= JPEG_PIXELS.get(data[at + 1], 1 << 16):
             parts.append(data[at : at + length])
         at += length
     return b"".join(parts) + data[at:]

@@ -6,6 +6,7 @@ A file appears under its name when it is whole and right; until then it is `<nam
 import hashlib
 import http.client
 import os
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -20,6 +21,8 @@ from attsnn.data.core.files import plain
 from attsnn.data.errors import DataError
 
 BLOCK_BYTES = 1 << 18
+MOST_BYTES = 1 << 36  # of a file whose size nobody says
+RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/(?:([0-9]{1,18})|\*)")
 TIMEOUT = 60  # seconds without a byte
 TRIES = 5  # in a row that bring no byte
 PAUSE = 1.0  # seconds before the second try, twice as long before each further one
@@ -42,20 +45,31 @@ def fetch(file: File, folder: str | os.PathLike) -> Path:
             print(f"{plain(path)}: is there already")
             return path
         raise DataError(f"{plain(path)}: {wrong}; remove it to fetch it again")
+    if part.is_dir():
+        raise DataError(f"{plain(part)}: is a folder; remove it")
     failed = []
     for url in file.urls:
         try:
-            _fetch_from(url, part, file)
-            if (wrong := fault(file, part)) is not None:
-                part.unlink()
-                raise DataError(f"{wrong}; it was removed")
-        except (DataError, *BREAKS) as error:
+            _fetch_right(url, part, file)
+        except (ValueError, *BREAKS) as error:  # ValueError: what sends elsewhere is no address
             failed.append(f"{url}: {error}")
             continue
         os.replace(part, path)
         sync_folder(folder)
         return path
     raise DataError(f"{plain(path)}: cannot be fetched. {'; '.join(failed)}")
+
+
+def _fetch_right(url: str, part: Path, file: File) -> None:
+    """Fetches `part`, and once more from its start where what it began with was of another file."""
+    began = part.exists()
+    for again in (began, False):
+        _fetch_from(url, part, file)
+        if (wrong := fault(file, part)) is None:
+            return
+        part.unlink()
+        if not again:
+            raise DataError(f"{wrong}; it was removed")
 
 
 def fault(file: File, path: Path) -> str | None:
@@ -99,41 +113,48 @@ def _fetch_from(url: str, part: Path, file: File) -> None:
 
 
 def _append(url: str, part: Path, start: int, file: File, progress: tqdm) -> None:
-    request = urllib.request.Request(
-        url, headers={"User-Agent": "Wget/1.21 (attsnn)", "Accept-Encoding": "identity"}
-    )
-    if start:
-        request.add_header("Range", f"bytes={start}-")
+    headers = {"User-Agent": "Wget/1.21 (attsnn)", "Accept-Encoding": "identity"}
+    request = urllib.request.Request(url, headers=headers | ({"Range": f"bytes={start}-"} if start else {}))
     try:
         answer = _opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left: the file was whole, or is another one
+        if error.code == 416 and start:  # nothing is left: the file was whole, or is another one
             error.close()
             return
         raise
     with answer:
-        if start and answer.status != 206:  # the server starts anew
-            part.unlink()
-            start = progress.n = 0
-        length = answer.headers.get("Content-Length")
-        whole = start + int(length) if length and length.isdecimal() else None
-        most = file.size or whole
-        if progress.total is None:
-            progress.total = whole
+        first, whole = _extent(answer, start)
+        if first != start:  # the server starts anew, or elsewhere
+            if first:
+                raise DataError(f"the server sends from byte {first}, asked for {start}")
+            part.unlink(missing_ok=True)
+            progress.n = 0
+        if (
+            None not in (whole, file.size) and whole < file.size
+        ):  # another page, perhaps: nothing is kept of it
+            raise DataError(f"the server has {whole:,} bytes; published are {file.size:,}")
+        most = file.size or whole or MOST_BYTES
+        progress.total = progress.total or whole
         with open(part, "ab") as target:
-            while block := answer.read(BLOCK_BYTES):
-                if most is not None and target.tell() + len(block) > most:
-                    target.truncate(0)
-                    raise DataError(f"the server sends more than {most:,} bytes")
+            while target.tell() < most and (block := answer.read1(min(BLOCK_BYTES, most - target.tell()))):
                 target.write(block)
                 progress.update(len(block))
             target.flush()
             sync(target.fileno())
             got = target.tell()
-        if whole is not None and got < whole:
-            raise ConnectionError(f"ended after {got:,} of {whole:,} bytes")
-        if file.size is not None and got < file.size:
-            raise DataError(f"the server has {got:,} bytes; published are {file.size:,}")
+    if got < (file.size or whole or 0):
+        raise ConnectionError(f"ended after {got:,} of {file.size or whole:,} bytes")
+
+
+def _extent(answer: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
+    """The byte at which an answer begins, and the bytes of the whole file, if it says so."""
+    length = answer.headers.get("Content-Length", "")
+    size = int(length) if length.isdecimal() else None
+    if answer.status != 206:
+        return 0, size
+    if match := RANGE.match(answer.headers.get("Content-Range", "")):
+        return int(match[1]), int(match[2]) if match[2] else None
+    return asked, None if size is None else asked + size
 
 
 class _OnlyHTTPS(urllib.request.HTTPRedirectHandler):

@@ -1,7 +1,6 @@
 """Files as bytes: regular ones only, and never more than was allowed."""
 
 import contextlib
-import io
 import os
 import stat
 from collections.abc import Callable
@@ -14,12 +13,23 @@ from attsnn.data.errors import DataFormatError, DataMissingError
 FILE_BYTES = 1 << 26  # of an image
 LOOKS = 1024  # at so many of the files of a set, to tell it from others
 # What operating systems and their tools leave in any folder.
-JUNK = {"@eadir", "__macosx", "lost+found", "$recycle.bin", "system volume information", "#recycle"}
+JUNK = {
+    *("__macosx", "lost+found", "$recycle.bin", "recycler", "system volume information", "found.000"),
+    *("@eadir", "#recycle", "@recycle", "#snapshot", "@tmp", "@__thumb", "thumbs.db", "desktop.ini"),
+}
 
 
 def is_junk(name: str) -> bool:
     """Whether a file or folder of that name is nobody's data."""
     return name.startswith(".") or name.lower() in JUNK
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder, or a link to one; links that lead nowhere are none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def map_file(path: str | os.PathLike) -> np.ndarray:
@@ -38,16 +48,20 @@ def spread(number: int) -> list[int]:
     return np.linspace(0, number - 1, min(LOOKS, number), dtype=np.int64).tolist()
 
 
-def sizes(path_of: Callable[[int], str | os.PathLike], number: int) -> bytes:
-    """The sizes of some of `number` files, spread evenly: what tells sets of equal names apart."""
+def look(path_of: Callable[[int], str | os.PathLike], number: int) -> bytes:
+    """The sizes, and the first and last bytes, of some of so many files: what tells sets apart."""
     found = []
     for index in spread(number):
-        with contextlib.suppress(OSError):
-            found.append(b"%d %d\n" % (index, os.stat(path_of(index)).st_size))
+        with contextlib.suppress(OSError, ValueError):
+            size = os.stat(path_of(index)).st_size
+            ends = [read_bytes(path_of(index), at, min(size, 512)) for at in (0, max(size - 512, 0))]
+            found += [b"%d %d\n" % (index, size), *ends]
     return b"".join(found)
 
 
-def read_bytes(path: str | os.PathLike, offset: int = 0, size: int | None = None) -> bytes:
+def read_bytes(
+    path: str | os.PathLike, offset: int = 0, size: int | None = None, most: int = FILE_BYTES
+) -> bytes:
     """`size` bytes (None: all) of a regular file; DataFormatError if it is none, too large or too short."""
     # Without O_NONBLOCK a named pipe would wait for a writer.
     with open(path, "rb", buffering=0, opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
@@ -55,11 +69,15 @@ def read_bytes(path: str | os.PathLike, offset: int = 0, size: int | None = None
         if not stat.S_ISREG(status.st_mode):
             raise DataFormatError("found a folder or device; wanted a regular file", path=path)
         size = status.st_size if size is None else size
-        if size > FILE_BYTES:
-            raise DataFormatError(f"found {size} bytes; wanted at most {FILE_BYTES}", path=path)
+        if size > most:
+            raise DataFormatError(f"found {size} bytes; wanted at most {most}", path=path)
         if offset + size > status.st_size:
             raise DataFormatError(
                 f"ends at byte {status.st_size}; wanted {size} bytes there", path=path, offset=offset
             )
         file.seek(offset)
-        return io.BufferedReader(file).read(size)
+        parts, left = [], size
+        while left and (part := file.read(left)):
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)

@@ -13,16 +13,22 @@ from attsnn.data.core.files import map_file, plain
 from attsnn.data.core.raw import Raw
 from attsnn.data.errors import DataFormatError, DataMissingError
 
+FILE_BYTES = 1 << 28
+
 
 class Layout(NamedTuple):
     """Files of these names in one of `folders` below a root ("" for the root), or in one of `archives`.
 
-    A name may stand for several spellings, a regular expression.
+    Compressed (.gz) or not, with a dot before idx as some unpackers leave it, each of at most FILE_BYTES.
     """
 
     names: tuple[str, ...]
     folders: tuple[str, ...]
     archives: tuple[str, ...] = ()
+
+    def spelling(self, name: str) -> str:
+        """A pattern of what a file of that name may be called."""
+        return re.escape(name).replace(r"\-idx", "[-.]idx") + r"(?:\.gz)?"
 
 
 class File(NamedTuple):
@@ -51,17 +57,17 @@ def find_files(root: str | os.PathLike, layouts: Sequence[Layout], missing: str)
         raise DataMissingError(f"{plain(root)}: no such file or folder; {missing}")
     for layout in layouts:
         for folder in layout.folders if root.is_dir() else ():
-            there = _in_folder(root / folder, layout.names)
+            there = _in_folder(root / folder, layout)
             if len(there) == len(layout.names):
                 return Found(layout, plain(root / folder), partial(_file, there))
             if there:
-                lack += [f"{plain(root / folder)} lacks {n}" for n in layout.names if n not in there][:1]
-        archives = [root / name for name in layout.archives] if root.is_dir() else [root]
-        for archive in filter(Path.is_file, archives):
+                missed = next(name for name in layout.names if name not in there)
+                lack.append(f"{plain(root / folder)} lacks {missed}")
+        for archive in filter(Path.is_file, map(root.joinpath, layout.archives) if root.is_dir() else [root]):
             found = _in_archive(archive, layout)
-            if found is not None:
+            if isinstance(found, Found):
                 return found
-            lack.append(f"{plain(archive)} does not hold {layout.names[0]} and what belongs to it")
+            lack.append(found)
     said = "; ".join(lack[:2]) or f"{plain(root)}: none of the set's files is here"
     raise DataMissingError(f"{said}; {missing}")
 
@@ -70,25 +76,30 @@ def _file(there: dict[str, Path], name: str) -> File:
     return File(there[name].name, plain(there[name]), map_file(there[name]))
 
 
-def _in_folder(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+def _in_folder(folder: Path, layout: Layout) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
-    files = sorted(os.listdir(folder))
-    found = {name: [f for f in files if re.fullmatch(name, f) and (folder / f).is_file()] for name in names}
+    files = sorted(file for file in os.listdir(folder) if (folder / file).is_file())
+    found = {name: _called(name, files, layout) for name in layout.names}
     return {name: folder / matches[0] for name, matches in found.items() if matches}
 
 
-def _in_archive(archive: Path, layout: Layout) -> Found | None:
+def _called(name: str, files: Sequence[str], layout: Layout) -> list[str]:
+    return [file for file in files if re.fullmatch(layout.spelling(name), file)]
+
+
+def _in_archive(archive: Path, layout: Layout) -> Found | str:
+    """The files in an archive, or why they are not."""
     try:
-        raw = Raw(archive, re.compile("|".join(layout.names)))
-    except DataFormatError:
-        if archive.name in layout.archives:
-            raise
-        return None  # a file that is no archive of this set
-    found = {name: [n for n in raw.names if re.fullmatch(name, n)] for name in layout.names}
-    if not all(found.values()):
-        return None
-    chosen = {name: matches[0] for name, matches in found.items()}
-    contents = dict(raw.read(chosen.values()))
-    files = {name: File(file, raw.where(file), contents[file]) for name, file in chosen.items()}
+        raw = Raw(archive, re.compile("|".join(map(layout.spelling, layout.names))), layout.folders[1])
+        found = {name: _called(name, raw.names, layout) for name in layout.names}
+        missed = [name for name, matches in found.items() if not matches]
+        if missed:
+            return f"{plain(archive)} does not hold {missed[0]}"
+        contents = dict(raw.read((matches[0] for matches in found.values()), FILE_BYTES))
+    except DataFormatError as error:
+        return str(error)
+    files = {
+        name: File(matches[0], raw.where(matches[0]), contents[matches[0]]) for name, matches in found.items()
+    }
     return Found(layout, plain(archive), files.__getitem__)

@@ -137,7 +137,7 @@ def seeded(transform: Callable, image: Any, seed: int) -> Tensor:
     """`transform(image)`; what it draws from torch's global generator, which is put back, is the seed's."""
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also seed the GPUs' generators, which are not put back.
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(int(seed))
         return transform(image)
 
 
@@ -211,3 +211,5 @@ def open_image(path: str | os.PathLike) -> Image.Image:
         return decode(read_bytes(path), plain(path), turn=True)
     except FileNotFoundError:
         raise DataMissingError(f"{plain(path)}: no such file; wanted a JPEG or PNG") from None
+    except OSError as error:
+        raise DataFormatError(f"cannot be read ({error.strerror or error})", path=path) from None

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from attsnn.data.core.files import is_junk, map_file
+from attsnn.data.core.files import is_folder, is_junk, map_file
 from attsnn.data.core.tar import Bounded
 from attsnn.data.errors import DataFormatError
 
@@ -96,7 +96,7 @@ class Folder:
             found = sorted((e for e in entries if not is_junk(e.name)), key=lambda e: e.name)
         for entry in found:
             path, here = Path(entry.path), (*parts, entry.name)
-            if not entry.is_dir():
+            if not is_folder(entry):
                 yield Member("/".join(here), path)
                 continue
             if CALLED_LIKE_A_FILE.search(entry.name):

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Raw:
     """The files at `path`, a folder or an archive, whose last `depth` parts match `pattern`.
 
     `names` are these parts, sorted. Archives below a folder are looked into where it has no such files, else
-    `archives` lists them. The files must lie below one folder, or below one called `folder`, which is
+    `archives` lists them. The files must lie below one folder, or below one that ends in `folder`, which is
     preferred; `left` counts what matches elsewhere, `others` are files that do not match. DataFormatError.
     """
 
@@ -41,7 +41,7 @@ class Raw:
             found = [match for archive, its in inner for match in self._matches(archive, its)]
             self.archives = []
         tops = Counter(top for top, *_ in found)
-        chosen = [top for top in tops if folder and PurePosixPath(top).name == folder] or list(tops)
+        chosen = [top for top in tops if folder and f"/{top}".endswith(f"/{folder}")] or list(tops)
         if len(chosen) > 1:
             listed = ", ".join(repr(plain(top or ".")) for top in sorted(chosen)[:4])
             raise DataFormatError(

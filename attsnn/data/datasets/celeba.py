@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from attsnn.data.core.checking import bad_images, print_list
 from attsnn.data.core.contract import DataSet, File
-from attsnn.data.core.files import FILE_BYTES, map_file, plain, read_bytes, sizes
+from attsnn.data.core.files import FILE_BYTES, is_junk, look, map_file, plain, read_bytes
 from attsnn.data.core.images import Encoded, Images
 from attsnn.data.core.places import UNSOUND_ZIP
 from attsnn.data.core.staging import staged
@@ -29,7 +29,7 @@ from attsnn.data.errors import DataFormatError, DataMissingError
 SPLITS = ("train", "val", "test")  # 0, 1 and 2 of the partition
 COUNTS = {"train": 162_770, "val": 19_867, "test": 19_962}
 ARCHIVE, FOLDER, PARTITION = "img_align_celeba.zip", "img_align_celeba", "list_eval_partition.txt"
-ROW = re.compile(rb"([^\s/]{1,80}\.jpg)[ \t]+([0-9]+)[ \t\r]*")
+ROW = re.compile(rb"([^\s/\0]{1,80}\.jpg)[ \t]+([0-9]{1,3})[ \t\r]*")
 TEXT_BYTES = 1 << 24
 FILES = (
     File(
@@ -57,8 +57,14 @@ class _Faces(Encoded):
         self._members: dict[str, str] = {}
         if place.is_file():
             with _opened(place) as archive:
-                paths = (info.filename for info in archive.infolist() if not info.is_dir())
-                self._members = {path.rpartition("/")[2]: path for path in paths}
+                paths = [info.filename for info in archive.infolist() if not info.is_dir()]
+            for path in (path for path in paths if not any(map(is_junk, path.split("/")))):
+                name = path.rpartition("/")[2]
+                if name in self._members:
+                    raise DataFormatError(f"found {name} twice, also as {path}", path=place)
+                self._members[name] = path
+            if names[0] not in self._members:
+                raise DataFormatError(f"holds no {names[0]}, which the partition names first", path=place)
         self._archive: tuple[int, zipfile.ZipFile] | None = None
 
     def __getstate__(self) -> dict:
@@ -93,7 +99,7 @@ class _Faces(Encoded):
             with _opened(self._place) as archive:
                 hashed.update(str([(i.filename, i.file_size, i.CRC) for i in archive.infolist()]).encode())
         else:
-            hashed.update(sizes(lambda index: self._place / self.names[index], len(self.names)))
+            hashed.update(look(lambda index: self._place / self.names[index], len(self.names)))
         return hashed.hexdigest()
 
 
@@ -105,17 +111,20 @@ def _opened(path: Path) -> zipfile.ZipFile:
 
 
 def _places(root: str | os.PathLike) -> tuple[Path, Path]:
-    """(the folder or archive of the images, the partition)."""
+    """(the folder or archive of the images, the partition), beside each other or as Google Drive has them."""
     root = Path(root)
-    folders = (root, root / "celeba")
-    for folder in folders:
-        for place in (folder / FOLDER, folder / ARCHIVE):
-            if place.exists() and (folder / PARTITION).is_file():
-                inner = place / FOLDER  # as some unpackers leave it
-                return inner if inner.is_dir() else place, folder / PARTITION
-    images = any((folder / name).exists() for folder in folders for name in (FOLDER, ARCHIVE))
-    lack = PARTITION if images else f"{FOLDER}/ or {ARCHIVE}"
-    raise DataMissingError(f"{plain(root)}: does not hold {lack}; {WHERE}")
+    if root.name in (FOLDER, ARCHIVE) and root.exists():
+        images, tops = [root], [root.parent, root.parent.parent]
+    else:
+        tops = [root, root / "celeba", root / "CelebA"]
+        images = [top / inner / name for top in tops for inner in ("", "Img") for name in (FOLDER, ARCHIVE)]
+    there = [inner if (inner := image / FOLDER).is_dir() else image for image in images if image.exists()]
+    filled = [place for place in there if place.is_file() or any(place.glob("*.jpg"))]
+    lists = [path for top in tops for inner in ("", "Eval") if (path := top / inner / PARTITION).is_file()]
+    if not filled or not lists:
+        lack = PARTITION if filled else f"{there[0]} with images" if there else f"{FOLDER}/ or {ARCHIVE}"
+        raise DataMissingError(f"{plain(root)}: does not hold {plain(lack)}; {WHERE}")
+    return filled[0], lists[0]
 
 
 def _partition(path: Path) -> dict[str, list[str]]:
@@ -125,7 +134,8 @@ def _partition(path: Path) -> dict[str, list[str]]:
         raise DataFormatError(f"found {len(text)} bytes; wanted at most {TEXT_BYTES}", path=plain(path))
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     seen = set()
-    for number, line in enumerate(text.tobytes().split(b"\n"), start=1):
+    rows = text.tobytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")  # the mark of spreadsheets
+    for number, line in enumerate(rows, start=1):
         if not line.strip():
             continue
         match = ROW.fullmatch(line)
@@ -223,9 +233,9 @@ CELEBA = DataSet(
     files=FILES,
     raw=f"the folder of {ARCHIVE} or {FOLDER}/, and of {PARTITION}",
     out="the folder to write, which must not be there yet",
-    path="the same, or what `prepare` wrote",
+    path="the folder of these, or what `prepare` wrote",
     flags={
-        "decode": "decode every image, not only odd ones",
+        "decode": "decode every image, not only those that begin or end oddly",
         "subset": "any number of images is complete",
     },
 )

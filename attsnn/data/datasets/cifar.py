@@ -39,14 +39,14 @@ _TRAIN_10 = tuple(f"data_batch_{k}" for k in range(1, 6))
 LAYOUTS = {  # binary, then pickled
     10: (
         Layout(
-            tuple(rf"{name}\.bin" for name in (*_TRAIN_10, "test_batch")),
+            tuple(f"{name}.bin" for name in (*_TRAIN_10, "test_batch")),
             ("", "cifar-10-batches-bin"),
             ("cifar-10-binary.tar.gz",),
         ),
         Layout((*_TRAIN_10, "test_batch"), ("", "cifar-10-batches-py"), ("cifar-10-python.tar.gz",)),
     ),
     100: (
-        Layout((r"train\.bin", r"test\.bin"), ("", "cifar-100-binary"), ("cifar-100-binary.tar.gz",)),
+        Layout(("train.bin", "test.bin"), ("", "cifar-100-binary"), ("cifar-100-binary.tar.gz",)),
         Layout(("train", "test"), ("", "cifar-100-python"), ("cifar-100-python.tar.gz",)),
     ),
 }
@@ -137,7 +137,7 @@ def _contract(classes: int, kind: type, names: tuple[str, ...]) -> DataSet:
     def verify(path: str | os.PathLike) -> None:
         """Compares the number of images of each class with the published ones."""
         per_class = {split: [COUNTS[split] // classes] * classes for split in SPLITS}
-        check_counts(path, {s: _split(path, classes, s) for s in SPLITS}, per_class, name, where)
+        check_counts(path, {s: _split(path, classes, s) for s in SPLITS}, per_class, where)
 
     def describe(path: Path) -> str:
         counts = " and ".join(f"{len(_split(path, classes, s).labels):,} {s} images" for s in SPLITS)
@@ -157,7 +157,7 @@ def _contract(classes: int, kind: type, names: tuple[str, ...]) -> DataSet:
         files=FILES[classes],
         raw="the archive, or the folder of it or of what is in it",
         out="the folder to write, which must not be there yet",
-        path="the same, or what `prepare` wrote",
+        path="the folder of the archive or of what is in it, or what `prepare` wrote",
     )
 
 

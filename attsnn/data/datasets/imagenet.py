@@ -8,7 +8,6 @@ education) are between you and image-net.org.
 """
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,16 +20,14 @@ from tqdm import tqdm
 
 from attsnn.data.core.checking import bad_images, print_list
 from attsnn.data.core.contract import DataSet, File
-from attsnn.data.core.decode import SUFFIXES
-from attsnn.data.core.files import is_junk, plain
+from attsnn.data.core.files import plain
 from attsnn.data.core.images import Images, Source
 from attsnn.data.core.staging import staged
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
-from attsnn.data.formats import ilsvrc
-from attsnn.data.formats.folders import Folders, class_names
-from attsnn.data.formats.shards import Shards
+from attsnn.data.formats import ilsvrc, tree
+from attsnn.data.formats.folders import class_names
+from attsnn.data.formats.tree import SPLITS
 
-SPLITS = ("train", "val")
 CLASSES = 1000
 IMAGES = {"train": 1_281_167, "val": 50_000}
 FILES = (
@@ -44,9 +41,6 @@ WHERE = (
     + ", ".join(map(str, FILES))
     + "; or as shards from https://huggingface.co/datasets/timm/imagenet-1k-wds (gated too)"
 )
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation")}
-# Words of a shard's name, between digits and other signs: "retrieval-train-000.tar" is of one split.
-WORDS = {"train": {"train", "training", "trainset"}, "val": {"val", "valid", "validation", "valset"}}
 
 
 class ImageNet(Images):
@@ -75,70 +69,15 @@ class ImageNet(Images):
 def open_split(
     root: str | os.PathLike, split: str, *, classes: Sequence[str] | int | None = None, keep: bool = True
 ) -> Source:
-    """Where the images of a split are. `keep` uses and leaves the index of shards."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
-    root = Path(root)
-    if not root.is_dir():
-        raise DataMissingError(f"{root}: no such folder; {WHERE}")
-    folder = next((root / n for n in SPLIT_NAMES[split] if (root / n).is_dir()), root / split)
-    if class_names(folder):
-        found = Folders(folder, _names(root, classes))
-        if isinstance(classes, int) and len(found.classes) != classes:
-            raise DataFormatError(f"found {len(found.classes)} class folders; wanted {classes}", path=folder)
-        return found
-    shards = _tars(folder) or _shards(root)[split]
-    if shards:
-        index = shards[0].parent / f".attsnn-{split}.index"
-        return Shards(shards, classes, index=index if keep else None)
-    raise DataMissingError(f"{_what_else(root, folder)}; {WHERE}")
-
-
-def _shards(root: Path) -> dict[str, list[Path]]:
-    """The shards of each split, by the words of their names; what has no such word, or those of both, is left
-    out and counted.
-    """
-    shards, left = {split: [] for split in SPLITS}, []
-    for tar in _tars(root):
-        words = set(re.split(r"[^a-z]+", tar.stem.lower()))
-        found = [split for split in SPLITS if words & WORDS[split]]
-        (shards[found[0]] if len(found) == 1 else left).append(tar)
-    if left:
-        warnings.warn(
-            f"{plain(root)}: {len(left)} .tar files are left out, whose names say neither train nor val, "
-            f"e.g. {plain(left[0].name)}",
-            stacklevel=4,
-        )
-    return shards
-
-
-def _names(root: Path, classes: Sequence[str] | int | None) -> Sequence[str] | None:
-    """The classes of a split: as given, or those of the training set, which a validation set may not span."""
-    if classes is None or isinstance(classes, int):
-        return class_names(root / "train") or None
-    return classes
-
-
-def _tars(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    files = sorted(p for p in folder.iterdir() if p.suffix == ".tar" and p.name not in ARCHIVES)
-    return [path for path in files if not is_junk(path.name)]
-
-
-def _what_else(root: Path, folder: Path) -> str:
-    """Why a split was not found, as far as can be seen."""
-    archives = [name for name in ARCHIVES if (root / name).is_file()]
+    """Where the images of a split are; see `tree.open_split`."""
+    archives = [name for name in ARCHIVES if (Path(root) / name).is_file()]
+    missing = WHERE
     if archives:
-        return (
-            f"{root}: found {', '.join(archives)}; wanted them unpacked, run "
-            f"`python -m attsnn.data prepare imagenet {root} OUT`"
+        missing = (
+            f"found {', '.join(archives)}; wanted them unpacked, run `python -m attsnn.data prepare imagenet "
+            f"{plain(root)} OUT`; {WHERE}"
         )
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    flat = [name for name in names if name.lower().endswith(SUFFIXES)]
-    if flat:
-        return f"{folder}: found {flat[0]} in no class folder; wanted {folder.name}/<class>/{flat[0]}"
-    return f"{root}: found neither {folder.name}/<class>/ with images nor shards of this split"
+    return tree.open_split(root, split, classes=classes, but=tuple(ARCHIVES), keep=keep, missing=missing)
 
 
 def prepare(
@@ -153,7 +92,8 @@ def prepare(
     raw = Path(raw)
     found = [name for name in (ilsvrc.TRAIN, ilsvrc.VAL) if (raw / name).is_file()]
     if not found:
-        raise DataMissingError(f"{raw}: holds neither {ilsvrc.TRAIN} nor {ilsvrc.VAL}; {WHERE}")
+        done = "; its folders need no `prepare`" if class_names(raw / "train") else ""
+        raise DataMissingError(f"{plain(raw)}: holds neither {ilsvrc.TRAIN} nor {ilsvrc.VAL}{done}; {WHERE}")
     for name in (ilsvrc.TRAIN, ilsvrc.VAL):
         size, wanted = (raw / name).stat().st_size if name in found else 0, ARCHIVES[name].size
         if size != wanted:
@@ -165,6 +105,9 @@ def prepare(
             written["train"] = _write(ilsvrc.train_images(raw / ilsvrc.TRAIN), partial / "train", "train")
         if ilsvrc.VAL in found:
             written["val"] = _write(ilsvrc.val_images(raw / ilsvrc.VAL, wnids), partial / "val", "val")
+        empty = [split for split, number in written.items() if not number]
+        if empty:
+            raise DataFormatError(f"holds no image of {empty[0]}", path=raw)
         os.sync()
     return written
 
@@ -194,9 +137,13 @@ def verify(root: str | os.PathLike, *, decode: bool = False, subset: bool = Fals
         try:
             source = open_split(root, split, keep=False)
         except DataError as error:
-            print(f"{split}: {plain(str(error).removesuffix(f'; {WHERE}'))}")
-            faults.append(f"{split} cannot be used")
-            where = f"; {WHERE}"
+            sentence = str(error).removesuffix(f"; {WHERE}")
+            print(f"{split}: {sentence}")
+            if subset and isinstance(error, DataMissingError):
+                faults.append(f"{split} cannot be used: {sentence.removeprefix(f'{plain(root)}: ')}")
+            else:
+                faults.append(f"{split} cannot be used")
+                where = f"; {WHERE}"
             continue
         counts = np.bincount(source.labels, minlength=len(source.classes))
         bad = dict(bad_images(source, decode, split))
@@ -209,7 +156,7 @@ def verify(root: str | os.PathLike, *, decode: bool = False, subset: bool = Fals
         print_list("missing", missing)
         print_list("corrupt", bad)
         if bad:
-            faults.append(f"{len(bad):,} {split} images are corrupt")
+            faults.append(f"{len(bad):,} {split} {'images are' if len(bad) > 1 else 'image is'} corrupt")
         if missing and subset:
             empty = [source.classes[label] for label in np.flatnonzero(counts == 0)]
             noun = "class has" if len(empty) == 1 else "classes have"
@@ -241,7 +188,7 @@ def describe(root: Path) -> str:
     """What `prepare` wrote."""
     found = [(split, open_split(root, split, keep=False)) for split in SPLITS if (root / split).is_dir()]
     counts = " and ".join(f"{len(source.labels):,} {split} images" for split, source in found)
-    return f"{root}: {counts}; now run `python -m attsnn.data verify imagenet {root}`"
+    return f"{plain(root)}: {counts}; now run `python -m attsnn.data verify imagenet {plain(root)}`"
 
 
 IMAGENET = DataSet(
@@ -260,7 +207,7 @@ IMAGENET = DataSet(
     path="class folders or shards",
     flags={
         "val_labels": "a text with a wnid a line, in place of the development kit",
-        "decode": "decode every image, not only odd ones",
+        "decode": "decode every image, not only those that begin or end oddly",
         "subset": "any number of classes and images is complete",
     },
 )

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from attsnn.data.core.contract import DataSet, File
-from attsnn.data.core.counts import check_counts, unpack
+from attsnn.data.core.counts import check_counts, mixed_up, unpack
 from attsnn.data.core.files import plain
 from attsnn.data.core.find import Layout, find_files
 from attsnn.data.core.images import Arrays, Images
@@ -43,14 +43,11 @@ COUNTS = {
     },
     "fashion": {"train": [6000] * 10, "test": [1000] * 10},
 }
-# As published, compressed or not, and with a dot as some unpackers leave it.
 _NAMES = {
-    split: tuple(rf"{prefix}-{kind}[-.]idx{n}-ubyte(?:\.gz)?" for kind, n in (("images", 3), ("labels", 1)))
+    split: tuple(f"{prefix}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
     for split, prefix in (("train", "train"), ("test", "t10k"))
 }
-_FILE_NAMES = tuple(
-    f"{p}-{kind}-ubyte.gz" for p in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-)
+_FILE_NAMES = tuple(f"{name}.gz" for names in _NAMES.values() for name in names)
 _FACTS = {  # size, md5, sha256 of each of these files
     "mnist": (
         (
@@ -177,16 +174,15 @@ def _contract(name: str, title: str, licence: str, kind: type) -> DataSet:
     where = _where(name)
 
     def prepare(raw: str | os.PathLike, out: str | os.PathLike) -> Path:
-        """Checks the four files in `raw` and writes them to OUT; training needs none of it."""
-        for split in SPLITS:
-            _split(raw, name, split)
+        """Checks the four files in `raw` and writes them to OUT, unpacked; training needs none of it."""
+        mixed_up(raw, {split: _split(raw, name, split) for split in SPLITS}, name, where, COUNTS)
         return unpack(find_files(raw, _layouts(name), where), out, _FOLDERS[name])
 
     def verify(path: str | os.PathLike) -> None:
         """Compares the number of images of each class with the published ones, and with the other set's."""
         found = {split: _split(path, name, split) for split in SPLITS}
-        others = {other: counts for other, counts in COUNTS.items() if other != name}
-        check_counts(path, found, COUNTS[name], name, where, others)
+        mixed_up(path, found, name, where, COUNTS)
+        check_counts(path, found, COUNTS[name], where)
 
     def describe(path: Path) -> str:
         counts = " and ".join(f"{len(_split(path, name, s).labels):,} {s} images" for s in SPLITS)
@@ -206,7 +202,7 @@ def _contract(name: str, title: str, licence: str, kind: type) -> DataSet:
         files=FILES[name],
         raw="the folder of the four files, compressed or not",
         out="the folder to write, which must not be there yet",
-        path="the same, or what `prepare` wrote",
+        path="the folder of the four files, or what `prepare` wrote",
     )
 
 

@@ -1,25 +1,29 @@
 """The records of CIFAR-10 and CIFAR-100, binary or pickled, as uint8 images `[N, 32, 32, 3]` and labels.
 
 Binary: a byte for the label (CIFAR-100: the superclass, then the class), then 3,072 pixels, planes R, G, B.
-Pickled: what Python 2 wrote, a dict with the same rows. It is read by an unpickler that knows NumPy arrays
-and nothing else: any other name in a file ends the reading. Source: the page of the sets.
+Pickled: what Python 2 wrote, a dict with the same rows. Nothing of NumPy's is called by such a file: its
+arrays are recorded by stand-ins and looked at before memory is taken for them. Source: the page of the sets.
 """
 
-import io
 import os
 import pickle
+import pickletools
+from io import BytesIO
 
 import numpy as np
 
 from attsnn.data.errors import DataFormatError
 
 PIXELS = 3 * 32 * 32
-ALLOWED = {
-    (module, name)
-    for root in ("numpy.core", "numpy._core")
-    for module, name in ((f"{root}.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"))
-}
 MOST_BYTES = 1 << 28
+MOST_ROWS = 1 << 20
+# What Python 2 wrote such files with, protocol 2; none of these takes more memory than the file has bytes.
+_OPCODES = """
+    PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINSTRING SHORT_BINSTRING BINUNICODE
+    EMPTY_DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL REDUCE BUILD
+"""
+OPCODES = set(_OPCODES.split())
 
 
 def decode_binary(
@@ -33,62 +37,123 @@ def decode_binary(
             f"found {len(data)} bytes; wanted records of {before + PIXELS}", path=path, offset=len(data)
         )
     rows = data.reshape(-1, before + PIXELS)
-    return _checked(rows[:, before:], rows[:, before - 1].astype(np.int64), classes, path)
+    return _checked(rows[:, before:], rows[:, before - 1].tolist(), classes, path)
 
 
 def decode_pickled(
     data: np.ndarray, classes: int, *, path: str | os.PathLike = "<bytes>"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(images, labels) of a file of the Python version; DataFormatError for anything but plain arrays."""
+    """(images, labels) of a file of the Python version; DataFormatError for anything but such rows."""
     content = unpickle(np.ascontiguousarray(data, np.uint8).tobytes(), path)
     if not isinstance(content, dict):
         raise DataFormatError(f"found a pickled {type(content).__name__}; wanted a dict", path=path)
-    known = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in content.items()}
-    rows, labels = known.get("data"), known.get("labels" if classes == 10 else "fine_labels")
-    sound = isinstance(rows, np.ndarray) and rows.dtype == np.uint8 and rows.shape[1:] == (PIXELS,)
-    if not sound or not isinstance(labels, list) or len(labels) != len(rows):
-        raise DataFormatError(
-            f"found {sorted(map(str, known))[:6]}; wanted data, uint8 [N, {PIXELS}], and as many labels",
-            path=path,
-        )
-    if not all(type(label) is int for label in labels):
-        raise DataFormatError("found a label that is no integer", path=path)
-    return _checked(rows, np.array(labels, np.int64), classes, path)
+    rows = content.get(b"data")
+    labels = content.get(b"labels" if classes == 10 else b"fine_labels")
+    if not isinstance(rows, _Array) or not isinstance(labels, list) or rows.shape != (len(labels), PIXELS):
+        raise DataFormatError(f"wanted data, uint8 [N, {PIXELS}], and as many labels", path=path)
+    return _checked(rows.array(), labels, classes, path)
 
 
 def unpickle(data: bytes, path: str | os.PathLike):
-    """What plain Python values and NumPy arrays a pickle holds; DataFormatError for everything else."""
-    if len(data) > MOST_BYTES:
-        raise DataFormatError(f"found {len(data)} bytes; wanted at most {MOST_BYTES}", path=path)
+    """What plain values a pickle holds, its arrays as `_Array`; DataFormatError for everything else."""
     try:
-        return _Unpickler(io.BytesIO(data), encoding="bytes").load()
-    except DataFormatError:
-        raise
+        _look(data)
+        return _Unpickler(BytesIO(data), encoding="bytes").load()
     except Exception as error:  # the unpickler raises what the broken bytes lead it to
         reason = str(error) or type(error).__name__
-        raise DataFormatError(f"cannot be unpickled as plain arrays ({reason})", path=path) from None
+        raise DataFormatError(f"cannot be unpickled as plain arrays ({reason[:200]})", path=path) from None
 
 
-class _Unpickler(pickle.Unpickler):
+def _look(data: bytes) -> None:
+    """Raises ValueError for operations that plain rows do not need, and for what would not stay small."""
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"{len(data)} bytes; wanted at most {MOST_BYTES}")
+    held = 0  # the highest place of the memory for shared values
+    for opcode, argument, at in pickletools.genops(data):
+        if opcode.name not in OPCODES:
+            raise ValueError(f"the operation {opcode.name} at byte {at}")
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            if argument > held + 1:
+                raise ValueError(f"the place {argument} of the memory, after {held}")
+            held = max(held, argument)
+
+
+class _Array:
+    """Stands for an array of bytes: what the file says of it."""
+
+    def __init__(self, *_):
+        self.shape, self._content = (), b""
+
+    def __setstate__(self, state) -> None:
+        _, shape, kind, fortran, content = state
+        sound = isinstance(shape, tuple) and 1 <= len(shape) <= 2 and all(type(n) is int for n in shape)
+        if (
+            not sound
+            or not isinstance(kind, _Type)
+            or not isinstance(content, bytes)
+            or fortran not in (0, False)
+        ):
+            raise ValueError("an array that is not one of bytes, row by row")
+        rows, columns = (*shape, 1)[:2]
+        if not (0 <= rows <= MOST_ROWS and 0 <= columns <= PIXELS and rows * columns == len(content)):
+            raise ValueError(f"an array of {list(shape)} in {len(content)} bytes")
+        self.shape, self._content = shape, content
+
+    def array(self) -> np.ndarray:
+        """uint8, of this shape."""
+        return np.frombuffer(self._content, np.uint8).reshape(self.shape)
+
+    __hash__ = None  # no key of a dict
+
+
+class _Type:
+    """Stands for NumPy's type of a byte; ValueError for any other."""
+
+    def __init__(self, kind, *_):
+        if not isinstance(kind, bytes | str) or kind[-2:] not in (b"u1", "u1"):
+            raise ValueError("an array of another type than bytes")
+
+    def __setstate__(self, _) -> None:
+        pass
+
+
+class _Unpickler(pickle._Unpickler):
+    """In Python: its memory for shared values is a dict, whose size no number in a file decides."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
     def find_class(self, module: str, name: str):
-        if (module, name) not in ALLOWED:
+        if (module, name) not in STANDS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module.replace("numpy.core", _CORE), name)
+        return STANDS[module, name]
 
-    def persistent_load(self, pid):
-        raise pickle.UnpicklingError("it asks for an object from elsewhere")
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        if not all(isinstance(key, bytes | str) for key in items[::2]):  # hashing tuples of tuples has no end
+            raise ValueError("a key that is no word")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        if not isinstance(key, bytes | str):
+            raise ValueError("a key that is no word")
+        self.stack[-1][key] = value
+
+    dispatch[pickle.SETITEMS[0]], dispatch[pickle.SETITEM[0]] = _set_items, _set_item
 
 
-_CORE = "numpy._core" if hasattr(np, "_core") else "numpy.core"
+STANDS = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Type}
+STANDS |= {(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")}
 
 
 def _checked(
-    rows: np.ndarray, labels: np.ndarray, classes: int, path: str | os.PathLike
+    rows: np.ndarray, labels: list, classes: int, path: str | os.PathLike
 ) -> tuple[np.ndarray, np.ndarray]:
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise DataFormatError(
-            f"image {wrong[0]} has the label {labels[wrong[0]]}; wanted 0 to {classes - 1}", path=path
-        )
+    for index, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label < classes:
+            found = label if type(label) is int else f"a {type(label).__name__}"
+            raise DataFormatError(
+                f"image {index} has the label {found}; wanted 0 to {classes - 1}", path=path
+            )
     images = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), labels
+    return np.ascontiguousarray(images), np.array(labels, np.int64)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from attsnn.data.core.decode import SUFFIXES
-from attsnn.data.core.files import is_junk, plain, read_bytes, sizes
+from attsnn.data.core.files import is_folder, is_junk, look, plain, read_bytes
 from attsnn.data.core.images import Encoded
 from attsnn.data.errors import DataFormatError, DataMissingError
 
@@ -21,7 +21,7 @@ def class_names(folder: str | os.PathLike) -> tuple[str, ...]:
     """The sorted names of the folders in `folder`; empty if it is not there."""
     try:
         with os.scandir(folder) as entries:
-            return tuple(sorted(e.name for e in entries if e.is_dir() and not is_junk(e.name)))
+            return tuple(sorted(e.name for e in entries if is_folder(e) and not is_junk(e.name)))
     except (FileNotFoundError, NotADirectoryError):
         return ()
 
@@ -38,6 +38,14 @@ class Folders(Encoded):
     def __init__(self, path: str | os.PathLike, classes: Sequence[str] | None = None):
         self.path = Path(path)
         found = class_names(path)
+        with os.scandir(path) as entries:
+            loose = [e.name for e in entries if e.name.lower().endswith(SUFFIXES) and not is_junk(e.name)]
+        if loose:
+            warnings.warn(
+                f"{plain(path)}: {len(loose)} images lie in no class folder and are left out, e.g. "
+                f"{plain(min(loose))}",
+                stacklevel=3,
+            )
         self.classes = tuple(found if classes is None else classes)
         strange = sorted(set(found) - set(self.classes))
         if strange:
@@ -55,9 +63,9 @@ class Folders(Encoded):
         self._names, self._ends = b"".join(encoded), np.cumsum([0, *map(len, encoded)])
         empty = [name for name, images in zip(self.classes, names, strict=True) if not images]
         if not encoded:
-            raise DataMissingError(
-                f"{plain(path)}: no class folder here holds an image ({', '.join(SUFFIXES)})"
-            )
+            classes = f"{len(names)} classes have" if len(names) > 1 else "1 class has"
+            listed = ", ".join(map(plain, self.classes[:5]))
+            raise DataMissingError(f"{plain(path)}: {classes} no images: {listed}")
         if self._left:
             warnings.warn(
                 f"{plain(path)}: {len(self._left)} files are left out, of kinds that are not read, e.g. "
@@ -70,7 +78,9 @@ class Folders(Encoded):
     def _list(self, name: str) -> list[str]:
         # Links and odd files too: what cannot be read must be counted as bad, not be overlooked.
         with os.scandir(self.path / name) as entries:
-            names = sorted(e.name for e in entries if not is_junk(e.name))
+            found = sorted((e.name, is_folder(e)) for e in entries if not is_junk(e.name))
+        self._left += [f"{name}/{inner}/" for inner, folder in found if folder]
+        names = [n for n, folder in found if not folder]
         images = [image for image in names if image.lower().endswith(SUFFIXES)]
         self._left += [f"{name}/{n}" for n in names if not n.lower().endswith((*SUFFIXES, *NOTES))]
         return images
@@ -90,5 +100,5 @@ class Folders(Encoded):
     def identity(self) -> str:
         """Of all names, and of some sizes."""
         hashed = hashlib.sha256(self._names)
-        hashed.update(sizes(self._path, len(self.labels)))
+        hashed.update(look(self._path, len(self.labels)))
         return hashed.hexdigest()

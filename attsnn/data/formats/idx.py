@@ -15,7 +15,7 @@ import numpy as np
 from attsnn.data.errors import DataFormatError
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 27
 MOST_DIMENSIONS = 8
 
 
@@ -44,6 +44,10 @@ def _read(file, size: int | None, path) -> np.ndarray:
     if len(sizes) < 4 * dimensions:
         raise DataFormatError("ends in its header; it is cut short", path=path, offset=4)
     shape, dtype = struct.unpack(f">{dimensions}I", sizes), np.dtype(TYPES[kind])
+    if max(shape) > MOST_BYTES:
+        raise DataFormatError(
+            f"found sizes of {list(shape)}; wanted at most {MOST_BYTES}", path=path, offset=4
+        )
     wanted, start = math.prod(shape) * dtype.itemsize, 4 + 4 * dimensions
     left = wanted if size is None else size - start
     if wanted > MOST_BYTES or wanted != left:

@@ -17,6 +17,7 @@ from attsnn.data.core.files import FILE_BYTES
 from attsnn.data.core.raw import Raw
 from attsnn.data.core.tar import members
 from attsnn.data.errors import DataFormatError, DataMissingError
+from attsnn.data.formats.mat import check_size
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -24,6 +25,7 @@ WNID = re.compile(r"n[0-9]{8}")
 VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 DEVKIT_BYTES = 1 << 25
+META_BYTES = 1 << 27  # of its classes, unpacked
 IMAGES_IN_CLASS = 100_000
 
 
@@ -126,6 +128,7 @@ def _read_meta(data: bytes, where: str) -> dict[int, str]:
     except ImportError as error:
         raise ImportError(f"{where} needs scipy ({error}): pip install scipy, or pass --val-labels") from None
     try:
+        check_size(data, META_BYTES)
         synsets = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"]
         columns = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
         wnid_of = {int(number): str(wnid) for number, wnid, children in columns if not children}

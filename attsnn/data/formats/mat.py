@@ -55,6 +55,16 @@ def decode(
     return from_columns(*matrix[:, [0, -3, -2, -1]].T, path=path, sensor=sensor, strict=strict)
 
 
+def check_size(content: bytes, most: int) -> None:
+    """ValueError where an element of a .mat file is compressed, and is more than `most` bytes."""
+    at, order = HEADER_BYTES, "<" if content[HEADER_BYTES - 2 : HEADER_BYTES] == b"IM" else ">"
+    while at < len(content):
+        kind, body, at = _element(content, at, order)
+        unpacker = zlib.decompressobj()
+        if kind == COMPRESSED and unpacker.decompress(body, most) and unpacker.unconsumed_tail:
+            raise ValueError(f"more than {most} bytes in an element")
+
+
 def _matrices(content: bytes) -> Iterator[tuple[str, bytes]]:
     """(name, its element, not compressed) of each matrix of numbers."""
     order = {b"IM": "<", b"MI": ">"}.get(content[HEADER_BYTES - 2 : HEADER_BYTES])

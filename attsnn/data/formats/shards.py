@@ -19,23 +19,22 @@ import re
 import secrets
 import tarfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from attsnn.data.core.decode import SUFFIXES
-from attsnn.data.core.files import FILE_BYTES, plain, read_bytes, spread
+from attsnn.data.core.files import FILE_BYTES, is_junk, plain, read_bytes, spread
 from attsnn.data.core.images import Encoded
 from attsnn.data.core.tar import members
 from attsnn.data.errors import DataFormatError, DataMissingError
 
 FORMAT = "attsnn shard index 2"
-HEAD_BYTES = 1 << 24
+LABELS = 1_000_000  # as many as a .cls may name
 LABEL = re.compile(rb"\s*([0-9]{1,6})\s*")
 NAME = re.compile(r"((?:.*/)?[^/]+)\.([^./]+)")  # key and suffix; keys may have dots
-FIRST_DOT = re.compile(r"((?:.*/)?[^./]+)\.[^/]*")  # webdataset's own rule
 
 
 class Shards(Encoded):
@@ -66,6 +65,10 @@ class Shards(Encoded):
         if classes is None:
             classes = most + 1
         self.classes = tuple(map(str, range(classes)) if isinstance(classes, int) else classes)
+        lacking = len(self.classes) - len(np.unique(self.labels))
+        if lacking > 0:
+            where = plain(self.paths[0].parent)
+            warnings.warn(f"{where}: no images of {lacking:,} of {len(self.classes):,} classes", stacklevel=3)
         if most >= len(self.classes):
             at = int(self.labels.argmax())
             raise DataFormatError(
@@ -124,64 +127,85 @@ def _save(path: Path, shards: list, rows: np.ndarray) -> None:
 def _load(path: Path, stamps: list) -> tuple[np.ndarray, np.ndarray] | None:
     """What `_save` kept, if it is whole and of these shards as they are now."""
     try:
-        with open(path, "rb") as file:
-            head = json.loads(file.readline(HEAD_BYTES))
-            if head["format"] != FORMAT or [shard[:4] for shard in head["shards"]] != stamps:
-                return None
-            counts = np.array([shard[4] for shard in head["shards"]], np.int64)
-            left = os.fstat(file.fileno()).st_size - file.tell()
-            if (counts < 0).any() or int(counts.sum()) * 24 != left:
-                return None
-            rows = np.frombuffer(file.read(left), "<i8").reshape(-1, 3)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
+        content = read_bytes(path, most=1 << 34)
+        first, _, body = content.partition(b"\n")
+        head = json.loads(first)
+        if head["format"] != FORMAT or [shard[:4] for shard in head["shards"]] != stamps:
+            return None
+        counts = [shard[4] for shard in head["shards"]]
+        if not all(type(n) is int and 0 <= n <= stamp[1] for n, stamp in zip(counts, stamps, strict=True)):
+            return None
+        if sum(counts) * 24 != len(body):
+            return None
+        rows, counts = np.frombuffer(body, "<i8").reshape(-1, 3), np.array(counts, np.int64)
+    except (DataFormatError, OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
     ends = np.repeat([stamp[1] for stamp in stamps], counts)
     offset, size, label = rows.T
     inside = (offset >= 0) & (size >= 0) & (size <= FILE_BYTES) & (offset <= ends - size)
-    return (counts, rows) if (inside & (label >= 0)).all() else None
+    return (counts, rows) if (inside & (label >= 0) & (label < LABELS)).all() else None
 
 
 def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
     """(offset, size, label) of each sample of a shard, in the order of the images."""
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
+    keys: set[str] = set()  # of the images
     with open(path, "rb") as file:
         for member in members(file, os.fstat(file.fileno()).st_size, path):
             match = NAME.fullmatch(member.name)
             key, suffix = match.groups() if match else ("", "")
             suffix = suffix.lower()
-            if suffix != "cls" and f".{suffix}" not in SUFFIXES:
-                continue  # .json, .txt, and what would have to be unpickled
-            table = labels if suffix == "cls" else images
-            if not member.isreg() or member.issparse() or member.size > FILE_BYTES or key in table:
+            unread = suffix != "cls" and f".{suffix}" not in SUFFIXES
+            if unread or any(map(is_junk, member.name.removeprefix("./").split("/"))):
+                continue  # .json, .txt, what would have to be unpickled, what a Mac leaves
+            table, name = (labels, key) if suffix == "cls" else (images, member.name)
+            twice = key in (labels if suffix == "cls" else keys)
+            if not member.isreg() or member.issparse() or member.size > FILE_BYTES or twice:
                 raise DataFormatError(
                     f"found {member.name[:80]!r}: a second one, no regular file, or {member.size} bytes",
-                    path=plain(path),
+                    path=path,
                     offset=member.offset,
                 )
-            table[key] = _label(path, file, member) if suffix == "cls" else (member.offset_data, member.size)
-    others = _other_images(images, labels)
-    if others:
+            keys |= {key} if suffix != "cls" else set()
+            table[name] = _label(path, file, member) if suffix == "cls" else (member.offset_data, member.size)
+    chosen, left = _chosen(images, labels, path)
+    if left:
         warnings.warn(
-            f"{plain(path)}: {len(others)} images are left out, further ones of their samples, e.g. "
-            f"{plain(min(others))}",
+            f"{plain(path)}: {len(left)} images are left out, further ones of their samples, e.g. "
+            f"{plain(left[0])}",
             stacklevel=2,
         )
-    alone = sorted((images.keys() ^ labels.keys()) - others)
-    if alone:
-        lack = "label (.cls)" if alone[0] in images else f"image ({', '.join(SUFFIXES)})"
-        raise DataFormatError(
-            f"sample {alone[0][:80]!r} has no {lack}, nor have {len(alone) - 1} more", path=plain(path)
-        )
-    for key, (offset, size) in images.items():
-        if key not in others:
-            yield offset, size, labels[key]
+    for name, (offset, size) in images.items():
+        if name in chosen:
+            yield offset, size, labels[chosen[name]]
 
 
-def _other_images(images: dict[str, tuple[int, int]], labels: dict[str, int]) -> set[str]:
-    """Keys of images that have no label of their own, but that of another image: 7.depth.png beside 7.jpg."""
-    firsts = {key: match.group(1) for key in images if (match := FIRST_DOT.fullmatch(f"{key}."))}
-    return {k for k, first in firsts.items() if k not in labels and first in labels and first in images}
+def _chosen(images: Iterable[str], labels: Iterable[str], path: Path) -> tuple[dict[str, str], list[str]]:
+    """({name of an image: key of its label}, names of further images of a sample).
+
+    An image belongs to the label of its own key, `7.b` of `7.b.jpg`, or of what precedes a dot in it, `7`,
+    webdataset's rule; of several the first of the longest key is the sample's.
+    """
+    keys, owned, left = set(labels), {}, []
+    for name in images:
+        parts = name.rpartition(".")[0].split(".")
+        prefixes = [".".join(parts[:k]) for k in range(len(parts), 0, -1)]
+        key = next((prefix for prefix in prefixes if prefix in keys), None)
+        if key is None:
+            raise DataFormatError(f"sample {prefixes[0][:80]!r} has no label (.cls)", path=path)
+        owned.setdefault(key, []).append((prefixes.index(key), len(owned.get(key, [])), name))
+    chosen = {}
+    for key, found in owned.items():
+        (_, _, name), *others = sorted(found)
+        chosen[name] = key
+        left += [other for *_, other in others]
+    lacking = sorted(keys - owned.keys())
+    if lacking:
+        more = f", nor have {len(lacking) - 1} more" * (len(lacking) > 1)
+        wanted = ", ".join(SUFFIXES)
+        raise DataFormatError(f"sample {lacking[0][:80]!r} has no image ({wanted}){more}", path=path)
+    return chosen, left
 
 
 def _label(path: Path, file, member: tarfile.TarInfo) -> int:
