@@ -535,3 +535,221 @@ def test_the_list_names_every_set(capsys):
     out = capsys.readouterr().out
     for name, dataset in DATASETS.items():
         assert f"{name}: {dataset.title} ({dataset.licence})\n  {dataset.where}\n" in out
+
+
+# what people really have
+
+
+def test_any_tar_of_recordings(tmp_path):
+    """With entries for its folders, one of them called mr.bean."""
+    raw = write_own(tmp_path / "raw", "train", "test")
+    for split in ("train", "test"):
+        (raw / split / "dog").rename(raw / split / "mr.bean")
+    (raw.parent / "README.txt").write_text("what this is")
+    wanted = prepared("recordings", raw, tmp_path / "wanted")
+    assert wanted.classes == ("cat", "mr.bean")
+    for name, mode in (("x.tar", "w"), ("x.tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as tar:
+            tar.add(raw, "mine")
+            tar.add(raw.parent / "README.txt", "README.txt")
+        assert same(wanted, prepared("recordings", tmp_path / name, tmp_path / f"{name}.store"))
+    (tmp_path / "above").mkdir()
+    raw.rename(tmp_path / "above" / "mine")
+    (raw.parent / "README.txt").rename(tmp_path / "above" / "README.txt")
+    (tmp_path / "above" / "mine" / "train").rename(tmp_path / "above" / "mine" / "Train")
+    assert same(wanted, prepared("recordings", tmp_path / "above", tmp_path / "again"))
+
+
+@pytest.mark.parametrize("damage", ["header", "cut", "end"])
+def test_a_damaged_tar_loses_nothing_in_silence(damage, tmp_path, capsys):
+    raw = write_own(tmp_path / "raw", "train", "test")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(raw, "mine")
+    with tarfile.open(tmp_path / "x.tar") as tar:
+        offset = tar.getmembers()[-3].offset
+    data = bytearray((tmp_path / "x.tar").read_bytes())
+    if damage == "header":
+        data[offset + 5] ^= 1
+    else:
+        del data[offset if damage == "cut" else data.rindex(b"\n") // 512 * 512 + 512 :]
+    (tmp_path / "x.tar").write_bytes(data)
+    assert main(["prepare", "recordings", str(tmp_path / "x.tar"), str(tmp_path / "store")]) == 3
+    assert "found no end mark; it is cut short or damaged" in capsys.readouterr().err
+
+
+def test_headers_without_end_are_refused(tmp_path):
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 5
+    block = header.tobuf(tarfile.GNU_FORMAT) + b"name\0".ljust(512, b"\0")
+    (tmp_path / "x.tar").write_bytes(block * 3_000)
+    with pytest.raises(DataFormatError, match="not a sound .tar"):
+        Raw(tmp_path / "x.tar", re.compile(".*"))
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_a_zip_with_one_byte_changed(packing, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", packing) as archive:
+        archive.writestr("a.bin", np.random.default_rng(0).bytes(500))
+    whole = (tmp_path / "x.zip").read_bytes()
+    for at in range(0, len(whole), 3):
+        (tmp_path / "x.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        try:
+            raw = Raw(tmp_path / "x.zip", re.compile(r".*\.bin"))
+            assert all(len(data) == 500 for _, data in raw.read(raw.names))
+        except DataFormatError as error:
+            assert "x.zip" in str(error)
+
+
+def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch, capsys):
+    raw, scandir = write_own(tmp_path / "raw", "train", "test"), os.scandir
+
+    def failing(path):
+        if os.fspath(path).endswith("dog"):
+            raise OSError(errno.EIO, "Input/output error", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    assert main(["prepare", "recordings", str(raw), str(tmp_path / "store")]) == 3
+    assert f"{raw}/test/dog: cannot be read, Input/output error" in capsys.readouterr().err
+
+
+def test_linked_folders_are_folders(tmp_path):
+    raw = write_own(tmp_path / "raw", "")
+    (raw / "wolf").symlink_to(raw / "dog")
+    (raw / "dog" / "all").symlink_to(raw)  # a loop
+    store = prepared("recordings", raw, tmp_path / "store")
+    assert store.classes == ("cat", "dog", "wolf") and len(store.clips) == 12
+
+
+@pytest.mark.parametrize("error", [errno.EXDEV, errno.EBUSY, errno.EPERM])
+@pytest.mark.parametrize("there", [False, True])
+def test_work_that_cannot_be_put_in_place_is_kept(error, there, tmp_path, monkeypatch):
+    out, rename = tmp_path / "out", os.rename
+    if there:
+        out.mkdir()
+
+    def failing(source, target):
+        if Path(target) == out or Path(target) == out / "p.npy":
+            raise OSError(error, os.strerror(error))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(DataError, match="nothing was replaced. What was made is whole, in ") as caught:
+        write(out)
+    kept = Path(str(caught.value).rpartition(" in ")[2])
+    assert len(Store(kept).clips) == 1 and (not there or not (out / "manifest.json").exists())
+
+
+@pytest.mark.parametrize("usage", [(0, 0, 0), OSError(errno.ENOSYS, "Function not implemented")])
+def test_a_disc_that_does_not_say_what_is_free(usage, cifar, tmp_path, monkeypatch):
+    def answer(_):
+        if isinstance(usage, OSError):
+            raise usage
+        return shutil._ntuple_diskusage(*usage)
+
+    monkeypatch.setattr(shutil, "disk_usage", answer)
+    assert main(["prepare", "cifar10_dvs", str(cifar), str(tmp_path / "store")]) == 0
+
+
+@pytest.mark.parametrize("kind", ["below", "flat", "Windows", "upper case"])
+def test_archives_as_people_have_them(kind, cifar, cifar_store, tmp_path):
+    raw = tmp_path / "CIFAR10DVS" / ("download" if kind == "below" else "")
+    raw.mkdir(parents=True)
+    for name in cifar10_dvs.CLASSES:
+        if kind == "upper case":
+            (raw / name).mkdir()
+            for path in (cifar / name).iterdir():
+                shutil.copy(path, raw / name / f"{path.stem}.AEDAT")
+        else:
+            zipped(
+                raw / f"{name}.zip", cifar / name, {"flat": "", "Windows": f"{name}!"}.get(kind, f"{name}/")
+            )
+        if kind == "Windows":
+            path = raw / f"{name}.zip"
+            path.write_bytes(path.read_bytes().replace(f"{name}!".encode(), f"{name}\\".encode()))
+    assert same(cifar_store, prepared("cifar10_dvs", tmp_path / "CIFAR10DVS", tmp_path / "store"))
+
+
+def test_what_is_not_read_is_counted(cifar, tmp_path, capsys):
+    raw = tmp_path / "raw"
+    shutil.copytree(cifar / "cat", raw / "cat")
+    shutil.copy(raw / "cat" / "cifar10_cat_0.aedat", raw / "stray.aedat")
+    (raw / "cat" / "cifar10_cat_1.aedat").write_bytes(b"#!AER-DAT2.0\r\n")
+    zipped(raw / "dog.zip", cifar / "dog", "dog/")
+    prepared("cifar10_dvs", raw, tmp_path / "store")
+    err = capsys.readouterr().err
+    assert "1 archives, beside files that lie unpacked, are left out, e.g. dog.zip" in err
+    assert "1 .aedat and .mat and .npz files of other names are left out, e.g. stray.aedat" in err
+    assert "1 recordings hold no event, e.g. " in err and "cifar10_cat_1.aedat" in err
+    (tmp_path / "box.zip").write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "box.zip", "w") as archive:
+        archive.writestr("DvsGesture.tar.gz", b"")
+    assert main(["prepare", "dvs_gesture", str(tmp_path / "box.zip"), str(tmp_path / "x")]) == 3
+    assert "there are no recordings (it holds DvsGesture.tar.gz: unpack that)" in capsys.readouterr().err
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, capsys):
+    raw = write_own(tmp_path / "raw", "")
+    writers.write_arrays(raw / "cat" / "monday" / "1.npz", events_of(3))
+    assert main(["prepare", "recordings", str(raw), str(tmp_path / "store")]) == 3
+    assert "is one of two files of this name" in capsys.readouterr().err
+
+
+def test_splits_without_recordings(tmp_path, capsys):
+    (tmp_path / "train" / "1").mkdir(parents=True)
+    writers.write_text(tmp_path / "train" / "1" / "a.txt", events_of(1))
+    assert main(["prepare", "dvs_gait", str(tmp_path), str(tmp_path / "store")]) == 3
+    assert "found train/ alone; wanted train/ and test/" in capsys.readouterr().err
+    path = data.write_store(tmp_path / "mine", [(events_of(1), "a", "x", "train")], ["a"])
+    with pytest.raises(DataError, match="holds no recording of the test split"):
+        Recordings(path, "test")
+
+
+def test_a_store_of_damaged_parts_is_refused(tmp_path):
+    path = data.write_store(tmp_path / "mine", [(events_of(1), "a", "x\r\n", "train")], ["a"], (180, 240))
+    assert Recordings(path, "train").store.clips[0].recording == r"x\r\n"
+    whole, rng = (path / "t.npy").read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        changed = bytearray(whole)
+        changed[rng.integers(128)] = rng.integers(256)
+        (path / "t.npy").write_bytes(changed)
+        try:
+            Recordings(path, "train")[0]
+        except DataFormatError as error:
+            assert "t.npy: not a column of a store" in str(error)
+    (path / "t.npy").write_bytes(whole)
+    manifest = (path / "manifest.json").read_text()
+    for old, new in (('"events": 60', f'"events": {"9" * 5_000}'), ("180,", "40000,"), ("180,", "-1,")):
+        (path / "manifest.json").write_text(manifest.replace(old, new, 1))
+        with pytest.raises(DataFormatError, match="manifest.json"):
+            Store(path)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"classes": "walk"}, "classes must be a sequence of names, got 'walk'"),
+        ({"classes": [0, 1]}, "classes must be a sequence of names"),
+        ({"sensor": "128x128"}, r"sensor must be \(height, width\)"),
+        ({"sensor": (40_000, 5)}, r"sensor must be \(height, width\)"),
+        ({"sensor": (128.0, 128.0)}, r"sensor must be \(height, width\)"),
+    ],
+)
+def test_write_store_looks_at_its_arguments_first(how, words, tmp_path):
+    arguments = {"classes": ["a"], "sensor": None} | how
+    with pytest.raises(ValueError, match=words):
+        data.write_store(tmp_path / "x", iter(()), **arguments)
+    sides = np.array([180, 240])
+    path = data.write_store(tmp_path / "y", [(events_of(1), np.int64(0), "x", "train")], ["a"], tuple(sides))
+    assert Store(path).sensor == (180, 240)
+
+
+def test_a_set_is_known_again_from_another_archive(cifar, cifar_store, tmp_path):
+    again = prepared("cifar10_dvs", zipped(tmp_path / "all.zip", cifar), tmp_path / "store")
+    one, two = (data.CIFAR10DVS(s.path, "train", split_rule="name_order") for s in (cifar_store, again))
+    assert one.identity == two.identity
+    part = data.select(one, [3, 1])
+    assert part.identity not in (one.identity, data.select(one, [1, 3]).identity)
+    assert torch.equal(part.__getitems__([1, 0]).frames, one.__getitems__([1, 3]).frames)
+    with pytest.raises(ValueError, match="a mask: pass np.flatnonzero"):
+        data.select(one, np.ones(100, bool))
