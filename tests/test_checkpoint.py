@@ -1,5 +1,6 @@
 """Checkpoints: what is written is read back, and whatever happens to the disk, the last good one stays."""
 
+import errno
 import json
 import os
 import resource
@@ -137,6 +138,26 @@ def test_full_disk_leaves_the_old_one(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.code == 5
     assert names(tmp_path) == ["best", "ckpt-1", "last"]
+    assert checkpoint.read_last(tmp_path).state["note"] == 1
+
+
+@pytest.mark.parametrize("lack", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_synchronise(lack, tmp_path, monkeypatch):
+    """It is saved as far as can be; a disc that fails is another thing."""
+
+    def fail(_):
+        raise OSError(lack, os.strerror(lack))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    write(tmp_path, 1, best=True)
+    assert checkpoint.read_last(tmp_path).state["note"] == 1
+
+    def broken(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        write(tmp_path, 2)
     assert checkpoint.read_last(tmp_path).state["note"] == 1
 
 

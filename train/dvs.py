@@ -157,6 +157,7 @@ def train(r: Recipe) -> None:
             "train_recordings": len(chosen),
             "classes": train_set.classes,
             "identity": train_set.identity,
+            "split_rule": train_set.split_rule,
         }
         how = {"resume": r.resume, "numbered": not r.name, "free": FREE, "data": trained_on}
         run = engine.Run.open(r.runs_dir, r.name or r.recipe, engine.as_json(r), **how)
