@@ -30,18 +30,16 @@ BACK = {6: 8, 8: 6}  # what takes a turn back, where it is not the turn itself
 NEITHER = "is neither JPEG nor PNG, nor WebP, BMP, TIFF or PPM"
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks without which pixels differ
-JPEG_PIXELS = {
-    0xE0: 16,
-    0xEE: 14,
-}  # the application segments: JFIF, Adobe's transform of colours; their least
+JPEG_PIXELS = {0xE0: 16, 0xEE: 14}  # application segments, JFIF and Adobe's colours, and their least length
 SIDE = 1 << 18  # pixels; a row costs memory, too
 SCANS = 500  # of a JPEG; each passes over the whole image
 EXIF = (b"Exif\0\0", b"eXIf")  # what precedes it in a JPEG, and in a PNG
 
 
 def decode(data: bytes, where: str = "<bytes>", *, turn: bool = False) -> Image.Image:
-    """The RGB image in the bytes of a JPEG, PNG, WebP, BMP, TIFF or PPM, told apart by
-    content; with `turn` turned as its EXIF says. DataFormatError names `where`.
+    """The RGB image in the bytes of a JPEG, PNG, WebP, BMP, TIFF or PPM, told apart by content.
+
+    It lies as its pixels do, or with `turn` as its EXIF says. DataFormatError names `where`.
     """
     if not data:
         raise DataFormatError("found 0 bytes; wanted a JPEG or PNG", path=where)

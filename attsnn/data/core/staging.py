@@ -25,7 +25,7 @@ def staged(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
     path = Path(path)
     inside = path.is_dir()
     if _content(path) if inside else (path.exists() or path.is_symlink()):
-        raise DataError(f"{plain(path)}: is there already; remove it, or name another place")
+        raise DataError(f"{plain(path)}: is there already; remove what is there, or name another place")
     home = path if inside else path.parent
     home.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
