@@ -136,9 +136,10 @@ def main(words: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     print_any_name()
     args = _parser().parse_args(words)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            args.run(args)
     except (DataError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 3

@@ -1,6 +1,8 @@
-"""What the readers say about data that is absent, broken or hostile."""
+"""What the readers say about data that is absent, broken or hostile, or that is left out."""
 
 import os
+import sys
+import warnings
 
 from attsnn._files import plain
 
@@ -38,3 +40,11 @@ class DataFormatError(DataError):
             message = f"{plain(path)}: {message}"
         super().__init__(message)  # one argument, so that a data loader's worker can hand the error on
         self.path, self.offset, self.line = path, offset, line
+
+
+def warn(sentence: str) -> None:
+    """A UserWarning at the line outside of this package that called it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("attsnn."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, stacklevel=level)

@@ -6,7 +6,6 @@ An event is (t, x, y, p): the time in microseconds, the column, the row, and the
 
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset
 
 from attsnn._extension import Backend
 from attsnn.data.core.framing import Axes, Framing, Polarity
+from attsnn.data.errors import warn
 
 COLUMNS = {"t": np.dtype("<i8"), "x": np.dtype("<i2"), "y": np.dtype("<i2"), "p": np.dtype("u1")}
 
@@ -141,16 +141,15 @@ def frames(
     counts = framing.count(columns, [0], [len(events)], [origin], types=(np.int32,))[0]
     inside = int(counts.sum())
     if dt is not None and 2 * inside < len(events):
-        warn_outside(framing, inside, len(events), int(events.t.min()), int(events.t.max()), stacklevel=3)
+        warn_outside(framing, inside, len(events), int(events.t.min()), int(events.t.max()))
     return counts
 
 
-def warn_outside(framing: Framing, inside: int, number: int, first: int, last: int, stacklevel: int) -> None:
+def warn_outside(framing: Framing, inside: int, number: int, first: int, last: int) -> None:
     """Says that most of a recording's events are in no frame."""
-    warnings.warn(
+    warn(
         f"{inside:,} of {number:,} events lie in the bins, {framing.steps} of {framing.dt:,} us from the "
-        f"first event on; all take {last - first:,} us. Is dt in microseconds?",
-        stacklevel=stacklevel,
+        f"first event on; all take {last - first:,} us. Is dt in microseconds?"
     )
 
 

@@ -3,7 +3,6 @@
 import operator
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from attsnn.data.core.files import plain
 from attsnn.data.core.framing import SIDE
 from attsnn.data.core.raw import Raw
 from attsnn.data.core.store import EVENT_BYTES, StoreWriter
+from attsnn.data.errors import warn
 
 # Bytes that an event takes in a file of each kind, to tell before the work what a store will take; those of
 # texts and of what may be compressed are typical ones.
@@ -75,7 +75,7 @@ def write_recordings(
                 empty.append(file)
             writer.append(events, label=entry.label, recording=entry.recording, split=entry.split)
     if empty:
-        warnings.warn(f"{len(empty)} recordings hold no event, e.g. {raw.where(empty[0])}", stacklevel=3)
+        warn(f"{len(empty)} recordings hold no event, e.g. {raw.where(empty[0])}")
     return Path(out)
 
 

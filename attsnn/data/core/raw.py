@@ -5,18 +5,36 @@ They may lie under any folder, as people have them. Nothing else is ever opened.
 
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from attsnn.data.core.files import is_junk, plain
 from attsnn.data.core.places import ARCHIVES, Folder, Member, Place, is_archive, place_of
-from attsnn.data.errors import DataFormatError, DataMissingError
+from attsnn.data.errors import DataFormatError, DataMissingError, warn
 
 TEXT_BYTES = 1 << 20
+
+
+class Listing:
+    """What lies at `path`, a folder or an archive: listed once, however many patterns it is searched for."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.place = place_of(self.path)
+        self.members = list(self.place.members())
+        self.archives: list[Path] = []  # below a folder
+        if isinstance(self.place, Folder):
+            self.archives = [member.handle for member in self.members if is_archive(member.handle)]
+
+    @cached_property
+    def inner(self) -> list[tuple[Place, list[Member]]]:
+        """The archives, and what is in each."""
+        places = map(place_of, self.archives)
+        return [(place, list(place.members())) for place in places]
 
 
 class Raw:
@@ -27,25 +45,23 @@ class Raw:
     preferred; `left` counts what matches elsewhere, `others` are files that do not match. DataFormatError.
     """
 
-    def __init__(self, path: str | os.PathLike, pattern: re.Pattern, folder: str = "", depth: int = 1):
-        self.path, self._depth, self._pattern = Path(path), depth, pattern
+    def __init__(
+        self, path: str | os.PathLike | Listing, pattern: re.Pattern, folder: str = "", depth: int = 1
+    ):
+        listing = path if isinstance(path, Listing) else Listing(path)
+        self.path, self._depth, self._pattern = listing.path, depth, pattern
         self.others: list[str] = []
-        self.archives: list[Path] = []  # not looked into
-        place = place_of(self.path)
-        members = list(place.members())
-        found = list(self._matches(place, members))
-        if isinstance(place, Folder):
-            self.archives = [member.handle for member in members if is_archive(member.handle)]
+        self.archives = listing.archives  # not looked into
+        found = list(self._matches(listing.place, listing.members))
         if not found and self.archives:
-            inner = [(place_of(archive), place_of(archive).members()) for archive in self.archives]
-            found = [match for archive, its in inner for match in self._matches(archive, its)]
+            found = [match for place, members in listing.inner for match in self._matches(place, members)]
             self.archives = []
         tops = Counter(top for top, *_ in found)
         chosen = [top for top in tops if folder and f"/{top}".endswith(f"/{folder}")] or list(tops)
         if len(chosen) > 1:
             listed = ", ".join(repr(plain(top or ".")) for top in sorted(chosen)[:4])
             raise DataFormatError(
-                f"found files of this set below {listed}; name one of these", path=plain(path)
+                f"found files of this set below {listed}; name one of these", path=plain(self.path)
             )
         self.left = {top: number for top, number in tops.items() if top not in chosen}
         self._files: dict[str, tuple[Place, Member]] = {}
@@ -123,8 +139,18 @@ class Raw:
 Archive = Raw  # as it was called when folders were another class
 
 
+def list_raw(path: str | os.PathLike, missing: str) -> Listing:
+    """What lies at `path`; DataMissingError, which ends in `missing`, where nothing can be listed."""
+    try:
+        return Listing(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataMissingError(f"{plain(path)}: no such file or folder; {missing}") from None
+    except OSError as error:
+        raise DataMissingError(f"{plain(error.filename or path)}: cannot be read, {error.strerror}") from None
+
+
 def open_raw(
-    path: str | os.PathLike,
+    path: str | os.PathLike | Listing,
     *patterns: re.Pattern,
     folder: str = "",
     depth: int = 1,
@@ -136,13 +162,8 @@ def open_raw(
     What else may belong to the set is counted in a warning: archives that are not looked into, files of the
     other patterns, and files that end in one of `kinds` and match none.
     """
-    path = Path(path)
-    if not path.is_dir() and not path.is_file():
-        raise DataMissingError(f"{plain(path)}: no such file or folder; {missing}")
-    try:
-        tried = [Raw(path, pattern, folder, depth) for pattern in patterns]
-    except OSError as error:
-        raise DataMissingError(f"{plain(error.filename or path)}: cannot be read, {error.strerror}") from None
+    listing = path if isinstance(path, Listing) else list_raw(path, missing)
+    path, tried = listing.path, [Raw(listing, pattern, folder, depth) for pattern in patterns]
     found = [raw for raw in tried if raw.names]
     if not found:
         packed = [name for name in tried[0].others if name.lower().endswith(ARCHIVES)]
@@ -150,15 +171,17 @@ def open_raw(
         raise DataMissingError(f"{plain(path)}: there are no recordings{held}; {missing}")
     chosen, *further = found
 
-    def warn(number: int, what: str, first: str) -> None:
-        warnings.warn(f"{plain(path)}: {number} {what} left out, e.g. {plain(first)}", stacklevel=4)
+    def left_out(number: int, what: str, first: str) -> None:
+        warn(f"{plain(path)}: {number} {what} left out, e.g. {plain(first)}")
 
     for top, number in chosen.left.items():
-        warn(number, "files below another folder are", top or ".")
+        left_out(number, "files below another folder are", top or ".")
     for other in further:
-        warn(len(other.names), "files of another format are", other.names[0])
+        left_out(len(other.names), "files of another format are", other.names[0])
     if chosen.archives:
-        warn(len(chosen.archives), "archives, beside files that lie unpacked, are", chosen.archives[0].name)
+        left_out(
+            len(chosen.archives), "archives, beside files that lie unpacked, are", chosen.archives[0].name
+        )
     matched = {name for raw in found for name in raw.names}
     strange = (
         [n for n in chosen.others if n.lower().endswith(kinds) and not matched & set(_tails(n))]
@@ -166,7 +189,7 @@ def open_raw(
         else []
     )
     if strange:
-        warn(len(strange), f"{' and '.join(kinds)} files of other names are", strange[0])
+        left_out(len(strange), f"{' and '.join(kinds)} files of other names are", strange[0])
     return chosen
 
 

@@ -4,13 +4,12 @@ import contextlib
 import os
 import secrets
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from attsnn._files import lock, opened_folder, sync_folder
 from attsnn.data.core.files import is_junk, plain
-from attsnn.data.errors import DataError
+from attsnn.data.errors import DataError, warn
 
 
 @contextlib.contextmanager
@@ -93,10 +92,9 @@ def _remove_if_abandoned(partial: Path) -> None:
     """Removes what a killed writer left; a living one holds the lock of its folder."""
     with contextlib.suppress(FileNotFoundError), opened_folder(partial) as folder:
         if (free := lock(folder, wait=False)) is None:
-            warnings.warn(
+            warn(
                 f"{plain(partial)}: of an attempt that did not end, or is at work: this file system has no "
-                "locks that would tell. Remove it if nobody writes there.",
-                stacklevel=4,
+                "locks that would tell. Remove it if nobody writes there."
             )
         elif free:
             shutil.rmtree(partial)

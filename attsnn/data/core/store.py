@@ -230,15 +230,19 @@ def _read_text(path: Path) -> str:
             raise DataFormatError(f"larger than {TEXT_LIMIT} bytes", path=path)
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise DataMissingError(f"{path}: {error.strerror}; wanted a prepared store") from None
+        raise DataMissingError(
+            f"{plain(path)}: {error.strerror}; there is no prepared store here, make one with "
+            "`python -m attsnn.data prepare NAME RAW OUT`"
+        ) from None
     except UnicodeDecodeError as error:
         raise DataFormatError("not UTF-8", path=path, offset=error.start) from None
 
 
 def _read_manifest(folder: Path) -> dict:
     path = folder / MANIFEST
+    text = _read_text(path)
     try:
-        manifest = json.loads(_read_text(path))
+        manifest = json.loads(text)
     except (ValueError, RecursionError) as error:  # of JSON, and of numbers of too many digits
         raise DataFormatError(f"not JSON ({error})", path=path) from None
     if (

@@ -7,7 +7,6 @@ split was published: the store has none, and `CIFAR10DVS(..., split_rule=...)` c
 
 import os
 import re
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -23,6 +22,7 @@ from attsnn.data.core.preparing import Entry, write_recordings
 from attsnn.data.core.raw import open_raw
 from attsnn.data.core.recordings import EventFrames
 from attsnn.data.core.store import UNDIVIDED, describe, verify
+from attsnn.data.errors import warn
 from attsnn.data.formats import aedat2, columns, mat
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -72,9 +72,7 @@ def prepare(
     counts = Counter(name.partition("/")[0] for name in source.names)
     odd = [f"{counts[name]} of {name}" for name in CLASSES if counts[name] != RECORDINGS]
     if odd:
-        warnings.warn(
-            f"{plain(source.path)}: found {', '.join(odd)}; published are {RECORDINGS} of each", stacklevel=2
-        )
+        warn(f"{plain(source.path)}: found {', '.join(odd)}; published are {RECORDINGS} of each")
     entries = [
         Entry(name, CLASSES.index(name.partition("/")[0]), name.rpartition(".")[0], UNDIVIDED)
         for name in source.names

@@ -7,7 +7,6 @@ used.
 
 import os
 import re
-import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ from attsnn.data.core.preparing import Entry, write_recordings
 from attsnn.data.core.raw import open_raw
 from attsnn.data.core.recordings import EventFrames
 from attsnn.data.core.store import SPLITS, describe, verify
-from attsnn.data.errors import DataFormatError
+from attsnn.data.errors import DataFormatError, warn
 from attsnn.data.formats import text
 
 SENSOR = (128, 128)
@@ -55,7 +54,7 @@ def prepare(
         )
     people = sorted({int(number) for _, number, _ in parts.values()})
     known = PEOPLE.get(len(people), "neither 20 nor 21, the published numbers")
-    warnings.warn(f"{plain(source.path)}: found {len(people)} people, {known}", stacklevel=2)
+    warn(f"{plain(source.path)}: found {len(people)} people, {known}")
     entries = [
         Entry(name, people.index(int(number)), f"{number}/{Path(file).stem}", split)
         for name, (split, number, file) in parts.items()

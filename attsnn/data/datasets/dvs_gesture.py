@@ -7,7 +7,6 @@ TPAMI 2023).
 
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +20,10 @@ from attsnn.data.core.contract import DataSet, File
 from attsnn.data.core.decoding import Recording
 from attsnn.data.core.files import plain
 from attsnn.data.core.preparing import Entry, write_recordings
-from attsnn.data.core.raw import Raw, open_raw
+from attsnn.data.core.raw import Listing, Raw, list_raw, open_raw
 from attsnn.data.core.recordings import EventFrames
 from attsnn.data.core.store import SPLITS, StoreWriter, describe, verify
-from attsnn.data.errors import DataError, DataFormatError, DataMissingError
+from attsnn.data.errors import DataError, DataFormatError, DataMissingError, warn
 from attsnn.data.formats import aedat3, columns
 from attsnn.data.formats.labels import Interval, read_classes, read_intervals, read_trials
 
@@ -80,11 +79,12 @@ def prepare(
     user22_led. `about` is kept in the manifest. Raises DataMissingError, or DataFormatError with the file and
     the place in it.
     """
-    if (arrays := _events_np(Path(raw))) is not None:
+    listing = list_raw(raw, WHERE)
+    if (arrays := _events_np(listing)) is not None:
         if fix_known_labels:
             raise DataError("labels can be fixed in the recordings as published alone, not in events_np")
         return _prepare_arrays(arrays, out, strict=strict, progress=progress)
-    source = open_raw(raw, RAW_FILES, folder="DvsGesture", kinds=(".aedat",), missing=WHERE)
+    source = open_raw(listing, RAW_FILES, folder="DvsGesture", kinds=(".aedat",), missing=WHERE)
     if not any(name.endswith(".aedat") for name in source.names):
         raise DataMissingError(f"{raw}: there are no recordings; {WHERE}")
     texts = source.texts(name for name in source.names if not name.endswith(".aedat"))
@@ -113,16 +113,16 @@ def prepare(
             for label, start, end in intervals[name]:
                 clip = recording.events.between(start, end)
                 if not len(clip):
-                    warnings.warn(f"{source.where(file)}: no events from {start} to {end}", stacklevel=2)
+                    warn(f"{source.where(file)}: no events from {start} to {end}")
                 writer.append(clip, label=label, recording=name, split=split[name])
     return Path(out)
 
 
-def _events_np(raw: Path) -> Raw | None:
-    """SpikingJelly's arrays, where `raw` has those and no recordings as published."""
-    if not raw.exists() or any(name.endswith(".aedat") for name in Raw(raw, RAW_FILES, "DvsGesture").names):
+def _events_np(listing: Listing) -> Raw | None:
+    """SpikingJelly's arrays, where there are those and no recordings as published."""
+    if any(name.endswith(".aedat") for name in Raw(listing, RAW_FILES, "DvsGesture").names):
         return None
-    arrays = Raw(raw, ARRAYS, "events_np", depth=3)
+    arrays = Raw(listing, ARRAYS, "events_np", depth=3)
     return arrays if arrays.names else None
 
 
@@ -158,7 +158,7 @@ def _splits(source: Raw, texts: dict[str, bytes]) -> dict[str, str]:
         raise DataFormatError(f"{twice[0]} is also in {lists['train']}", path=source.where(lists["test"]))
     unused = sorted(names - set(train) - set(test))
     if unused:
-        warnings.warn(f"{source.path}: no trial list names {', '.join(unused)}", stacklevel=3)
+        warn(f"{source.path}: no trial list names {', '.join(unused)}")
     return dict.fromkeys(train, "train") | dict.fromkeys(test, "test")
 
 
@@ -176,9 +176,7 @@ def _intervals(source: Raw, texts: dict[str, bytes], name: str, classes: int, fi
 def _warn_of_counts(found: Mapping[str, int]) -> None:
     for part, wanted in CLIPS.items():
         if found[part] != wanted:
-            warnings.warn(
-                f"found {found[part]} {part} clips; the published data set has {wanted}", stacklevel=3
-            )
+            warn(f"found {found[part]} {part} clips; the published data set has {wanted}")
 
 
 class DVSGesture(EventFrames):

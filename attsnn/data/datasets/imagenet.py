@@ -8,7 +8,6 @@ education) are between you and image-net.org.
 """
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,7 @@ from attsnn.data.core.contract import DataSet, File
 from attsnn.data.core.files import plain
 from attsnn.data.core.images import Images, Source
 from attsnn.data.core.staging import staged
-from attsnn.data.errors import DataError, DataFormatError, DataMissingError
+from attsnn.data.errors import DataError, DataFormatError, DataMissingError, warn
 from attsnn.data.formats import ilsvrc, tree
 from attsnn.data.formats.folders import class_names
 from attsnn.data.formats.tree import SPLITS
@@ -97,7 +96,7 @@ def prepare(
     for name in (ilsvrc.TRAIN, ilsvrc.VAL):
         size, wanted = (raw / name).stat().st_size if name in found else 0, ARCHIVES[name].size
         if size != wanted:
-            warnings.warn(f"{raw / name}: found {size:,} bytes; published are {wanted:,}", stacklevel=2)
+            warn(f"{raw / name}: found {size:,} bytes; published are {wanted:,}")
     wnids = ilsvrc.val_wnids(raw, val_labels) if ilsvrc.VAL in found else []
     written = {}
     with staged(out) as partial:

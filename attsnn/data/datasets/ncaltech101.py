@@ -7,7 +7,6 @@ has none, and `NCaltech101(..., split_rule=...)` chooses one.
 
 import os
 import re
-import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ from attsnn.data.core.preparing import Entry, write_recordings
 from attsnn.data.core.raw import open_raw
 from attsnn.data.core.recordings import EventFrames
 from attsnn.data.core.store import UNDIVIDED, describe, verify
-from attsnn.data.errors import DataMissingError
+from attsnn.data.errors import DataMissingError, warn
 from attsnn.data.formats import atis
 
 _NAMES = """
@@ -77,15 +76,12 @@ def prepare(
     others = sorted({name.partition("/")[0] for name in source.names} - set(CLASSES))
     if others:
         number = len(source.names) - len(known)
-        warnings.warn(
+        warn(
             f"{plain(source.path)}: {number} recordings are left out, of no class of this set: "
-            f"{', '.join(map(plain, others[:5]))}",
-            stacklevel=2,
+            f"{', '.join(map(plain, others[:5]))}"
         )
     if len(known) != RECORDINGS:
-        warnings.warn(
-            f"{plain(source.path)}: found {len(known)} recordings; published are {RECORDINGS}", stacklevel=2
-        )
+        warn(f"{plain(source.path)}: found {len(known)} recordings; published are {RECORDINGS}")
     entries = [
         Entry(name, place[name.partition("/")[0]], name.rpartition(".")[0], UNDIVIDED) for name in known
     ]

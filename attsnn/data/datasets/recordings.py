@@ -10,7 +10,6 @@ names in the header, or t x y p). x, y and p of AEDAT 2.0 are those of the addre
 
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from attsnn.data.core.preparing import Entry, sides_of, write_recordings
 from attsnn.data.core.raw import Raw, open_raw
 from attsnn.data.core.recordings import EventFrames
 from attsnn.data.core.store import SPLITS, UNDIVIDED, describe, verify
-from attsnn.data.errors import DataError, DataFormatError
+from attsnn.data.errors import DataError, DataFormatError, warn
 from attsnn.data.formats import aedat2, aedat3, text
 from attsnn.data.formats import columns as arrays
 from attsnn.data.formats.columns import TimeUnit
@@ -128,9 +127,7 @@ def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
 
 def _say_left(source: Raw, left: Sequence[str], what: str) -> None:
     if left:
-        warnings.warn(
-            f"{plain(source.path)}: {len(left)} {what} and are left out, e.g. {plain(left[0])}", stacklevel=4
-        )
+        warn(f"{plain(source.path)}: {len(left)} {what} and are left out, e.g. {plain(left[0])}")
 
 
 class Recordings(EventFrames):

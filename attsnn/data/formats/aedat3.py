@@ -56,7 +56,7 @@ def read_frames(
         if decoded is not None:
             counts, number, first, last = decoded
             if 2 * (inside := int(counts.sum())) < number:
-                warn_outside(framing, inside, number, first, last, stacklevel=3)
+                warn_outside(framing, inside, number, first, last)
             return counts
     events = read(path, sensor=sensor, backend=backend).events
     return frames(events, steps=steps, dt=dt, sensor=sensor, downsample=downsample, backend=backend)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from attsnn.data.core.decode import SUFFIXES
 from attsnn.data.core.files import is_folder, is_junk, look, plain, read_bytes
 from attsnn.data.core.images import Encoded
-from attsnn.data.errors import DataFormatError, DataMissingError
+from attsnn.data.errors import DataFormatError, DataMissingError, warn
 
 # What lies beside images and is none.
 NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".ini", ".db", ".py", ".sh", ".log")
@@ -41,10 +40,9 @@ class Folders(Encoded):
         with os.scandir(path) as entries:
             loose = [e.name for e in entries if e.name.lower().endswith(SUFFIXES) and not is_junk(e.name)]
         if loose:
-            warnings.warn(
+            warn(
                 f"{plain(path)}: {len(loose)} images lie in no class folder and are left out, e.g. "
-                f"{plain(min(loose))}",
-                stacklevel=3,
+                f"{plain(min(loose))}"
             )
         self.classes = tuple(found if classes is None else classes)
         strange = sorted(set(found) - set(self.classes))
@@ -67,13 +65,12 @@ class Folders(Encoded):
             listed = ", ".join(map(plain, self.classes[:5]))
             raise DataMissingError(f"{plain(path)}: {classes} no images: {listed}")
         if self._left:
-            warnings.warn(
+            warn(
                 f"{plain(path)}: {len(self._left)} files are left out, of kinds that are not read, e.g. "
-                f"{plain(self._left[0])}",
-                stacklevel=3,
+                f"{plain(self._left[0])}"
             )
         if empty:
-            warnings.warn(f"{path}: no images of {len(empty)} classes, e.g. {empty[0]}", stacklevel=3)
+            warn(f"{path}: no images of {len(empty)} classes, e.g. {empty[0]}")
 
     def _list(self, name: str) -> list[str]:
         # Links and odd files too: what cannot be read must be counted as bad, not be overlooked.

@@ -1,11 +1,10 @@
 """The text files beside DVS128 recordings: labelled intervals, trial lists, class names."""
 
 import re
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from attsnn.data.errors import DataFormatError
+from attsnn.data.errors import DataFormatError, warn
 
 COLUMNS = ("class", "startTime_usec", "endTime_usec")
 NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
@@ -42,7 +41,7 @@ def read_intervals(text: bytes, path: str, classes: int) -> list[Interval]:
         if end <= start:
             raise DataFormatError(f"found an end of {end} at or before the start, {start}", **where)
         if intervals and start < intervals[-1].end:
-            warnings.warn(f"{path}:{line}: starts at {start}, before the row above ends", stacklevel=2)
+            warn(f"{path}:{line}: starts at {start}, before the row above ends")
         intervals.append(Interval(number - 1, start, end))
     if not intervals:
         raise DataFormatError(

@@ -18,7 +18,6 @@ import os
 import re
 import secrets
 import tarfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from attsnn.data.core.decode import SUFFIXES
 from attsnn.data.core.files import FILE_BYTES, is_junk, plain, read_bytes, spread
 from attsnn.data.core.images import Encoded
 from attsnn.data.core.tar import members
-from attsnn.data.errors import DataFormatError, DataMissingError
+from attsnn.data.errors import DataFormatError, DataMissingError, warn
 
 FORMAT = "attsnn shard index 2"
 LABELS = 1_000_000  # as many as a .cls may name
@@ -68,7 +67,7 @@ class Shards(Encoded):
         lacking = len(self.classes) - len(np.unique(self.labels))
         if lacking > 0:
             where = plain(self.paths[0].parent)
-            warnings.warn(f"{where}: no images of {lacking:,} of {len(self.classes):,} classes", stacklevel=3)
+            warn(f"{where}: no images of {lacking:,} of {len(self.classes):,} classes")
         if most >= len(self.classes):
             at = int(self.labels.argmax())
             raise DataFormatError(
@@ -171,10 +170,9 @@ def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
             table[name] = _label(path, file, member) if suffix == "cls" else (member.offset_data, member.size)
     chosen, left = _chosen(images, labels, path)
     if left:
-        warnings.warn(
+        warn(
             f"{plain(path)}: {len(left)} images are left out, further ones of their samples, e.g. "
-            f"{plain(left[0])}",
-            stacklevel=2,
+            f"{plain(left[0])}"
         )
     for name, (offset, size) in images.items():
         if name in chosen:

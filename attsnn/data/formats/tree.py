@@ -9,14 +9,13 @@ What lies there and is not read is counted in a warning.
 import contextlib
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from attsnn.data.core.decode import SUFFIXES
 from attsnn.data.core.files import is_junk, plain
 from attsnn.data.core.images import Source
-from attsnn.data.errors import DataFormatError, DataMissingError
+from attsnn.data.errors import DataFormatError, DataMissingError, warn
 from attsnn.data.formats.folders import Folders, class_names
 from attsnn.data.formats.shards import Shards
 
@@ -92,9 +91,7 @@ def _shards(root: Path, but: Sequence[str]) -> dict[str, list[Path]]:
 def _say_left(root: Path, left: Sequence[Path], why: str) -> None:
     if left:
         what = f"{len(left)} .tar files and folders" if len(left) > 1 else "1 .tar file or folder"
-        warnings.warn(
-            f"{plain(root)}: {what}, {why}, left out, e.g. {plain(left[0].relative_to(root))}", stacklevel=4
-        )
+        warn(f"{plain(root)}: {what}, {why}, left out, e.g. {plain(left[0].relative_to(root))}")
 
 
 def _names(root: Path, classes: Sequence[str] | int | None) -> Sequence[str] | None:
@@ -110,10 +107,9 @@ def _tars(folder: Path, but: Sequence[str]) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.name not in but and not is_junk(path.name))
     packed = [path for path in files if path.name.lower().endswith(PACKED)]
     if packed:
-        warnings.warn(
+        warn(
             f"{plain(folder)}: {len(packed)} compressed archives are left out, e.g. "
-            f"{plain(packed[0].name)}; shards are read at any place: unpack them to .tar",
-            stacklevel=5,
+            f"{plain(packed[0].name)}; shards are read at any place: unpack them to .tar"
         )
     return [path for path in files if path.suffix.lower() == ".tar"]
 
