@@ -3,6 +3,7 @@
 They may lie under any folder, as people have them. Nothing else is ever opened.
 """
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -141,10 +142,16 @@ Archive = Raw  # as it was called when folders were another class
 
 def list_raw(path: str | os.PathLike, missing: str) -> Listing:
     """What lies at `path`; DataMissingError, which ends in `missing`, where nothing can be listed."""
-    try:
+    if not os.path.isdir(path) and not os.path.isfile(path):
+        raise DataMissingError(f"{plain(path)}: no such file or folder; {missing}")
+    with _readable(path):
         return Listing(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataMissingError(f"{plain(path)}: no such file or folder; {missing}") from None
+
+
+@contextlib.contextmanager
+def _readable(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataMissingError(f"{plain(error.filename or path)}: cannot be read, {error.strerror}") from None
 
@@ -163,7 +170,9 @@ def open_raw(
     other patterns, and files that end in one of `kinds` and match none.
     """
     listing = path if isinstance(path, Listing) else list_raw(path, missing)
-    path, tried = listing.path, [Raw(listing, pattern, folder, depth) for pattern in patterns]
+    path = listing.path
+    with _readable(path):
+        tried = [Raw(listing, pattern, folder, depth) for pattern in patterns]
     found = [raw for raw in tried if raw.names]
     if not found:
         packed = [name for name in tried[0].others if name.lower().endswith(ARCHIVES)]
