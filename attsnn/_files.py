@@ -16,8 +16,10 @@ import numpy as np
 LACKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.ENOTTY}
 
 
-def sync(descriptor: int) -> None:
+def sync(descriptor: int | None) -> None:
     """Waits until a file or folder is on disk, as far as its file system can say so."""
+    if descriptor is None:
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -32,19 +34,27 @@ def sync_folder(path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def opened_folder(path: str | os.PathLike) -> Iterator[int]:
-    """A descriptor of a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+def opened_folder(path: str | os.PathLike) -> Iterator[int | None]:
+    """A descriptor of a folder; None where folders cannot be opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in LACKS | {errno.EISDIR}:
+            raise
+        descriptor = None
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
-def lock(descriptor: int, *, wait: bool = True) -> bool | None:
+def lock(descriptor: int | None, *, wait: bool = True) -> bool | None:
     """Locks a file or folder for this process, until it is closed: True; False where another process holds it
     and `wait` is False; None where nothing can be locked here.
     """
+    if descriptor is None:
+        return None
     try:
         import fcntl
 

@@ -44,9 +44,9 @@ class Reader {
     if (c_ != end_) ++c_;
   }
 
-  // What pandas writes for a polarity.
+  // What pandas and R write for a polarity.
   bool truth(std::int64_t& value) {
-    for (const std::string_view word : {"True", "true", "False", "false"}) {
+    for (const std::string_view word : {"True", "true", "TRUE", "False", "false", "FALSE"}) {
       if (std::string_view(c_, end_ - c_).substr(0, word.size()) != word) continue;
       value = word[0] == 'T' || word[0] == 't';
       c_ += word.size();
@@ -109,7 +109,7 @@ inline Fault read_row(Reader& reader, const Row& row, std::int64_t (&values)[kMo
     if (found == row.fields) return {Problem::kFields, start, found + 1};
     const bool time = found == row.t, named = time || found == row.x || found == row.y || found == row.p;
     if (!named) reader.skip_field(row.separator);
-    // A fraction of a microsecond is a unit that is not: it is not rounded away.
+    // A time of 1.5 in microseconds is one in another unit, so its fraction is not rounded away.
     const bool rounds = time && row.time_unit > 1;
     if (named && !reader.number(time ? row.time_unit : 1, rounds, row.integers, values[found]) &&
         (row.integers || found != row.p || !reader.truth(values[found])))

@@ -17,6 +17,7 @@ from attsnn.data.errors import DataFormatError
 DISORDER = 10_000  # of so many events, one may be out of the order of time
 RESTARTS = 16  # how often a clock may start again
 FALL_US = 10_000  # the least by which it then falls back
+FEW = 4  # events on either side that tell it from a stray one
 WRAP = 1 << 32  # of a clock of 32 bits
 
 # In the order of csrc/cpu/events.h; the first {} is the number that was found, the second a hint.
@@ -137,18 +138,19 @@ def _line(data: np.ndarray | None, offset: int) -> int | None:
 def _restarted(t: np.ndarray) -> tuple[np.ndarray, int]:
     """Times that go on where a clock started again (as in dat2mat) or wrapped at 32 bits; and how often.
 
-    One event that is late among others that go on is no restart.
+    One event that is early or late among others that go on is no restart.
     """
     falls = np.flatnonzero(np.diff(t) < 0) + 1
     if len(falls) > DISORDER:
         return t, 0
-    again, began = [], int(t[0])
+    again, last = [], 0
     for at in falls.tolist():
-        before, after = int(t[at - 1]), t[at : at + 4].tolist()
-        wraps = before - max(after) > WRAP // 2
-        if wraps or (after[0] <= began + FALL_US and before - max(after) >= FALL_US):
+        # Of the events before, one may be late: the last but one counts.
+        before, after = sorted(t[max(at - FEW, last) : at].tolist())[-2:], t[at : at + FEW].tolist()
+        fall = before[0] - max(after)
+        if fall > WRAP // 2 or (fall >= FALL_US and after[0] <= t[last] + FALL_US):
             again.append(at)
-            began = after[0]
+            last = at
     if not again or len(again) > RESTARTS:
         return t, 0
     steps = np.diff(t, prepend=0)

@@ -4,6 +4,7 @@ A place lists its members, reads some of them, and names them in messages. Sizes
 is read, and what a member claims to hold costs nothing.
 """
 
+import bz2
 import contextlib
 import gzip
 import lzma
@@ -13,14 +14,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from attsnn.data.core.files import is_folder, is_junk, map_file
-from attsnn.data.core.tar import Bounded
+from attsnn.data.core.tar import Bounded, expect_zeros
 from attsnn.data.errors import DataFormatError
 
 BLOCK_BYTES = 1 << 20
@@ -29,9 +30,14 @@ TOTAL_BYTES = 1 << 36
 MEMBERS = 1_000_000
 CALLED_LIKE_A_FILE = re.compile(r"\.(?:aedat|npz|npy|mat|bin|txt|csv)$", re.IGNORECASE)
 LEVELS = 64  # of folders
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+UNREAD = (".7z", ".rar", ".tar.zst", ".gz", ".bz2", ".xz", ".zst")  # archives of other kinds
 # What tarfile and gzip raise for numbers and names that make no sense, and headers without end.
-UNSOUND_TAR = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError, RecursionError)
+UNSOUND_TAR = (
+    *(tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(EOFError, OSError, ValueError, KeyError, RecursionError),
+)
+COMPRESSED = {b"\x1f\x8b": (".gz", gzip.open), b"BZ": (".bz2", bz2.open), b"\xfd7": (".xz", lzma.open)}
 # What zipfile raises for what is no zip file, is encrypted, or is compressed in another way.
 UNSOUND_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError),
@@ -81,6 +87,20 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES) and not is_junk(path.name) and path.is_file()
 
 
+def below(outer: Sequence[str], path: str) -> list[str]:
+    """The parts of a file's path once its archive `outer` is unpacked: to a folder of the archive's name,
+    unless all of that is in the archive itself.
+    """
+    parts = path.removeprefix("./").split("/")
+    if not outer:
+        return parts
+    *above, name = outer
+    ending = max((end for end in ARCHIVES if name.lower().endswith(end)), key=len, default="")
+    name = name[: len(name) - len(ending)]
+    doubled = len(parts) > 1 and parts[0].lower() == name.lower()
+    return [*above, *parts] if doubled else [*above, name, *parts]
+
+
 class Folder:
     """A folder and those below it, by name; links to folders are followed, but to none above."""
 
@@ -120,12 +140,12 @@ class Folder:
 
 
 class Tar:
-    """A .tar or .tar.gz, read from its start to its last byte: only there gzip compares a checksum."""
+    """A .tar, compressed or not, read from its start to its last byte: only there is a checksum compared."""
 
     def __init__(self, path: Path):
         self.path = path
         with open(path, "rb") as file:
-            self._open_file = gzip.open if file.read(2) == b"\x1f\x8b" else open
+            self._ending, self._open_file = COMPRESSED.get(file.read(2), ("", open))
 
     def members(self) -> Iterator[Member]:
         with self._open() as tar:
@@ -158,13 +178,11 @@ class Tar:
                 # tarfile takes a damaged header, or the end of the file, for the end of the archive.
                 if len(bounded.last) < tarfile.BLOCKSIZE or any(bounded.last):
                     raise DataFormatError("found no end mark; it is cut short or damaged", path=self.path)
-                while file.read(BLOCK_BYTES):
-                    pass
+                expect_zeros(iter(lambda: file.read(BLOCK_BYTES), b""), file.tell(), self.path)
         except DataFormatError:
             raise
         except UNSOUND_TAR as error:
-            kind = ".tar" if self._open_file is open else ".tar.gz"
-            raise DataFormatError(f"not a sound {kind} ({error})", path=self.path) from None
+            raise DataFormatError(f"not a sound .tar{self._ending} ({error})", path=self.path) from None
 
     def _bounded(self, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         total = 0
@@ -188,7 +206,9 @@ class Zip:
                 if name.lower().endswith(".zip") and not self._inner:
                     if not is_junk(PurePosixPath(name).name):
                         inner = Zip(self.path, name)
-                        yield from (member._replace(handle=(inner, member)) for member in inner.members())
+                        for member in inner.members():
+                            its = "/".join(below(name.split("/"), member.path))
+                            yield member._replace(path=its, handle=(inner, member))
                 elif not info.is_dir():
                     total += info.file_size
                     _bound(self.path, count, info.file_size, total, name, info.header_offset)

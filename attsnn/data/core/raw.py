@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from attsnn.data.core.files import is_junk, plain
-from attsnn.data.core.places import ARCHIVES, Folder, Member, Place, is_archive, place_of
+from attsnn.data.core.places import ARCHIVES, UNREAD, Folder, Member, Place, below, is_archive, place_of
 from attsnn.data.errors import DataFormatError, DataMissingError, warn
 
 TEXT_BYTES = 1 << 20
@@ -33,41 +33,52 @@ class Listing:
 
     @cached_property
     def inner(self) -> list[tuple[Place, list[Member]]]:
-        """The archives, and what is in each."""
+        """The archives below a folder, and what is in each."""
         places = map(place_of, self.archives)
         return [(place, list(place.members())) for place in places]
+
+    def parts(self, place: Place, member: Member) -> list[str]:
+        """The path of a member below `path`, or below the folder of `path`, as if all were unpacked."""
+        if isinstance(place, Folder):
+            return member.path.split("/")
+        outer = [place.path.name] if place is self.place else place.path.relative_to(self.path).parts
+        return below(outer, member.path)
 
 
 class Raw:
     """The files at `path`, a folder or an archive, whose last `depth` parts match `pattern`.
 
     `names` are these parts, sorted. Archives below a folder are looked into where it has no such files, else
-    `archives` lists them. The files must lie below one folder, or below one that ends in `folder`, which is
-    preferred; `left` counts what matches elsewhere, `others` are files that do not match. DataFormatError.
+    `archives` lists them. The files of a place must lie below one folder, or below one that ends in `folder`,
+    which is preferred; `left` counts what matches elsewhere, `others` are files that do not match.
+    DataFormatError.
     """
 
     def __init__(
         self, path: str | os.PathLike | Listing, pattern: re.Pattern, folder: str = "", depth: int = 1
     ):
         listing = path if isinstance(path, Listing) else Listing(path)
-        self.path, self._depth, self._pattern = listing.path, depth, pattern
+        self.path, self._depth, self._pattern, self._listing = listing.path, depth, pattern, listing
         self.others: list[str] = []
         self.archives = listing.archives  # not looked into
         found = list(self._matches(listing.place, listing.members))
         if not found and self.archives:
+            looked_into = {member.path for member in listing.members if member.handle in self.archives}
+            self.others = [path for path in self.others if path not in looked_into]
             found = [match for place, members in listing.inner for match in self._matches(place, members)]
             self.archives = []
-        tops = Counter(top for top, *_ in found)
-        chosen = [top for top in tops if folder and f"/{top}".endswith(f"/{folder}")] or list(tops)
-        if len(chosen) > 1:
-            listed = ", ".join(repr(plain(top or ".")) for top in sorted(chosen)[:4])
-            raise DataFormatError(
-                f"found files of this set below {listed}; name one of these", path=plain(self.path)
-            )
-        self.left = {top: number for top, number in tops.items() if top not in chosen}
+        tops = Counter((place, top) for top, _, place, _ in found)
+        chosen = {key for key in tops if folder and f"/{key[1]}".endswith(f"/{folder}")} or set(tops)
+        for place in {place for place, _ in chosen}:
+            _expect_one(place, sorted(top for other, top in chosen if other is place))
+        left = {key: number for key, number in tops.items() if key not in chosen}
+        self.left = {
+            (top or ".") if place is listing.place else place.where(top): number
+            for (place, top), number in left.items()
+        }
         self._files: dict[str, tuple[Place, Member]] = {}
         for top, name, place, member in found:
-            if top in chosen:
+            if (place, top) in chosen:
                 if name in self._files:
                     raise DataFormatError(
                         f"found a second one of that name; the first is {self.where(name)}",
@@ -77,14 +88,10 @@ class Raw:
         self.names = sorted(self._files)
 
     def _matches(self, place: Place, members: Iterable[Member]) -> Iterator[tuple[str, str, Place, Member]]:
-        """(what precedes the name, name, place, member) of each file that matches.
-
-        A file at the top of an archive may lie in a folder of the archive's name.
-        """
-        outer = [] if isinstance(place, Folder) else [place.path.name.partition(".")[0]]
+        """(what precedes the name, name, place, member) of each file that matches."""
         for member in members:
-            parts = member.path.removeprefix("./").split("/")
-            name = "/".join([*outer, *parts][-self._depth :])
+            parts = self._listing.parts(place, member)
+            name = "/".join(parts[-self._depth :])
             if any(map(is_junk, parts)) or "" in parts:
                 continue
             if not self._pattern.fullmatch(name):
@@ -137,6 +144,13 @@ class Raw:
             raise DataFormatError(f"found {size} bytes; wanted at most {limit}", path=self.where(name))
 
 
+def _expect_one(place: Place, tops: list[str]) -> None:
+    if len(tops) > 1:
+        what = "name one of these" if isinstance(place, Folder) else "unpack it and name one of these"
+        listed = ", ".join(repr(plain(top or ".")) for top in tops[:4])
+        raise DataFormatError(f"found files of this set below {listed}; {what}", path=plain(place.path))
+
+
 Archive = Raw  # as it was called when folders were another class
 
 
@@ -175,7 +189,7 @@ def open_raw(
         tried = [Raw(listing, pattern, folder, depth) for pattern in patterns]
     found = [raw for raw in tried if raw.names]
     if not found:
-        packed = [name for name in tried[0].others if name.lower().endswith(ARCHIVES)]
+        packed = [name for name in tried[0].others if name.lower().endswith((*ARCHIVES, *UNREAD))]
         held = f" (it holds {plain(packed[0])}: unpack that)" if packed else ""
         raise DataMissingError(f"{plain(path)}: there are no recordings{held}; {missing}")
     chosen, *further = found
@@ -184,7 +198,7 @@ def open_raw(
         warn(f"{plain(path)}: {number} {what} left out, e.g. {plain(first)}")
 
     for top, number in chosen.left.items():
-        left_out(number, "files below another folder are", top or ".")
+        left_out(number, "files below another folder are", top)
     for other in further:
         left_out(len(other.names), "files of another format are", other.names[0])
     if chosen.archives:

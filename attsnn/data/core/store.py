@@ -271,7 +271,11 @@ def _read_manifest(folder: Path) -> dict:
 
 
 def _read_index(path: Path, events: int, classes: int) -> list[Clip]:
-    header, *rows = list(csv.reader(io.StringIO(_read_text(path)))) or [[]]
+    text = _read_text(path)
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    except csv.Error as error:
+        raise DataFormatError(f"not a table ({error})", path=path) from None
     if tuple(header) != Clip._fields:
         raise DataFormatError(f"found columns {header}; wanted {list(Clip._fields)}", path=path, line=1)
     clips = []

@@ -2,7 +2,7 @@
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from attsnn.data.errors import DataFormatError
 
@@ -22,6 +22,21 @@ class Bounded:
             raise tarfile.ReadError(f"a header asks for {size} bytes")
         self.last = self._file.read(size)
         return self.last
+
+
+def expect_zeros(blocks: Iterable[bytes], at: int, path: str | os.PathLike) -> None:
+    """DataFormatError, unless zeros or nothing follow the last member, from byte `at` on.
+
+    tarfile takes a damaged header for the end, and one block of zeros, behind which another archive may lie.
+    """
+    for block in blocks:
+        if any(block):
+            raise DataFormatError(
+                "found a damaged header, or more behind the end mark; wanted a member, or zeros to the end",
+                path=path,
+                offset=at + len(block) - len(block.lstrip(b"\0")),
+            )
+        at += len(block)
 
 
 def members(file, size: int, path: str | os.PathLike) -> Iterator[tarfile.TarInfo]:
@@ -46,7 +61,7 @@ def members(file, size: int, path: str | os.PathLike) -> Iterator[tarfile.TarInf
         raise
     except (tarfile.TarError, OSError, ValueError, KeyError, EOFError, RecursionError) as error:
         raise DataFormatError(f"not a sound .tar file ({error})", path=path) from None
-    # tarfile takes a damaged header for the end of the file.
     file.seek(end)
-    if any(file.read(tarfile.BLOCKSIZE)):
-        raise DataFormatError("found a damaged header; wanted a member or the end", path=path, offset=end)
+    expect_zeros(
+        (file.read(min(HEADER_BYTES, size - at)) for at in range(end, size, HEADER_BYTES)), end, path
+    )

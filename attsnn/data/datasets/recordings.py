@@ -32,7 +32,7 @@ from attsnn.data.formats import columns as arrays
 from attsnn.data.formats.columns import TimeUnit
 
 KINDS = (".aedat", ".npz", ".npy", ".csv", ".txt")
-ANY_FILE = re.compile(r"(?!.*\.(?:zip|tar|tgz|tar\.gz)$).+", re.DOTALL | re.IGNORECASE)  # but archives
+IN_A_FOLDER = re.compile(rf".+/[^/]+(?:{'|'.join(map(re.escape, KINDS))})", re.DOTALL | re.IGNORECASE)
 FOLDERS = 64  # levels below RAW
 WHERE = (
     "put recordings (.aedat, .npz, .npy, .csv, .txt) into RAW/train/<class>/ and RAW/test/<class>/, or into "
@@ -63,7 +63,7 @@ def prepare(
     """
     size, names = _size(sensor), None if columns is None else [c.strip() for c in columns.split(",")]
     arrays.unit_of(time_unit)
-    source = open_raw(raw, ANY_FILE, depth=FOLDERS, missing=WHERE)
+    source = open_raw(raw, IN_A_FOLDER, depth=FOLDERS, missing=WHERE)
     entries, classes = _entries(source)
 
     def decode(name: str, data: np.ndarray) -> Recording:
@@ -91,9 +91,9 @@ def _size(sensor: str | tuple[int, int] | None) -> tuple[int, int] | None:
 
 def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
     """The recordings, and the names of the classes, sorted; warns of what is left out."""
-    known = {name: name.split("/") for name in source.names if Path(name).suffix.lower() in KINDS}
-    _say_left(source, [name for name in source.names if name not in known], "files are no recordings")
-    files = {name: parts for name, parts in known.items() if len(parts) > 1}
+    strange = [name for name in source.others if Path(name).suffix.lower() not in KINDS]
+    _say_left(source, strange, "files are no recordings")
+    files = {name: name.split("/") for name in source.names}
     # A folder that holds all of it says nothing, unless it is one of the splits.
     while len({parts[0] for parts in files.values()}) == 1 and any(len(p) > 2 for p in files.values()):
         if next(iter(files.values()))[0].lower() in SPLITS:
@@ -103,9 +103,10 @@ def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
     wanted = 3 if splits else 2
     chosen = {n: p for n, p in files.items() if len(p) >= wanted and (not splits or p[0].lower() in splits)}
     layout = "train/<class>/ and test/<class>/" if splits else "<class>/"
-    _say_left(source, [name for name in known if name not in chosen], f"recordings are not in {layout}")
-    if not chosen:
-        raise DataFormatError(f"found no recording in a class folder; {WHERE}", path=plain(source.path))
+    stray = [name for name in source.others if name not in strange]
+    stray += [name for name in source.names if name not in chosen]
+    _say_left(source, stray, f"recordings are not in {layout}")
+    _expect_classes(source, splits, chosen)
     if splits and splits != set(SPLITS):
         raise DataFormatError(
             f"found {splits.pop()}/ alone; wanted train/ and test/", path=plain(source.path)
@@ -123,6 +124,22 @@ def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
             )
         entries.append(Entry(name, classes.index(parts[wanted - 2]), names[name], split))
     return entries, tuple(map(plain, classes))
+
+
+def _expect_classes(source: Raw, splits: set[str], chosen: dict[str, list[str]]) -> None:
+    """DataFormatError where a split would be taken for a class, or a class for a split."""
+    if not splits and {parts[0].lower() for parts in chosen.values()} <= set(SPLITS):
+        raise DataFormatError(
+            "found recordings right below train/ or test/; wanted them in train/<class>/ and test/<class>/",
+            path=plain(source.path),
+        )
+    inner = {part.lower(): part for parts in chosen.values() for part in parts[1:-1]}
+    if not splits and inner.keys() >= set(SPLITS):
+        raise DataFormatError(
+            f"found folders {' and '.join(inner[split] for split in SPLITS)} below others; wanted "
+            "train/<class>/ and test/<class>/, or <class>/ alone",
+            path=plain(source.path),
+        )
 
 
 def _say_left(source: Raw, left: Sequence[str], what: str) -> None:

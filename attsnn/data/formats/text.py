@@ -19,7 +19,7 @@ from attsnn.data.formats.columns import TimeUnit, stands_for, unit_of, which
 HEADER_BYTES = 1 << 16
 MOST_FIELDS = 16
 MARK = b"\xef\xbb\xbf"  # that a text is UTF-8, as spreadsheets write it
-TRUTHS = ("True", "true", "False", "false")
+TRUTHS = ("True", "true", "TRUE", "False", "false", "FALSE")
 INTEGER = re.compile(rb"[+-]?[0-9]+")
 REAL = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
@@ -62,7 +62,9 @@ def decode(
     decoded, polarities = decoder(data, start, *sensor, *row.layout())
     if polarities & 3 == 3:
         raise DataFormatError("found polarities of 0 and of -1; wanted 0 and 1, or -1 and 1", path=path)
-    fraction = " (times with fractions are in s or ms: --time-unit)" if not row.integers else ""
+    fraction = ""
+    if not row.integers:
+        fraction = " (times with fractions are in s or ms: --time-unit; --columns names the columns)"
     columns = "; --columns names them in their order" if not row.integers else ""
     hints = {"fields": str(row.fields), "field": fraction, "polarity": columns} | sides(sensor)
     return recording(Decoded(*decoded), path, strict=strict, data=data, hints=hints)
@@ -92,36 +94,58 @@ def decode_table(
         raise DataFormatError(f"found {len(names)} columns; wanted at most {MOST_FIELDS}", path=path, line=1)
     row = Row(len(names), *at, separator, unit, integers=False)
     how = {"row": row, "start": start, "sensor": sensor or (SIDE, SIDE), "strict": strict}
-    return decode(data, path=path, backend=backend, **how)
+    found = decode(data, path=path, backend=backend, **how)
+    if not len(found.events) and start < len(data) and b"#" in data[start:].tobytes():
+        raise DataFormatError(
+            'found rows that begin with "#" alone, which are comments', path=path, offset=start
+        )
+    return found
 
 
 def _head(data: np.ndarray, path) -> tuple[tuple[str, ...], str, int]:
     """(names of a header or none, separator, byte where the rows begin)."""
-    text, at, comment = data[:HEADER_BYTES].tobytes(), 0, b""
+    text, at, comments = data[:HEADER_BYTES].tobytes(), 0, []
     if text.startswith(MARK):
         text, at = text[len(MARK) :], len(MARK)
     for line in text.split(b"\n"):
         bare, end = line.strip(), min(at + len(line) + 1, len(data))
         if bare.startswith(b"#"):
-            comment = bare.lstrip(b"#").strip()
+            comments.append(bare.lstrip(b"#").strip())
         elif bare:
             separator = next((s for s in ",;" if s.encode() in bare), " ")
             words = _words(bare, separator)
             numbers = sum(bool(REAL.fullmatch(word.encode())) for word in words)
             if numbers < min(3, len(words)):
                 return tuple(words), separator, end
-            # Or the comment before the first row, if it names as many columns.
-            splits = (_words(comment, separator), _words(comment.replace(b",", b" "), " "))
-            fits = [names for names in splits if len(names) == len(words) and _names_events(names)]
-            return tuple(fits[0]) if fits else (), separator, at
+            return _named(comments, separator, len(words)), separator, at
         at = end
-    if _names_events(_words(comment, " ")):
-        return tuple(_words(comment, " ")), " ", len(data)
+    if at < len(data):
+        raise DataFormatError(
+            f"found no row in the first {HEADER_BYTES:,} bytes; wanted a header or a row", path=path, offset=0
+        )
+    if names := _named(comments, " ", None):
+        return names, " ", len(data)
     raise DataFormatError("found no row; wanted at least a header", path=path, offset=0)
 
 
+def _named(comments: Sequence[bytes], separator: str, number: int | None) -> tuple[str, ...]:
+    """The columns that a comment before the first row names, the last that names so many; else none.
+
+    They may follow a word and a colon.
+    """
+    for comment in reversed(comments):
+        for said in (comment, comment.rpartition(b":")[2]):
+            for names in (_words(said, separator), _words(said.replace(b",", b" "), " ")):
+                if number in (None, len(names)) and _names_events(names):
+                    return tuple(names)
+    return ()
+
+
 def _words(line: bytes, separator: str) -> list[str]:
-    words = line.split(None if separator == " " else separator.encode())
+    if separator == " ":
+        words = re.sub(rb"[ \t]+(?=[\[(])", b"_", line).split()  # a unit belongs to its column
+    else:
+        words = line.split(separator.encode())
     return [word.strip().strip(b"\"'").decode("utf-8", "replace") for word in words]
 
 
