@@ -454,6 +454,7 @@ def test_opening_checks_sizes_and_verify_checks_sums(broken, capsys):
         ("manifest.json", b'"events": ', b'"events": -', "another type"),
         ("clips.csv", b"train", b"drain", r"clips.csv:2"),
         ("clips.csv", b"start,", b"begin,", r"clips.csv:1"),
+        ("clips.csv", b"train", b"a" * 200_000, "clips.csv: not a table"),
         ("x.npy", b"'<i2'", b"'<i4'", "x.npy"),
         ("t.npy", b"\x93NUMPY", b"\x93PICKL", "not a column"),
         ("t.npy", b"'<i8'", b"'|O8'", "t.npy"),

@@ -117,6 +117,14 @@ def test_a_clock_that_starts_again_goes_on(backend):
 
 
 @pytest.mark.parametrize("late", [200, 40_000])
+def test_nor_is_one_that_is_early_in_a_recording_that_begins(late, backend):
+    times = np.arange(20_000)
+    times[5_000] = 100 * late
+    found = decoded2(times.tolist(), backend)
+    assert (found.restarts, found.disordered) == (0, 1) and found.events.t.tolist() == sorted(times.tolist())
+
+
+@pytest.mark.parametrize("late", [200, 40_000])
 def test_an_event_that_is_late_is_no_clock_that_starts_again(late, backend):
     times = 1_000_000_000 + 100 * np.arange(20_000)
     times[7_000] -= late
@@ -238,6 +246,13 @@ TABLES = {  # how people write tables: columns, separator, header, time unit
         {"time_unit": "s"},
     ),
     "a comment with commas": (b"# x, y, p, t\n1 2 1 5\n3 4 0 6\n", {}),
+    "a comment above another": (b"# t y x p\n# DAVIS346\n5 2 1 1\n6 4 3 0\n", {}),
+    "a comment with a word": (b"# sensor: DAVIS\n# columns: t, y, x, p\n5,2,1,1\n6,4,3,0\n", {}),
+    "units and tabs": (b"t [us]\ty\tx\tp\n5\t2\t1\t1\n6\t4\t3\t0\n", {}),
+    "units and blanks": (b"time (ms) y x p\n.005 2 1 1\n.006 4 3 0\n", {"time_unit": "ms"}),
+    "Greek units": ("t [µs],x,y,p\n5,1,2,1\n6,3,4,0\n".encode(), {}),
+    "units in words": (b"t_sec,x,y,p\n5e-6,1,2,1\n6e-6,3,4,0\n", {"time_unit": "s"}),
+    "truths of R": (b"t,x,y,p\n5,1,2,TRUE\n6,3,4,FALSE\n", {}),
     "of savetxt": (b"5.0e+00 1.0e+00 2.0e+00 1.0e+00\n6.0e+00 3.0e+00 4.0e+00 0.0e+00\n", {}),
 }
 
@@ -266,6 +281,8 @@ def test_tables_as_people_have_them(case, backend):
         (b"--5,1,2,1\n", "number 1 of the row"),
         (b"5,--1,2,1\n", "number 2 of the row"),
         (b"5,1,2,+-1e300\n", "number 4 of the row"),
+        (b"id,t,x,y,p\n#1,100,5,30,1\n#2,200,6,31,1\n", 'rows that begin with "#" alone'),
+        (b"# a comment\n" * 6_000 + b"1 2 3 1\n", "found no row in the first 65,536 bytes"),
     ],
 )
 def test_hostile_tables(data, words, backend):

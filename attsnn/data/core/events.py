@@ -72,7 +72,8 @@ def _column(name: str, values) -> np.ndarray:
     given = np.asarray(values)
     if given.ndim != 1 or given.dtype.kind not in "biuf":
         raise ValueError(f"column {name} is {given.dtype}{list(given.shape)}; wanted a sequence of integers")
-    column = given.astype(COLUMNS[name])
+    with np.errstate(invalid="ignore"):  # of nan, which is told below
+        column = given.astype(COLUMNS[name])
     changed = given[column != given]
     if name == "p" and changed.size == 0:
         changed = given[column > 1]

@@ -100,6 +100,8 @@ def write_store(
     if isinstance(classes, str) or not all(isinstance(name, str) for name in classes) or not len(classes):
         raise ValueError(f"classes must be a sequence of names, got {classes!r}")
     classes, sensor = tuple(map(str, classes)), sides_of(sensor)
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"classes must each have a name of its own, got {classes}")
     with StoreWriter(out, classes=classes, sensor=sensor, about={"source": "write_store"}) as writer:
         for number, (events, label, name, split) in enumerate(recordings):
             where = f"recording {number}, {plain(str(name))!r}"

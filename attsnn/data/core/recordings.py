@@ -155,11 +155,12 @@ class EventFrames(Dataset):
 
     @property
     def identity(self) -> str:
-        """A hash that tells these clips from others (names, numbers of events, labels), not from a copy of
-        them, nor from what another archive of the same files became.
+        """A hash that tells these clips from others (events, names, labels), not from a copy of them, nor
+        from what another archive of the same files became.
         """
         clips = sorted((c.recording, c.stop - c.start, c.label) for c in self._clips)
-        return hashlib.sha256(json.dumps([clips, self.classes, self.store.sensor]).encode()).hexdigest()
+        known = [clips, self.classes, self.store.sensor, self.store.manifest.get("contents")]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def events(self, index: int) -> Events:
         """All events of clip `index`; times are those of its recording."""

@@ -1,15 +1,19 @@
 """A folder that appears as a whole, or not at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from attsnn._files import lock, opened_folder, sync_folder
+from attsnn._files import LACKS, lock, opened_folder, sync_folder
 from attsnn.data.core.files import is_junk, plain
 from attsnn.data.errors import DataError, warn
+
+# What file systems answer that rename files alone, or none from one of their layers to another.
+CANNOT_RENAME = LACKS | {errno.EXDEV, errno.EISDIR}
 
 
 @contextlib.contextmanager
@@ -35,16 +39,18 @@ def staged(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
         raise DataError(
             f"{plain(path)}: its disc has {free:,} bytes free; about {needs:,} are needed: name another place"
         )
-    partial = home / f"{prefix}{secrets.token_hex(4)}"
+    partial, whole = home / f"{prefix}{secrets.token_hex(4)}", False
     partial.mkdir()
     try:
         with opened_folder(partial) as folder:
             lock(folder)
             yield partial
             sync_folder(partial)
+            whole = True
             _put_in_place(partial, path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not whole:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _content(path: Path) -> list[Path]:
@@ -62,30 +68,67 @@ def _free(folder: Path) -> int | None:
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
-    """What says that a folder is whole (manifest.json) is moved last."""
-    moved: list[str] = []
+    """Raises DataError where that cannot be; what was made is kept then, unless `path` is taken by now."""
+    moved: list[tuple[Path | None, Path]] = []
     try:
         if partial.parent == path:
             if _content(path):
                 raise OSError(None, "something is there now")
-            for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == "manifest.json"):
-                os.rename(entry, path / entry.name)
-                moved.append(entry.name)
+            _move_content(partial, path, moved)
             sync_folder(path)
         else:
-            os.rename(partial, path)
+            _move(partial, path, moved)
             sync_folder(path.parent)
     except OSError as error:
-        for name in moved:
-            os.rename(path / name, partial / name)
-        reason = f"cannot be put in place, {error.strerror or error}; nothing was replaced"
-        if path.is_dir() and _content(path):
-            raise DataError(f"{plain(path)}: {reason}") from None
-        kept = partial.with_name(partial.name.removeprefix(".").replace(".partial-", ".finished-"))
-        with contextlib.suppress(OSError):
-            os.rename(partial, kept)
-            raise DataError(f"{plain(path)}: {reason}. What was made is whole, in {plain(kept)}") from None
-        raise DataError(f"{plain(path)}: {reason}") from None
+        reason = f"{plain(path)}: cannot be put in place, {error.strerror or error}"
+        raise DataError(f"{reason}; {_undo(partial, path, moved)}") from None
+    shutil.rmtree(partial, ignore_errors=True)  # of which empty folders may be left
+
+
+def _move(source: Path, target: Path, moved: list[tuple[Path | None, Path]]) -> None:
+    """Renames; where a folder cannot be, it is made anew and its content moved. `moved` keeps it."""
+    try:
+        os.rename(source, target)
+        moved.append((source, target))
+    except OSError as error:
+        if error.errno not in CANNOT_RENAME or not source.is_dir():
+            raise
+        target.mkdir()
+        moved.append((None, target))
+        _move_content(source, target, moved)
+
+
+def _move_content(source: Path, target: Path, moved: list[tuple[Path | None, Path]]) -> None:
+    """What says that a folder is whole (manifest.json) is moved last."""
+    for entry in sorted(source.iterdir(), key=lambda entry: entry.name == "manifest.json"):
+        _move(entry, target / entry.name, moved)
+
+
+def _undo(partial: Path, path: Path, moved: list[tuple[Path | None, Path]]) -> str:
+    """Moves all of it back; what became of it, in words."""
+    try:
+        for source, target in reversed(moved):
+            if source is None:
+                target.rmdir()
+            else:
+                os.rename(target, source)
+    except OSError as error:
+        return (
+            f"nor can all of it be moved back, {error.strerror or error}: a part of it is in {plain(path)}, "
+            f"the rest in {plain(partial)}"
+        )
+    if path.is_dir() and _content(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        return "nothing was replaced"
+    kept = partial.with_name(partial.name.removeprefix(".").replace(".partial-", ".finished-"))
+    try:
+        os.rename(partial, kept)
+    except OSError:
+        return (
+            f"nothing was replaced. What was made is whole, in {plain(partial)}; move it away before the "
+            "next attempt, which removes it"
+        )
+    return f"nothing was replaced. What was made is whole, in {plain(kept)}"
 
 
 def _remove_if_abandoned(partial: Path) -> None:

@@ -121,6 +121,7 @@ class StoreWriter:
         """
         self.path, self.classes, self.sensor, self.about = Path(path), tuple(classes), sensor, about
         self._needs, self._seen = needs, [1, 1]
+        self._contents: list[str] = []
         self.clips: list[Clip] = []
         self.number = 0
 
@@ -141,8 +142,12 @@ class StoreWriter:
         if len(events):
             sides = int(events.y.max()) + 1, int(events.x.max()) + 1
             self._seen = [max(pair) for pair in zip(self._seen, sides, strict=True)]
+        digest = hashlib.sha256(json.dumps([plain(recording), label, split]).encode())
         for name, file in self._columns.items():
-            file.write(np.ascontiguousarray(getattr(events, name)).data)
+            column = np.ascontiguousarray(getattr(events, name), COLUMNS[name]).data
+            file.write(column)
+            digest.update(column)
+        self._contents.append(digest.hexdigest())
         self.clips.append(Clip(self.number, self.number + len(events), label, plain(recording), split))
         self.number += len(events)
 
@@ -181,6 +186,8 @@ class StoreWriter:
             "sensor": self.sensor or self._seen,
             "events": self.number,
             "clips_of_each_class": counts,
+            # Of the clips in any order, as another archive of the same files gives them in another.
+            "contents": hashlib.sha256("".join(sorted(self._contents)).encode()).hexdigest(),
             "files": {n: {"size": p.stat().st_size, "sha256": _sha256(p)} for n, p in paths.items()},
             **self.about,
         }

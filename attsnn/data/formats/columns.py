@@ -27,7 +27,8 @@ NAMES = {  # how people call the columns, in lower case
     "y": ("y", "ys", "row"),
     "p": ("p", "ps", "pol", "polarity", "polarities", "on"),
 }
-SPELLING = re.compile(r"([a-z]+)(?:[ _]*[\[(]?(us|ms|s)[\])]?)?")
+ALSO = {"µs": "us", "μs": "us", "usec": "us", "msec": "ms", "sec": "s", "seconds": "s"}
+SPELLING = re.compile(rf"([a-z]+?)(?:[ _]*[\[(]?({'|'.join([*UNITS, *ALSO])})[\])]?)?")
 MOST_BYTES = 1 << 32  # of an array
 SMALL_BYTES, DEFLATE = 1 << 26, 200  # an array above the first is at most so many times what is packed
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -58,6 +59,7 @@ def which(names: Sequence[str], path: str | os.PathLike, time_unit: TimeUnit | N
                 path=path,
             )
     unit = SPELLING.fullmatch(names[places[0][0]].strip().lower())[2]
+    unit = ALSO.get(unit, unit)
     if time_unit is not None and unit not in (None, time_unit):
         raise DataFormatError(
             f"column {names[places[0][0]]} is not in {time_unit}: --time-unit {unit}", path=path

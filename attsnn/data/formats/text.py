@@ -67,7 +67,7 @@ def decode(
         fraction = " (times with fractions are in s or ms: --time-unit; --columns names the columns)"
     columns = "; --columns names them in their order" if not row.integers else ""
     hints = {"fields": str(row.fields), "field": fraction, "polarity": columns} | sides(sensor)
-    return recording(Decoded(*decoded), path, strict=strict, data=data, hints=hints)
+    return recording(Decoded(*decoded), path, strict=strict, restarts=True, data=data, hints=hints)
 
 
 def decode_table(

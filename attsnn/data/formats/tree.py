@@ -57,7 +57,7 @@ def open_split(
     folder, further = _folder(root, split)
     beside = _shards(root, but)[split]
     within = _tars(folder, but)
-    if class_names(folder):
+    if class_names(folder) and (_has_classes(folder) or not within):
         found = Folders(folder, _names(root, classes))
         _say_left(root, [*further, *within, *beside], "besides class folders")
         if isinstance(classes, int) and len(found.classes) != classes:
@@ -71,11 +71,16 @@ def open_split(
 
 
 def _folder(root: Path, split: str) -> tuple[Path, list[Path]]:
-    """The folder of a split, one with classes first, and further ones of it that are not empty."""
+    """The folder of a split, one with classes or shards first, and further ones of it that are not empty."""
     there = [root / name for name in FOLDERS[split] if (root / name).is_dir()]
-    filled = [folder for folder in there if class_names(folder)]
+    filled = [folder for folder in there if class_names(folder) or any(folder.glob("*.tar"))]
     first = (filled or there or [root / split])[0]
     return first, [folder for folder in filled if folder != first]
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether anything is in a class folder."""
+    return any(any((folder / name).iterdir()) for name in class_names(folder))
 
 
 def _shards(root: Path, but: Sequence[str]) -> dict[str, list[Path]]:
