@@ -227,3 +227,5 @@ def test_other_events_of_equal_number_are_another_set(tmp_path):
     assert identity("a", 1, 2) == identity("b", 1, 2) != identity("c", 2, 1)
     with pytest.raises(ValueError, match="classes must each have a name of its own"):
         write_store(tmp_path / "d", [], ["a", "a"])
+    with pytest.raises(ValueError, match="its name has 5,000 characters; wanted at most 4,096"):
+        write_store(tmp_path / "d", [(make_events([1], [2], [3], [1]), 0, "r" * 5_000, "train")], ["a"])

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import pickle
 import signal
 import subprocess
@@ -454,7 +455,6 @@ def test_opening_checks_sizes_and_verify_checks_sums(broken, capsys):
         ("manifest.json", b'"events": ', b'"events": -', "another type"),
         ("clips.csv", b"train", b"drain", r"clips.csv:2"),
         ("clips.csv", b"start,", b"begin,", r"clips.csv:1"),
-        ("clips.csv", b"train", b"a" * 200_000, "clips.csv: not a table"),
         ("x.npy", b"'<i2'", b"'<i4'", "x.npy"),
         ("t.npy", b"\x93NUMPY", b"\x93PICKL", "not a column"),
         ("t.npy", b"'<i8'", b"'|O8'", "t.npy"),
@@ -466,6 +466,15 @@ def test_damaged_stores_are_refused(broken, file, old, new, words):
     (broken / file).write_bytes(data.replace(old, new, 1))
     with pytest.raises(DataFormatError, match=words):
         DVSGesture(broken, "train")[0]
+
+
+def test_an_index_that_is_no_table_is_refused(broken):
+    (broken / "clips.csv").write_bytes(b"a" * 200_000)
+    manifest = json.loads((broken / "manifest.json").read_text())
+    manifest["files"]["clips.csv"]["size"] = 200_000
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataFormatError, match="clips.csv: not a table"):
+        DVSGesture(broken, "train")
 
 
 @pytest.mark.parametrize(

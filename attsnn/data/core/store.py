@@ -35,6 +35,7 @@ UNDIVIDED = "all"  # of a store whose split is chosen when it is opened
 EVENT_BYTES = sum(dtype.itemsize for dtype in COLUMNS.values())
 ORDER = {split: place for place, split in enumerate((*SPLITS, UNDIVIDED))}
 TEXT_LIMIT = 1 << 26
+NAME = 4096  # characters of a recording's
 
 
 class Clip(NamedTuple):
@@ -139,6 +140,8 @@ class StoreWriter:
         undivided = any(clip.split == UNDIVIDED for clip in self.clips[:1])
         if split not in ORDER or (self.clips and undivided != (split == UNDIVIDED)):
             raise ValueError(f"its split is {split!r}; wanted train or test, or all for every recording")
+        if len(plain(recording)) > NAME:
+            raise ValueError(f"its name has {len(plain(recording)):,} characters; wanted at most {NAME:,}")
         if len(events):
             sides = int(events.y.max()) + 1, int(events.x.max()) + 1
             self._seen = [max(pair) for pair in zip(self._seen, sides, strict=True)]
