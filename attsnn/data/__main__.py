@@ -26,19 +26,29 @@ def _list(args: argparse.Namespace) -> None:
         print(_markdown())
         return
     for dataset in TABLE.values():
-        print(f"{dataset.name}: {dataset.title} ({dataset.licence})\n  {dataset.where}")
+        print(f"{dataset.name}: {dataset.title}")
+        print(f"  licence: {dataset.licence}; splits: {', '.join(dataset.splits)}")
+        print(f"  {dataset.where}")
     print(f"samples: {samples.__doc__.splitlines()[0]}\n  run `python -m attsnn.data samples OUT`")
 
 
 def _markdown() -> str:
     """The table of README."""
-    rows = ["| set, class | what | licence | files | RAW, or the folder to open |", "|---|---|---|---|---|"]
+    heads = ("set, class", "what", "splits", "licence", "files", "RAW, or the folder to open")
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, dataset in TABLE.items():
         files = "`download`" if dataset.downloadable else "by hand: `list`"
         raw = dataset.raw.replace("<", "&lt;")
         if dataset.path is None:
             files, raw = "in the package", "-"
-        cells = (f"`{name}`, `{dataset.kind}`", dataset.title, dataset.licence, files, raw)
+        cells = (
+            f"`{name}`, `{dataset.kind}`",
+            dataset.title,
+            ", ".join(dataset.splits),
+            dataset.licence,
+            files,
+            raw,
+        )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

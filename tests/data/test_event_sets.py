@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -204,17 +205,19 @@ def test_ncaltech101_as_people_have_it(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("people", "known"), [(20, "TPAMI 2021"), (21, "CVPR 2019"), (3, "neither 20 nor 21")]
+    ("people", "known"), [(20, "TPAMI 2021"), (21, "CVPR 2019"), (3, "warning: .*neither 20 nor 21")]
 )
-def test_gait_counts_its_people(people, known, tmp_path):
+def test_gait_counts_its_people(people, known, tmp_path, capsys):
     numbers = [7 * k + 2 for k in range(people)]  # not 0, 1, 2, ..., and not in the order of their strings
     for split in ("train", "test"):
         for number in numbers:
             folder = tmp_path / "DVS128-Gait-Day" / "origin" / split / str(number)
             folder.mkdir(parents=True)
             writers.write_text(folder / "00001.txt", events_of(number))
-    with pytest.warns(UserWarning, match=f"found {people} people, .*{known}"):
-        dvs_gait.prepare(tmp_path, tmp_path / "store", progress=False)
+    prepared("dvs_gait", tmp_path, tmp_path / "store")
+    shown = capsys.readouterr()
+    assert re.search(known, shown.err) and ("warning" in shown.err) == (people == 3)
+    assert f"{people} people" in shown.err and f"{people} classes" in shown.out
     found = data.DVSGait(tmp_path / "store", "test")
     assert found.classes == tuple(map(str, numbers)) and sorted(found.labels) == list(range(people))
     clip = next(k for k in range(people) if found.labels[k] == 1)
@@ -534,10 +537,43 @@ def test_the_list_names_every_set(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     for name, dataset in DATASETS.items():
-        assert f"{name}: {dataset.title} ({dataset.licence})\n  {dataset.where}\n" in out
+        told = f"licence: {dataset.licence}; splits: {', '.join(dataset.splits)}"
+        assert f"{name}: {dataset.title}\n  {told}\n  {dataset.where}\n" in out
+
+
+def test_the_program_of_readme_runs(cifar, tmp_path, monkeypatch, recwarn):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    program = re.search(r"\n## Data\n.*?```python\n(.*?)```", text, re.DOTALL)[1]
+    assert program.count("    ...\n") == 2
+    prepared("cifar10_dvs", cifar, tmp_path / "STORE")
+    monkeypatch.chdir(tmp_path)
+    recwarn.clear()
+    Path("program.py").write_text(program, encoding="utf-8")
+    names = runpy.run_path("program.py")
+    assert names["frames"].shape[1:] == (10, 2, 128, 128)
+    assert names["mine"][0].frames.sum() == 3 and len(names["test"].dataset) == len(cifar10_dvs.CLASSES)
+    assert names["bad"] == {} and names["images"].shape[1:] == (1, 28, 28) and not recwarn.list
 
 
 # what people really have
+
+
+def test_a_store_of_another_set_is_no_sound_one(cifar, tmp_path, capsys):
+    prepared("cifar10_dvs", cifar, tmp_path / "store")
+    assert "published are 10,000 undivided" in capsys.readouterr().out
+    assert main(["verify", "ncaltech101", str(tmp_path / "store")]) == 3
+    assert "was prepared from cifar10_dvs; wanted ncaltech101" in capsys.readouterr().err
+    assert main(["verify", "recordings", str(tmp_path / "store")]) == 0
+
+
+@pytest.mark.parametrize("how", [{"window": "random"}, {"augment": data.EventAugment()}])
+def test_plain_indices_draw_nothing_and_that_is_said_once(how, tmp_path, recwarn):
+    clips = [(random_events(50), 0, f"r{k}", "train") for k in range(4)]
+    data.write_store(tmp_path / "store", clips, ["a"], (128, 128))
+    found = Recordings(tmp_path / "store", "train", steps=4, dt_ms=10, **how)
+    found[data.Draw(1, 2)], found[0], found[1]
+    (said,) = recwarn
+    assert "ask for data.Draw(index, seed)" in str(said.message) and said.filename == __file__
 
 
 def test_any_tar_of_recordings(tmp_path):

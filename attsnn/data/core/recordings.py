@@ -19,7 +19,7 @@ from attsnn.data.core.files import plain
 from attsnn.data.core.framing import Axes, Framing, Polarity
 from attsnn.data.core.splits import canonical, in_train
 from attsnn.data.core.store import MANIFEST, SPLITS, UNDIVIDED, Store
-from attsnn.data.errors import DataError, DataMissingError
+from attsnn.data.errors import DataError, DataMissingError, warn
 
 Window = Literal["random", "clips", "first"]
 
@@ -119,6 +119,7 @@ class EventFrames(Dataset):
         self.labels = np.array([clip.label for clip in self._clips], np.int64)
         self.window, self.clips, self.binary, self.compact = window, clips, binary, compact
         self.augment = augment if split == "train" else None
+        self._says_of_keys = self.augment is not None or window == "random"
         if dt_ms is not None and not 0.001 <= dt_ms < 1e9:
             raise ValueError(f"dt_ms must be milliseconds, from 0.001 on, or None; got {dt_ms!r}")
         dt = None if dt_ms is None else round(dt_ms * 1000)
@@ -188,6 +189,13 @@ class EventFrames(Dataset):
             frames = frames.clamp_(max=1)
         if not self.compact:
             frames = frames.float()
+        if self._says_of_keys and any(seed < 0 for _, seed in draws):
+            self._says_of_keys = False
+            warn(
+                "plain indices draw nothing at random: there is no augmentation, and window='random' is "
+                "'first'; ask for data.Draw(index, seed), as attsnn.engine.Batches(dataset, batch, seed, "
+                "key=data.Draw) does"
+            )
         if self.augment is not None and len(frames):
             frames = torch.stack(
                 [

@@ -14,7 +14,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ MANIFEST, INDEX = "manifest.json", "clips.csv"
 SPLITS = ("train", "test")
 UNDIVIDED = "all"  # of a store whose split is chosen when it is opened
 EVENT_BYTES = sum(dtype.itemsize for dtype in COLUMNS.values())
+_CLIPS = {"train": "train", "test": "test", UNDIVIDED: "undivided"}  # in sentences
 ORDER = {split: place for place, split in enumerate((*SPLITS, UNDIVIDED))}
 TEXT_LIMIT = 1 << 26
 NAME = 4096  # characters of a recording's
@@ -197,18 +199,42 @@ class StoreWriter:
         _write_text(self._partial / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
-def verify(path: str | os.PathLike) -> None:
-    """Every file of a store against its checksum; prints what it holds."""
-    Store(path).verify()
+def verify(
+    path: str | os.PathLike, dataset: str | None = None, published: Mapping[str, int] | None = None
+) -> None:
+    """Every file of a store against its checksum; prints what it holds, and how many clips were published.
+
+    DataFormatError, also where it was prepared from another set than `dataset`.
+    """
+    store = Store(path)
+    store.verify()
     print(describe(path))
+    if dataset is not None and (made := store.manifest.get("dataset", dataset)) != dataset:
+        raise DataFormatError(f"was prepared from {made}; wanted {dataset}", path=path)
+    found = Counter(clip.split for clip in store.clips)
+    if published and found != published:
+        print(
+            "published are "
+            + " and ".join(f"{number:,} {_CLIPS[split]}" for split, number in published.items())
+        )
+
+
+def verifier(dataset: str, published: Mapping[str, int] | None = None) -> Callable[[str | os.PathLike], None]:
+    """`verify` of a store of a set that was published with so many clips of each split."""
+
+    def verify_one(path: str | os.PathLike) -> None:
+        verify(path, dataset, published)
+
+    return verify_one
 
 
 def describe(path: str | os.PathLike) -> str:
     """A sentence of what a store holds."""
     store = Store(path)
-    clips = " and ".join(f"{sum(c.split == s for c in store.clips)} {s}" for s in SPLITS)
-    if any(clip.split == UNDIVIDED for clip in store.clips):
-        clips = f"{len(store.clips)} undivided"
+    found = Counter(clip.split for clip in store.clips)
+    clips = " and ".join(
+        f"{found[split]} {_CLIPS[split]}" for split in ([UNDIVIDED] if found[UNDIVIDED] else SPLITS)
+    )
     size, told = sum(entry["size"] for entry in store.manifest["files"].values()), store.manifest.get
     put = f"{told('sorted_events', 0)} sorted"
     if told("clock_restarts"):

@@ -21,7 +21,7 @@ from attsnn.data.core.files import plain
 from attsnn.data.core.preparing import Entry, write_recordings
 from attsnn.data.core.raw import open_raw
 from attsnn.data.core.recordings import EventFrames
-from attsnn.data.core.store import UNDIVIDED, describe, verify
+from attsnn.data.core.store import SPLITS, UNDIVIDED, describe, verifier
 from attsnn.data.errors import warn
 from attsnn.data.formats import aedat2, columns, mat
 
@@ -129,10 +129,10 @@ CIFAR10_DVS = DataSet(
     where=WHERE,
     licence="that of its figshare record, 4724671; CIFAR-10 has none",
     classes=CLASSES,
-    splits=("train", "test"),
+    splits=SPLITS,
     open=CIFAR10DVS,
     prepare=prepare,
-    verify=verify,
+    verify=verifier("cifar10_dvs", {UNDIVIDED: RECORDINGS * len(CLASSES)}),
     describe=describe,
     files=FILES,
     raw="the folder of the archives, or of <class>/ with .aedat, .mat or SpikingJelly's .npz files",

@@ -7,6 +7,7 @@ used.
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from attsnn.data.core.files import plain
 from attsnn.data.core.preparing import Entry, write_recordings
 from attsnn.data.core.raw import open_raw
 from attsnn.data.core.recordings import EventFrames
-from attsnn.data.core.store import SPLITS, describe, verify
+from attsnn.data.core.store import SPLITS, describe, verifier
 from attsnn.data.errors import DataFormatError, warn
 from attsnn.data.formats import text
 
@@ -54,7 +55,10 @@ def prepare(
         )
     people = sorted({int(number) for _, number, _ in parts.values()})
     known = PEOPLE.get(len(people), "neither 20 nor 21, the published numbers")
-    warn(f"{plain(source.path)}: found {len(people)} people, {known}")
+    if len(people) not in PEOPLE:
+        warn(f"{plain(source.path)}: found {len(people)} people, {known}")
+    elif progress:
+        print(f"{plain(source.path)}: {len(people)} people, {known}", file=sys.stderr)
     entries = [
         Entry(name, people.index(int(number)), f"{number}/{Path(file).stem}", split)
         for name, (split, number, file) in parts.items()
@@ -92,7 +96,7 @@ DVS_GAIT = DataSet(
     splits=SPLITS,
     open=DVSGait,
     prepare=prepare,
-    verify=verify,
+    verify=verifier("dvs_gait"),
     describe=describe,
     raw="the folder of train/<number>/*.txt and test/<number>/*.txt",
     flags={"strict": "refuse any time that decreases"},

@@ -22,7 +22,7 @@ from attsnn.data.core.files import plain
 from attsnn.data.core.preparing import Entry, write_recordings
 from attsnn.data.core.raw import Listing, Raw, list_raw, open_raw
 from attsnn.data.core.recordings import EventFrames
-from attsnn.data.core.store import SPLITS, StoreWriter, describe, verify
+from attsnn.data.core.store import SPLITS, StoreWriter, describe, verifier
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError, warn
 from attsnn.data.formats import aedat3, columns
 from attsnn.data.formats.labels import Interval, read_classes, read_intervals, read_trials
@@ -206,7 +206,7 @@ DVS_GESTURE = DataSet(
     splits=SPLITS,
     open=DVSGesture,
     prepare=prepare,
-    verify=verify,
+    verify=verifier("dvs_gesture", CLIPS),
     describe=describe,
     files=FILES,
     raw="the folder or .tar.gz as published, or SpikingJelly's events_np",

@@ -19,7 +19,7 @@ from attsnn.data.core.files import plain
 from attsnn.data.core.preparing import Entry, write_recordings
 from attsnn.data.core.raw import open_raw
 from attsnn.data.core.recordings import EventFrames
-from attsnn.data.core.store import UNDIVIDED, describe, verify
+from attsnn.data.core.store import SPLITS, UNDIVIDED, describe, verifier
 from attsnn.data.errors import DataMissingError, warn
 from attsnn.data.formats import atis
 
@@ -119,10 +119,10 @@ NCALTECH101 = DataSet(
     where=WHERE,
     licence="CC BY 4.0",
     classes=CLASSES,
-    splits=("train", "test"),
+    splits=SPLITS,
     open=NCaltech101,
     prepare=prepare,
-    verify=verify,
+    verify=verifier("ncaltech101", {UNDIVIDED: RECORDINGS}),
     describe=describe,
     files=FILES,
     raw="the archive, or the folder of <class>/image_NNNN.bin",
