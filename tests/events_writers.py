@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from attsnn.data import Events, make_events
+from attsnn.data.core.events import COLUMNS
 
 TEXT = (
     b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n"
@@ -23,6 +24,16 @@ def random_events(
     rng = np.random.default_rng(seed)
     x, y, p = rng.integers(0, (side, side, 2), (number, 3)).T
     return make_events(np.sort(rng.integers(start, start + length, number)), x, y, p)
+
+
+def assert_equal(got: Events, wanted: Events) -> None:
+    for name, dtype in COLUMNS.items():
+        assert getattr(got, name).dtype == dtype
+        np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name), err_msg=name)
+
+
+def as_array(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.uint8)
 
 
 def packet(events: Events, *, valid=1, **fields: int) -> bytes:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import on_host
 import pytest
-from events_writers import random_events
+from events_writers import as_array, assert_equal, random_events
 
-from attsnn.data import DataFormatError, Events, make_events
+from attsnn.data import DataFormatError, make_events
 from attsnn.data.core.events import COLUMNS
 from attsnn.data.formats import aedat2, atis, columns, mat, text
 from attsnn.data.synthetic import writers
@@ -20,18 +20,8 @@ from attsnn.data.synthetic import writers
 MAGIC = b"#!AER-DAT2.0\r\n"
 
 
-def assert_equal(got: Events, wanted: Events) -> None:
-    for name, dtype in COLUMNS.items():
-        assert getattr(got, name).dtype == dtype
-        np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name), err_msg=name)
-
-
 def bytes_of(path: Path) -> np.ndarray:
     return np.fromfile(path, np.uint8)
-
-
-def as_array(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, np.uint8)
 
 
 def record2(address: int, t: int) -> bytes:
@@ -428,13 +418,16 @@ def test_damaged_matrices_do_not_end_the_process(packed, tmp_path):
     """scipy crashes on elements of a type that is none."""
     savemat = pytest.importorskip("scipy.io", reason="extra mat").savemat
     savemat(tmp_path / "a.mat", {"out1": np.ones((20, 4))}, do_compression=packed)
-    whole, rng = bytes_of(tmp_path / "a.mat"), np.random.default_rng(0)
+    whole, rng, refused = bytes_of(tmp_path / "a.mat"), np.random.default_rng(0), 0
     for at in range(len(whole) if packed else 256):
         for value in (0, 14, 64, 128, 255, int(rng.integers(256))):
             data = whole.copy()
             data[at] = value
+            refused += 1
             with contextlib.suppress(DataFormatError):
                 assert len(mat.decode(data).events) == 20
+                refused -= 1
+    assert refused > 50
 
 
 # any bytes
@@ -465,9 +458,8 @@ def test_mutated_files_are_read_alike_or_refused_alike(kind, fused, tmp_path):
         data = bytearray(whole)
         for _ in range(rng.integers(1, 4)):
             at, letter = rng.integers(0, len(data)), int(rng.integers(0, 256))
-            letter = (
-                letters[letter % len(letters)] if "t" in kind and kind != "atis" and letter < 250 else letter
-            )
+            if kind in ("text", "table") and letter < 250:
+                letter = letters[letter % len(letters)]
             data[at : at + rng.integers(0, 2)] = [letter] * rng.integers(0, 2)
         fast, slow = (outcome(decode, bytes(data), backend) for backend in ("fused", "reference"))
         assert fast == slow, bytes(data)
@@ -485,8 +477,11 @@ def test_mutated_arrays_raise_only_format_errors(tmp_path):
     writers.write_arrays(tmp_path / "a.npy", random_events(12))
     rng = np.random.default_rng(0)
     for name in ("a.npz", "a.npy"):
-        for _ in range(400):
+        read = 0
+        for n in range(400):
             data = bytes_of(tmp_path / name)
             data[rng.integers(0, len(data), rng.integers(1, 4))] = rng.integers(0, 256)
             with contextlib.suppress(DataFormatError):
-                columns.decode(data[: rng.integers(1, len(data) + 1)])
+                columns.decode(data[: rng.integers(1, len(data) + 1)] if n % 2 else data)
+                read += 1
+        assert 5 < read < 200, name  # some changes do no harm, most files that were cut short are told

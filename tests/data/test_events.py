@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from events_writers import TEXT, aedat, other_packet, packet, random_events
+from events_writers import TEXT, aedat, as_array, assert_equal, other_packet, packet, random_events
 
 from attsnn import _extension
 from attsnn.data import (
@@ -25,16 +25,6 @@ from attsnn.data.core.events import COLUMNS, clip_starts, generator, random_star
 from attsnn.data.formats.aedat3 import decode, write
 
 HEADER, MOST = len(TEXT), 2**31 - 1
-
-
-def as_array(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, np.uint8)
-
-
-def assert_equal(got: Events, wanted: Events) -> None:
-    for name, dtype in COLUMNS.items():
-        assert getattr(got, name).dtype == dtype
-        np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name), err_msg=name)
 
 
 def test_decode_reads_what_was_written(backend, tmp_path):

@@ -42,7 +42,8 @@ FILES = (
 )
 WHERE = (
     "by hand, from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html follow Google Drive to "
-    f"Img/{ARCHIVE} and Eval/{PARTITION} ({', '.join(map(str, FILES))}) and put both into DIR"
+    f"Img/{ARCHIVE} and Eval/{PARTITION} ({', '.join(map(str, FILES))}) and put both into DIR, "
+    "then run `python -m attsnn.data verify celeba DIR`"
 )
 
 

@@ -38,7 +38,8 @@ ARCHIVES = {file.name: file for file in FILES}
 WHERE = (
     "get it from https://image-net.org/download-images.php (log in and accept the terms): "
     + ", ".join(map(str, FILES))
-    + "; or as shards from https://huggingface.co/datasets/timm/imagenet-1k-wds (gated too)"
+    + " and run `python -m attsnn.data prepare imagenet RAW DIR`; or as shards from "
+    "https://huggingface.co/datasets/timm/imagenet-1k-wds (gated too)"
 )
 
 
