@@ -106,10 +106,20 @@ def test_splits_are_no_classes(tree, tmp_path):
         for file in (tree / split).rglob("*.npy"):
             array(tmp_path / "flat" / split / f"{file.parent.name}{file.name}", 1)
             array(tmp_path / "below" / file.parent.name / split / file.name, 1)
-    with pytest.raises(DataFormatError, match="right below train/ or test/; wanted them in train/<class>/"):
+    with pytest.raises(DataFormatError, match="right below test/ and train/; wanted them in train/<class>/"):
         recordings.prepare(tmp_path / "flat", tmp_path / "store", progress=False)
     with pytest.raises(DataFormatError, match="found folders train and test below others"):
         recordings.prepare(tmp_path / "below", tmp_path / "store", progress=False)
+
+
+def test_splits_in_other_words(tree, tmp_path):
+    wanted = clips(tree, tmp_path / "wanted")
+    (tree / "test").rename(tree / "Testing")
+    (tree / "train").rename(tree / "training")
+    assert clips(tree, tmp_path / "store") == wanted
+    array(tree / "train/left/1.npy", 5)
+    with pytest.raises(DataFormatError, match=r"left/1.npy: is one of two files of this name"):
+        recordings.prepare(tree, tmp_path / "twice", progress=False)
 
 
 @pytest.mark.parametrize("behind", ["zeroed header", "another tar", "another tar.gz", "a byte"])

@@ -13,13 +13,13 @@ from attsnn.data.core.files import map_file, plain
 from attsnn.data.core.raw import Raw
 from attsnn.data.errors import DataFormatError, DataMissingError
 
-FILE_BYTES = 1 << 28
+MOST_BYTES = 1 << 28
 
 
 class Layout(NamedTuple):
     """Files of these names in one of `folders` below a root ("" for the root), or in one of `archives`.
 
-    Compressed (.gz) or not, with a dot before idx as some unpackers leave it, each of at most FILE_BYTES.
+    Compressed (.gz) or not, with a dot before idx as some unpackers leave it, each of at most MOST_BYTES.
     """
 
     names: tuple[str, ...]
@@ -31,7 +31,7 @@ class Layout(NamedTuple):
         return re.escape(name).replace(r"\-idx", "[-.]idx") + r"(?:\.gz)?"
 
 
-class File(NamedTuple):
+class Content(NamedTuple):
     """A file's own name, its name for messages, and its bytes."""
 
     name: str
@@ -44,7 +44,7 @@ class Found(NamedTuple):
 
     layout: Layout
     where: str
-    read: Callable[[str], File]
+    read: Callable[[str], Content]
 
 
 def find_files(root: str | os.PathLike, layouts: Sequence[Layout], missing: str) -> Found:
@@ -72,8 +72,8 @@ def find_files(root: str | os.PathLike, layouts: Sequence[Layout], missing: str)
     raise DataMissingError(f"{said}; {missing}")
 
 
-def _file(there: dict[str, Path], name: str) -> File:
-    return File(there[name].name, plain(there[name]), map_file(there[name]))
+def _file(there: dict[str, Path], name: str) -> Content:
+    return Content(there[name].name, plain(there[name]), map_file(there[name]))
 
 
 def _in_folder(folder: Path, layout: Layout) -> dict[str, Path]:
@@ -96,10 +96,11 @@ def _in_archive(archive: Path, layout: Layout) -> Found | str:
         missed = [name for name, matches in found.items() if not matches]
         if missed:
             return f"{plain(archive)} does not hold {missed[0]}"
-        contents = dict(raw.read((matches[0] for matches in found.values()), FILE_BYTES))
+        contents = dict(raw.read((matches[0] for matches in found.values()), MOST_BYTES))
     except DataFormatError as error:
         return str(error)
     files = {
-        name: File(matches[0], raw.where(matches[0]), contents[matches[0]]) for name, matches in found.items()
+        name: Content(matches[0], raw.where(matches[0]), contents[matches[0]])
+        for name, matches in found.items()
     }
     return Found(layout, plain(archive), files.__getitem__)

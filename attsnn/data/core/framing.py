@@ -88,7 +88,7 @@ class Framing:
         bounds = [np.ascontiguousarray(values, np.int64) for values in (first, last, origin)]
         if len(bounds[0]) and (bounds[1] - bounds[0]).max() > MOST:
             raise ValueError(f"a sample holds at most {MOST} events (int32 counts)")
-        frames, bad = self._fused(columns, bounds, types, threads)
+        frames, bad = self._counts(columns, bounds, types, threads)
         if bad >= 0:
             height, width = self.sensor
             where = ", ".join(f"{name} = {c[bad]}" for name, c in zip("xyp", columns[1:], strict=True))
@@ -97,7 +97,7 @@ class Framing:
             )
         return frames
 
-    def _fused(self, columns, bounds, types, threads) -> tuple[np.ndarray, int]:
+    def _counts(self, columns, bounds, types, threads) -> tuple[np.ndarray, int]:
         if not use_fused(self.backend, "cpu"):
             return self._reference(columns, bounds, types)
         columns = [np.ascontiguousarray(column) for column in columns]

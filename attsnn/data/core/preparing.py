@@ -20,7 +20,7 @@ from attsnn.data.errors import warn
 
 # Bytes that an event takes in a file of each kind, to tell before the work what a store will take; those of
 # texts and of what may be compressed are typical ones.
-FILE_BYTES = {".aedat": 8, ".bin": 5, ".mat": 16, ".npz": 16, ".npy": 16, ".txt": 14, ".csv": 14}
+EVENT_IN_FILE = {".aedat": 8, ".bin": 5, ".mat": 16, ".npz": 16, ".npy": 16, ".txt": 14, ".csv": 14}
 
 
 class Entry(NamedTuple):
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
 def store_bytes(raw: Raw, files: Iterable[str]) -> int:
     """About how many bytes the events of these files take in a store."""
-    return sum(raw.size(f) // FILE_BYTES[Path(f).suffix.lower()] * EVENT_BYTES for f in files)
+    return sum(raw.size(f) // EVENT_IN_FILE[Path(f).suffix.lower()] * EVENT_BYTES for f in files)
 
 
 def write_recordings(

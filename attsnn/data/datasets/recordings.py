@@ -22,6 +22,7 @@ from attsnn.data.core.contract import DataSet
 from attsnn.data.core.decoding import Recording
 from attsnn.data.core.files import plain
 from attsnn.data.core.framing import SIDE
+from attsnn.data.core.places import ARCHIVES
 from attsnn.data.core.preparing import Entry, sides_of, write_recordings
 from attsnn.data.core.raw import Raw, open_raw
 from attsnn.data.core.recordings import EventFrames
@@ -33,6 +34,8 @@ from attsnn.data.formats.columns import TimeUnit
 
 KINDS = (".aedat", ".npz", ".npy", ".csv", ".txt")
 IN_A_FOLDER = re.compile(rf".+/[^/]+(?:{'|'.join(map(re.escape, KINDS))})", re.DOTALL | re.IGNORECASE)
+SPLIT_OF = {"train": "train", "training": "train", "test": "test", "testing": "test"}  # by its folder
+OTHER_SPLITS = ("val", "valid", "validation", "eval", "dev")
 FOLDERS = 64  # levels below RAW
 WHERE = (
     "put recordings (.aedat, .npz, .npy, .csv, .txt) into RAW/train/<class>/ and RAW/test/<class>/, or into "
@@ -91,19 +94,22 @@ def _size(sensor: str | tuple[int, int] | None) -> tuple[int, int] | None:
 
 def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
     """The recordings, and the names of the classes, sorted; warns of what is left out."""
-    strange = [name for name in source.others if Path(name).suffix.lower() not in KINDS]
+    others = [name for name in source.others if not name.lower().endswith(ARCHIVES)]
+    strange = [name for name in others if Path(name).suffix.lower() not in KINDS]
     _say_left(source, strange, "files are no recordings")
     files = {name: name.split("/") for name in source.names}
     # A folder that holds all of it says nothing, unless it is one of the splits.
     while len({parts[0] for parts in files.values()}) == 1 and any(len(p) > 2 for p in files.values()):
-        if next(iter(files.values()))[0].lower() in SPLITS:
+        if next(iter(files.values()))[0].lower() in SPLIT_OF:
             break
         files = {name: parts[1:] for name, parts in files.items() if len(parts) > 2}
-    splits = {parts[0].lower() for parts in files.values() if len(parts) > 2} & set(SPLITS)
-    wanted = 3 if splits else 2
-    chosen = {n: p for n, p in files.items() if len(p) >= wanted and (not splits or p[0].lower() in splits)}
+    split_of = {
+        n: SPLIT_OF[p[0].lower()] for n, p in files.items() if len(p) > 2 and p[0].lower() in SPLIT_OF
+    }
+    splits, wanted = set(split_of.values()), 3 if split_of else 2
+    chosen = {name: parts for name, parts in files.items() if name in split_of or not splits}
     layout = "train/<class>/ and test/<class>/" if splits else "<class>/"
-    stray = [name for name in source.others if name not in strange]
+    stray = [name for name in others if name not in strange]
     stray += [name for name in source.names if name not in chosen]
     _say_left(source, stray, f"recordings are not in {layout}")
     _expect_classes(source, splits, chosen)
@@ -113,13 +119,13 @@ def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
         )
     classes = tuple(sorted({parts[wanted - 2] for parts in chosen.values()}))
     names = {name: "/".join(parts[wanted - 2 :]).rpartition(".")[0] for name, parts in chosen.items()}
-    places = Counter((parts[0] if splits else "", names[name]) for name, parts in chosen.items())
+    places = Counter((split_of.get(name), names[name]) for name in chosen)
     entries = []
     for name, parts in chosen.items():
-        split = parts[0].lower() if splits else UNDIVIDED
-        if places[parts[0] if splits else "", names[name]] > 1:
+        split = split_of.get(name, UNDIVIDED)
+        if places[split_of.get(name), names[name]] > 1:
             raise DataFormatError(
-                "is one of two files of this name, the other in another format; give one another name",
+                "is one of two files of this name; give one another name",
                 path=source.where(name),
             )
         entries.append(Entry(name, classes.index(parts[wanted - 2]), names[name], split))
@@ -128,9 +134,11 @@ def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
 
 def _expect_classes(source: Raw, splits: set[str], chosen: dict[str, list[str]]) -> None:
     """DataFormatError where a split would be taken for a class, or a class for a split."""
-    if not splits and {parts[0].lower() for parts in chosen.values()} <= set(SPLITS):
+    tops = sorted({parts[0] for parts in chosen.values()})
+    if not splits and tops and all(top.lower() in (*SPLIT_OF, *OTHER_SPLITS) for top in tops):
         raise DataFormatError(
-            "found recordings right below train/ or test/; wanted them in train/<class>/ and test/<class>/",
+            f"found recordings right below {'/ and '.join(tops)}/; wanted them in train/<class>/ and "
+            "test/<class>/",
             path=plain(source.path),
         )
     inner = {part.lower(): part for parts in chosen.values() for part in parts[1:-1]}
