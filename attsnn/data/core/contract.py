@@ -8,6 +8,8 @@ from typing import Any
 
 # Keyword-only arguments of `prepare` that a command line has no flag for.
 PYTHON_ONLY = ("progress", "about", "backend")
+# The help of a flag of all sets of event recordings.
+STRICT = {"strict": "refuse any time that decreases; default: one event in 10,000 is sorted into place"}
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Raw:
 
     `names` are these parts, sorted. Archives below a folder are looked into where it has no such files, else
     `archives` lists them. The files of a place must lie below one folder, or below one that ends in `folder`,
-    which is preferred; `left` counts what matches elsewhere, `others` are files that do not match.
+    which is preferred; `left` counts what matches elsewhere, `others` are other files that do not match.
     DataFormatError.
     """
 
@@ -63,8 +63,6 @@ class Raw:
         self.archives = listing.archives  # not looked into
         found = list(self._matches(listing.place, listing.members))
         if not found and self.archives:
-            looked_into = {member.path for member in listing.members if member.handle in self.archives}
-            self.others = [path for path in self.others if path not in looked_into]
             found = [match for place, members in listing.inner for match in self._matches(place, members)]
             self.archives = []
         tops = Counter((place, top) for top, _, place, _ in found)
@@ -89,13 +87,15 @@ class Raw:
 
     def _matches(self, place: Place, members: Iterable[Member]) -> Iterator[tuple[str, str, Place, Member]]:
         """(what precedes the name, name, place, member) of each file that matches."""
+        known = set(self._listing.archives)
         for member in members:
             parts = self._listing.parts(place, member)
             name = "/".join(parts[-self._depth :])
             if any(map(is_junk, parts)) or "" in parts:
                 continue
             if not self._pattern.fullmatch(name):
-                self.others.append(member.path)
+                if member.handle not in known:
+                    self.others.append(member.path)
                 continue
             if not member.regular:
                 raise DataFormatError(

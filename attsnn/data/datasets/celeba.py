@@ -209,7 +209,9 @@ def verify(path: str | os.PathLike, *, decode: bool = False, subset: bool = Fals
         if bad:
             faults.append(f"{len(bad):,} {split} images are missing or corrupt")
         if found != COUNTS[split] and not subset:
-            faults.append(f"{split} has {found:,} images, published are {COUNTS[split]:,}")
+            faults.append(
+                f"{split} has {found:,} images, published are {COUNTS[split]:,} (of a part: --subset)"
+            )
     if faults:
         raise DataFormatError("; ".join(faults), path=plain(path))
 
@@ -234,7 +236,7 @@ CELEBA = DataSet(
     files=FILES,
     raw=f"the folder of {ARCHIVE} or {FOLDER}/, and of {PARTITION}",
     out="the folder to write, which must not be there yet",
-    path="the folder of these, or what `prepare` wrote",
+    path="the folder of img_align_celeba.zip or img_align_celeba/, and of the partition",
     flags={
         "decode": "decode every image, not only those that begin or end oddly",
         "subset": "any number of images is complete",

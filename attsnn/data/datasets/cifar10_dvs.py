@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from attsnn._extension import Backend
-from attsnn.data.core.contract import DataSet, File
+from attsnn.data.core.contract import STRICT, DataSet, File
 from attsnn.data.core.decoding import Recording
 from attsnn.data.core.events import Events
 from attsnn.data.core.files import plain
@@ -136,5 +136,5 @@ CIFAR10_DVS = DataSet(
     describe=describe,
     files=FILES,
     raw="the folder of the archives, or of <class>/ with .aedat, .mat or SpikingJelly's .npz files",
-    flags={"strict": "refuse any time that decreases"},
+    flags=STRICT,
 )

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from attsnn._extension import Backend
-from attsnn.data.core.contract import DataSet
+from attsnn.data.core.contract import STRICT, DataSet
 from attsnn.data.core.decoding import Recording
 from attsnn.data.core.files import plain
 from attsnn.data.core.preparing import Entry, write_recordings
@@ -99,5 +99,5 @@ DVS_GAIT = DataSet(
     verify=verifier("dvs_gait"),
     describe=describe,
     raw="the folder of train/<number>/*.txt and test/<number>/*.txt",
-    flags={"strict": "refuse any time that decreases"},
+    flags=STRICT,
 )

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from attsnn._extension import Backend
-from attsnn.data.core.contract import DataSet, File
+from attsnn.data.core.contract import STRICT, DataSet, File
 from attsnn.data.core.decoding import Recording
 from attsnn.data.core.files import plain
 from attsnn.data.core.preparing import Entry, write_recordings
@@ -210,8 +210,5 @@ DVS_GESTURE = DataSet(
     describe=describe,
     files=FILES,
     raw="the folder or .tar.gz as published, or SpikingJelly's events_np",
-    flags={
-        "strict": "refuse any time that decreases",
-        "fix_known_labels": "correct the end of class 9 in user22_led",
-    },
+    flags=STRICT | {"fix_known_labels": "correct the end of class 9 in user22_led"},
 )

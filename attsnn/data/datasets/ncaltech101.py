@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from attsnn._extension import Backend
-from attsnn.data.core.contract import DataSet, File
+from attsnn.data.core.contract import STRICT, DataSet, File
 from attsnn.data.core.decoding import Recording
 from attsnn.data.core.files import plain
 from attsnn.data.core.preparing import Entry, write_recordings
@@ -126,5 +126,5 @@ NCALTECH101 = DataSet(
     describe=describe,
     files=FILES,
     raw="the archive, or the folder of <class>/image_NNNN.bin",
-    flags={"strict": "refuse any time that decreases"},
+    flags=STRICT,
 )

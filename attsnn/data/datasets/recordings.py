@@ -18,11 +18,10 @@ from typing import Literal
 import numpy as np
 
 from attsnn._extension import Backend
-from attsnn.data.core.contract import DataSet
+from attsnn.data.core.contract import STRICT, DataSet
 from attsnn.data.core.decoding import Recording
 from attsnn.data.core.files import plain
 from attsnn.data.core.framing import SIDE
-from attsnn.data.core.places import ARCHIVES
 from attsnn.data.core.preparing import Entry, sides_of, write_recordings
 from attsnn.data.core.raw import Raw, open_raw
 from attsnn.data.core.recordings import EventFrames
@@ -94,8 +93,7 @@ def _size(sensor: str | tuple[int, int] | None) -> tuple[int, int] | None:
 
 def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
     """The recordings, and the names of the classes, sorted; warns of what is left out."""
-    others = [name for name in source.others if not name.lower().endswith(ARCHIVES)]
-    strange = [name for name in others if Path(name).suffix.lower() not in KINDS]
+    strange = [name for name in source.others if Path(name).suffix.lower() not in KINDS]
     _say_left(source, strange, "files are no recordings")
     files = {name: name.split("/") for name in source.names}
     # A folder that holds all of it says nothing, unless it is one of the splits.
@@ -109,7 +107,7 @@ def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
     splits, wanted = set(split_of.values()), 3 if split_of else 2
     chosen = {name: parts for name, parts in files.items() if name in split_of or not splits}
     layout = "train/<class>/ and test/<class>/" if splits else "<class>/"
-    stray = [name for name in others if name not in strange]
+    stray = [name for name in source.others if name not in strange]
     stray += [name for name in source.names if name not in chosen]
     _say_left(source, stray, f"recordings are not in {layout}")
     _expect_classes(source, splits, chosen)
@@ -185,10 +183,10 @@ RECORDINGS = DataSet(
     verify=verify,
     describe=describe,
     raw="the folder of train/<class>/ and test/<class>/, or of <class>/",
-    flags={
+    flags=STRICT
+    | {
         "sensor": "HEIGHTxWIDTH in pixels; default: as wide and high as the events are",
-        "time_unit": "of the times in .npz, .npy, .csv and .txt",
+        "time_unit": "of the times in .npz, .npy, .csv and .txt; default: us",
         "columns": "names of the columns of .csv, .txt and .npy, in place of a header's, e.g. x,y,p,t",
-        "strict": "refuse any time that decreases",
     },
 )
