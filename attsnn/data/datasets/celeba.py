@@ -235,7 +235,7 @@ CELEBA = DataSet(
     describe=describe,
     files=FILES,
     raw=f"the folder of {ARCHIVE} or {FOLDER}/, and of {PARTITION}",
-    out="the folder to write, which must not be there yet",
+    out="the folder to write: a new one, or an empty one",
     path="the folder of img_align_celeba.zip or img_align_celeba/, and of the partition",
     flags={
         "decode": "decode every image, not only those that begin or end oddly",

@@ -156,7 +156,7 @@ def _contract(classes: int, kind: type, names: tuple[str, ...]) -> DataSet:
         describe=describe,
         files=FILES[classes],
         raw="the archive, or the folder of it or of what is in it",
-        out="the folder to write, which must not be there yet",
+        out="the folder to write: a new one, or an empty one",
         path="the folder of the archive or of what is in it, or what `prepare` wrote",
     )
 

@@ -203,7 +203,7 @@ IMAGENET = DataSet(
     describe=describe,
     files=FILES,
     raw="the folder of the official archives",
-    out="the folder of train/ and val/ to write, which must not be there yet",
+    out="the folder of train/ and val/ to write: a new one, or an empty one",
     path="class folders or shards",
     flags={
         "val_labels": "a text with a wnid a line, in place of the development kit",

@@ -201,7 +201,7 @@ def _contract(name: str, title: str, licence: str, kind: type) -> DataSet:
         describe=describe,
         files=FILES[name],
         raw="the folder of the four files, compressed or not",
-        out="the folder to write, which must not be there yet",
+        out="the folder to write: a new one, or an empty one",
         path="the folder of the four files, or what `prepare` wrote",
     )
 
