@@ -13,7 +13,7 @@ from imagenet_writers import samples, write_shards
 from attsnn.data import DataError, DataFormatError, ImageNet, Recordings, make_events, write_store
 from attsnn.data.core import staging
 from attsnn.data.core.store import Store
-from attsnn.data.datasets import recordings
+from attsnn.data.datasets import dvs_gait, recordings
 
 FILES = ("train/left/1", "train/right/2", "test/left/1", "test/right/2")
 
@@ -92,6 +92,21 @@ def test_compressed_tars(ending, mode, tree, tmp_path):
     with tarfile.open(tmp_path / f"x.{ending}", mode) as tar:
         tar.add(tree, "tree")
     assert clips(tmp_path / f"x.{ending}", tmp_path / "store") == clips(tree, tmp_path / "wanted")
+
+
+@pytest.mark.parametrize("inside", ["", "{}/"])
+def test_two_versions_of_a_set_are_not_mixed(inside, tmp_path):
+    for version in ("Day", "Night"):
+        names = [f"{split}/{number}/{version}.txt" for split in ("train", "test") for number in (1, 2)]
+        for name in names:
+            (tmp_path / version / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / version / name).write_text("1 2 3 1\n")
+        files = {f"{inside.format(version)}{name}": tmp_path / version / name for name in names}
+        packed(tmp_path / "raw" / f"{version}.zip", files)
+    with pytest.raises(
+        DataFormatError, match=r"Night.zip: holds train/1/, and so does .*Day.zip; name one of"
+    ):
+        dvs_gait.prepare(tmp_path / "raw", tmp_path / "store", progress=False)
 
 
 def test_names_with_dots_are_classes_of_their_own(tree, tmp_path):

@@ -75,6 +75,7 @@ class Raw:
             for (place, top), number in left.items()
         }
         self._files: dict[str, tuple[Place, Member]] = {}
+        places: dict[str, Place] = {}
         for top, name, place, member in found:
             if (place, top) in chosen:
                 if name in self._files:
@@ -83,6 +84,14 @@ class Raw:
                         path=plain(place.where(member.path)),
                     )
                 self._files[name] = place, member
+                # Parts of one set share no folder; two versions of it do, and are not to be mixed.
+                inner = name.rpartition("/")[0]
+                if inner and places.setdefault(inner, place) is not place:
+                    raise DataFormatError(
+                        f"holds {plain(inner)}/, and so does {plain(places[inner].path)}; name one of them, "
+                        "or unpack both into one folder",
+                        path=plain(place.path),
+                    )
         self.names = sorted(self._files)
 
     def _matches(self, place: Place, members: Iterable[Member]) -> Iterator[tuple[str, str, Place, Member]]:
