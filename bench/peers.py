@@ -86,16 +86,24 @@ class Column:
 
 @contextlib.contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
+    """Raises _TooLongError in the block when its time is over, at any place: also within torch.no_grad(),
+    before it can put back what it changed, so that is done here.
+    """
+    over, records = False, torch.is_grad_enabled()
+
     def ring(*_):
-        raise _TooLongError
+        if not over:
+            raise _TooLongError
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
+        over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        torch.set_grad_enabled(records)
 
 
 # ---- PyTorch loops

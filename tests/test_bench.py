@@ -408,6 +408,18 @@ def test_a_column_that_is_not_ready_is_a_named_gap(monkeypatch):
         column.layer("leaky", torch.zeros(4, 3))
 
 
+def test_one_that_is_interrupted_leaves_gradients_on():
+    """The alarm may ring within torch.no_grad(), before it is ready to put back what it found."""
+
+    def prepare():
+        torch.set_grad_enabled(False)
+        time.sleep(5)
+
+    with pytest.raises(peers.GapError, match=r"not ready within 0\.01 s"):
+        peers.Column("sleeper", prepare).ready(prepare, 0.01)
+    assert torch.is_grad_enabled()
+
+
 @pytest.mark.parametrize(("name", "step"), [("ms_resnet", 16.5), ("leaky", 20)])
 def test_moved_bytes_are_the_floor(fused, name, step):
     """An element-step of ours in float32, kernels.md 4.1: 8 bytes forward; 16.5 from two bits, 20 from x."""
