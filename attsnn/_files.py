@@ -27,6 +27,14 @@ def sync(descriptor: int | None) -> None:
             raise
 
 
+def write_file(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file, and waits until it is on disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        sync(file.fileno())
+
+
 def sync_folder(path: str | os.PathLike) -> None:
     """The same of the names in a folder."""
     with opened_folder(path) as descriptor:

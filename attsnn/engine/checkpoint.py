@@ -22,7 +22,8 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from attsnn._files import sync, sync_folder
+from attsnn._files import sync_folder
+from attsnn._files import write_file as _write_file
 
 from .errors import CheckpointError, UsageError
 
@@ -206,13 +207,6 @@ def _write_files(directory: Path, step: int, files: Mapping[str, bytes]) -> Path
     except OSError:
         _remove(temporary)
         raise
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        sync(file.fileno())
 
 
 def _point(directory: Path, pointer: str, name: str) -> None:

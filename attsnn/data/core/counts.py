@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attsnn._files import sync
+from attsnn._files import write_file
 from attsnn.data.core.find import Found
 from attsnn.data.core.images import Arrays
 from attsnn.data.core.staging import staged
@@ -62,8 +62,5 @@ def unpack(found: Found, out: str | os.PathLike, folder: str) -> Path:
             content = found.read(name).data.tobytes()
             if content.startswith(b"\x1f\x8b"):  # which was read as a whole already
                 content = gzip.decompress(content)
-            with open(partial / folder / name, "xb") as file:
-                file.write(content)
-                file.flush()
-                sync(file.fileno())
+            write_file(partial / folder / name, content)
     return Path(out)

@@ -30,8 +30,9 @@ TOTAL_BYTES = 1 << 36
 MEMBERS = 1_000_000
 CALLED_LIKE_A_FILE = re.compile(r"\.(?:aedat|npz|npy|mat|bin|txt|csv)$", re.IGNORECASE)
 LEVELS = 64  # of folders
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
-UNREAD = (".7z", ".rar", ".tar.zst", ".gz", ".bz2", ".xz", ".zst")  # archives of other kinds
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVES = (".tar", *COMPRESSED_TARS, ".zip")
+UNREAD = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")  # archives of other kinds
 # What tarfile and gzip raise for numbers and names that make no sense, and headers without end.
 UNSOUND_TAR = (
     *(tarfile.TarError, zlib.error, lzma.LZMAError),

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attsnn._files import mapped, sync
+from attsnn._files import mapped, sync, write_file
 from attsnn.data.core.events import COLUMNS, Events
 from attsnn.data.core.files import plain
 from attsnn.data.core.framing import SIDE
@@ -208,7 +208,7 @@ def verify(
     """
     store = Store(path)
     store.verify()
-    print(describe(path))
+    print(_said(store))
     if dataset is not None and (made := store.manifest.get("dataset", dataset)) != dataset:
         raise DataFormatError(f"was prepared from {made}; wanted {dataset}", path=path)
     found = Counter(clip.split for clip in store.clips)
@@ -230,7 +230,10 @@ def verifier(dataset: str, published: Mapping[str, int] | None = None) -> Callab
 
 def describe(path: str | os.PathLike) -> str:
     """A sentence of what a store holds."""
-    store = Store(path)
+    return _said(Store(path))
+
+
+def _said(store: Store) -> str:
     found = Counter(clip.split for clip in store.clips)
     clips = " and ".join(
         f"{found[split]} {_CLIPS[split]}" for split in ([UNDIVIDED] if found[UNDIVIDED] else SPLITS)
@@ -246,10 +249,7 @@ def describe(path: str | os.PathLike) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        sync(file.fileno())
+    write_file(path, text.encode("utf-8"))
 
 
 def _sha256(path: Path) -> str:

@@ -4,6 +4,7 @@ It is opened where it lies: `img_align_celeba.zip` or the folder of that name, w
 beside it; no other list is asked for. torchvision's folder `celeba/` is found from its root.
 """
 
+import codecs
 import hashlib
 import os
 import re
@@ -135,7 +136,7 @@ def _partition(path: Path) -> dict[str, list[str]]:
         raise DataFormatError(f"found {len(text)} bytes; wanted at most {TEXT_BYTES}", path=plain(path))
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     seen = set()
-    rows = text.tobytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")  # the mark of spreadsheets
+    rows = text.tobytes().removeprefix(codecs.BOM_UTF8).split(b"\n")  # the mark of spreadsheets
     for number, line in enumerate(rows, start=1):
         if not line.strip():
             continue

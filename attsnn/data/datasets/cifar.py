@@ -79,10 +79,17 @@ def _where(classes: int) -> str:
     )
 
 
+def _find(root: str | os.PathLike, classes: int) -> Found:
+    return find_files(root, LAYOUTS[classes], _where(classes))
+
+
 def _split(root: str | os.PathLike, classes: int, split: str) -> Arrays:
     if split not in SPLITS:
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    found = find_files(root, LAYOUTS[classes], _where(classes))
+    return _arrays(_find(root, classes), classes, split)
+
+
+def _arrays(found: Found, classes: int, split: str) -> Arrays:
     decode = cifar.decode_binary if found.layout is LAYOUTS[classes][0] else cifar.decode_pickled
     parts = []
     for name in _names(found, split):
@@ -129,18 +136,20 @@ def _contract(classes: int, kind: type, names: tuple[str, ...]) -> DataSet:
 
     def prepare(raw: str | os.PathLike, out: str | os.PathLike) -> Path:
         """Checks the files in `raw` and writes them unpacked; training needs none of it."""
+        found = _find(raw, classes)
         for split in SPLITS:
-            _split(raw, classes, split)
-        found = find_files(raw, LAYOUTS[classes], where)
+            _arrays(found, classes, split)
         return unpack(found, out, found.layout.folders[1])
 
     def verify(path: str | os.PathLike) -> None:
         """Compares the number of images of each class with the published ones."""
         per_class = {split: [COUNTS[split] // classes] * classes for split in SPLITS}
-        check_counts(path, {s: _split(path, classes, s) for s in SPLITS}, per_class, where)
+        found = _find(path, classes)
+        check_counts(path, {s: _arrays(found, classes, s) for s in SPLITS}, per_class, where)
 
     def describe(path: Path) -> str:
-        counts = " and ".join(f"{len(_split(path, classes, s).labels):,} {s} images" for s in SPLITS)
+        found = _find(path, classes)
+        counts = " and ".join(f"{len(_arrays(found, classes, s).labels):,} {s} images" for s in SPLITS)
         return f"{plain(path)}: {counts} of {classes} classes"
 
     return DataSet(

@@ -15,7 +15,7 @@ from torch import Tensor
 from attsnn.data.core.contract import DataSet, File
 from attsnn.data.core.counts import check_counts, mixed_up, unpack
 from attsnn.data.core.files import plain
-from attsnn.data.core.find import Layout, find_files
+from attsnn.data.core.find import Found, Layout, find_files
 from attsnn.data.core.images import Arrays, Images
 from attsnn.data.errors import DataFormatError
 from attsnn.data.formats import idx
@@ -123,10 +123,17 @@ def _where(name: str) -> str:
     )
 
 
+def _find(root: str | os.PathLike, name: str) -> Found:
+    return find_files(root, _layouts(name), _where(name))
+
+
 def _split(root: str | os.PathLike, name: str, split: str) -> Arrays:
     if split not in SPLITS:
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    found = find_files(root, _layouts(name), _where(name))
+    return _arrays(_find(root, name), name, split)
+
+
+def _arrays(found: Found, name: str, split: str) -> Arrays:
     files = [found.read(part) for part in _NAMES[split]]
     images, labels = (idx.decode(file.data, path=file.where) for file in files)
     if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
@@ -175,17 +182,20 @@ def _contract(name: str, title: str, licence: str, kind: type) -> DataSet:
 
     def prepare(raw: str | os.PathLike, out: str | os.PathLike) -> Path:
         """Checks the four files in `raw` and writes them to OUT, unpacked; training needs none of it."""
-        mixed_up(raw, {split: _split(raw, name, split) for split in SPLITS}, name, where, COUNTS)
-        return unpack(find_files(raw, _layouts(name), where), out, _FOLDERS[name])
+        found = _find(raw, name)
+        mixed_up(raw, {split: _arrays(found, name, split) for split in SPLITS}, name, where, COUNTS)
+        return unpack(found, out, _FOLDERS[name])
 
     def verify(path: str | os.PathLike) -> None:
         """Compares the number of images of each class with the published ones, and with the other set's."""
-        found = {split: _split(path, name, split) for split in SPLITS}
-        mixed_up(path, found, name, where, COUNTS)
-        check_counts(path, found, COUNTS[name], where)
+        found = _find(path, name)
+        splits = {split: _arrays(found, name, split) for split in SPLITS}
+        mixed_up(path, splits, name, where, COUNTS)
+        check_counts(path, splits, COUNTS[name], where)
 
     def describe(path: Path) -> str:
-        counts = " and ".join(f"{len(_split(path, name, s).labels):,} {s} images" for s in SPLITS)
+        found = _find(path, name)
+        counts = " and ".join(f"{len(_arrays(found, name, s).labels):,} {s} images" for s in SPLITS)
         return f"{plain(path)}: {counts}"
 
     return DataSet(

@@ -3,6 +3,7 @@
 Rows are separated by lines, numbers by blanks, commas, semicolons or tabs; what follows a "#" is a comment.
 """
 
+import codecs
 import os
 import re
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from attsnn.data.formats.columns import TimeUnit, stands_for, unit_of, which
 
 HEADER_BYTES = 1 << 16
 MOST_FIELDS = 16
-MARK = b"\xef\xbb\xbf"  # that a text is UTF-8, as spreadsheets write it
+MARK = codecs.BOM_UTF8  # as spreadsheets write it
 TRUTHS = ("True", "true", "TRUE", "False", "false", "FALSE")
 INTEGER = re.compile(rb"[+-]?[0-9]+")
 REAL = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")

@@ -15,6 +15,7 @@ from pathlib import Path
 from attsnn.data.core.decode import SUFFIXES
 from attsnn.data.core.files import is_junk, plain
 from attsnn.data.core.images import Source
+from attsnn.data.core.places import COMPRESSED_TARS
 from attsnn.data.errors import DataFormatError, DataMissingError, warn
 from attsnn.data.formats.folders import Folders, class_names
 from attsnn.data.formats.shards import Shards
@@ -26,7 +27,7 @@ WORDS = {
     **dict.fromkeys(("train", "training", "trainset"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "valset"), "val"),
 }
-PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+PACKED = (*COMPRESSED_TARS, ".tar.zst")
 
 
 def open_split(
