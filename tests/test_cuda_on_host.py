@@ -3,7 +3,6 @@ them.
 """
 
 import re
-import sys
 
 import on_host
 import pytest
@@ -25,9 +24,24 @@ CASES = [
 RACES = ["float", "bits", "learned"]
 
 
+REFUSED = {
+    "no threads": "0 threads a block along x, a device takes 1 to 1024",
+    "too many threads": "1025 threads a block along x, a device takes 1 to 1024",
+    "too many threads in all": "1056 threads a block, a device takes 1 to 1024",
+    "a block too deep": "65 threads a block along z, a device takes 1 to 64",
+    "an empty grid": "0 blocks along y, a device takes 1 to 65535",
+    "x too long": "2147483648 blocks along x, a device takes 1 to 2147483647",
+    "x that dim3 would cut to one": "4294967297 blocks along x, a device takes 1 to 2147483647",
+    "y too long": "65536 blocks along y, a device takes 1 to 65535",
+    "z too long": "65536 blocks along z, a device takes 1 to 65535",
+    "too much shared memory": "166913 bytes of shared memory a block, a device takes 0 to 166912",
+    "longer than a test allows": "3 blocks along x, a device takes 1 to 2",
+}
+
+
 @pytest.fixture(scope="module")
 def programs():
-    return on_host.build("neuron", "reduce")
+    return on_host.build("neuron", "reduce", "launch")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +66,16 @@ def test_a_missing_barrier_is_reported(programs):
     assert done.returncode != 0 and ("data race" in done.stderr or "wanted" in done.stdout)
 
 
+def test_what_a_device_would_refuse_is_refused(programs):
+    program = programs / "launch_address"
+    assert sorted(on_host.cases(program)) == sorted([*REFUSED, "at the limits"])
+    for case, sentence in REFUSED.items():
+        done = on_host.run(program, case)
+        assert done.returncode != 0 and not done.stdout, case
+        assert done.stderr == f"a launch asks for {sentence}\n", case
+    on_host.must_be_equal(program, "at the limits")
+
+
 SEAM_KERNELS = (
     "fold_planes_kernel",
     "fold_channels_kernel",
@@ -69,19 +93,13 @@ def test_kernels_compile_without_spills(fused):
     """
     if not fused.cuda_runtime:
         pytest.skip("no nvcc")
-    reports = (on_host.ROOT / "build" / f"cmake-{sys.implementation.cache_tag}").glob("*.ptxas")
-    report = "".join(path.read_text() for path in reports)
-    kernels = re.findall(
-        r"Compiling entry function '(\S+)' for '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads",
-        report,
-        re.DOTALL,
-    )
-    spilled = [k for k in kernels if max(map(int, k[2:])) > (0 if k[1] == "sm_90" else 12)]
+    kernels = on_host.compiled()
+    spilled = [k for k in kernels if k.spilled > (0 if k.architecture == "sm_90" else 12)]
     assert not spilled, spilled
     asked = {"sm_" + word.removesuffix("-real") for word in re.split(r"[ ;]", fused.cuda_architectures)}
-    assert asked and asked == {architecture for _, architecture, *_ in kernels}
+    assert asked and asked == {kernel.architecture for kernel in kernels}
     for architecture in asked:
-        names = [name for name, own, *_ in kernels if own == architecture]
+        names = [kernel.mangled for kernel in kernels if kernel.architecture == architecture]
         for word in ("neuron_forward", "neuron_backward", "neuron_backward_from_bits"):
             for io, mangled in IO_TYPES.items():  # of kernel<Cell, Io, ...>
                 wanted = re.compile(rf"\d{word}_kernelINS_\d+[A-Za-z]+E{mangled}")
@@ -94,3 +112,22 @@ def test_kernels_compile_without_spills(fused):
         for word in SEAM_KERNELS:
             for mangled in IO_TYPES.values():
                 assert any(word in name and mangled in name for name in names), f"{word} of {mangled}"
+
+
+def test_the_kernels_fit_a_block(programs, fused):
+    """Threads, registers and shared memory of the neurons' kernels; test_seam_on_host.py has the others."""
+    if not fused.cuda_runtime:
+        pytest.skip("no nvcc")
+    assert {kernel.family for kernel in on_host.compiled()} == set(on_host.FAMILIES)
+    on_host.must_fit("neuron", programs)
+
+
+def test_what_does_not_fit_is_named():
+    kernel = on_host.Kernel("seam", "_ZN6attsnn11each_kernelE", "sm_80", 128, 40960, 0)
+    assert kernel.name == "each_kernel" and not on_host.unfit(kernel, 512, 512, 123 * 1024)
+    assert "513 threads where __launch_bounds__ says 512" in on_host.unfit(kernel, 512, 513, 0)
+    assert "69632 registers a block" in on_host.unfit(kernel._replace(registers=129), 512, 512, 0)
+    assert "49153 bytes of static arrays, there are" in on_host.unfit(kernel._replace(shared=49153), 1, 1, 0)
+    too_much = 123 * 1024 + 1
+    assert "of dynamic shared memory, there are 166912" in on_host.unfit(kernel, 512, 512, too_much)
+    assert not on_host.unfit(kernel._replace(architecture="sm_90"), 512, 512, too_much)

@@ -14,9 +14,11 @@ SEAM = [
     *(f"{what}, channels last" for what in ("ties", "odd values", "uneven statistics", "uneven sums")),
     *(f"{what}, channels last" for what in ("no spatial map", "pools", "no pool")),
     *("a block a plane", "no gamma", "no extrema", "one pixel"),
+    *("more blocks than a launch takes", "more steps than a launch takes"),
 ]
-GATES = ["norm", "float", "double", "one gate", "space"]
+GATES = ["norm", "float", "double", "one gate", "space", "more blocks than a launch takes"]
 NEURON = [*TYPES, "shortcut", "bits", "steps", "tiles", "learned", "surrogates"]
+NEURON += ["more blocks than a launch takes"]
 # Every kernel whose threads wait for each other, once; the type changes nothing about that.
 RACES = [
     *(("seam", f"float {what}") for what in ("statistics", "sums", "sums, channels last")),
@@ -41,3 +43,10 @@ def test_every_case_under_address_and_undefined(programs, program, listed):
 @pytest.mark.parametrize(("program", "case"), RACES)
 def test_no_race(programs, program, case):
     on_host.must_be_equal(programs / f"{program}_thread", case)
+
+
+def test_the_kernels_fit_a_block(programs, fused):
+    """Their threads, registers and shared memory, as ptxas compiled them and as their drivers ask."""
+    if not fused.cuda_runtime:
+        pytest.skip("no nvcc")
+    on_host.must_fit("seam", programs)

@@ -80,11 +80,13 @@ ATTSNN_INLINE Extremum<Real> no_extremum() {
   return {-Real(INFINITY), kNowhere};
 }
 
-// Channels within planes: `lanes` threads a plane, a warp or the block. Grid: planes, in x.
+// Channels within planes: `lanes` threads a plane, a warp or the block. Grid: planes, in x. `first`, here and
+// below: the first block of the launch.
 template <class Fold>
-__global__ void __launch_bounds__(kFoldThreads) fold_planes_kernel(Fold fold, Maps maps, int lanes) {
+__global__ void __launch_bounds__(kFoldThreads)
+    fold_planes_kernel(Fold fold, Maps maps, int64_t first, int lanes) {
   __shared__ typename Fold::State of_warp[kFoldWarps];
-  const int64_t plane = int64_t(blockIdx.x) * (kFoldThreads / lanes) + threadIdx.x / lanes;
+  const int64_t plane = (first + blockIdx.x) * (kFoldThreads / lanes) + threadIdx.x / lanes;
   if (plane >= maps.planes()) return;  // whole warps
   int64_t c, n;
   const int64_t t = divide(divide(plane, maps.channels, c), maps.samples, n);
@@ -105,19 +107,19 @@ __global__ void __launch_bounds__(kFoldThreads) fold_planes_kernel(Fold fold, Ma
 // Channels innermost: a block takes kFoldChannels of them at one (t, n), a thread Fold::kStates. Grid: T * N
 // * tiles of channels, in x.
 template <class Fold>
-__global__ void __launch_bounds__(kFoldThreads) fold_channels_kernel(Fold fold, Maps maps) {
+__global__ void __launch_bounds__(kFoldThreads) fold_channels_kernel(Fold fold, Maps maps, int64_t first) {
   constexpr int kStates = Fold::kStates, kAcross = kFoldChannels / kStates, kLanes = kFoldThreads / kAcross;
   __shared__ typename Fold::State of_warp[kFoldWarps][kFoldChannels];
   int64_t tile, n;
-  const int64_t row = divide(blockIdx.x, (maps.channels + kFoldChannels - 1) / kFoldChannels, tile);
+  const int64_t row = divide(first + blockIdx.x, (maps.channels + kFoldChannels - 1) / kFoldChannels, tile);
   const int64_t t = divide(row, maps.samples, n);
   const int across = threadIdx.x % kAcross, lane = threadIdx.x / kAcross;
-  const int64_t first = tile * kFoldChannels + across * kStates;
+  const int64_t c0 = tile * kFoldChannels + across * kStates;
   Bundle<typename Fold::State, kStates> own;
 #pragma unroll
   for (int j = 0; j < kStates; ++j) fold.start(own.states[j]);
-  if (first < maps.channels)
-    visit_items(fold, typename Fold::Own(fold, t, n, first), lane, kLanes, fold.items(), own.states);
+  if (c0 < maps.channels)
+    visit_items(fold, typename Fold::Own(fold, t, n, c0), lane, kLanes, fold.items(), own.states);
   merge_warp<kAcross>(fold, own);
   if (threadIdx.x % 32 < kAcross)
 #pragma unroll
@@ -133,10 +135,10 @@ __global__ void __launch_bounds__(kFoldThreads) fold_channels_kernel(Fold fold, 
 // A pixel, channels within planes: 32 vectors of neighbouring pixels a block, whose warps share the (t, c).
 // Grid: vectors of pixels, in x.
 template <class Fold>
-__global__ void __launch_bounds__(kFoldThreads) fold_steps_kernel(Fold fold, Maps maps) {
+__global__ void __launch_bounds__(kFoldThreads) fold_steps_kernel(Fold fold, Maps maps, int64_t first) {
   constexpr int kStates = Fold::kStates;
   __shared__ typename Fold::State of_warp[kFoldWarps][32 * kStates];
-  const int64_t vector = int64_t(blockIdx.x) * 32 + threadIdx.x % 32;
+  const int64_t block = first + blockIdx.x, vector = block * 32 + threadIdx.x % 32;
   const int warp = threadIdx.x / 32, count = int(maps.steps * maps.channels);
   int64_t pixel;
   const int64_t n = divide(vector * kStates, maps.pixels(), pixel);
@@ -148,7 +150,7 @@ __global__ void __launch_bounds__(kFoldThreads) fold_steps_kernel(Fold fold, Map
 #pragma unroll
   for (int j = 0; j < kStates; ++j) of_warp[warp][threadIdx.x % 32 * kStates + j] = states[j];
   __syncthreads();
-  const int64_t to = int64_t(blockIdx.x) * 32 * kStates + threadIdx.x;
+  const int64_t to = block * 32 * kStates + threadIdx.x;
   if (threadIdx.x >= 32 * kStates || to >= maps.samples * maps.pixels()) return;
   typename Fold::State all = of_warp[0][threadIdx.x];
   for (int other = 1; other < kFoldWarps; ++other) fold.merge(all, of_warp[other][threadIdx.x]);
@@ -157,8 +159,8 @@ __global__ void __launch_bounds__(kFoldThreads) fold_steps_kernel(Fold fold, Map
 
 // A pixel, channels innermost: a warp each. Grid: pixels, in x.
 template <class Fold>
-__global__ void __launch_bounds__(kFoldThreads) fold_rows_kernel(Fold fold, Maps maps) {
-  const int64_t to = int64_t(blockIdx.x) * kFoldWarps + threadIdx.x / 32;
+__global__ void __launch_bounds__(kFoldThreads) fold_rows_kernel(Fold fold, Maps maps, int64_t first) {
+  const int64_t to = (first + blockIdx.x) * kFoldWarps + threadIdx.x / 32;
   if (to >= maps.samples * maps.pixels()) return;  // whole warps
   int64_t pixel;
   const int64_t n = divide(to, maps.pixels(), pixel);

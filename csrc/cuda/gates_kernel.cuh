@@ -6,33 +6,38 @@
 #include "core/gates_backward.h"
 #include "core/running.h"
 #include "core/space_backward.h"
+#include "cuda/grid.cuh"
 #include "cuda/team.cuh"
 
 namespace attsnn {
 
 inline constexpr int kEachThreads = 128;
 
+// Blocks from `first`.
 template <class Work>
-__global__ void __launch_bounds__(kEachThreads) each_kernel(Work work, int64_t tasks) {
-  const int64_t i = int64_t(blockIdx.x) * kEachThreads + threadIdx.x;
+__global__ void __launch_bounds__(kEachThreads) each_kernel(Work work, int64_t tasks, int64_t first) {
+  const int64_t i = (first + blockIdx.x) * kEachThreads + threadIdx.x;
   if (i < tasks) work(i);
 }
 
-// At least 1 block: left to choose, the compiler spills.
+// A block a task, from `first`. At least 1 of them a multiprocessor: left to choose, the compiler spills.
 template <class Work>
-__global__ void __launch_bounds__(kTeamThreads, 1) teams_kernel(Work work) {
-  work(Block{}, int64_t(blockIdx.x));
+__global__ void __launch_bounds__(kTeamThreads, 1) teams_kernel(Work work, int64_t first) {
+  work(Block{}, first + blockIdx.x);
 }
 
 template <class Work>
 void launch_each(int64_t tasks, const Work& work, Stream stream) {
-  if (tasks > 0)
-    launch(stream, each_kernel<Work>, blocks_for(tasks, kEachThreads), kEachThreads, 0, work, tasks);
+  in_launches(blocks_for(tasks, kEachThreads), limits().x, [&](int64_t first, int64_t blocks) {
+    launch(stream, each_kernel<Work>, blocks, kEachThreads, 0, work, tasks, first);
+  });
 }
 
 template <class Work>
 void launch_teams(int64_t tasks, const Work& work, Stream stream) {
-  if (tasks > 0) launch(stream, teams_kernel<Work>, unsigned(tasks), kTeamThreads, 0, work);
+  in_launches(tasks, limits().x, [&](int64_t first, int64_t blocks) {
+    launch(stream, teams_kernel<Work>, blocks, kTeamThreads, 0, work, first);
+  });
 }
 
 }  // namespace attsnn

@@ -10,10 +10,6 @@ namespace attsnn {
 inline constexpr int kForwardThreads = 256, kRegisterThreads = 128, kSharedThreads = 64;
 inline constexpr int kAhead = 4;  // steps whose loads are in flight together
 
-inline unsigned blocks_for(int64_t tasks, int64_t per_block) {
-  return unsigned((tasks + per_block - 1) / per_block);
-}
-
 // Neurons a thread: 16-byte accesses. The backward pass holds the membranes of all steps of a chunk on chip:
 // up to so many steps in registers, so many values, which compile without spills; more steps, and learned
 // constants, in shared memory, with 8-byte accesses.

@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "cuda/grid.cuh"
+
 // Only a CUDA build of torch has it: declared weak, so that the extension also loads under CPU-only torch.
 #pragma weak aoti_torch_get_current_cuda_stream
 
@@ -20,12 +22,16 @@ inline void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
 }
 
+inline Limits limits() { return {}; }
+
 template <class... Parameters, class... Arguments>
-void launch(Stream stream, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared,
+void launch(Stream stream, void (*kernel)(Parameters...), const Grid& blocks, dim3 threads, size_t shared,
             const Arguments&... arguments) {
+  const std::string refused = refusal(blocks, threads, shared, limits());
+  STD_TORCH_CHECK(refused.empty(), refused);
   if (shared > 0)  // what a kernel does not ask for is 48 KiB, of which its static arrays are a part
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
-  kernel<<<blocks, threads, shared, stream>>>(arguments...);
+  kernel<<<blocks.cut(), threads, shared, stream>>>(arguments...);
   check(cudaGetLastError());
 }
 

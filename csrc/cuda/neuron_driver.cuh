@@ -2,6 +2,7 @@
 // from cuda/launch.cuh, or from the shim of the host-run tests, which so cover the choice as well.
 #pragma once
 #include "core/neurons.h"
+#include "cuda/grid.cuh"
 #include "cuda/neuron_kernel.cuh"
 #include "cuda/neuron_launch.h"
 #include "tensor/dispatch.h"
@@ -25,7 +26,7 @@ void launch_forward_with(const Forward<Cell, Real, Source, Steps<Io>>& call, con
   constexpr int kVector = kWideVector<Io>;
   const bool aligned =
       rows_aligned(call.x, kAccess<Io, kVector>) && rows_aligned(call.out, kAccess<Io, kVector>);
-  const unsigned blocks = blocks_for(call.shape.neurons, kVector * kForwardThreads);
+  const int64_t blocks = blocks_for(call.shape.neurons, kVector * kForwardThreads);
   const auto kernel = call.neuron.learned
                           ? neuron_forward_kernel<Cell, Io, Real, Source, Fire, kVector, true>
                           : neuron_forward_kernel<Cell, Io, Real, Source, Fire, kVector, false>;
@@ -38,7 +39,7 @@ void launch_forward(const ForwardCall<Cell, Io, Real>& call, const Firing& firin
       firing, [&](const auto& fire) { launch_forward_with<Cell, Io, Real>(call, fire, firing, stream); });
 }
 
-// f(call, blocks): what a sink needs of a launch. Those that sum over a block have their own.
+// f(call, blocks) for every launch: what a sink needs of them. Those that sum over a block have their own.
 template <int kVector, class Cell, class Real, class Source, class Io, class F>
 void with_sink(const Backward<Cell, Real, Source, Steps<const Io>, Steps<Io>>& call, int threads, Stream,
                const F& f) {
@@ -54,7 +55,7 @@ void launch_backward_from_bits(const Backward<Cell, Real, Source, Steps<const Io
   const auto kernel = call.neuron.learned
                           ? neuron_backward_from_bits_kernel<Cell, Io, Real, Source, Sink, kVector, true>
                           : neuron_backward_from_bits_kernel<Cell, Io, Real, Source, Sink, kVector, false>;
-  with_sink<kVector>(call, kForwardThreads, stream, [&](const auto& whole, unsigned blocks) {
+  with_sink<kVector>(call, kForwardThreads, stream, [&](const auto& whole, int64_t blocks) {
     launch(stream, kernel, blocks, kForwardThreads, 0, whole, Rectangular<Real>(firing.scale), aligned);
   });
 }
@@ -70,7 +71,7 @@ void launch_backward_from_input(const Backward<Cell, Real, Source, Steps<const I
   const bool aligned = rows_aligned(call.x, kBytes) && rows_aligned(call.grad_out, kBytes) &&
                        rows_aligned(call.grad_x, kBytes);
   const size_t shared = kSteps > 0 ? 0 : chunk_of(call.shape.steps) * kVector * kThreads * sizeof(Real);
-  with_sink<kVector>(call, kThreads, stream, [&](const auto& whole, unsigned blocks) {
+  with_sink<kVector>(call, kThreads, stream, [&](const auto& whole, int64_t blocks) {
     launch(stream,
            neuron_backward_kernel<Cell, Io, Real, Source, Sink, Fire, Surrogate, kSteps, kVector, kLearned>,
            blocks, kThreads, shared, whole, fire, surrogate, aligned);

@@ -35,8 +35,8 @@ struct CudaSeamDriver {
   }
   template <class Io, class Real>
   static void gradient(const Tensor& z, const GradCall<Io, Real>& call) {
-    STD_TORCH_CHECK(call.maps.steps <= 65535, "a seam on CUDA takes at most 65,535 steps, got ",
-                    call.maps.steps);
+    STD_TORCH_CHECK(call.maps.steps <= UINT32_MAX, "a seam on CUDA takes at most ", UINT32_MAX,
+                    " steps, got ", call.maps.steps);
     on_device_of(z, [&](Stream stream) { launch_grad(call, stream); });
   }
   template <class Cell, class Io, class Real>

@@ -2,6 +2,7 @@
 // come from cuda/launch.cuh, or from the shim of the host-run tests, which so cover the choice as well.
 #pragma once
 #include "cuda/any_surrogate.cuh"
+#include "cuda/grid.cuh"
 #include "cuda/neuron_driver.cuh"
 #include "cuda/seam_grad_kernel.cuh"
 #include "cuda/seam_kernel.cuh"
@@ -24,29 +25,34 @@ void dispatch_layout(const Maps& maps, int64_t along, const F& f, const Rows&...
   maps.channels_last ? of_width(std::true_type{}) : of_width(std::false_type{});
 }
 
+template <class Fold, class... Parameters, class... Rest>
+void launch_fold(void (*kernel)(Fold, Maps, int64_t, Parameters...), int64_t blocks, const Fold& fold,
+                 const Maps& maps, Stream stream, const Rest&... rest) {
+  in_launches(blocks, limits().x, [&](int64_t first, int64_t count) {
+    launch(stream, kernel, count, kFoldThreads, 0, fold, maps, first, rest...);
+  });
+}
+
 template <bool kLast, class Fold>
 void launch_plane_fold(const Fold& fold, const Maps& maps, Stream stream) {
-  if (maps.planes() == 0) return;
   if constexpr (kLast) {
-    const int64_t tiles = (maps.channels + kFoldChannels - 1) / kFoldChannels;
-    launch(stream, fold_channels_kernel<Fold>, unsigned(maps.steps * maps.samples * tiles), kFoldThreads, 0,
-           fold, maps);
+    const int64_t rows = maps.steps * maps.samples;
+    launch_fold(fold_channels_kernel<Fold>, rows * blocks_for(maps.channels, kFoldChannels), fold, maps,
+                stream);
   } else {
     const int lanes = fold.items() >= 2 * kFoldThreads ? kFoldThreads : 32;
-    launch(stream, fold_planes_kernel<Fold>, blocks_for(maps.planes(), kFoldThreads / lanes), kFoldThreads, 0,
-           fold, maps, lanes);
+    launch_fold(fold_planes_kernel<Fold>, blocks_for(maps.planes(), kFoldThreads / lanes), fold, maps, stream,
+                lanes);
   }
 }
 
 template <bool kLast, class Fold>
 void launch_pixel_fold(const Fold& fold, const Maps& maps, Stream stream) {
   const int64_t pixels = maps.samples * maps.pixels();
-  if (pixels == 0) return;
   if constexpr (kLast)
-    launch(stream, fold_rows_kernel<Fold>, blocks_for(pixels, kFoldWarps), kFoldThreads, 0, fold, maps);
+    launch_fold(fold_rows_kernel<Fold>, blocks_for(pixels, kFoldWarps), fold, maps, stream);
   else
-    launch(stream, fold_steps_kernel<Fold>, blocks_for(pixels, 32 * Fold::kStates), kFoldThreads, 0, fold,
-           maps);
+    launch_fold(fold_steps_kernel<Fold>, blocks_for(pixels, 32 * Fold::kStates), fold, maps, stream);
 }
 
 template <class Io, class Real>
@@ -96,8 +102,10 @@ void launch_grad_items(const GradCall<Io, Real>& call, int64_t busy_threads, Str
   const int64_t times = threads * call.maps.steps / busy_threads;
   const int walk = int(times < 1 ? 1 : times < kLongestWalk ? times : kLongestWalk);
   const int64_t of_step = call.maps.samples * of.vectors(call.maps) * of.chunks(call.maps, walk);
-  launch(stream, grad_kernel<Io, Real, kPool, kV, kLast>,
-         dim3(blocks_for(of_step, kGradThreads), unsigned(call.maps.steps)), kGradThreads, 0, call, walk);
+  in_launches(call.maps.steps, limits().y, [&](int64_t first, int64_t steps) {
+    launch(stream, grad_kernel<Io, Real, kPool, kV, kLast>, Grid(blocks_for(of_step, kGradThreads), steps),
+           kGradThreads, 0, call, walk, uint32_t(first));
+  });
 }
 
 template <class Io, class Real>
@@ -156,7 +164,10 @@ void with_sink(const Backward<Cell, Real, Source, Steps<const Io>, SummingSink<I
   const int64_t planes = 2 * maps.planes(), pixels = maps.samples * maps.pixels();
   sink.by_plane = (*sink.scratch)(tiles.pixel_tiles * planes);
   sink.by_pixel = sink.grad_spatial == nullptr ? nullptr : (*sink.scratch)(tiles.channel_tiles * pixels);
-  f(with_gradient_to(call, sink), unsigned(tiles.blocks(maps)));
+  in_launches(tiles.blocks(maps), limits().x, [&](int64_t first, int64_t blocks) {
+    sink.first_block = first;
+    f(with_gradient_to(call, sink), blocks);
+  });
   const auto add = [&](const Real* of_tile, int64_t count, int64_t size, auto* to) {
     launch(stream, add_tiles_kernel<Real, std::remove_pointer_t<decltype(to)>>,
            blocks_for(size, kFoldThreads), kFoldThreads, 0, of_tile, count, size, to);
@@ -168,7 +179,7 @@ void with_sink(const Backward<Cell, Real, Source, Steps<const Io>, SummingSink<I
 template <class Cell, class Io, class Real>
 void launch_seam_backward(const SeamBackward<Cell, Io, Real>& given, const Firing& firing,
                           const Scratch<Real>& scratch, Stream stream) {
-  const SummingSink<Io, Real> sink{given.grad_x, nullptr, nullptr, &scratch};
+  const SummingSink<Io, Real> sink{given.grad_x, nullptr, nullptr, &scratch, 0};
   const auto call = with_gradient_to(given, sink);
   if (call.bits != nullptr) return launch_backward_from_bits(call, firing, stream);
   const AnySurrogate<Real> surrogate(firing.surrogate, firing.scale);

@@ -63,14 +63,16 @@ ATTSNN_INLINE PixelTerms<Real> pixel_terms(const GradCall<Io, Real>& call, int64
           levels ? call.point[pixel] : Real(0), levels ? call.spatial_place[pixel] : -1};
 }
 
-// Grid: threads of a step in x, steps in y.
+// Grid: threads of a step in x, steps from `first_step` in y. In 64 bits that number costs up to 20
+// registers, and spills: seam.cu sees that there are not more steps than its 32 hold.
 template <class Io, class Real, int kPool, int kV, bool kLast>
-__global__ void __launch_bounds__(kGradThreads) grad_kernel(GradCall<Io, Real> call, int walk) {
+__global__ void __launch_bounds__(kGradThreads)
+    grad_kernel(GradCall<Io, Real> call, int walk, uint32_t first_step) {
   using Items = GradItems<Io, Real, kPool, kV, kLast>;
   constexpr int kOut = Items::kOut, kPlanes = kLast ? kOut : 1, kPixels = kLast ? 1 : kOut;
   const Maps &maps = call.maps, pooled = maps.pooled(call.pool);
   const Items of(call);
-  const int64_t t = blockIdx.y, chunks = of.chunks(maps, walk);
+  const int64_t t = first_step + blockIdx.y, chunks = of.chunks(maps, walk);
   int64_t vector, chunk;
   const int64_t n = divide(divide(int64_t(blockIdx.x) * kGradThreads + threadIdx.x, of.vectors(maps), vector),
                            chunks, chunk);

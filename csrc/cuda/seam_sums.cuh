@@ -30,6 +30,7 @@ struct SummingSink : SeamSink<Io, Real> {
   Real* by_plane;                // [pixel tiles, 2, T, N, C]
   Real* by_pixel;                // [channel tiles, N, pixels]; null: there is no SA
   const Scratch<Real>* scratch;  // on the host: what makes the room
+  int64_t first_block;           // of the launch
 };
 
 // Where a thread is in its block's tile.
@@ -39,13 +40,13 @@ struct TilePlace {
   int64_t n, c, pixel, channel_tile, pixel_tile;
   int count;
 
-  ATTSNN_DEVICE explicit TilePlace(const Maps& maps) {
+  ATTSNN_DEVICE TilePlace(const Maps& maps, int64_t first_block) {
     const Tiles tiles(maps, int(blockDim.x));
     const bool last = maps.channels_last;
     const int thread = int(threadIdx.x);
     int64_t& inner = last ? channel_tile : pixel_tile;
     int64_t& outer = last ? pixel_tile : channel_tile;
-    n = divide(divide(blockIdx.x, last ? tiles.channel_tiles : tiles.pixel_tiles, inner),
+    n = divide(divide(first_block + blockIdx.x, last ? tiles.channel_tiles : tiles.pixel_tiles, inner),
                last ? tiles.pixel_tiles : tiles.channel_tiles, outer);
     c = channel_tile * tiles.channels + (last ? thread % Tiles::kAcross * kV : thread / 32);
     pixel = pixel_tile * tiles.pixels + (last ? thread / Tiles::kAcross : thread % 32 * kV);
@@ -100,10 +101,11 @@ struct SinkRows<SummingSink<Io, Real>, kVector> {
   Real spatial[kVector], by_pixel[kVector];
 
   ATTSNN_DEVICE static Slot slot(const SummingSink<Io, Real>& sink, const Shape&) {
-    return TilePlace<Io, kVector>(sink.maps).slot(sink.maps);
+    return TilePlace<Io, kVector>(sink.maps, sink.first_block).slot(sink.maps);
   }
   template <class L>
-  ATTSNN_DEVICE SinkRows(const SummingSink<Io, Real>& to, const L&) : sink(to), place(to.maps) {
+  ATTSNN_DEVICE SinkRows(const SummingSink<Io, Real>& to, const L&)
+      : sink(to), place(to.maps, to.first_block) {
     const bool last = sink.maps.channels_last;
 #pragma unroll
     for (int j = 0; j < kVector; ++j) {

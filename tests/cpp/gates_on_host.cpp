@@ -4,8 +4,10 @@
 #include "cuda_on_host.h"  // first: the kernels need its words
 
 #include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include "cuda/gates_kernel.cuh"
+#include "cuda/reduce.cuh"
 #include "seam_inputs.h"
 
 namespace {
@@ -266,9 +268,28 @@ void space(const Maps& maps, int side) {
   near("sums", ours.sums, wanted.sums, 10 * error);
 }
 
+template <class Real>
+void launch_every_work() {
+  const auto teams = [](auto... works) { (launch_teams(1, works, Stream{}), ...); };
+  const auto each = [](auto... works) { (launch_each(1, works, Stream{}), ...); };
+  teams(NormSums<Real>{}, GatesForward<Real>{}, GatesBackward<Real>{}, GateWeights<Real>{});
+  teams(SpaceForward<Real>{}, SpaceBackward<Real>{}, KernelSums<Real>{}, SpaceSums<Real, Real>{});
+  each(NormAffine<Real>{}, RunningStatistics<Real>{}, BatchGradient<Real>{});
+  launch_reduce<Real>(nullptr, Shape{1, 1, 1, 1}, 1, nullptr, nullptr, Stream{});
+}
+
+void launch_all() {
+  launch_every_work<float>();
+  launch_every_work<double>();
+  launch_teams(1, Totals{}, Stream{});
+  launch_teams(1, SpaceSums<torch::headeronly::BFloat16, float>{}, Stream{});
+  launch_teams(1, SpaceSums<torch::headeronly::Half, float>{}, Stream{});
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
+  if (on_host::lists_launches(count, arguments, launch_all)) return 0;
   Cases cases;
   cases["norm"] = [] {
     norm(17, 70);  // three tiles, the last one part
@@ -284,6 +305,12 @@ int main(int count, char** arguments) {
     space<float, float>({2, 3, 5, 5, 6, false}, 3);
     space<double, double>({1, 1, 4, 3, 4, true}, 5);
     space<torch::headeronly::BFloat16, float>({3, 1, 2, 2, 1, false}, 3);
+  };
+  cases["more blocks than a launch takes"] = [] {
+    on_host::limits.x = 2;
+    norm(17, 70);
+    gates<float>({2, 3, 5, 2, true, true});
+    space<float, float>({2, 3, 5, 3, 4, false}, 3);
   };
   return run_case(cases, count, arguments);
 }

@@ -13,6 +13,7 @@
 #include "cpu/loop.h"
 #include "cpu/memory.h"
 #include "cuda/neuron_driver.cuh"
+#include "cuda/reduce.cuh"
 
 namespace {
 
@@ -128,6 +129,40 @@ void of_type() {
   run<Io, Real>({.steps = 5, .neurons = 257, .given_state = true, .misaligned = true});
 }
 
+template <class Io, class Real>
+void launch_every_kernel(const Firing& firing, int64_t steps, const Real* learned) {
+  const Shape shape{steps, 1, 1, 1};
+  ForwardCall<Lif, Io, Real> forward{};
+  forward.shape = shape;
+  forward.neuron.learned = learned;
+  launch_forward(forward, firing, Stream{});
+  BackwardCall<Lif, Io, Real> backward{};
+  backward.shape = shape;
+  backward.neuron.learned = learned;
+  launch_backward(backward, firing, Stream{});
+  const uint8_t bits = 0;
+  backward.bits = &bits;
+  launch_backward(backward, firing, Stream{});
+}
+
+void launch_all() {
+  const auto of_type = []<class Io, class Real>(const Firing& firing) {
+    const Real learned = 0;
+    for (int64_t steps = 1; steps <= kCheckpointAbove + 1; ++steps)
+      for (const Real* constants : {&learned, static_cast<const Real*>(nullptr)})
+        launch_every_kernel<Io, Real>(firing, steps, constants);
+  };
+  for (int64_t surrogate = 0; surrogate < Surrogates<float>::kSize; ++surrogate)
+    for (const bool soft : {false, true})
+      for (const ScalarType type :
+           {ScalarType::Double, ScalarType::Float, ScalarType::BFloat16, ScalarType::Half})
+        dispatch_type(type, [&]<class Io, class Real>() {
+          of_type.template operator()<Io, Real>({surrogate, 1, false, soft});
+        });
+  launch_reduce<float>(nullptr, Shape{1, 1, 1, 1}, 1, nullptr, nullptr, Stream{});
+  launch_reduce<double>(nullptr, Shape{1, 1, 1, 1}, 1, nullptr, nullptr, Stream{});
+}
+
 const std::map<std::string, std::function<void()>> kCases = {
     {"float", of_type<float, float>},
     {"double", of_type<double, double>},
@@ -194,6 +229,7 @@ const std::map<std::string, std::function<void()>> kCases = {
 }  // namespace
 
 int main(int count, char** arguments) {
+  if (on_host::lists_launches(count, arguments, launch_all)) return 0;
   if (count < 2) {
     for (const auto& [name, body] : kCases) std::printf("%s\n", name.c_str());
     return 0;

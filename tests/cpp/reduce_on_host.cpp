@@ -8,9 +8,16 @@
 
 int main() {
   using namespace attsnn;
-  const Shape shapes[] = {
-      {1, 1, 1, 1}, {1, 3 * kReduceTile + 7, 1, 1}, {1, 4 * 3 * 31, 3, 31}, {1, 257 * 2, 2, 1}};
-  for (const Shape& shape : shapes) {
+  const struct {
+    Shape shape;
+    int64_t blocks = INT32_MAX;  // of a launch
+  } cases[] = {{{1, 1, 1, 1}},
+               {{1, 3 * kReduceTile + 7, 1, 1}},
+               {{1, 4 * 3 * 31, 3, 31}},
+               {{1, 257 * 2, 2, 1}},
+               {{1, 2 * (kReduceTile + 3), 2, 1}, 3}};
+  for (const auto& [shape, blocks] : cases) {
+    on_host::limits.x = blocks;
     constexpr int kConstants = 2;
     std::vector<float> sums(kConstants * shape.neurons), result(kConstants * shape.channels, NAN);
     for (size_t i = 0; i < sums.size(); ++i) sums[i] = float(int(i * 2654435761u % 2001) - 1000) / 1024;

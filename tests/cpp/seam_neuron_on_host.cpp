@@ -270,6 +270,19 @@ Cases all_cases() {
     neurons<float, float>(
         {.steps = 66, .samples = 1, .channels = 3, .height = 9, .width = 16, .spatial = true});
   };
+  cases["more blocks than a launch takes"] = [] {  // those of pass A: of a sample each
+    on_host::limits.x = 2;
+    for (const bool last : {false, true})
+      for (const bool bits : {false, true})
+        neurons<float, float>({.steps = 2,
+                               .samples = 3,
+                               .channels = 12,
+                               .height = 3,
+                               .width = 5,
+                               .last = last,
+                               .spatial = true,
+                               .bits = bits});
+  };
   cases["learned"] = [] {
     neurons<float, float>(
         {.steps = 6, .samples = 2, .channels = 5, .height = 3, .width = 7, .spatial = true, .learned = true});
@@ -294,6 +307,42 @@ Cases all_cases() {
   return cases;
 }
 
+template <class Io, class Real>
+void launch_every_kernel(const Firing& firing, int64_t steps, const Real* learned) {
+  const Shape shape{steps, 1, 1, 1};
+  const Maps maps{steps, 1, 1, 1, 1, false};
+  Real room = 0;
+  const Scratch<Real> scratch = [&](int64_t) { return &room; };
+  SeamForward<Lif, Io, Real> forward{};
+  forward.shape = shape;
+  forward.neuron.learned = learned;
+  launch_seam_forward(forward, firing, Stream{});
+  SeamBackward<Lif, Io, Real> backward{};
+  backward.shape = shape;
+  backward.neuron.learned = learned;
+  backward.grad_x.maps = maps;
+  backward.grad_x.grad_spatial = &room;
+  launch_seam_backward(backward, firing, scratch, Stream{});
+  const uint8_t bits = 0;
+  backward.bits = &bits;
+  launch_seam_backward(backward, firing, scratch, Stream{});
+}
+
+void launch_all() {
+  for (const bool soft : {false, true})
+    for (int64_t steps = 1; steps <= kCheckpointAbove + 1; ++steps)
+      for (const ScalarType type :
+           {ScalarType::Double, ScalarType::Float, ScalarType::BFloat16, ScalarType::Half})
+        dispatch_type(type, [&]<class Io, class Real>() {
+          const Real learned = 0;
+          for (const Real* constants : {&learned, static_cast<const Real*>(nullptr)})
+            launch_every_kernel<Io, Real>({0, 1, false, soft}, steps, constants);
+        });
+}
+
 }  // namespace
 
-int main(int count, char** arguments) { return run_case(all_cases(), count, arguments); }
+int main(int count, char** arguments) {
+  if (on_host::lists_launches(count, arguments, launch_all)) return 0;
+  return run_case(all_cases(), count, arguments);
+}

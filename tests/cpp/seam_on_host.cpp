@@ -339,9 +339,66 @@ void add_passes(Cases& cases) {
   };
 }
 
+void add_split(Cases& cases) {
+  cases["more blocks than a launch takes"] = [] {
+    on_host::limits.x = 2;
+    for (const bool last : {false, true}) {
+      statistics<float, float>(
+          {.steps = 3, .samples = 2, .channels = 3, .height = 5, .width = 4, .last = last});
+      sums<float, float>(
+          {.steps = 3, .samples = 1, .channels = 6, .height = 9, .width = 10, .last = last, .spatial = true});
+    }
+  };
+  cases["more steps than a launch takes"] = [] {
+    on_host::limits.y = 2;
+    for (const bool last : {false, true})
+      for (const int64_t pool : {1, 2})
+        grad<float, float>({.steps = 5,
+                            .samples = 2,
+                            .channels = 3,
+                            .height = 4,
+                            .width = 5,
+                            .pool = pool,
+                            .last = last,
+                            .spatial = true,
+                            .gates = true});
+  };
+}
+
+template <class Io, class Real>
+void launch_every_kernel(bool last, int64_t size, int64_t pool) {
+  const Maps maps{1, 1, size, size, size, last};
+  StatisticsCall<Io, Real> statistics{};
+  statistics.maps = maps;
+  statistics.pool = pool;
+  launch_statistics(statistics, Stream{});
+  SqueezeCall<Io, Real> squeeze{};
+  squeeze.maps = maps;
+  launch_squeeze(squeeze, Stream{});
+  ProjectCall<Io, Real> project{};
+  project.maps = maps;
+  launch_project(project, Stream{});
+  GradCall<Io, Real> grad{};
+  grad.maps = maps;
+  grad.pool = pool;
+  launch_grad(grad, Stream{});
+}
+
+// All layouts, vectors and lone values, every pool that has a kernel of its own.
+void launch_all() {
+  for (const bool last : {false, true})
+    for (const int64_t size : {3, 8})
+      for (const int64_t pool : {1, 2, 3})
+        for (const ScalarType type :
+             {ScalarType::Double, ScalarType::Float, ScalarType::BFloat16, ScalarType::Half})
+          dispatch_type(type,
+                        [&]<class Io, class Real>() { launch_every_kernel<Io, Real>(last, size, pool); });
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
+  if (on_host::lists_launches(count, arguments, launch_all)) return 0;
   Cases cases;
   add_type<float, float>(cases, "float");
   add_type<double, double>(cases, "double");
@@ -349,5 +406,6 @@ int main(int count, char** arguments) {
   add_type<Half, float>(cases, "half");
   add_statistics(cases);
   add_passes(cases);
+  add_split(cases);
   return run_case(cases, count, arguments);
 }
