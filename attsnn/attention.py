@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
+from ._extension import Backend
+from .ops.pfa import RANKS, check_rules
 
 NAMES = ("TA", "CA", "SA", "TCA", "TSA", "CSA", "TCSA")
 PRUNING = ("TA", "CA", "TCA")  # those whose scores choose what is kept
@@ -184,3 +186,72 @@ def attention(
     if "S" in letters and channels is not None:
         gates.add_module("spatial", SpatialAttention())
     return gates if len(gates) else nn.Identity()
+
+
+class PFA(nn.Module):
+    """Projected full attention (Deng et al., 2024): x [T, N, C, H, W] weighed value by value with a map of
+    rank `rank`; `ops.pfa` documents the equation.
+
+    Fixes T to `steps` and C to `channels`; H and W are free. `rank * (steps * (kernel^2 + 1) + channels + 3)`
+    parameters, which start as those of `nn.Conv2d` and `nn.Linear` do.
+
+    Args:
+        rank: R, from 1 to 64.
+        kernel: side of the spatial convolution, 1 or 3.
+        scale: "mean" (the released code on event data) or "sum" (on images).
+        fusion: "multiply", relu(A x); "add", relu(A + x), the released code on Fashion-MNIST; "residual",
+            x + A x.
+
+    A published state dict may have a `weight` [R] beside, which never trained and stands for the 1/R of
+    `scale="mean"`: it is accepted on load and dropped.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        channels: int,
+        rank: int,
+        *,
+        kernel: int = 3,
+        scale: str = "mean",
+        fusion: str = "multiply",
+        backend: Backend = "auto",
+    ):
+        super().__init__()
+        for name, count in (("steps", steps), ("channels", channels), ("rank", rank)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
+        if rank not in RANKS:
+            raise ValueError(f"rank must be from 1 to {RANKS[-1]}, got {rank}")
+        if kernel not in (1, 3):
+            raise ValueError(f"kernel must be 1 or 3, got {kernel!r}")
+        check_rules(scale, fusion)
+        # In the published order, so that a seed draws the same weights.
+        self.spatial_weight, self.spatial_bias = nn.Conv2d(steps, rank, kernel).parameters()
+        self.temporal_weight, self.temporal_bias = nn.Linear(channels, rank).parameters()
+        self.channel_weight, self.channel_bias = nn.Linear(steps, rank).parameters()
+        self.steps, self.channels, self.rank, self.kernel = steps, channels, rank, kernel
+        self.scale, self.fusion, self.backend = scale, fusion, backend
+
+    def run(self, x: Tensor) -> ops.PFAOutput:
+        """(out, scores): the result, and the factors of the map, which cost nothing."""
+        return ops.pfa(
+            x,
+            (self.spatial_weight, self.spatial_bias),
+            (self.temporal_weight, self.temporal_bias),
+            (self.channel_weight, self.channel_bias),
+            scale=self.scale,
+            fusion=self.fusion,
+            backend=self.backend,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x).out
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.pop(prefix + "weight", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        knobs = ("steps", "channels", "rank", "kernel", "scale", "fusion")
+        return ", ".join(f"{knob}={getattr(self, knob)}" for knob in knobs)

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from attsnn import ops
 from attsnn._extension import Backend
-from attsnn.attention import Attention, PrunedAttention
+from attsnn.attention import PFA, Attention, PrunedAttention
 from attsnn.neurons import LIF
 
 
@@ -21,6 +21,9 @@ def over_time(layer: nn.Module, x: Tensor) -> Tensor:
     """A layer that knows no time, applied to x [T, N, ...] with T folded into the batch."""
     y = layer(x.flatten(0, 1))
     return y.view(*x.shape[:2], *y.shape[1:])  # `unflatten` is as much again of Python
+
+
+COMPOSED = PrunedAttention | PFA  # called, where the gates of an `Attention` are a part of the seam
 
 
 class SpikingLayer(nn.Module):
@@ -33,9 +36,9 @@ class SpikingLayer(nn.Module):
             (T, N, H, W), and over all processes where it is synchronised
             (`synchronise` makes it so, and `nn.SyncBatchNorm.convert_sync_batchnorm`).
         pool: side and stride of an average pool.
-        attention: from `attsnn.attention.attention`, or None. A `PrunedAttention` is composed in plain
-            PyTorch, between a seam that is a norm and one that is shortcut and neuron; `run` returns no
-            scores of it.
+        attention: from `attsnn.attention.attention`, or a `PFA`, or None. A `PFA` and a `PrunedAttention`
+            are composed, between a seam that is a norm and one that is shortcut and neuron; `run` returns no
+            scores of them.
         membrane: whether `forward` returns (emitted, membrane), the sum that the neuron reads, which a
             residual network hands on.
         membrane_dtype: at least the type of shortcut and membrane, in which then the whole op computes; what
@@ -49,7 +52,7 @@ class SpikingLayer(nn.Module):
         *,
         norm: _BatchNorm | None = None,
         pool: int = 1,
-        attention: Attention | PrunedAttention | nn.Identity | None = None,
+        attention: Attention | PrunedAttention | PFA | nn.Identity | None = None,
         membrane: bool = False,
         membrane_dtype: torch.dtype | None = None,
     ):
@@ -57,9 +60,11 @@ class SpikingLayer(nn.Module):
         _check_norm(norm)
         if not isinstance(neuron, LIF):
             raise TypeError(f"neuron must be an attsnn.neurons.LIF, got {type(neuron).__name__}")
-        if not isinstance(attention, Attention | PrunedAttention | nn.Identity | None):
+        if not isinstance(attention, Attention | COMPOSED | nn.Identity | None):
             kind = type(attention).__name__
-            raise TypeError(f"attention must come from attsnn.attention.attention, or be None, got {kind}")
+            raise TypeError(
+                f"attention must come from attsnn.attention.attention, be a PFA, or None, got {kind}"
+            )
         self.current, self.norm = current, norm
         self.attention = None if isinstance(attention, nn.Identity) else attention
         self.neuron, self.pool, self.membrane = neuron, pool, membrane
@@ -72,7 +77,7 @@ class SpikingLayer(nn.Module):
         z = x if self.current is None else over_time(self.current, x)
         emitted, z = z.dtype, _widened(z, self.membrane_dtype)
         norm, pool, gates = self.norm, self.pool, None
-        if isinstance(self.attention, PrunedAttention):
+        if isinstance(self.attention, COMPOSED):
             z = self.attention(_normed(z, norm, self.neuron.backend, pool=pool))
             norm, pool = None, 1
         elif self.attention is not None:

@@ -28,6 +28,13 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
   m.def("average_pool(Tensor x, int pool) -> Tensor");
   m.def("average_pool_backward(Tensor grad, int pool, int height, int width, bool channels_last) -> Tensor");
   m.def(
+      "pfa_forward(Tensor x, Tensor spatial, Tensor spatial_bias, Tensor temporal, Tensor temporal_bias, "
+      "Tensor channel, Tensor channel_bias, float scale, int fusion, bool keep) -> (Tensor y, Tensor S, "
+      "Tensor T, Tensor C, Tensor kept)");
+  m.def(
+      "pfa_backward(Tensor grad_y, Tensor? x, Tensor spatial, Tensor temporal, Tensor channel, Tensor S, "
+      "Tensor T, Tensor C, Tensor kept, float scale, int fusion, bool wants_x) -> Tensor[]");
+  m.def(
       "seam_statistics(Tensor z, Tensor? gamma, int pool, bool extrema, bool totals) -> (Tensor[] pooled, "
       "Tensor[] planes, Tensor[] totals)");
   m.def(

@@ -46,7 +46,17 @@ LONGEST = [
     f"test_{subject}.py"
     for subject in (
         *("train_imagenet", "bench", "golden", "neuron", "seam", "build", "cuda_on_host", "seam_on_host"),
-        *("ms_resnet", "ops", "models", "engine", "processes", "train_dvs"),
+        *(
+            "pfa_on_host",
+            "ms_resnet",
+            "ops",
+            "models",
+            "pfa",
+            "engine",
+            "processes",
+            "train_dvs",
+            "pfa_models",
+        ),
     )
 ]
 

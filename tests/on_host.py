@@ -48,7 +48,7 @@ def must_be_equal(program: Path, *case: str) -> None:
 
 
 # Of the kernels that csrc/cuda/<family>*.cu compile: the programs that say what their drivers ask for.
-FAMILIES = {"neuron": ("neuron",), "seam": ("seam", "seam_neuron", "gates")}
+FAMILIES = {"neuron": ("neuron",), "seam": ("seam", "seam_neuron", "gates"), "pfa": ("pfa",)}
 SHARED = {"sm_80": 163, "sm_90": 227}  # KiB that a block can have where it asks, static arrays included
 LEAST_SHARED = 99  # of the architectures since sm_80
 STATIC, REGISTERS = 48 * 1024, 65536  # bytes, and registers, of a block

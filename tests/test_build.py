@@ -198,18 +198,23 @@ def test_a_driver_too_old(monkeypatch, driver, have):
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
 def test_code_for_a_wide_instruction_set_calls_none_for_a_narrow_one(fused):
-    """A lambda that GCC leaves out of `on_avx512` runs in scalars: right, and several times slower."""
+    """A lambda that GCC leaves out of `on_avx512` runs in scalars: right, and several times slower. And PFA's
+    loops alone contract a product and a sum, or the neurons' bits would depend on the processor.
+    """
     extension = _extension.compiled()
     if extension.isa() == "baseline":
         pytest.skip("no wide instruction set here, or none compiled")
     command = ["objdump", "-d", "-C", "--no-show-raw-insn", extension.__file__]
-    within, wide, left = "", 0, set()
+    within, wide, left, contracting = "", 0, set(), set()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listing:
         for line in listing.stdout:
             if line.endswith(">:\n"):
                 within = line.split("<", 1)[1][:-3]
                 within = within if "attsnn::on_avx" in within[:40] else ""
                 wide += bool(within)
+            elif "\tvfmadd" in line:
+                contracting.add(within)
             elif within and "attsnn::" in line and (call := CALL.search(line)) and "+0x" not in line:
                 left.add(f"{within[:120]} calls {call[1][:120]}")
     assert wide > 100 and not left, "\n".join(sorted(left))
+    assert contracting and all("_contracted<attsnn::" in name for name in contracting), contracting

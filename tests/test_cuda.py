@@ -4,6 +4,10 @@ import pytest
 import torch
 from close import as_exact_as_eager, close64, same_bits
 from test_neuron import NUMBERS, SHAPES, make, run
+from test_pfa import SHAPES as PFA_SHAPES
+from test_pfa import WAYS, module
+from test_pfa import maps as pfa_maps
+from test_pfa import run as run_pfa
 from test_seam import GATES, MA_SNN, MS_RESNET, maps, weights_of
 from test_seam import run as run_seam
 from torch import nn
@@ -97,6 +101,55 @@ def test_seams_equal_the_cpu(gates, channels_last, neuron):
                 same_bits(gpu[name], again[name], f"{name}, twice")
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("way", WAYS, ids=[fusion for _, fusion in WAYS])
+@pytest.mark.parametrize("name", PFA_SHAPES)
+def test_pfa_equals_the_cpu(name, way, channels_last):
+    """In float64, every output and gradient; and twice the same bits. In 16 bit the map is as exact."""
+    shape, rank, kernel = PFA_SHAPES[name]
+    pfa = module(shape, rank, kernel, scale=way[0], fusion=way[1])
+    x = pfa_maps(shape, channels_last, spikes=way[1] == "multiply")
+    grad = pfa_maps(shape, channels_last, seed=1)
+    cpu = run_pfa(pfa, "fused", x, grad)
+    gpu, again = (run_pfa(pfa.cuda(), "fused", x.cuda(), grad.cuda()) for _ in range(2))
+    for key, value in cpu.items():
+        close64(gpu[key].cpu(), value, 1e-11, key)
+        same_bits(gpu[key], again[key], f"{key}, twice")
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        narrow = [v.to(dtype).cuda() for v in (x, grad)]
+        ours, eager = (run_pfa(pfa.float(), backend, *narrow) for backend in ("fused", "reference"))
+        exact = run_pfa(pfa.double(), "reference", *(v.double() for v in narrow))
+        for key in ("out", "x"):
+            as_exact_as_eager(ours[key], eager[key], exact[key], f"{key}, {dtype}")
+
+
+@pytest.mark.parametrize("how", ["still", "batch first"])
+def test_pfa_of_other_strides(how):
+    shape = (4, 3, 5, 6, 6)
+    pfa = module(shape)
+    x = (
+        pfa_maps((1, *shape[1:])).expand(shape)
+        if how == "still"
+        else pfa_maps((3, 4, *shape[2:])).transpose(0, 1)
+    )
+    grad = pfa_maps(shape, seed=1)
+    cpu, gpu = run_pfa(pfa, "fused", x, grad), run_pfa(pfa.cuda(), "fused", x.cuda(), grad.cuda())
+    for key, value in cpu.items():
+        close64(gpu[key].cpu(), value, 1e-11, key)
+
+
+def test_more_steps_than_a_launch_takes():
+    """The gradient of a seam has the steps in a dimension of the grid that ends at 65,535."""
+    layer = layers.SpikingLayer(None, neurons.ma_snn(backend="fused"), norm=nn.BatchNorm2d(4)).double()
+    z = torch.randn(70_000, 1, 4, 1, 2, dtype=torch.float64)
+    found = []
+    for device in ("cpu", "cuda"):
+        leaf = z.to(device).requires_grad_()
+        layer.to(device)(leaf).sum().backward()
+        found.append(leaf.grad.cpu())
+    close64(found[1], found[0], 1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_seams_of_as_much_shared_memory_as_goes_unasked(dtype):
     """From 41 to 48 steps the kernel's own arrays and those of a launch are above 48 KiB only together."""
@@ -107,10 +160,12 @@ def test_seams_of_as_much_shared_memory_as_goes_unasked(dtype):
         assert z.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("seam", [False, True])
-def test_graph_capture(seam):
+@pytest.mark.parametrize("what", ["neuron", "seam", "pfa"])
+def test_graph_capture(what):
     neuron = neurons.ma_snn(backend="fused")
-    if seam:
+    if what == "pfa":
+        neuron = attention.PFA(20, 4, 3, backend="fused").cuda()
+    if what == "seam":
         gates = attention.attention("TCSA", channels=4, steps=20, channel_ratio=2)
         neuron = layers.SpikingLayer(None, neuron, norm=nn.BatchNorm2d(4), pool=2, attention=gates).cuda()
     x = torch.randn(20, 3, 4, 6, 6, device="cuda", requires_grad=True)

@@ -83,6 +83,10 @@ SEAM_KERNELS = (
     "fold_steps_kernel",
     "grad_kernel",
     "SummingSink",
+    "pfa_means_kernel",
+    "pfa_apply_kernel",
+    "pfa_reduce_kernel",
+    "pfa_gradient_kernel",
 )
 IO_TYPES = {"float": "f", "double": "d", "Half": "N3c104HalfE", "BFloat16": "N3c108BFloat16E"}  # mangled
 

@@ -3,6 +3,8 @@
 from attsnn.reference import (
     Gates,
     Norm,
+    PFAOutput,
+    PFAScores,
     Scores,
     SeamOutput,
     channel_gate,  # no kernels of their own: a seam fuses them
@@ -11,6 +13,7 @@ from attsnn.reference import (
 )
 
 from .neuron import lif
+from .pfa import pfa
 from .pool import average_pool
 from .running import update_running
 from .seam import seam
@@ -18,11 +21,14 @@ from .seam import seam
 __all__ = [
     "Gates",
     "Norm",
+    "PFAOutput",
+    "PFAScores",
     "Scores",
     "SeamOutput",
     "average_pool",
     "channel_gate",
     "lif",
+    "pfa",
     "seam",
     "spatial_gate",
     "temporal_gate",

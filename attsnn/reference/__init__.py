@@ -4,6 +4,7 @@ build.
 
 from .gates import channel_gate, spatial_gate, temporal_gate
 from .neuron import CONSTANTS, EMITS, lif, neurons, state_dtype
+from .pfa import FUSIONS, SCALES, PFAOutput, PFAScores, pfa
 from .seam import (
     Gates,
     Norm,
@@ -29,8 +30,12 @@ from .surrogate import (
 __all__ = [
     "CONSTANTS",
     "EMITS",
+    "FUSIONS",
     "Gates",
     "Norm",
+    "PFAOutput",
+    "PFAScores",
+    "SCALES",
     "SURROGATES",
     "Scores",
     "SeamOutput",
@@ -42,6 +47,7 @@ __all__ = [
     "fast_sigmoid",
     "lif",
     "neurons",
+    "pfa",
     "rectangular",
     "seam",
     "seam_apply",

@@ -45,7 +45,7 @@ ATTSNN_INLINE Real rectified(Real value, Real floor) {
 }
 template <class Real>
 ATTSNN_INLINE Real through(Real value, Real floor, Real gradient) {
-  return value <= floor ? Real(0) : gradient;
+  return value <= floor ? Real{} : gradient;
 }
 
 // Whether `other`, which comes later, takes the place of the largest so far: it is larger, or the first NaN.

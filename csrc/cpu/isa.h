@@ -19,8 +19,9 @@ inline Isa widest_isa() {
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512) return Isa::kAvx512;
-  if (__builtin_cpu_supports("avx2")) return Isa::kAvx2;
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx512 && avx2) return Isa::kAvx512;
+  if (avx2) return Isa::kAvx2;
 #endif
   return Isa::kBaseline;
 }
@@ -72,6 +73,35 @@ inline void with_isa(Args... args) {
   if (isa() == Isa::kAvx2) return on_avx2<kFunction>(args...);
 #endif
   kFunction(args...);
+}
+
+// The same for loops that may contract a product and a sum into a multiply-add, where there are such: their
+// bits differ between instruction sets. Loops::run<kBytes>, kBytes being those of a vector.
+#ifdef ATTSNN_ISA_DISPATCH
+#ifdef __clang__
+#define ATTSNN_CONTRACTED
+#else
+#define ATTSNN_CONTRACTED optimize("fp-contract=fast"),
+#endif
+template <class Loops, class... Args>
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"), ATTSNN_CONTRACTED flatten,
+               noinline)) void on_avx512_contracted(Args... args) {
+  Loops::template run<64>(args...);
+}
+template <class Loops, class... Args>
+__attribute__((target("avx2,fma"), ATTSNN_CONTRACTED flatten, noinline)) void on_avx2_contracted(
+    Args... args) {
+  Loops::template run<32>(args...);
+}
+#endif
+
+template <class Loops, class... Args>
+inline void with_vectors(Args... args) {
+#ifdef ATTSNN_ISA_DISPATCH
+  if (isa() == Isa::kAvx512) return on_avx512_contracted<Loops>(args...);
+  if (isa() == Isa::kAvx2) return on_avx2_contracted<Loops>(args...);
+#endif
+  Loops::template run<16>(args...);
 }
 
 }  // namespace attsnn

@@ -27,22 +27,30 @@ struct SeamRules {
   bool relu() const { return by_plane() || space; }
 };
 
-// [T, N, C, H, W] with pixels or channels innermost.
-inline Maps maps_of(const Tensor& z) {
+// [T, N, C, H, W], pixels or channels innermost in every sample; steps and samples at any distance.
+inline Maps samples_of(const Tensor& z) {
   STD_TORCH_CHECK(z.dim() == 5 && z.size(0) >= 1, "z must be [T, N, C, H, W] with at least one time step");
   Maps maps{z.size(0), z.size(1), z.size(2), z.size(3), z.size(4), false};
   const bool empty = maps.planes() * maps.pixels() == 0;  // whatever its strides
   const auto lies = [&](int64_t c, int64_t h, int64_t w) {
-    const int64_t strides[] = {maps.sample_size(), c, h, w};
-    for (int d = 1; d < 5; ++d)
-      if (!empty && z.size(d) > 1 && z.stride(d) != strides[d - 1]) return false;
+    const int64_t strides[] = {c, h, w};
+    for (int d = 2; d < 5; ++d)
+      if (!empty && z.size(d) > 1 && z.stride(d) != strides[d - 2]) return false;
     return true;
   };
   const bool planes = lies(maps.pixels(), maps.width, 1);
   maps.channels_last = !planes;
   STD_TORCH_CHECK(planes || lies(1, maps.width * maps.channels, maps.channels),
-                  "z[t] must be contiguous or channels-last");
+                  "a sample z[t, n] must be contiguous or channels-last");
   return maps.laid();
+}
+
+// The same where the samples of a step lie side by side.
+inline Maps maps_of(const Tensor& z) {
+  const Maps maps = samples_of(z);
+  const bool dense = maps.samples <= 1 || maps.sample_size() == 0 || z.stride(1) == maps.sample_size();
+  STD_TORCH_CHECK(dense, "z[t] must be contiguous or channels-last");
+  return maps;
 }
 
 inline bool same_maps(const Maps& a, const Maps& b) {

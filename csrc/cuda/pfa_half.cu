@@ -1,0 +1,4 @@
+#include "cuda/launch.cuh"
+#include "cuda/pfa_driver.cuh"
+
+template void attsnn::instantiate_pfa<torch::headeronly::Half, float>();
