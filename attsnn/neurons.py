@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import ops
 from ._extension import Backend
 from .ops.neuron import check_rules
-from .reference import CONSTANTS, Surrogate, arctan, rectangular
+from .reference import CONSTANTS, Surrogate, arctan, rectangular, triangle
 
 Constant = float | Tensor
 
@@ -229,6 +229,13 @@ def fsvae(decay: float = 0.25, threshold: float = 0.2, **kwargs) -> LIF:
     return LIF(leak=decay, threshold=threshold, **{**rules, **kwargs})
 
 
+def gac(decay: float = 0.5, threshold: float = 1.0, **kwargs) -> LIF:
+    """Gated attention coding (Qiu et al., 2024): strict >, reset to 0 kept in the graph, a triangle of
+    half-width 1.
+    """
+    return LIF(leak=decay, threshold=threshold, **{"strict": True, "surrogate": triangle(1.0), **kwargs})
+
+
 PRESETS: dict[str, Callable[..., LIF]] = {
     "integrate_and_fire": integrate_and_fire,
     "leaky": leaky,
@@ -236,4 +243,5 @@ PRESETS: dict[str, Callable[..., LIF]] = {
     "ma_snn": ma_snn,
     "ms_resnet": ms_resnet,
     "fsvae": fsvae,
+    "gac": gac,
 }

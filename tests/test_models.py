@@ -244,7 +244,9 @@ def test_misuse():
 
 def test_names():
     resnets = [f"{kind}ms_resnet{depth}" for kind in ("", "att_") for depth in (18, 34, 104)]
-    assert models.names() == sorted([*PARAMETERS, *resnets])
+    vggs = [f"att_vgg{depth}" for depth in (7, 11, 13, 16, 19)]
+    pfa = ["vgg_cifar10_dvs", "vgg_ncaltech101", "vgg_dvs_gesture", "fmnist", "ms_resnet18"]
+    assert models.names() == sorted([*PARAMETERS, *resnets, *vggs, *(f"pfa_{name}" for name in pfa)])
 
 
 @pytest.mark.parametrize(

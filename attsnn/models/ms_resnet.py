@@ -7,7 +7,9 @@ gates, norm and neuron between two convolutions are one op: blocks hand on (memb
 [N, 3, H, W], shown T times, output [N, classes].
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +17,27 @@ from torch import Tensor, nn
 from attsnn import neurons
 from attsnn._extension import Backend
 from attsnn.attention import attention
-from attsnn.layers import AveragePool, NormedLayer, SpikingLayer
+from attsnn.layers import AveragePool, NormedLayer, SpikingLayer, over_time
 
+from .parts import weighed
 from .registry import register
-from .sizes import check_counts, scaled
+from .sizes import check_counts, check_widths, scaled
 
-GAMMA = 0.5  # of every norm but the second of a block: the neurons' threshold
 GATED_GAMMA = 0.1
+
+
+class Stem(NamedTuple):
+    """The first convolution, or convolutions, in words, and its stride."""
+
+    what: str
+    stride: int
+
+
+STEMS = {
+    "7x7": Stem("a 7x7 stem", 2),
+    "three 3x3": Stem("a stem of three 3x3 convolutions", 2),  # with bias
+    "3x3": Stem("a 3x3 stem", 1),
+}
 
 
 @dataclass(frozen=True)
@@ -29,9 +45,13 @@ class Plan:
     """What differs between the variants, and what a caller may change."""
 
     blocks: tuple[int, ...]  # by stage; the first of each has stride 2
-    stem: str = "7x7"  # or "3x3": three convolutions with bias
-    shortcut: str = "pool"  # average pool, then 1x1; or "stride": 1x1 of stride 2
-    gamma: float = GATED_GAMMA  # of the second norm of a block
+    first_stride: int = 2  # but the very first, which may have 1
+    stem: str = "7x7"  # one of STEMS
+    stem_channels: int | None = None  # None: those of the first stage
+    shortcut: str = "pool"  # average pool, then 1x1; or "stride": 1x1 with the block's stride
+    downsample: str = "stride"  # of a block's first convolution; or "max": 3x3 maximum pool behind its norm
+    neuron: Callable[..., neurons.LIF] = neurons.ms_resnet
+    gamma: float = GATED_GAMMA  # of the second norm of a block; of all others it is the neurons' threshold
     dropout: float = 0.2
     attention: str | None = "CSA"
     steps: int = 1
@@ -39,6 +59,9 @@ class Plan:
     channels: tuple[int, ...] = (64, 128, 256, 512)
     channel_ratio: int = 8
     temporal_ratio: int = 1
+    rank: int | None = None  # of a PFA; None: this network has none
+    scale: str = "mean"
+    fusion: str = "multiply"
     keep_steps: float | None = None
     keep_channels: float | None = None
     reserve_coefficient: bool = True
@@ -50,7 +73,7 @@ _MS = {"gamma": 0.0, "attention": None, "steps": 6}
 PLANS = {
     **{f"att_ms_resnet{depth}": Plan(blocks) for depth, blocks in BLOCKS.items()},
     **{f"ms_resnet{d}": Plan(BLOCKS[d], shortcut="stride", dropout=0.0, **_MS) for d in (18, 34)},
-    "ms_resnet104": Plan(BLOCKS[104], stem="3x3", **_MS),
+    "ms_resnet104": Plan(BLOCKS[104], stem="three 3x3", **_MS),
 }
 
 
@@ -61,9 +84,7 @@ class Block(nn.Module):
     of the last block.
     """
 
-    def __init__(
-        self, first: SpikingLayer, second: SpikingLayer, pool: nn.Module, shortcut: NormedLayer | None
-    ):
+    def __init__(self, first: nn.Module, second: SpikingLayer, pool: nn.Module, shortcut: NormedLayer | None):
         super().__init__()
         self.first, self.second, self.pool, self.shortcut = first, second, pool, shortcut
 
@@ -83,10 +104,17 @@ def _for_layer(x: Tensor, layer: nn.Module, membrane_dtype: torch.dtype | None) 
     return x if membrane_dtype is None else x.to(next(layer.parameters()).dtype)
 
 
-def _norm(channels: int, gamma: float = GAMMA) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(channels)
-    nn.init.constant_(norm.weight, gamma)
-    return norm
+class MaxPooledLayer(NormedLayer):
+    """A block's first layer of stride 1, its maps halved by a maximum pool: convolution -> norm -> 3x3 pool
+    -> neuron, composed; its tensors are those of the `SpikingLayer` in its place.
+    """
+
+    def __init__(self, current: nn.Module, neuron: neurons.LIF, stride: int, *, norm: nn.BatchNorm2d):
+        super().__init__(current, norm, backend=neuron.backend)
+        self.pool, self.neuron = nn.MaxPool2d(3, stride, padding=1), neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neuron(over_time(self.pool, super().forward(x)))
 
 
 class MSResNet(nn.Module):
@@ -99,49 +127,50 @@ class MSResNet(nn.Module):
         gamma = plan.gamma if plan.attention is None else max(plan.gamma, GATED_GAMMA)
 
         def neuron() -> neurons.LIF:
-            return neurons.ms_resnet(backend=backend)
+            return plan.neuron(backend=backend)
+
+        threshold = neuron().constants()["threshold"]
+
+        def norm(channels: int, gamma: float = threshold) -> nn.BatchNorm2d:
+            layer = nn.BatchNorm2d(channels)
+            nn.init.constant_(layer.weight, gamma)
+            return layer
 
         def conv(c: int, width: int, stride: int = 1) -> nn.Conv2d:
             return nn.Conv2d(c, width, 3, stride, padding=1, bias=False)
 
         def block(c: int, width: int, stride: int, last: bool) -> Block:
-            gates = attention(
-                plan.attention,
-                channels=width,
-                steps=plan.steps,
-                channel_ratio=plan.channel_ratio,
-                temporal_ratio=plan.temporal_ratio,
-                keep_steps=plan.keep_steps,
-                keep_channels=plan.keep_channels,
-                reserve_coefficient=plan.reserve_coefficient,
-            )
-            first = SpikingLayer(conv(c, width, stride), neuron(), norm=_norm(width))
+            gates = _gates(plan, width, backend)
+            if stride > 1 and plan.downsample == "max":
+                first = MaxPooledLayer(conv(c, width), neuron(), stride, norm=norm(width))
+            else:
+                first = SpikingLayer(conv(c, width, stride), neuron(), norm=norm(width))
             second = SpikingLayer(
                 conv(width, width),
                 neuron(),
-                norm=_norm(width, gamma),
+                norm=norm(width, gamma),
                 attention=gates,
                 membrane=not last,
                 **types,
             )
             pool, shortcut = nn.Identity(), None
-            if stride > 1:
-                pools = plan.shortcut == "pool"
+            if stride > 1 or c != width:
+                pools = plan.shortcut == "pool" and stride > 1
                 if pools:
                     pool = AveragePool(stride, backend=backend)
                 current = nn.Conv2d(c, width, 1, 1 if pools else stride, bias=False)
-                shortcut = NormedLayer(current, _norm(width), backend=backend, **types)
+                shortcut = NormedLayer(current, norm(width), backend=backend, **types)
             return Block(first, second, pool, shortcut)
 
-        widths = (plan.channels[0], *plan.channels)
-        stem = _stem(plan.stem, widths[0])
-        self.stem = NormedLayer(stem, _norm(widths[0]), backend=backend, **types)
+        widths = (plan.stem_channels or plan.channels[0], *plan.channels)
+        self.stem = NormedLayer(_stem(plan.stem, widths[0]), norm(widths[0]), backend=backend, **types)
         self.stem_neuron = neuron()
         self.stages = nn.ModuleList()
         for i, count in enumerate(plan.blocks):
             ends = [i == len(plan.blocks) - 1 and j == count - 1 for j in range(count)]
             inputs = (widths[i], *[widths[i + 1]] * (count - 1))
-            blocks = (block(c, widths[i + 1], 1 if j else 2, ends[j]) for j, c in enumerate(inputs))
+            strides = (2 if i else plan.first_stride, *[1] * (count - 1))
+            blocks = map(block, inputs, [widths[i + 1]] * count, strides, ends)
             self.stages.append(nn.ModuleList(blocks))
         self.dropout = nn.Dropout(plan.dropout)
         self.classifier = nn.Linear(widths[-1], plan.classes)
@@ -161,28 +190,48 @@ class MSResNet(nn.Module):
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != 3:
             raise ValueError(f"x must be images [N, 3, H, W], got shape {tuple(x.shape)}")
-        halvings = 2 ** len(self.plan.blocks)
-        if self.plan.shortcut == "pool" and any((side + 1) // 2 % halvings for side in x.shape[2:]):
+        plan, stride = self.plan, STEMS[self.plan.stem].stride
+        halvings = plan.first_stride * 2 ** (len(plan.blocks) - 1)
+        if plan.shortcut == "pool" and any(-(-side // stride) % halvings for side in x.shape[2:]):
             raise ValueError(
-                f"x: height and width must be multiples of {2 * halvings}, which the network halves them by, "
-                f"got shape {tuple(x.shape)}"
+                f"x: height and width must be multiples of {stride * halvings}, which the network halves "
+                f"them by, got shape {tuple(x.shape)}"
             )
 
 
+def _gates(plan: Plan, channels: int, backend: Backend) -> nn.Module:
+    if plan.attention == "PFA" and plan.rank is not None:
+        return weighed(plan, channels, backend)
+    return attention(
+        plan.attention,
+        channels=channels,
+        steps=plan.steps,
+        channel_ratio=plan.channel_ratio,
+        temporal_ratio=plan.temporal_ratio,
+        keep_steps=plan.keep_steps,
+        keep_channels=plan.keep_channels,
+        reserve_coefficient=plan.reserve_coefficient,
+    )
+
+
 def _stem(kind: str, width: int) -> nn.Module:
-    if kind == "7x7":
-        return nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+    stride = STEMS[kind].stride
+    if kind != "three 3x3":
+        side = 7 if kind == "7x7" else 3
+        return nn.Conv2d(3, width, side, stride, padding=side // 2, bias=False)
     second, third = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-    return nn.Sequential(nn.Conv2d(3, width, 3, 2, padding=1), second, third)
+    return nn.Sequential(nn.Conv2d(3, width, 3, stride, padding=1), second, third)
 
 
-def _build(plan: Plan, backend: Backend, *, width: float, **overrides) -> MSResNet:
+def build(plan: Plan, backend: Backend, *, width: float, **overrides) -> MSResNet:
+    """The network of a plan with these fields instead; `width` multiplies all its channels."""
     plan = replace(plan, **overrides)
     counts = ("steps", "classes", "channel_ratio", "temporal_ratio")
     check_counts(**{name: getattr(plan, name) for name in counts})
-    if len(plan.channels) != len(plan.blocks) or min(plan.channels) < 1:
-        raise ValueError(f"channels must be {len(plan.blocks)} widths of at least 1, got {plan.channels!r}")
-    plan = replace(plan, channels=scaled(plan.channels, width, plan.channel_ratio))
+    check_widths(plan.channels, len(plan.blocks))
+    widths = (plan.stem_channels or plan.channels[0], *plan.channels)
+    stem, *channels = scaled(widths, width, plan.channel_ratio)
+    plan = replace(plan, stem_channels=stem, channels=tuple(channels))
     if not (plan.membrane_dtype is None or plan.membrane_dtype.is_floating_point):
         raise ValueError(f"membrane_dtype must be None or a floating-point type, got {plan.membrane_dtype}")
     return MSResNet(plan, backend)
@@ -205,7 +254,7 @@ def _register(name: str, plan: Plan) -> None:
         membrane_dtype: torch.dtype | None = None,
         backend: Backend = "auto",
     ) -> MSResNet:
-        return _build(
+        return build(
             plan,
             backend,
             width=width,
@@ -222,7 +271,7 @@ def _register(name: str, plan: Plan) -> None:
             membrane_dtype=membrane_dtype,
         )
 
-    stem = "a 7x7 stem" if plan.stem == "7x7" else "a stem of three 3x3 convolutions"
+    stem = STEMS[plan.stem].what
     gamma = f"{plan.gamma}" + (f", {GATED_GAMMA} with an attention" if plan.gamma < GATED_GAMMA else "")
     reads = "an average pool and a 1x1 convolution" if plan.shortcut == "pool" else "a 1x1 of stride 2"
     builder.__name__ = name

@@ -21,8 +21,8 @@ def names() -> list[str]:
 
 
 def create(name: str, **kwargs) -> nn.Module:
-    """The model of that name; the keywords are those of its builder (`help(attsnn.models.ma_snn)` and
-    `help(attsnn.models.ms_resnet)` document them).
+    """The model of that name; the keywords are those of its builder, which the file of its family documents:
+    `help(attsnn.models.ma_snn)`, ms_resnet, att_vgg, pfa_vgg, pfa_fmnist, pfa_ms_resnet.
     """
     if name not in _models:
         close = difflib.get_close_matches(name, _models, 1)

@@ -1,7 +1,7 @@
 """What the families of models check and scale alike."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def check_counts(**counts: int) -> None:
@@ -9,6 +9,19 @@ def check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
+
+
+def check_widths(channels: Sequence[int], count: int) -> None:
+    """A sentence for channels that are not `count` widths."""
+    widths = isinstance(channels, Sequence) and len(channels) == count
+    if not widths or any(isinstance(c, bool) or not isinstance(c, int) or c < 1 for c in channels):
+        raise ValueError(f"channels must be {count} widths of at least 1, got {channels!r}")
+
+
+def check_attention(name: str | None, known: Iterable[str]) -> None:
+    """A sentence for an attention that a network does not have."""
+    if name is not None and name not in known:
+        raise ValueError(f"attention must be None or one of {', '.join(known)}, got {name!r}")
 
 
 def scaled(channels: Iterable[int], width: float, ratio: int) -> tuple[int, ...]:

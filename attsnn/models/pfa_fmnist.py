@@ -1,0 +1,102 @@
+"""The spiking network with projected full attention for Fashion-MNIST (PFA; Deng et al., 2024; the released
+code's form).
+
+A static part, 3x3 convolution -> batch norm, is computed once and read by its neurons T times; then maximum
+pool -> 3x3 convolution -> batch norm -> PFA -> LIF -> maximum pool, and two linear layers of LIF neurons.
+The read-out is the last one's firing rate. Input [N, 1, 28, 28], shown T times; output [N, classes].
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import Tensor, nn
+
+from attsnn import neurons
+from attsnn._extension import Backend
+from attsnn.layers import NormedLayer, Rate, SpikingLayer
+
+from .parts import EachStep, weighed
+from .registry import register
+from .sizes import check_attention, check_counts, scaled
+
+SIDE = 28
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a caller may change."""
+
+    channels: int = 128
+    hidden: int = 2048
+    classes: int = 10
+    steps: int = 4
+    rank: int = 4
+    attention: str | None = "PFA"
+    scale: str = "sum"
+    fusion: str = "add"
+    dropout: float = 0.7
+
+
+class PFAFMNIST(nn.Module):
+    """`stem`, `stem_neuron`, `features`, which holds the PFA, `hidden`, `classifier`, `read_out`."""
+
+    def __init__(self, plan: Plan, backend: Backend):
+        super().__init__()
+        neuron, channels = partial(neurons.leaky, backend=backend), plan.channels
+
+        def conv(c: int) -> nn.Conv2d:
+            return nn.Conv2d(c, channels, 3, padding=1, bias=False)
+
+        def linear(c: int, width: int) -> SpikingLayer:
+            return SpikingLayer(nn.Linear(c, width, bias=False), neuron())
+
+        self.stem = NormedLayer(conv(1), nn.BatchNorm2d(channels), backend=backend)
+        self.stem_neuron = neuron()
+        self.pool = EachStep(nn.MaxPool2d(2))
+        current, norm = conv(channels), nn.BatchNorm2d(channels)
+        self.features = SpikingLayer(current, neuron(), norm=norm, attention=weighed(plan, channels, backend))
+        self.dropout = nn.Dropout(plan.dropout)  # of [T, N, F]: every step has its own mask
+        self.hidden = linear(channels * (SIDE // 4) ** 2, plan.hidden)
+        self.classifier = linear(plan.hidden, plan.classes)
+        self.read_out = Rate()
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, 1, 28, 28] -> [N, classes]
+        if x.shape[1:] != (1, SIDE, SIDE):
+            raise ValueError(f"x must be images [N, 1, {SIDE}, {SIDE}], got shape {tuple(x.shape)}")
+        # [1, N, C, H, W]: the same at every step. The norm's variance counts it once, as published.
+        currents = self.stem(x[None])
+        spikes = self.stem_neuron(currents, steps=self.plan.steps)  # [T, N, C, H, W]
+        spikes = self.pool(self.features(self.pool(spikes)))
+        spikes = self.hidden(self.dropout(spikes.flatten(2)))  # [T, N, F]
+        return self.read_out(self.classifier(self.dropout(spikes)))
+
+
+@register
+def pfa_fmnist(
+    *,
+    attention: str | None = Plan.attention,
+    steps: int = Plan.steps,
+    rank: int = Plan.rank,
+    num_classes: int = Plan.classes,
+    channels: int = Plan.channels,
+    hidden: int = Plan.hidden,
+    width: float = 1.0,
+    dropout: float = Plan.dropout,
+    scale: str = Plan.scale,
+    fusion: str = Plan.fusion,
+    backend: Backend = "auto",
+) -> PFAFMNIST:
+    """Spiking network with PFA for Fashion-MNIST: [N, 1, 28, 28] -> [N, 10].
+
+    attention: "PFA" or None; steps: T, how often the image is shown; rank: of the PFA, 1 to 64; num_classes,
+    channels (of both convolutions), hidden (units): the layer table itself; width: multiplies channels and
+    hidden, for small machines; dropout: before both linear layers, a mask for each step; scale, fusion: of
+    the PFA, as `attsnn.attention.PFA` documents them (the released code adds the sum); backend: "auto",
+    "fused" or "reference".
+    """
+    plan = Plan(channels, hidden, num_classes, steps, rank, attention, scale, fusion, dropout)
+    check_attention(attention, ("PFA",))
+    check_counts(**{name: getattr(plan, name) for name in ("steps", "rank", "classes", "channels", "hidden")})
+    channels, hidden = scaled((channels, hidden), width, 1)
+    return PFAFMNIST(replace(plan, channels=channels, hidden=hidden), backend)
