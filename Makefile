@@ -69,6 +69,7 @@ bench: setup
 	$(BENCH_PY) bench/neuron.py --cold
 	$(BENCH_PY) bench/neuron.py --growth --columns attsnn eager SpikingJelly
 	$(BENCH_PY) bench/seams.py --budget 0.2 --case B1 G1 --columns attsnn composed
+	$(BENCH_PY) bench/pfa.py --threads 1 --budget 0.2 --cap 3 --columns attsnn published composed "composed by step"
 	$(PY) bench/report.py
 # Whole networks, which take as long again.
 bench-models: setup

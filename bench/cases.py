@@ -44,6 +44,22 @@ class Case:
 
 
 @dataclass(frozen=True)
+class PfaCase(Case):
+    """Projected full attention over the maps x; P1: of event networks, P2: of the one for Fashion-MNIST."""
+
+    rank: int = 4
+
+    @property
+    def fusion(self) -> str:
+        return "add" if self.group == "P2" else "multiply"
+
+    @property
+    def name(self) -> str:
+        group, *rest = super().name.split(" ")
+        return " ".join([group, f"R{self.rank}", *rest])
+
+
+@dataclass(frozen=True)
 class SeamCase(Case):
     """What lies between two convolutions, over the maps z that the first hands on; M1: a whole network."""
 
@@ -162,6 +178,36 @@ SEAM_SMOKE = [
     SeamCase("G1", 10, (2, 16, 8, 8), "nchw", 2),
     SeamCase("G2", 1, (2, 8, 6, 6)),
     SeamCase("M1", 10, (2, 2, 8, 8)),
+]
+
+# PFA: the layers of the event networks by rank, that of Fashion-MNIST, one out of cache, two without a bar.
+EVENT = [(128, 24, 24), (256, 12, 12), (512, 6, 6)]
+RANKS = (4, 8, 16, 32, 64)
+
+
+def _pfas(n: int, layers: Sequence[tuple[int, ...]], ranks: Sequence[int], order: str = "nchw"):
+    return [PfaCase("P1", 12, (n, *maps), order, r) for maps in layers for r in ranks]
+
+
+PFA = {
+    "cpu": [
+        *_pfas(4, EVENT, RANKS),
+        *_pfas(4, [(2, 48, 48), (512, 3, 3)], (8,)),
+        *_pfas(16, EVENT[:1], (8,)),
+        PfaCase("P2", 4, (32, 128, 14, 14), rank=4),
+    ],
+    "cuda": [
+        *_pfas(32, [(2, 48, 48), *EVENT, (512, 3, 3)], RANKS),
+        *_pfas(32, EVENT, (8,), "nhwc"),
+        PfaCase("P1", 20, (16, 2, 128, 128), rank=32),
+        PfaCase("P2", 4, (256, 128, 14, 14), rank=4),
+    ],
+}
+QUICK_PFA = ("R8 12x32x128x24x24", "R64 12x32x128x24x24", "R8 12x32x512x6x6", "P2")
+PFA_SMOKE = [
+    PfaCase("P1", 3, (2, 8, 6, 6), "nhwc", 3),
+    PfaCase("P1", 3, (2, 2, 9, 9), rank=9),
+    PfaCase("P2", 2, (3, 5, 4, 4)),
 ]
 
 # Whole residual networks.

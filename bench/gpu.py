@@ -30,7 +30,7 @@ def exercise() -> None:
     import torch
 
     from attsnn import neurons, ops
-    from bench import seams
+    from bench import pfa, seams
 
     for dtype in cases.DTYPES.values():
         for steps in (1, 4, 8, 16, 33, 70):
@@ -45,6 +45,10 @@ def exercise() -> None:
         layer, tensors = seams.layer_of(case, "cuda"), seams.Tensors.of(case, dtype, "cuda")
         for function in seams.rows_of(lambda *x, of=layer: of.run(*x)[:2], layer, tensors).values():
             function()
+    for case, dtype in itertools.product(cases.PFA_SMOKE, cases.DTYPES.values()):
+        module = pfa.module_of(case, "cuda").to(torch.float64 if dtype == torch.float64 else torch.float32)
+        for function in pfa.rows_of(module, module, *pfa.tensors_of(case, dtype, "cuda")).values():
+            function()
     torch.cuda.synchronize()
 
 
@@ -52,16 +56,14 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
     """(what it is, command, environment) of every part, in order."""
     python, here = sys.executable, str(Path(__file__).resolve())
     if smoke:
-        words = ["--smoke", "--columns", "attsnn", "SpikingJelly", "--out", str(out)]
+        words = ["--device", "cpu", "--smoke", "--out", str(out), "--columns", "attsnn"]
         scripts = (
-            ("bench", "neuron", []),
-            ("seams", "seams", ["--case", "G1"]),
-            ("models", "model", ["--case", "1x", "--threads", "1"]),
+            ("pfa", "pfa", ["composed", "--case", "R3"]),
+            ("bench", "neuron", ["SpikingJelly"]),
+            ("seams", "seams", ["SpikingJelly", "--case", "G1"]),
+            ("models", "model", ["SpikingJelly", "--case", "1x", "--threads", "1"]),
         )
-        return [
-            (what, [python, f"bench/{name}.py", "--device", "cpu", *words, *more], {})
-            for what, name, more in scripts
-        ]
+        return [(what, [python, f"bench/{name}.py", *words, *more], {}) for what, name, more in scripts]
     found = [
         ("build", [python, "setup.py", "build_ext"], {"ATTSNN_CUDA": "1"}),
         ("tests", [python, "-m", "pytest", "-q", "-m", "cuda"], {"ATTSNN_REQUIRE": "fused,cuda"}),
@@ -70,13 +72,14 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
     for tool in TOOLS if sanitizer else ():
         command = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, here, "--exercise"]
         found.append((tool, command, {}))
-    bench, seams, models = (
+    bench, seams, pfa, models = (
         [python, f"bench/{name}.py", "--device", "cuda", "--out", str(out)]
-        for name in ("neuron", "seams", "model")
+        for name in ("neuron", "seams", "pfa", "model")
     )
     if everything:
         found.append(("bench", [*bench, "--dtype", "fp32", "bf16", "fp16"], {}))
         found.append(("seams", [*seams, "--dtype", "fp32", "bf16", "fp16", "--ready", "240"], {}))
+        found.append(("pfa", [*pfa, "--dtype", "fp32", "bf16", "fp16", "--ready", "240"], {}))
         found.append(("models", [*models, "--dtype", "bf16", "fp32"], {}))
         found.append(("growth", [*bench, "--growth"], {}))
         found.append(("cold start", [*bench, "--cold"], {}))
@@ -89,6 +92,8 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
         found.append(("seams", [*seams, "--dtype", "fp32", "bf16", *quick, "composed", "SpikingJelly"], {}))
         compiled = ["--case", cases.QUICK_SEAMS[-1], "--ready", "100", "--columns", "attsnn", "torch.compile"]
         found.append(("seams, compiled", [*seams, "--dtype", "bf16", *compiled], {}))
+        quick = ["--case", *cases.QUICK_PFA, *short, "--columns", "attsnn", "composed", "composed by step"]
+        found.append(("pfa", [*pfa, "--dtype", "fp32", "bf16", *quick], {}))
         short = ["--budget", "3", "--cap", "9"]
         quick = ["--case", *cases.QUICK_MODELS, *short, "--columns", "attsnn", "composed"]
         found.append(("models", [*models, "--dtype", "bf16", *quick, "SpikingJelly"], {}))
@@ -106,6 +111,7 @@ def summary(out: Path, device: str, above: float = 64e6) -> str:
 
     lines = [line for path in out.glob("*.jsonl") for line in harness.read(path) if line.get("row")]
     lines = [line for line in lines if line["device"] == device and (line["floor_bytes"] or 0) > above]
+    lines.sort(key=lambda line: list(harness.SOURCES).index(line["bench"]))
     rows = []
     for key in dict.fromkeys(map(_summed, lines)):
         own = [x for x in lines if _summed(x) == key]

@@ -361,7 +361,10 @@ _LAYER = ("csrc", "attsnn/ops*")
 _NETWORK = (*_LAYER, "attsnn/layers*", "attsnn/neurons*", "attsnn/attention*", "attsnn/models*")
 _EVENTS = "csrc/cpu/events"  # how the decoders of recordings begin, which no kernel knows
 # What our column of a bench runs: the kernels, and the Python around them.
-SOURCES = {"neuron": _LAYER, "growth": _LAYER, "cold start": _LAYER, "seams": _NETWORK, "model": _NETWORK}
+SOURCES = {
+    **dict.fromkeys(("neuron", "growth", "cold start", "pfa"), _LAYER),
+    **dict.fromkeys(("seams", "model"), _NETWORK),
+}
 
 
 def csrc_hash(root: Path = ROOT) -> str:

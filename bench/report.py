@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 from bench import harness
+from bench.compositions import PFA_COLUMNS
 from bench.networks import MODEL_COLUMNS
 from bench.peers import COLUMNS, OURS, SEAM_COLUMNS
 from bench.tables import (
@@ -33,6 +34,7 @@ from bench.tables import (
     model_table,
     ms,
     over_ours,
+    pfa_overview,
     ratio,
     remarks,
     setting,
@@ -44,7 +46,9 @@ PAGES = ("README.md", "docs/performance.md")
 EAGER_AT_LEAST = 0.7  # of a copy's rate, in the bytes that its operators move
 OVERVIEW = ("C0", "L1")  # the groups of cases in README
 SEAM_OVERVIEW = ("B1", "G1")
-NAMES = list(dict.fromkeys((*COLUMNS, *SEAM_COLUMNS, *MODEL_COLUMNS)))  # of columns, in their order
+NAMES = list(
+    dict.fromkeys((*COLUMNS, *SEAM_COLUMNS, *PFA_COLUMNS, *MODEL_COLUMNS))
+)  # of columns, in their order
 ROWS = ("forward", "training forward", "step")
 
 
@@ -52,7 +56,8 @@ def case_table(lines: list[dict]) -> str:
     """One case: a row for each column that has figures, its ROWS; then the gaps and the notes."""
     timed = [row for row in ROWS if any(line["row"] == row for line in lines)]
     header = ["ms", *(word for row in timed for word in (row, "q1-q3", "/ ours")), "GB/s", "% copy"]
-    header += ["moved MiB", "peak MiB", "kept MiB", "wrong spikes"]
+    spikes = any("mismatches" in line for line in lines)
+    header += ["moved MiB", "peak MiB", "kept MiB", *["wrong spikes"] * spikes]
     rows, notes = [], []
     for name in dict.fromkeys(line["column"] for line in lines):
         own = {line["row"]: line for line in lines if line["column"] == name}
@@ -70,7 +75,8 @@ def case_table(lines: list[dict]) -> str:
         else:  # a whole network
             cells += ["-", "-"]
         cells += [mib(step["moved_bytes"])]
-        cells += [mib(step["peak_bytes"]), mib(step["kept_bytes"]), str(step["mismatches"])]
+        cells += [mib(step["peak_bytes"]), mib(step["kept_bytes"])]
+        cells += [str(step["mismatches"])] if spikes else []
         rows.append(cells)
         if step["note"]:
             notes.append(f"{name}: {step['note']}.")
@@ -211,6 +217,8 @@ TABLES = {
     "details": details,
     "seams": partial(details, bench="seams"),
     "seam overview": seam_overview,
+    "pfa": partial(details, bench="pfa"),
+    "pfa overview": pfa_overview,
     "models": partial(details, bench="model", show=model_table),
     "model overview": model_overview,
     "cold start": _of("cold start", cold_table),

@@ -3,12 +3,13 @@
 import statistics
 from collections.abc import Iterable, Sequence
 
+from bench.compositions import CLEANED, PFA_COLUMNS
 from bench.networks import CONVOLUTIONS, MODEL_COLUMNS
 from bench.peers import COLUMNS, OURS, SEAM_COLUMNS
 
 STALE = " (stale)"
 NOT_MEASURED = "not measured"  # nobody tried; a dash: it does not apply
-COLUMNS_OF = {"neuron": COLUMNS, "seams": SEAM_COLUMNS, "model": MODEL_COLUMNS}
+COLUMNS_OF = {"neuron": COLUMNS, "seams": SEAM_COLUMNS, "model": MODEL_COLUMNS, "pfa": PFA_COLUMNS}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -87,7 +88,8 @@ def where(lines: list[dict]) -> str:
 
 def caption(lines: list[dict]) -> str:
     """What stands above a table of one thing."""
-    return "{case}, {dtype}, {neuron} neuron; ".format_map(lines[0]) + place(lines[0])
+    kind = "" if lines[0]["bench"] == "pfa" else " neuron"
+    return "{case}, {dtype}, {neuron}".format_map(lines[0]) + f"{kind}; {place(lines[0])}"
 
 
 def remarks(lines: list[dict]) -> list[str]:
@@ -221,6 +223,34 @@ def model_overview(lines: list[dict]) -> str:
     header += ("outside by the clock: composed / ours", "peak: ours / composed", "composed / ours")
     header += ("published / ours", "SpikingJelly / ours", "torch.compile / ours")
     return by_setting(header, rows)
+
+
+def pfa_overview(lines: list[dict]) -> str:
+    """Projected full attention by layer and rank: ours, and the times of others over ours, forward / step. Of
+    the cleaned compositions the faster counts in each.
+    """
+    rows = []
+    own = [line for line in lines if line["bench"] == "pfa"]
+    for thing in dict.fromkeys(map(measured_thing, own)):
+        about = [line for line in own if measured_thing(line) == thing]
+        found = {(line["column"], line["row"]): line for line in about if line["row"]}
+        ours = [found.get((OURS, row)) for row in ("forward", "step")]
+        if None in ours:
+            continue
+        cells = [f"{thing[1]}, {thing[2]}" + (STALE if ours[0]["stale"] else "")]
+        cells.append(" / ".join(ms(line["seconds"][1]) for line in ours))
+        for names in (("published",), CLEANED, ("torch.compile",)):
+            ratios = [
+                min(
+                    (found[n, line["row"]]["ratio"][1] for n in names if (n, line["row"]) in found),
+                    default=None,
+                )
+                for line in ours
+            ]
+            cells.append(NOT_MEASURED if None in ratios else " / ".join(f"{r:.3g}x" for r in ratios))
+        rows.append((about, [*cells, f"{100 * ours[1]['share_of_copy']:.0f} %"]))
+    header = ("forward / forward + backward", "ours, ms", "published / ours", "composed / ours")
+    return by_setting((*header, "torch.compile / ours", "step: of copy's GB/s"), rows)
 
 
 def by_setting(header: Sequence[str], rows: list[tuple[list[dict], list[str]]]) -> str:

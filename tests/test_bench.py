@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import cases, harness, model, networks, neuron, peers, report, seams, tables
+from bench import cases, harness, model, networks, neuron, peers, pfa, report, seams, tables
 from bench import data as bench_data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,9 +42,9 @@ def here(monkeypatch):
     monkeypatch.setattr(harness, "keep_memory", lambda: None)  # it stays with the process
 
     def run(name: str, *words: str) -> str:
-        out, main = io.StringIO(), {"neuron.py": neuron, "seams.py": seams, "model.py": model}[name].main
+        out, scripts = io.StringIO(), {"neuron": neuron, "seams": seams, "pfa": pfa, "model": model}
         with contextlib.redirect_stdout(out):
-            main(list(words))
+            scripts[name.removesuffix(".py")].main(list(words))
         return out.getvalue()
 
     monkeypatch.chdir(ROOT)
@@ -82,6 +82,12 @@ def test_smoke_of_data(fused, capsys, monkeypatch):
             r"\*\*B1 .*\*\*\n\n\| ms .*\| training forward .*\n.*\n\| attsnn +\|(.*\n)+\*\*M1 TCSA .*\*\*\n",
         ),
         (
+            ["pfa.py", "--case", "P1", "--columns", "attsnn", "published", "composed", "composed by step"],
+            r"\*\*P1 R3 .* nhwc, fp32, multiply; .*\*\*\n\n\| ms .*\n.*\n\| attsnn +\|(.*\n)+"
+            r"\| forward / forward \+ backward +\| .*\n.*\n"
+            r"\| P1 R3 .*\| [\d.]+ / [\d.]+ \| +[\d.]+x / [\d.]+x \| +[\d.]+x / [\d.]+x \|",
+        ),
+        (
             ["model.py", "--case", "1x", "--threads", "1", "--columns", "attsnn", "composed"],
             r"\*\*N1 MS-ResNet-18 CSA 1x4x3x32x32.*\*\*\n\n\| inference, ms .*\n.*\n"
             r"\| convolutions +\|(.*\n)+"
@@ -90,11 +96,12 @@ def test_smoke_of_data(fused, capsys, monkeypatch):
         ),
         (
             ["gpu.py"],  # as a process, which starts others
-            r"\| bench +\|    ok \|.*\n\| seams +\|    ok \|.*\n\| models +\|    ok \|.*\n\n"
+            r"\| pfa +\|    ok \|.*\n\| bench +\|    ok \|.*\n"
+            r"\| seams +\|    ok \|.*\n\| models +\|    ok \|.*\n\n"
             r"\| above 0 MB +\| cases .*\n.*\n\| fp32, leaky, forward +\| +3 \|",
         ),
     ],
-    ids=["cases", "growth", "cold", "seams", "models", "gpu"],
+    ids=["cases", "growth", "cold", "seams", "pfa", "models", "gpu"],
 )
 def test_smoke_leaves_the_results_alone(fused, here, words, table):
     before = {path: path.stat().st_mtime_ns for path in harness.RESULTS.glob("*")}
