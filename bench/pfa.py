@@ -1,10 +1,10 @@
 """Projected full attention: ours, the released loop over the ranks, and cleaned PyTorch compositions.
 
-python bench/pfa.py [--device cpu|cuda] [--dtype fp32 ...] [--case P1 R8 ...] [--threads 1] [--smoke]
+python bench/pfa.py [--device cpu|cuda] [--dtype fp32 ...] [--case P1 R8 ...] [--threads 1] [--warm] [--smoke]
 
 Rows: inference, and forward + backward with every gradient. Tables read as those of bench/neuron.py; the last
-one has, by layer and rank, the times of the others over ours, forward / forward + backward. Results are added
-to the same files.
+one has, by layer and rank, the times of the others over ours, forward / forward + backward. With --warm, caches
+are left as the calls leave them: in a network x was written just before. Results are added to the same files.
 """
 
 import itertools
@@ -86,7 +86,8 @@ def measure_case(
     case: PfaCase, dtype: str, columns: list[str], device: str, ready: float, **how
 ) -> list[dict]:
     """The lines of one case. `ready`: seconds that a column may take to be so; `how`: of harness.measure."""
-    about = harness.surroundings("pfa", device) | {"case": case.name, "dtype": dtype, "neuron": case.fusion}
+    name = case.name if how.get("flush", True) else f"{case.name} warm"
+    about = harness.surroundings("pfa", device) | {"case": name, "dtype": dtype, "neuron": case.fusion}
     x, grad = tensors_of(case, cases.DTYPES[dtype], device)
     pfa = module_of(case, device)
     samples = max(1, x.shape[1] * CHECKED // x.numel())
@@ -110,12 +111,11 @@ def measure_case(
         )
 
     lines, found = [], {}
-    for name in columns:
-        column = PFA_COLUMNS[name]
+    for column in map(PFA_COLUMNS.get, columns):
         try:
-            found[name] = column.ready(partial(prepare, column), ready)
+            found[column.name] = column.ready(partial(prepare, column), ready)
         except GapError as gap:
-            lines.append({**about, "column": name, "row": None, "gap": str(gap)})
+            lines.append({**about, "column": column.name, "row": None, "gap": str(gap)})
     floors = {row: v * x.nbytes for row, v in zip(ROWS, FLOOR[case.fusion], strict=True)}
     return lines + harness.figures(about, found, OURS, device, copy=x, floors=floors, **how)
 
@@ -127,8 +127,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = harness.parser(__doc__, PFA_COLUMNS, budget=1.0)
     words = "seconds that a column may take until it can be timed, its check among them"
     parser.add_argument("--ready", type=float, default=20, help=words)
+    parser.add_argument("--warm", action="store_true", help="caches are not overwritten before each call")
     chosen = harness.parse(parser, arguments)
     how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
+    how = {**how, "flush": not chosen.warm}
     some = cases.select(cases.PFA_SMOKE if chosen.smoke else cases.PFA[chosen.device], chosen.case)
     lines: list[dict] = []
     for case, dtype in itertools.product(some, chosen.dtype):
