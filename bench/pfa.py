@@ -2,9 +2,10 @@
 
 python bench/pfa.py [--device cpu|cuda] [--dtype fp32 ...] [--case P1 R8 ...] [--threads 1] [--warm] [--smoke]
 
-Rows: inference, and forward + backward with every gradient. Tables read as those of bench/neuron.py; the last
-one has, by layer and rank, the times of the others over ours, forward / forward + backward. With --warm, caches
-are left as the calls leave them: in a network x was written just before. Results are added to the same files.
+Rows: inference, and forward + backward with every gradient. Tables read as those of bench/neuron.py; the
+last one has, by layer and rank, the times of the others over ours, forward / forward + backward. With --warm,
+caches are left as the calls leave them: in a network x was written just before. Results are added to the same
+files.
 """
 
 import itertools
@@ -86,7 +87,7 @@ def measure_case(
     case: PfaCase, dtype: str, columns: list[str], device: str, ready: float, **how
 ) -> list[dict]:
     """The lines of one case. `ready`: seconds that a column may take to be so; `how`: of harness.measure."""
-    name = case.name if how.get("flush", True) else f"{case.name} warm"
+    name = case.name if how["flush"] else f"{case.name} warm"
     about = harness.surroundings("pfa", device) | {"case": name, "dtype": dtype, "neuron": case.fusion}
     x, grad = tensors_of(case, cases.DTYPES[dtype], device)
     pfa = module_of(case, device)
@@ -129,8 +130,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ready", type=float, default=20, help=words)
     parser.add_argument("--warm", action="store_true", help="caches are not overwritten before each call")
     chosen = harness.parse(parser, arguments)
-    how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
-    how = {**how, "flush": not chosen.warm}
+    budget = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
+    how = {**budget, "flush": not chosen.warm}
     some = cases.select(cases.PFA_SMOKE if chosen.smoke else cases.PFA[chosen.device], chosen.case)
     lines: list[dict] = []
     for case, dtype in itertools.product(some, chosen.dtype):
