@@ -88,7 +88,8 @@ void pfa_forward_on_cpu(const PfaForward<Io, Real>& call) {
         call.small.temporal + n * steps * rank, call.small.channel + n * channels * rank,
         scratch<Real, 6>(room_for_maps<Real>(shape)));
   };
-  const bool past = call.bits == nullptr && past_the_cache(shape, call.y);  // bits read y again
+  Past past = past_the_cache(shape, call.y);
+  if (call.bits != nullptr && past == Past::kRows) past = Past::kNever;  // for bits y is read again
   const auto apply = [&](int64_t n, int64_t first, int64_t last) {
     const Factors<Real> of_sample = factors_of(shape, call.scale, small, n);
     with_vectors<ApplyLoops<Io, Real>>(&call, &of_sample, n, ranges.begin(first), ranges.begin(last), past,
@@ -160,7 +161,8 @@ void pfa_backward_on_cpu(const PfaBackward<Io, Real>& call) {
                                       to_means, to_means + steps * pixels, &grads,
                                       scratch<Real, 6>(room_for_maps<Real>(shape)));
   };
-  const bool wanted = call.grad_x.data != nullptr, past = past_the_cache(shape, call.grad_x);
+  const bool wanted = call.grad_x.data != nullptr;
+  const Past past = past_the_cache(shape, call.grad_x);
   const auto gradient = [&](int64_t n, int64_t first, int64_t last) {
     Factors<Real> factors{};
     if (call.fusion != Fusion::kAdd) factors = factors_of(shape, call.scale, call.small, n);

@@ -11,7 +11,7 @@
 namespace attsnn {
 
 inline constexpr int64_t kStaged = 768;  // columns of rows that are converted, or widened to a vector
-inline constexpr int64_t kPastTheCache = 4 << 20;  // bytes of a result that no cache is expected to hold
+inline constexpr int64_t kPastTheCache = 4 << 20;  // bytes of a result that no second-level cache holds
 
 // A sample's factors as the loops read them: R values beside every row and step, `ranks` apart, and R rows of
 // columns, `width` apart; all padded with zeros.
@@ -96,13 +96,30 @@ struct RowGroup {
   }
 };
 
-// Whether rows of a result go past the cache: it is large, and they fill whole lines.
+// How a large result goes past the cache, in whole lines: row by row, or where a row is none, eight rows of
+// one step, which lie side by side, out of a buffer; or not.
+enum class Past { kNever, kRows, kGroups };
+
 template <class T>
-bool past_the_cache(const PfaShape& shape, const Places<T>& to) {
+Past past_the_cache(const PfaShape& shape, const Places<T>& to) {
   const auto lines = [](int64_t values) { return values * int64_t(sizeof(T)) % 64 == 0; };
-  return shape.maps.planes() * shape.maps.pixels() * int64_t(sizeof(T)) >= kPastTheCache &&
-         reinterpret_cast<uintptr_t>(to.data) % 64 == 0 && lines(shape.columns()) && lines(to.step) &&
-         lines(to.sample);
+  const int64_t columns = shape.columns();
+  if (shape.maps.planes() * shape.maps.pixels() * int64_t(sizeof(T)) < kPastTheCache ||
+      reinterpret_cast<uintptr_t>(to.data) % 64 != 0 || !lines(to.step) || !lines(to.sample))
+    return Past::kNever;
+  if (lines(columns)) return Past::kRows;
+  const bool groups = shape.rows() % kRowsPerByte == 0 && lines(kRowsPerByte * columns) && columns <= kStaged;
+  return groups ? Past::kGroups : Past::kNever;
+}
+
+// A group's rows out of their buffer.
+template <int kBytes, class Real>
+ATTSNN_INLINE void copy_past_the_cache(int64_t values, const Real* from, Real* to) {
+  for (int64_t k = 0; k < values; k += VectorOf<Real, kBytes>::kWidth) {
+    Vector<Real, kBytes> value;
+    load_vector(from + k, value);
+    store_past_the_cache(value, to + k);
+  }
 }
 
 // Rows of memory as the loops want them: in place where they have the state's type and are as long as a
@@ -217,12 +234,12 @@ ATTSNN_INLINE void pack_bits(int count, int64_t columns, const RowsApart<Real>& 
   }
 }
 
-// y of the groups of rows [begin, end) of sample n; `past`: past the cache.
+// y of the groups of rows [begin, end) of sample n.
 template <class Io, class Real>
 struct ApplyLoops {
   template <int kBytes>
   static ATTSNN_INLINE void run(const PfaForward<Io, Real>* call, const Factors<Real>* factors, int64_t n,
-                                int64_t begin, int64_t end, bool past, Real* staged) {
+                                int64_t begin, int64_t end, Past past, Real* staged) {
     const PfaShape& shape = call->shape;
     const int64_t columns = shape.columns();
     alignas(64) Real weights[kRowsPerByte * kMaxRank];
@@ -234,9 +251,13 @@ struct ApplyLoops {
         if (!Staging<kBytes, Io, Real>::needed(columns) && group.together) {
           const auto x = group.apart(call->x, n, columns);
           const auto y = group.apart(call->y, n, columns);
-          past ? apply<kBytes, true>(call->fusion, *factors, kRowsPerByte, weights, 0, columns, x, y)
-               : apply<kBytes, false>(call->fusion, *factors, kRowsPerByte, weights, 0, columns, x, y);
-          if (bits) pack_bits(kRowsPerByte, columns, y, bits);
+          const bool staging = past == Past::kGroups;
+          const RowsApart<Real> to = staging ? RowsApart<Real>{staged, columns} : y;
+          past == Past::kRows
+              ? apply<kBytes, true>(call->fusion, *factors, kRowsPerByte, weights, 0, columns, x, to)
+              : apply<kBytes, false>(call->fusion, *factors, kRowsPerByte, weights, 0, columns, x, to);
+          if (bits) pack_bits(kRowsPerByte, columns, to, bits);
+          if (staging) copy_past_the_cache<kBytes>(kRowsPerByte * columns, to.first, y.first);
           continue;
         }
       const Io* x[kRowsPerByte];
@@ -252,7 +273,7 @@ struct ApplyLoops {
         for (int m = 0; m < group.count; ++m) convert_row(length, rows(m), y[m] + first);
       });
     }
-    if (past) stored_past_the_cache();
+    if (past != Past::kNever) stored_past_the_cache();
   }
 
  private:
@@ -293,7 +314,7 @@ struct GradientLoops {
   template <int kBytes>
   static ATTSNN_INLINE void run(const PfaBackward<Io, Real>* call, const Factors<Real>* factors,
                                 const MeansBack<Real>* means, int64_t n, int64_t begin, int64_t end,
-                                bool past, Real* staged) {
+                                Past past, Real* staged) {
     const PfaShape& shape = call->shape;
     const int64_t columns = shape.columns(), rows = shape.rows();
     const bool added = call->fusion == Fusion::kAdd;
@@ -304,14 +325,24 @@ struct GradientLoops {
       Real by_row[kRowsPerByte];
       for (int m = 0; m < group.count; ++m) by_row[m] = means->by_row[group.t(m) * rows + group.i(m)];
       if constexpr (std::is_same_v<Io, Real>)
-        if (!added && !Staging<kBytes, Io, Real>::needed(columns) && group.together) {
-          const auto x = group.apart(call->x, n, columns), grad = group.apart(call->grad_y, n, columns);
-          const auto to = group.apart(call->grad_x, n, columns);
+        if (!Staging<kBytes, Io, Real>::needed(columns) && group.together) {
+          const auto grad = group.apart(call->grad_y, n, columns),
+                     x = added ? grad : group.apart(call->x, n, columns);
+          const auto grad_x = group.apart(call->grad_x, n, columns);
+          const bool staging = past == Past::kGroups;
+          const RowsApart<Real> to = staging ? RowsApart<Real>{staged, columns} : grad_x;
           const RowsApart<const Real> by_column{means->by_column + group.step * columns, 0};
-          past ? gradient<kBytes, true>(call->fusion, *factors, kRowsPerByte, weights, 0, columns, x, grad,
-                                        by_column, by_row, to)
-               : gradient<kBytes, false>(call->fusion, *factors, kRowsPerByte, weights, 0, columns, x, grad,
-                                         by_column, by_row, to);
+          if (added)
+            for (int m = 0; m < kRowsPerByte; ++m)
+              pass(columns, m, call->bits + (n * shape.groups() + g) * columns, grad(m), by_column(m),
+                   by_row[m], to(m));
+          else if (past == Past::kRows)
+            gradient<kBytes, true>(call->fusion, *factors, kRowsPerByte, weights, 0, columns, x, grad,
+                                   by_column, by_row, to);
+          else
+            gradient<kBytes, false>(call->fusion, *factors, kRowsPerByte, weights, 0, columns, x, grad,
+                                    by_column, by_row, to);
+          if (staging) copy_past_the_cache<kBytes>(kRowsPerByte * columns, to.first, grad_x.first);
           continue;
         }
       const Io *x[kRowsPerByte], *grad[kRowsPerByte];
@@ -338,7 +369,7 @@ struct GradientLoops {
         for (int m = 0; m < group.count; ++m) convert_row(length, rows_of_grad(m), to[m] + first);
       });
     }
-    if (past) stored_past_the_cache();
+    if (past != Past::kNever) stored_past_the_cache();
   }
 
  private:
