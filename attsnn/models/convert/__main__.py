@@ -9,7 +9,8 @@ from . import main
 
 def cli(arguments: Sequence[str] | None = None) -> None:
     """The command line (default: this process's)."""
-    tyro.cli(tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(main), args=arguments)
+    command = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(main)
+    tyro.cli(command, prog="python -m attsnn.models.convert", args=arguments)
 
 
 if __name__ == "__main__":
