@@ -12,7 +12,7 @@ CASES = [
     "one of all",
     "more blocks than a launch takes",
 ]
-RACES = ["float", "chunks"]
+RACES = ["chunks"]
 
 
 @pytest.fixture(scope="module")
