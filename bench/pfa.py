@@ -8,6 +8,7 @@ caches are left as the calls leave them: in a network x was written just before.
 files.
 """
 
+import copy
 import itertools
 import sys
 from collections.abc import Callable
@@ -16,8 +17,6 @@ from pathlib import Path
 
 # Also where attsnn is built but not installed.
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
-
-import copy
 
 import torch
 from torch import Tensor
