@@ -81,7 +81,17 @@ struct ReduceLoops {
     for (int64_t g = begin; g < end; ++g) {
       const RowGroup group(shape, g);
       const int64_t at = (g - begin) * kRowsPerByte;
-      group.weigh_by(factors, weights + at * factors.ranks);
+      group.weigh_by<kBytes>(factors, weights + at * factors.ranks);
+      if constexpr (std::is_same_v<Io, Real>)
+        if (group.together && call.fusion != Fusion::kAdd && length >= VectorOf<Real, kBytes>::kWidth) {
+          const auto with = [&](Fusion fusion) ATTSNN_INLINED {
+            rows_in_vectors<kBytes>(fusion, length, group.apart(call.grad_y, n, columns).walk(0, first),
+                                    group.apart(call.x, n, columns).walk(0, first),
+                                    {tile + at * width, width});
+          };
+          call.fusion == Fusion::kMultiply ? with(Fusion::kMultiply) : with(Fusion::kResidual);
+          continue;
+        }
       for (int m = 0; m < group.count; ++m) {
         const int64_t t = group.t(m), place = group.i(m) * columns + first;
         const Io* __restrict grad = call.grad_y.at(t, n) + place;
@@ -94,9 +104,6 @@ struct ReduceLoops {
         }
         const Io* __restrict x = call.x.at(t, n) + place;
         const auto with = [&](Fusion fusion) ATTSNN_INLINED {
-          if constexpr (std::is_same_v<Io, Real>)
-            if (length >= VectorOf<Real, kBytes>::kWidth)
-              return row_in_vectors<kBytes>(fusion, length, grad, x, to);
 #pragma GCC ivdep
           for (int64_t j = 0; j < length; ++j) to[j] = to_map(fusion, Real(grad[j]), Real(x[j]));
         };
@@ -105,17 +112,20 @@ struct ReduceLoops {
     }
   }
 
-  // The last vector ends where the row does.
+  // Eight rows. The last vector ends where the row does.
   template <int kBytes>
-  static ATTSNN_INLINE void row_in_vectors(Fusion fusion, int64_t length, const Real* grad, const Real* x,
-                                           Real* to) {
+  static ATTSNN_INLINE void rows_in_vectors(Fusion fusion, int64_t length, RowWalk<const Real> grad,
+                                            RowWalk<const Real> x, RowWalk<Real> to) {
     constexpr int64_t kWidth = VectorOf<Real, kBytes>::kWidth;
-    for (int64_t next = 0; next < length; next += kWidth) {
-      const int64_t j = std::min(next, length - kWidth);
-      Vector<Real, kBytes> own, value;
-      load_vector(grad + j, own);
-      load_vector(x + j, value);
-      store_vector(to_map(fusion, own, value), to + j);
+    for (int m = 0; m < kRowsPerByte; ++m, grad.next(), x.next(), to.next()) {
+      const auto at = [&](int64_t j) ATTSNN_INLINED {
+        Vector<Real, kBytes> own, value;
+        load_vector(grad.at + j, own);
+        load_vector(x.at + j, value);
+        store_vector(to_map(fusion, own, value), to.at + j);
+      };
+      for (int64_t j = 0; j + kWidth <= length; j += kWidth) at(j);
+      at(length - kWidth);
     }
   }
 

@@ -85,8 +85,20 @@ struct RowGroup {
   }
 
   // Their factors of the map, [rows, ranks].
-  template <class Real>
+  template <int kBytes, class Real>
   ATTSNN_INLINE void weigh_by(const Factors<Real>& factors, Real* __restrict weights) const {
+    if (together) {
+      for (int64_t r = 0; r < factors.ranks; r += VectorOf<Real, kBytes>::kWidth) {
+        Vector<Real, kBytes> of_step, of_row;
+        load_vector(factors.step + step * factors.ranks + r, of_step);
+#pragma GCC unroll 8
+        for (int m = 0; m < kRowsPerByte; ++m) {
+          load_vector(factors.row + (row + m) * factors.ranks + r, of_row);
+          store_vector(of_step * of_row, weights + m * factors.ranks + r);
+        }
+      }
+      return;
+    }
     for (int m = 0; m < count; ++m) {
       const Real* __restrict of_step = factors.step + t(m) * factors.ranks;
       const Real* __restrict of_row = factors.row + i(m) * factors.ranks;
@@ -245,7 +257,7 @@ struct ApplyLoops {
     alignas(64) Real weights[kRowsPerByte * kMaxRank];
     for (int64_t g = begin; g < end; ++g) {
       const RowGroup group(shape, g);
-      group.weigh_by(*factors, weights);
+      group.weigh_by<kBytes>(*factors, weights);
       uint8_t* bits = call->bits ? call->bits + (n * shape.groups() + g) * columns : nullptr;
       if constexpr (std::is_same_v<Io, Real>)
         if (!Staging<kBytes, Io, Real>::needed(columns) && group.together) {
@@ -285,14 +297,18 @@ struct ApplyLoops {
       compose<kBytes, rows.value>(factors, weights + i * factors.ranks, first, columns,
                                   [&](auto& block, int64_t j, int64_t last) ATTSNN_INLINED {
                                     const auto with = [&](Fusion known) ATTSNN_INLINED {
-                                      block.each([&](int m, int v) ATTSNN_INLINED {
-                                        const int64_t at = j + block.at(v, last);
-                                        V value;
-                                        load_vector(x(i + m) + at, value);
-                                        value = weigh(known, block.sums[m][v], value);
-                                        kPast ? store_past_the_cache(value, y(i + m) + at)
-                                              : store_vector(value, y(i + m) + at);
-                                      });
+                                      auto from = x.walk(i, j);
+                                      auto to = y.walk(i, j);
+                                      block.each(
+                                          [&](int m, int v) ATTSNN_INLINED {
+                                            const int64_t at = block.at(v, last);
+                                            V value;
+                                            load_vector(from.at + at, value);
+                                            value = weigh(known, block.sums[m][v], value);
+                                            kPast ? store_past_the_cache(value, to.at + at)
+                                                  : store_vector(value, to.at + at);
+                                          },
+                                          from, to);
                                     };
                                     if (fusion == Fusion::kMultiply) return with(Fusion::kMultiply);
                                     with(fusion == Fusion::kAdd ? Fusion::kAdd : Fusion::kResidual);
@@ -321,7 +337,7 @@ struct GradientLoops {
     alignas(64) Real weights[kRowsPerByte * kMaxRank];
     for (int64_t g = begin; g < end; ++g) {
       const RowGroup group(shape, g);
-      if (!added) group.weigh_by(*factors, weights);
+      if (!added) group.weigh_by<kBytes>(*factors, weights);
       Real by_row[kRowsPerByte];
       for (int m = 0; m < group.count; ++m) by_row[m] = means->by_row[group.t(m) * rows + group.i(m)];
       if constexpr (std::is_same_v<Io, Real>)
@@ -392,15 +408,19 @@ struct GradientLoops {
           factors, weights + i * factors.ranks, first, columns,
           [&](auto& block, int64_t j, int64_t last) ATTSNN_INLINED {
             const auto with = [&](Fusion known) ATTSNN_INLINED {
-              block.each([&](int m, int v) ATTSNN_INLINED {
-                const int64_t at = j + block.at(v, last);
-                V value, own, sum;
-                load_vector(x(i + m) + at, value);
-                load_vector(grad(i + m) + at, own);
-                load_vector(by_column(i + m) + at, sum);
-                value = to_x(known, own, block.sums[m][v], value) + (sum + by_row[i + m]);
-                kPast ? store_past_the_cache(value, to(i + m) + at) : store_vector(value, to(i + m) + at);
-              });
+              auto x_row = x.walk(i, j), grad_row = grad.walk(i, j), column = by_column.walk(i, j);
+              auto to_row = to.walk(i, j);
+              block.each(
+                  [&](int m, int v) ATTSNN_INLINED {
+                    const int64_t at = block.at(v, last);
+                    V value, own, sum;
+                    load_vector(x_row.at + at, value);
+                    load_vector(grad_row.at + at, own);
+                    load_vector(column.at + at, sum);
+                    value = to_x(known, own, block.sums[m][v], value) + (sum + by_row[i + m]);
+                    kPast ? store_past_the_cache(value, to_row.at + at) : store_vector(value, to_row.at + at);
+                  },
+                  x_row, grad_row, column, to_row);
             };
             fusion == Fusion::kMultiply ? with(Fusion::kMultiply) : with(Fusion::kResidual);
           });

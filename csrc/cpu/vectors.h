@@ -10,6 +10,29 @@
 
 namespace attsnn {
 
+// A row's place, from row to row of a block. In a register of its own: a compiler would work out the
+// addresses of all rows of a block at once, which are more than there are registers.
+template <class T>
+struct RowWalk {
+  T* at;
+  int64_t distance;
+  ATTSNN_INLINE void next() {
+    at += distance;
+    asm("" : "+r"(at));
+  }
+};
+
+// Rows in memory, at one distance from each other.
+template <class T>
+struct RowsApart {
+  T* first;
+  int64_t distance;
+  ATTSNN_INLINE T* operator()(int64_t k) const { return first + k * distance; }
+  ATTSNN_INLINE RowWalk<T> walk(int64_t row, int64_t column) const {
+    return {(*this)(row) + column, distance};
+  }
+};
+
 template <class Real, int kBytes>
 struct VectorOf {
   typedef Real type __attribute__((vector_size(kBytes)));
@@ -117,24 +140,30 @@ struct SumBlock {
     }
   }
 
-  // f(m, v) for every vector of sums.
-  template <class F>
-  static ATTSNN_INLINE void each(const F& f) {
+  // f(m, v) for every vector of sums; behind those of a row, the walks go on.
+  template <class F, class... Walks>
+  static ATTSNN_INLINE void each(const F& f, Walks&... walks) {
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m)
+    for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) f(m, v);
+      (walks.next(), ...);
+    }
   }
   ATTSNN_INLINE void finish(Real* to, int64_t by_row, int64_t last) {
-    each([&](int m, int v) ATTSNN_INLINED { store_vector(sums[m][v], to + m * by_row + at(v, last)); });
+    RowWalk<Real> row{to, by_row};
+    each([&](int m, int v) ATTSNN_INLINED { store_vector(sums[m][v], row.at + at(v, last)); }, row);
   }
   // Of whole vectors, which share no values.
   ATTSNN_INLINE void add_to(Real* to, int64_t by_row, int64_t last) {
-    each([&](int m, int v) ATTSNN_INLINED {
-      V before;
-      load_vector(to + m * by_row + at(v, last), before);
-      store_vector(before + sums[m][v], to + m * by_row + at(v, last));
-    });
+    RowWalk<Real> row{to, by_row};
+    each(
+        [&](int m, int v) ATTSNN_INLINED {
+          V before;
+          load_vector(row.at + at(v, last), before);
+          store_vector(before + sums[m][v], row.at + at(v, last));
+        },
+        row);
   }
 };
 
@@ -165,14 +194,6 @@ ATTSNN_INLINE void over_rows(int64_t rows, const F& f) {
   if (i + kRows / 2 <= rows) f(Number<kRows / 2>{}, i), i += kRows / 2;
   for (; i < rows; ++i) f(Number<1>{}, i);
 }
-
-// Rows in memory, at one distance from each other.
-template <class T>
-struct RowsApart {
-  T* first;
-  int64_t distance;
-  ATTSNN_INLINE T* operator()(int64_t k) const { return first + k * distance; }
-};
 
 // to[m][j] = (to[m][j] +) sum over k of weights[m * by_row + k * by_term] * others[k][j]; whole vectors of
 // columns.
