@@ -14,17 +14,17 @@ bool rows_aligned(const Places<T>& places, int64_t columns, size_t bytes) {
                                     fits(places.step) && fits(places.sample));
 }
 
-// A block has at least so many groups of rows where the grid has enough blocks for a large device; sums of
-// chunks follow from the shape alone.
+// Blocks that are enough for a large device, and groups of rows that a block walks at the most where there
+// are so many; sums of chunks follow from the shape alone.
 inline constexpr int64_t kPfaBlocks = 1024, kPfaChunk = 64;
 
 struct PfaGrid {
   int64_t tiles, chunk, chunks;
 
-  PfaGrid(const PfaShape& shape, int64_t columns_of_tile, int64_t slots) {
+  PfaGrid(const PfaShape& shape, int64_t enough, int64_t columns_of_tile, int64_t slots) {
     tiles = blocks_for(shape.columns(), columns_of_tile);
     const int64_t blocks = shape.maps.samples * tiles, groups = shape.groups();
-    const int64_t wanted = std::max<int64_t>(1, kPfaBlocks / std::max<int64_t>(1, blocks));
+    const int64_t wanted = std::max<int64_t>(1, enough / std::max<int64_t>(1, blocks));
     chunk = std::clamp(blocks_for(groups, wanted), slots, std::max(slots, kPfaChunk));
     chunks = blocks_for(groups, chunk);
   }
@@ -39,7 +39,8 @@ void dispatch_lanes(const PfaShape& shape, const F& f) {
 }
 
 template <class Io, class Real>
-void launch_pfa_forward(const PfaForward<Io, Real>& call, const Scratch<Real>& scratch, Stream stream) {
+void launch_pfa_forward_in(int64_t enough, const PfaForward<Io, Real>& call, const Scratch<Real>& scratch,
+                           Stream stream) {
   const PfaShape& shape = call.shape;
   const int64_t rows = shape.rows(), columns = shape.columns(), samples = shape.maps.samples;
   dispatch_lanes<Io>(shape, [&](auto number) {
@@ -64,7 +65,7 @@ void launch_pfa_forward(const PfaForward<Io, Real>& call, const Scratch<Real>& s
     const PfaFactors<Real> factors{shape, call.weights, call.small};
     launch_each(factors.tasks(), factors, stream);
     launch_teams(samples, PfaTemporal<Real>{shape, call.weights, call.small}, stream);
-    const PfaGrid grid(shape, Tile::kColumns, Tile::kSlots);
+    const PfaGrid grid(shape, enough, Tile::kColumns, Tile::kSlots);
     in_launches(grid.blocks(shape), limits().x, [&](int64_t first, int64_t blocks) {
       launch(stream, pfa_apply_kernel<Io, Real, kLanes>, blocks, kPfaThreads,
              shared_of_compose<Io, kLanes, Real>(shape.rank), call, aligned, grid.tiles, grid.chunk, first);
@@ -89,7 +90,8 @@ void launch_pfa_reduce(const PfaBackward<Io, Real>& call, const FactorTiles<Real
 }
 
 template <class Io, class Real>
-void launch_pfa_backward(const PfaBackward<Io, Real>& call, const Scratch<Real>& scratch, Stream stream) {
+void launch_pfa_backward_in(int64_t enough, const PfaBackward<Io, Real>& call, const Scratch<Real>& scratch,
+                            Stream stream) {
   const PfaShape& shape = call.shape;
   const int64_t samples = shape.maps.samples, steps = shape.maps.steps, columns = shape.columns();
   dispatch_lanes<Io>(shape, [&](auto number) {
@@ -98,7 +100,7 @@ void launch_pfa_backward(const PfaBackward<Io, Real>& call, const Scratch<Real>&
     const size_t bytes = Tile::kV * sizeof(Io);
     const bool aligned = rows_aligned(call.grad_y, columns, bytes) && rows_aligned(call.x, columns, bytes) &&
                          rows_aligned(call.grad_x, columns, bytes);
-    const PfaGrid grid(shape, Tile::kColumns, Tile::kSlots);
+    const PfaGrid grid(shape, enough, Tile::kColumns, Tile::kSlots);
     FactorTiles<Real> tiles{grid.tiles, grid.chunks, nullptr, nullptr};
     tiles.columns = scratch(samples * grid.chunks * shape.rank * columns);
     tiles.rows = scratch(samples * grid.tiles * steps * shape.rows() * shape.rank);
@@ -126,6 +128,16 @@ void launch_pfa_backward(const PfaBackward<Io, Real>& call, const Scratch<Real>&
              grid.chunk, first);
     });
   });
+}
+
+template <class Io, class Real>
+void launch_pfa_forward(const PfaForward<Io, Real>& call, const Scratch<Real>& scratch, Stream stream) {
+  launch_pfa_forward_in(kPfaBlocks, call, scratch, stream);
+}
+
+template <class Io, class Real>
+void launch_pfa_backward(const PfaBackward<Io, Real>& call, const Scratch<Real>& scratch, Stream stream) {
+  launch_pfa_backward_in(kPfaBlocks, call, scratch, stream);
 }
 
 // Names the launchers of one type, as `instantiate` does for the neurons.

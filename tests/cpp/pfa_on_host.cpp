@@ -18,6 +18,7 @@ struct PfaCase {
   Fusion fusion = Fusion::kMultiply;
   int64_t side = 3;
   bool last = false, misaligned = false, still = false, batch_first = false, wants_x = true;
+  int64_t enough = kPfaBlocks;
 
   PfaShape shape() const { return {Maps{steps, samples, channels, height, width, last}.laid(), rank, side}; }
 };
@@ -246,7 +247,7 @@ void run(const PfaCase& c) {
                      biases[1].data(), channel.data(),   biases[2].data()};
   forward.small = {by_pixel.data(), by_channel.data(), s.data(), tm.data(), cm.data()};
   forward.bits = c.fusion == Fusion::kAdd ? bits.data() : nullptr;
-  launch_pfa_forward(forward, scratch, Stream{});
+  launch_pfa_forward_in(c.enough, forward, scratch, Stream{});
   near("by_pixel", by_pixel, plain.by_pixel, exact);
   near("by_channel", by_channel, plain.by_channel, exact);
   near("S", s, plain.s, exact);
@@ -275,7 +276,7 @@ void run(const PfaCase& c) {
   if (c.wants_x) backward.grad_x = grad_x.places;
   backward.grads = {d_spatial.data(),   d_biases[0].data(), d_temporal.data(),
                     d_biases[1].data(), d_channel.data(),   d_biases[2].data()};
-  launch_pfa_backward(backward, scratch, Stream{});
+  launch_pfa_backward_in(c.enough, backward, scratch, Stream{});
   near("spatial weight", d_spatial, plain.d_spatial, 5 * exact);
   near("temporal weight", d_temporal, plain.d_temporal, 5 * exact);
   near("channel weight", d_channel, plain.d_channel, 5 * exact);
@@ -326,9 +327,17 @@ int main(int count, char** arguments) {
   add_type<double, double>(cases, "double");
   add_type<BFloat16, float>(cases, "bfloat16");
   add_type<Half, float>(cases, "half");
-  cases["chunks"] = [] {  // of rows: wide tiles, and narrow ones
-    run<float, float>({3, 1, 37, 2, 40, 6});
-    run<float, float>({9, 2, 33, 3, 3, 4, Fusion::kAdd});
+  cases["chunks"] = [] {  // of rows: wide tiles and narrow ones, whose blocks walk twice, and once
+    run<float, float>(
+        {.steps = 5, .samples = 1, .channels = 37, .height = 2, .width = 40, .rank = 6, .enough = 2});
+    run<float, float>({.steps = 9,
+                       .samples = 1,
+                       .channels = 66,
+                       .height = 3,
+                       .width = 3,
+                       .rank = 4,
+                       .fusion = Fusion::kAdd,
+                       .enough = 2});
     run<float, float>({3, 1, 66, 12, 4, 3, Fusion::kResidual, 3, true});
   };
   cases["memory"] = [] {
