@@ -17,6 +17,13 @@ NAMES = ("TA", "CA", "SA", "TCA", "TSA", "CSA", "TCSA")
 PRUNING = ("TA", "CA", "TCA")  # those whose scores choose what is kept
 
 
+def check_counts(**counts: int) -> None:
+    """A sentence for a number of something that is none."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
+
+
 class _Excitation(nn.Module):
     """The shared MLP's two weights, size -> size // ratio -> size, without bias."""
 
@@ -218,9 +225,7 @@ class PFA(nn.Module):
         backend: Backend = "auto",
     ):
         super().__init__()
-        for name, count in (("steps", steps), ("channels", channels), ("rank", rank)):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
+        check_counts(steps=steps, channels=channels, rank=rank)
         if rank not in RANKS:
             raise ValueError(f"rank must be from 1 to {RANKS[-1]}, got {rank}")
         if kernel not in (1, 3):

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from attsnn import neurons
 from attsnn._extension import Backend
-from attsnn.attention import Attention, attention
+from attsnn.attention import Attention, attention, check_counts
 from attsnn.layers import AveragePool, NormedLayer, Rate, SpikingLayer
 
 from .parts import EachStep
 from .registry import register
-from .sizes import check_attention, check_counts, check_widths, scaled
+from .sizes import check_attention, check_widths, scaled
 
 IMAGE = 32  # side of the images
 SIDE = 8  # side of the maps that the linear layer reads

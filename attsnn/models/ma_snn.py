@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from attsnn import neurons
 from attsnn._extension import Backend
-from attsnn.attention import attention
+from attsnn.attention import attention, check_counts
 from attsnn.layers import Rate, SpikingLayer
 
 from .registry import register
-from .sizes import check_counts, scaled
+from .sizes import scaled
 
 EMITS = {"spike": "spike", "membrane": "relu_membrane"}  # "membrane" is the published LIAF
 

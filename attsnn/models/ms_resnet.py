@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from attsnn import neurons
 from attsnn._extension import Backend
-from attsnn.attention import attention
+from attsnn.attention import attention, check_counts
 from attsnn.layers import AveragePool, NormedLayer, SpikingLayer, over_time
 
 from .parts import weighed
 from .registry import register
-from .sizes import check_counts, check_widths, scaled
+from .sizes import check_widths, scaled
 
 GATED_GAMMA = 0.1
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from attsnn import neurons
 from attsnn._extension import Backend
+from attsnn.attention import check_counts
 from attsnn.layers import NormedLayer, Rate, SpikingLayer
 
 from .parts import EachStep, weighed
 from .registry import register
-from .sizes import check_attention, check_counts, scaled
+from .sizes import check_attention, scaled
 
 SIDE = 28
 

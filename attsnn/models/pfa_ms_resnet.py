@@ -10,10 +10,11 @@ import torch
 
 from attsnn import neurons
 from attsnn._extension import Backend
+from attsnn.attention import check_counts
 
 from .ms_resnet import MSResNet, Plan, build
 from .registry import register
-from .sizes import check_attention, check_counts
+from .sizes import check_attention
 
 ATTENTIONS = ("PFA", "CSA")
 DOWNSAMPLES = ("stride", "max")

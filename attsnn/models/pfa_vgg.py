@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from attsnn import neurons
 from attsnn._extension import Backend
+from attsnn.attention import check_counts
 from attsnn.layers import AveragePool, Rate, SpikingLayer
 
 from .parts import EachStep, weighed
 from .registry import register
-from .sizes import check_attention, check_counts, check_widths, scaled
+from .sizes import check_attention, check_widths, scaled
 
 HALVINGS = 16  # of the sides, by the four pools
 SIDE = 48  # to which frames of any size are averaged first, but those of gestures

@@ -4,13 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 
-def check_counts(**counts: int) -> None:
-    """A sentence for a number of something that is none."""
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
-
-
 def check_widths(channels: Sequence[int], count: int) -> None:
     """A sentence for channels that are not `count` widths."""
     widths = isinstance(channels, Sequence) and len(channels) == count

@@ -17,6 +17,8 @@ from attsnn._extension import Backend, compiled, use_fused
 from attsnn.reference import CONSTANTS, EMITS, SURROGATES, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
 
+from .registration import register_gradient
+
 STARTS = ("zero", "reset")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 CHECKPOINT_ABOVE, CHECKPOINT_EVERY = 64, 32  # steps; csrc/core/call.h has the same numbers, a test compares
@@ -195,9 +197,19 @@ def like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
     return tensor.new_empty_strided(tensor.shape, (*outer, *strides)).copy_(tensor)
 
 
+# Between two convolutions, whose data leave no cache warm, a line of Python takes several microseconds: what
+# would change nothing is not called.
+
+
 def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in that type, itself if it has it: `.to` is an operator of its own where nothing changes."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def as_read(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A small tensor as the ops take it."""
+    weight = typed(weight, dtype)
+    return weight if weight.is_contiguous() else weight.contiguous()
 
 
 def check(x: Tensor, v0: Tensor | None, name: str = "x") -> None:
@@ -328,28 +340,13 @@ def _make_backward(op):
     return backward
 
 
-TWICE = "{}: no double backward (create_graph=True); backend='reference' has one"
-VMAPPED = "{}: no vmap; N is the batch dimension, or use backend='reference'"
-
-
-def refuse(sentence: str):
-    def raise_it(*_, **__):
-        raise NotImplementedError(sentence)
-
-    return raise_it
-
-
-def _register(name: str) -> None:
-    forward, backward = f"attsnn::{name}_forward", f"attsnn::{name}_backward"
-    torch.library.register_fake(forward, _forward_shapes)
-    torch.library.register_fake(backward, _backward_shapes)
-    backward_op = getattr(torch.ops.attsnn, f"{name}_backward")
-    torch.library.register_autograd(forward, _make_backward(backward_op), setup_context=_setup_context)
-    torch.library.register_autograd(backward, refuse(TWICE.format(name)))
-    for op in (forward, backward):
-        torch.library.register_vmap(op, refuse(VMAPPED.format(name)))
-
-
 if compiled() is not None:
     for _name in compiled().neurons:
-        _register(_name)
+        register_gradient(
+            f"{_name}_forward",
+            f"{_name}_backward",
+            shapes=(_forward_shapes, _backward_shapes),
+            setup_context=_setup_context,
+            gradient=_make_backward(getattr(torch.ops.attsnn, f"{_name}_backward")),
+            name=_name,
+        )

@@ -11,7 +11,8 @@ from attsnn import reference
 from attsnn._extension import Backend, compiled, use_fused
 from attsnn.reference import FUSIONS, SCALES, PFAOutput, PFAScores, state_dtype
 
-from .neuron import TWICE, VMAPPED, check, like, refuse, typed
+from .neuron import as_read, check, like
+from .registration import register_gradient
 from .seam_shapes import maps_like
 
 RANKS = range(1, 65)
@@ -63,16 +64,11 @@ def pfa(
             f"x.contiguous() first"
         )
     state, rank = state_dtype(x), spatial[0].shape[0]
-    weights = [_as_read(p, state) for p in (*spatial, *temporal, *channel)]
+    weights = [as_read(p, state) for p in (*spatial, *temporal, *channel)]
     keep = torch.is_grad_enabled() and any(p.requires_grad for p in (x, *weights))
     factor = 1 / rank if scale == "mean" else 1.0
     out, *scores, _ = torch.ops.attsnn.pfa_forward(x, *weights, factor, FUSIONS.index(fusion), keep)
     return PFAOutput(out, PFAScores(*scores))
-
-
-def _as_read(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    weight = typed(weight, dtype)
-    return weight if weight.is_contiguous() else weight.contiguous()
 
 
 def check_rules(scale: str, fusion: str) -> None:
@@ -167,15 +163,12 @@ def _backward(ctx, grad_y, *_):
     return grad_x if wants_x else None, *grads, None, None, None
 
 
-def _register() -> None:
-    forward, backward = "attsnn::pfa_forward", "attsnn::pfa_backward"
-    torch.library.register_fake(forward, _forward_shapes)
-    torch.library.register_fake(backward, _backward_shapes)
-    torch.library.register_autograd(forward, _backward, setup_context=_setup_context)
-    torch.library.register_autograd(backward, refuse(TWICE.format("pfa")))
-    for op in (forward, backward):
-        torch.library.register_vmap(op, refuse(VMAPPED.format("pfa")))
-
-
 if compiled() is not None:
-    _register()
+    register_gradient(
+        "pfa_forward",
+        "pfa_backward",
+        shapes=(_forward_shapes, _backward_shapes),
+        setup_context=_setup_context,
+        gradient=_backward,
+        name="pfa",
+    )

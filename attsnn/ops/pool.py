@@ -6,7 +6,8 @@ from torch import Tensor
 from attsnn import reference
 from attsnn._extension import Backend, compiled, use_fused
 
-from .neuron import TWICE, VMAPPED, like, refuse
+from .neuron import like
+from .registration import register_gradient
 from .seam_shapes import channels_last, laid_out, maps_like
 
 
@@ -42,15 +43,12 @@ def _backward_shape(grad, pool, height, width, last):
     return maps_like(grad, (height, width), last)
 
 
-def _register() -> None:
-    forward, backward = "attsnn::average_pool", "attsnn::average_pool_backward"
-    torch.library.register_fake(forward, lambda x, pool: maps_like(x, (n // pool for n in x.shape[3:])))
-    torch.library.register_fake(backward, _backward_shape)
-    torch.library.register_autograd(forward, _backward, setup_context=_setup_context)
-    torch.library.register_autograd(backward, refuse(TWICE.format("average_pool")))
-    for op in (forward, backward):
-        torch.library.register_vmap(op, refuse(VMAPPED.format("average_pool")))
-
-
 if compiled() is not None:
-    _register()
+    register_gradient(
+        "average_pool",
+        "average_pool_backward",
+        shapes=(lambda x, pool: maps_like(x, (n // pool for n in x.shape[3:])), _backward_shape),
+        setup_context=_setup_context,
+        gradient=_backward,
+        name="average_pool",
+    )

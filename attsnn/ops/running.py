@@ -6,7 +6,7 @@ from torch import Tensor
 from attsnn import reference
 from attsnn._extension import Backend, compiled, use_fused
 
-from .neuron import VMAPPED, refuse
+from .registration import register_shape
 
 
 def update_running(
@@ -49,5 +49,4 @@ def update_running(
 
 
 if compiled() is not None:
-    torch.library.register_fake("attsnn::update_running", lambda *_: None)
-    torch.library.register_vmap("attsnn::update_running", refuse(VMAPPED.format("update_running")))
+    register_shape("update_running", lambda *_: None, "update_running")

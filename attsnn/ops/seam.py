@@ -17,7 +17,8 @@ from attsnn._extension import Backend, use_fused
 from attsnn.reference import CONSTANTS, Gates, Norm, Scores, SeamOutput, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
 
-from .neuron import TWICE, check, like, pack, stack, typed
+from .neuron import as_read, check, like, pack, stack, typed
+from .registration import TWICE
 from .seam_shapes import (
     AFFINE,
     BY_PLANE,
@@ -163,7 +164,7 @@ class _Seam(torch.autograd.Function):
         given, state = (weight, bias, *weights), state_dtype(z)
         wanted = plan.grad and any(ctx.needs_input_grad)
         with _without_autocast(z.device.type):
-            weight, bias, *weights = [_as_read(w, state) for w in given]
+            weight, bias, *weights = [None if w is None else as_read(w, state) for w in given]
             outputs, kept, ctx.neuron = _forward(
                 plan, z, shortcut, learned, weight, bias, mean, var, weights, wanted
             )
@@ -198,21 +199,9 @@ class _Seam(torch.autograd.Function):
         return tuple(grad if want else None for grad, want in zip(grads, wants, strict=True))
 
 
-# Between two convolutions, whose data leave no cache warm, a line of Python takes several microseconds: what
-# would change nothing is not called.
-
-
 def _without_autocast(device_type: str):
     on = torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if on else nullcontext()
-
-
-def _as_read(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A small tensor as the ops take it."""
-    if weight is None:
-        return None
-    weight = typed(weight, dtype)
-    return weight if weight.is_contiguous() else weight.contiguous()
 
 
 def _as_given(grad: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:

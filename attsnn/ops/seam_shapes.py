@@ -12,7 +12,8 @@ from torch import Tensor
 from attsnn._extension import compiled
 from attsnn.reference import Gates, Norm, state_dtype
 
-from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY, VMAPPED, refuse
+from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY
+from .registration import register_shape
 
 TIME, CHANNEL, SPACE = 1, 2, 4
 BY_PLANE = TIME | CHANNEL  # the gates that look at planes
@@ -202,8 +203,7 @@ def _register() -> None:
     for name, shape in shapes.items():
         # No gradient: they are called inside of the autograd function, and one more layer of Python takes
         # longer than some of them do.
-        torch.library.register_fake(f"attsnn::{name}", shape)
-        torch.library.register_vmap(f"attsnn::{name}", refuse(VMAPPED.format("seam")))
+        register_shape(name, shape, "seam")
 
 
 if compiled() is not None:

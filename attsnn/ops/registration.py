@@ -1,0 +1,45 @@
+"""What the dispatcher learns of an op beside its kernels: shape rule (fake), gradient, and sentences for what
+it does not do.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+TWICE = "{}: no double backward (create_graph=True); backend='reference' has one"
+VMAPPED = "{}: no vmap; N is the batch dimension, or use backend='reference'"
+
+
+def register_shape(op: str, shape: Callable, name: str) -> None:
+    """Registers the shape rule of the op `attsnn::op`, and that `name`, as users know it, has no vmap."""
+    torch.library.register_fake(f"attsnn::{op}", shape)
+    torch.library.register_vmap(f"attsnn::{op}", _refuse(VMAPPED.format(name)))
+
+
+def register_gradient(
+    forward: str,
+    backward: str,
+    *,
+    shapes: tuple[Callable, Callable],
+    setup_context: Callable,
+    gradient: Callable,
+    name: str,
+) -> None:
+    """Registers an op and the op that is its gradient, which has none itself.
+
+    Args:
+        shapes: the rules of both.
+        setup_context, gradient: as `torch.library.register_autograd` takes them; `gradient` calls `backward`.
+        name: what users call the op.
+    """
+    for op, shape in zip((forward, backward), shapes, strict=True):
+        register_shape(op, shape, name)
+    torch.library.register_autograd(f"attsnn::{forward}", gradient, setup_context=setup_context)
+    torch.library.register_autograd(f"attsnn::{backward}", _refuse(TWICE.format(name)))
+
+
+def _refuse(sentence: str) -> Callable:
+    def raise_it(*_, **__):
+        raise NotImplementedError(sentence)
+
+    return raise_it
