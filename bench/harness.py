@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def measure(
     cap: float = CAP,
     calls: tuple[int, int] = (10, 100),
     flush: bool = True,
+    again: bool = False,
 ) -> dict[str, Timing]:
     """Times every function, in turns: warm-up until stable, then RUNS runs.
 
@@ -106,11 +108,16 @@ def measure(
         cap: seconds above which there are fewer calls than the least of `calls`, down to LEAST.
         calls: the least and the most calls of each function in a run.
         flush: overwrite the caches before each call.
+        again: instead, call the same function before each call, as in a loop over it.
     """
-    clock = _cuda_seconds if device == "cuda" else _cpu_seconds
-    junk = junk_of(device) if flush else torch.empty(0)
-    warm = {name: _warm_up(function, clock, junk) for name, function in functions.items()}
-    round_seconds = sum(warm.values()) + len(warm) * clock(lambda: None, junk)[1]
+    timed = _cuda_seconds if device == "cuda" else _cpu_seconds
+    overwrite = partial((junk_of(device) if flush else torch.empty(0)).fill_, 1)
+
+    def clock(function: Callable[[], object]) -> tuple[float, float]:
+        return timed(function, function if again else overwrite)
+
+    warm = {name: _warm_up(function, clock) for name, function in functions.items()}
+    round_seconds = (1 + again) * sum(warm.values()) + len(warm) * clock(lambda: None)[1]
     of_budget, of_cap = (int(seconds / RUNS / round_seconds) for seconds in (budget, cap))
     rounds = min(calls[1], max(of_budget, min(calls[0], of_cap), LEAST))
     times: dict[str, list[list[float]]] = {name: [[] for _ in range(RUNS)] for name in functions}
@@ -120,7 +127,7 @@ def measure(
         for run in range(RUNS):
             for order in itertools.islice(orders, rounds):
                 for name in order:
-                    times[name][run].append(clock(functions[name], junk)[0])
+                    times[name][run].append(clock(functions[name])[0])
     return {name: _timing(runs) for name, runs in times.items()}
 
 
@@ -130,11 +137,11 @@ def _timing(runs: list[list[float]]) -> Timing:
     return Timing(median, low, high, len(every), tuple(statistics.median(run) for run in runs))
 
 
-def _warm_up(function, clock, junk, most: int = 20, patience: float = 0.5) -> float:
+def _warm_up(function, clock, most: int = 20, patience: float = 0.5) -> float:
     """Calls until two calls in a row are within a tenth of the best so far; returns the last time."""
     best, calm, start = float("inf"), 0, time.perf_counter()
     for _ in range(most):
-        seconds = clock(function, junk)[0]
+        seconds = clock(function)[0]
         calm = calm + 1 if seconds <= 1.1 * best else 0
         best = min(best, seconds)
         if calm >= 2 or time.perf_counter() - start > patience:
@@ -142,19 +149,19 @@ def _warm_up(function, clock, junk, most: int = 20, patience: float = 0.5) -> fl
     return seconds
 
 
-def _cpu_seconds(function, junk: Tensor) -> tuple[float, float]:
-    """(seconds of the call, seconds of the call with the flush)."""
+def _cpu_seconds(function, before) -> tuple[float, float]:
+    """(seconds of the call, seconds of the call with what is called before it)."""
     began = time.perf_counter()
-    junk.fill_(1)
+    before()
     start = time.perf_counter()
     function()
     end = time.perf_counter()
     return end - start, end - began
 
 
-def _cuda_seconds(function, junk: Tensor) -> tuple[float, float]:
+def _cuda_seconds(function, before) -> tuple[float, float]:
     began = time.perf_counter()
-    junk.fill_(1)
+    before()
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda._sleep(100_000)  # the host runs ahead: launch overhead shows only where it exceeds this
     first.record()

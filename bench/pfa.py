@@ -4,8 +4,8 @@ python bench/pfa.py [--device cpu|cuda] [--dtype fp32 ...] [--case P1 R8 ...] [-
 
 Rows: inference, and forward + backward with every gradient. Tables read as those of bench/neuron.py; the
 last one has, by layer and rank, the times of the others over ours, forward / forward + backward. With --warm,
-caches are left as the calls leave them: in a network x was written just before. Results are added to the same
-files.
+each call follows one of the same column, as in a loop over it: in a network x was written just before.
+Results are added to the same files.
 """
 
 import copy
@@ -86,7 +86,7 @@ def measure_case(
     case: PfaCase, dtype: str, columns: list[str], device: str, ready: float, **how
 ) -> list[dict]:
     """The lines of one case. `ready`: seconds that a column may take to be so; `how`: of harness.measure."""
-    name = case.name if how["flush"] else f"{case.name} warm"
+    name = f"{case.name} warm" if how["again"] else case.name
     about = harness.surroundings("pfa", device) | {"case": name, "dtype": dtype, "neuron": case.fusion}
     x, grad = tensors_of(case, cases.DTYPES[dtype], device)
     pfa = module_of(case, device)
@@ -127,10 +127,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = harness.parser(__doc__, PFA_COLUMNS, budget=1.0)
     words = "seconds that a column may take until it can be timed, its check among them"
     parser.add_argument("--ready", type=float, default=20, help=words)
-    parser.add_argument("--warm", action="store_true", help="caches are not overwritten before each call")
+    parser.add_argument(
+        "--warm",
+        action="store_true",
+        help="call the column before each call, not overwrite the caches",
+    )
     chosen = harness.parse(parser, arguments)
     budget = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
-    how = {**budget, "flush": not chosen.warm}
+    how = {**budget, "again": chosen.warm}
     some = cases.select(cases.PFA_SMOKE if chosen.smoke else cases.PFA[chosen.device], chosen.case)
     lines: list[dict] = []
     for case, dtype in itertools.product(some, chosen.dtype):

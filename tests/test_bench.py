@@ -85,7 +85,7 @@ def test_smoke_of_data(fused, capsys, monkeypatch):
             ["pfa.py", "--case", "P1", "--columns", "attsnn", "published", "composed", "composed by step"],
             r"\*\*P1 R3 .* nhwc, fp32, multiply; .*\*\*\n\n\| ms .*\n.*\n\| attsnn +\|(.*\n)+"
             r"\| forward / forward \+ backward +\| .*\n.*\n"
-            r"\| P1 R3 .*\| [\d.]+ / [\d.]+ \| +[\d.]+x / [\d.]+x \| +[\d.]+x / [\d.]+x \|",
+            r"\| P1 R3 .*\| +[\d.]+ / [\d.]+ \| +[\d.]+x / [\d.]+x \| +[\d.]+x / [\d.]+x \|",
         ),
         (
             ["model.py", "--case", "1x", "--threads", "1", "--columns", "attsnn", "composed"],
@@ -182,6 +182,15 @@ def test_caches_are_overwritten_before_every_call_and_rounds_differ(monkeypatch,
     orders = ["".join(timed[at : at + 8 : 2]) for at in range(1, len(timed), 8)]
     assert {"".join(sorted(order)) for order in orders} == {"abcd"}
     assert len(set(orders)) > rounds / 2
+
+
+def test_a_call_again_follows_one_of_its_own(monkeypatch):
+    monkeypatch.setattr(harness, "junk_of", lambda device: torch.empty(0))
+    seen: list[str] = []
+    functions = {name: partial(seen.append, name) for name in "abcd"}
+    times = harness.measure(functions, budget=0.0, calls=(4, 4), again=True)
+    assert seen[::2] == seen[1::2] and len(seen) > 2 * 4 * 4 * harness.RUNS
+    assert [timing.calls for timing in times.values()] == [4 * harness.RUNS] * 4
 
 
 def test_growth_measures_the_columns_of_a_size_in_turns(fused, monkeypatch):
