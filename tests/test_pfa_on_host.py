@@ -8,11 +8,12 @@ import pytest
 CASES = [
     *("float", "double", "bfloat16", "half"),
     "chunks",  # of rows, whose sums are added up
+    "one block walks",
     "memory",  # misaligned, channels-last, batch first, a still image; no gradient of x
     "one of all",
     "more blocks than a launch takes",
 ]
-RACES = ["chunks"]
+RACES = ["one block walks"]
 
 
 @pytest.fixture(scope="module")

@@ -340,6 +340,10 @@ int main(int count, char** arguments) {
                        .enough = 2});
     run<float, float>({3, 1, 66, 12, 4, 3, Fusion::kResidual, 3, true});
   };
+  cases["one block walks"] = [] {  // the least that has every barrier, and each twice
+    run<float, float>(
+        {.steps = 1, .samples = 1, .channels = 80, .height = 1, .width = 65, .rank = 2, .enough = 1});
+  };
   cases["memory"] = [] {
     run<float, float>(
         {.steps = 3, .samples = 2, .channels = 8, .height = 4, .width = 4, .rank = 3, .misaligned = true});
