@@ -1,5 +1,7 @@
 """Att-VGG: the spec's counts, the published composition written out, training, misuse."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from test_pfa_models import each, leaky, lively, made, normed, parameters
 from torch import nn
 
 from attsnn import layers, models, neurons
-from attsnn.models.att_vgg import PLANS
+from attsnn.models.att_vgg import PLANS, AttVGG
 
 COUNTS = {  # parameters without attention, those of CSA, convolutions, side of the last maps
     "att_vgg7": (35_155_658, 44_122, 5, 16),
@@ -59,8 +61,8 @@ def test_what_is_published():
     assert gates.channel.reduce.weight.shape == (128 // 16, 128) and gates.spatial.conv.kernel_size == (3, 3)
 
 
-def published_forward(model, x):
-    """T copies of the image through convolution, attention, norm and neuron; T linear layers, their mean."""
+def published_scores(model, x):
+    """T copies of the image through convolution, attention, norm and neuron; T linear layers."""
     plan = model.plan
     found, x = (
         iter([model.stem, *(m for m in model.features if hasattr(m, "norm"))]),
@@ -77,7 +79,11 @@ def published_forward(model, x):
             x = each(lambda step: F.max_pool2d(step, 2), x)
     x = each(lambda step: F.adaptive_avg_pool2d(step, 8).flatten(1), x)
     x = leaky(each(model.hidden.current, x), detach=True)
-    return each(model.classifier, x).mean(0)
+    return each(model.classifier, x)
+
+
+def published_forward(model, x):
+    return published_scores(model, x).mean(0)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +111,36 @@ def test_the_composition_written_out(backend, name, attention, steps):
     assert (out[0] - out[1]).abs().max() > 1e-4  # what the neurons emit arrives
     for ours, published in zip(*results, strict=True):
         close64(ours, published, 1e-10)
+
+
+@pytest.mark.parametrize(("attention", "steps"), [("CSA", 3), (None, 4)])
+def test_scores_of_every_step(backend, attention, steps):
+    """Values and gradients as by hand, in training; their mean is what the network returns."""
+    x, results = images(), []
+    for f in (lambda m: m(x, every_step=True), lambda m: published_scores(m, x)):
+        model = small(attention=attention, steps=steps, backend=backend)
+        scores = f(model)
+        weights = torch.randn(steps, 2, 10, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
+        (scores * weights).sum().backward()
+        results.append([scores.detach(), *(p.grad for p in model.parameters())])
+    assert (results[0][0][1:] != results[0][0][:-1]).any((1, 2)).all()  # each step its own
+    for ours, by_hand in zip(*results, strict=True):
+        close64(ours, by_hand, 1e-10)
+    for mode in (True, False):
+        model.train(mode)
+        close64(model(x, every_step=True).mean(0), model(x), 1e-12)
+
+
+def test_compile_fullgraph(fused):
+    plan = replace(PLANS["att_vgg7"], channels=(4, 4), hidden=8, channel_ratio=2, dropout=0.0, steps=3)
+    model, results = lively(AttVGG(plan, "fused")).double(), []
+    for f in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        out = f(images(), every_step=True)
+        out.square().sum().backward()
+        results.append([out.detach(), *(p.grad for p in model.parameters())])
+    for eager, compiled in zip(*results, strict=True):
+        same_bits(compiled, eager)
 
 
 @pytest.mark.parametrize("attention", ["CSA", None])
@@ -151,6 +187,17 @@ def test_dropout_has_one_mask_for_all_steps():
     assert rates.shape == (2, 64) and ((dropped == 0) | (dropped == 2 * rates)).all()
     assert 0 < ((dropped == 0) & (rates > 0)).sum() < (rates > 0).sum()
     close64(out, model.classifier(dropped), 1e-14)
+
+
+def test_every_step_has_its_own_dropout():
+    model, seen = small(steps=4, dropout=0.5), []
+    model.dropout.register_forward_hook(lambda m, args, out: seen.append((*args, out)))
+    scores = model(images(), every_step=True)
+    ((spikes, dropped),) = seen
+    assert spikes.shape == (4, 2, 64) and ((dropped == 0) | (dropped == 2 * spikes)).all()
+    both = (spikes[:-1] > 0) & (spikes[1:] > 0)
+    assert ((dropped[:-1] > 0) != (dropped[1:] > 0))[both].any()
+    close64(scores, each(model.classifier, dropped), 1e-14)
 
 
 def test_folded_norms():

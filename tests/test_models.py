@@ -1,5 +1,6 @@
 """Models: parameter counts of the spec, the registry, attention's golden values, the converter, memory."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -198,7 +199,7 @@ def test_modules_hold_parameters_and_buffers_only(name):
     module = MODULES[name]()
     assert not stray_tensors(module)
     plan = getattr(module, "plan", None)
-    shape = (plan.steps, 1, 2, plan.size, plan.size) if plan else (3, 2, 4)
+    shape = (plan.steps, 1, 2, *plan.size) if plan else (3, 2, 4)
     module(torch.rand(shape, requires_grad=True)).sum().backward()
     assert not stray_tensors(module)
 
@@ -246,7 +247,11 @@ def test_names():
     resnets = [f"{kind}ms_resnet{depth}" for kind in ("", "att_") for depth in (18, 34, 104)]
     vggs = [f"att_vgg{depth}" for depth in (7, 11, 13, 16, 19)]
     pfa = ["vgg_cifar10_dvs", "vgg_ncaltech101", "vgg_dvs_gesture", "fmnist", "ms_resnet18"]
-    assert models.names() == sorted([*PARAMETERS, *resnets, *vggs, *(f"pfa_{name}" for name in pfa)])
+    pfa = ["fmnist_baseline", *(f"pfa_{name}" for name in pfa)]
+    assert models.names() == sorted([*PARAMETERS, *resnets, *vggs, *pfa])
+
+
+POOLED = "size must be a multiple of 4, which the layers pool by, or (H, W) of multiples; got "
 
 
 @pytest.mark.parametrize(
@@ -254,8 +259,10 @@ def test_names():
     [
         ({"width": -1.0}, "width must be positive"),
         ({"width": float("nan")}, "width must be positive"),
-        ({"size": 2}, "size must be a multiple of 4"),
-        ({"size": 30}, "size must be a multiple of 4"),
+        *(
+            ({"size": size}, re.escape(f"{POOLED}{size!r}"))
+            for size in (0, 2, 30, -4, True, 32.0, "32", (32, 30), (30, 32), (32, 0), (32,), (32, 32, 32))
+        ),
         ({"hidden": 0}, "hidden must be an integer of at least 1"),
         ({"num_classes": 0}, "classes must be an integer of at least 1"),
         ({"learn": ("leak",)}, "MA-SNN learns alpha, beta, threshold"),
@@ -269,6 +276,107 @@ def test_sizes_that_make_no_network(kwargs, sentence):
 def test_width():
     small = models.create("ma_snn_dvs_gesture", width=0.25)
     assert small.plan.channels == (16, 32, 32) and small.plan.hidden == 64
+
+
+# Where the pools of all layers, 4 or 64 in all, leave the maps as they are written here.
+OBLONG = {
+    "ma_snn_dvs_gesture": ((8, 20), (2, 5)),
+    "ma_snn_cifar10_dvs": ((128, 64), (2, 1)),
+    "ma_snn_dvs_gait": ((64, 192), (1, 3)),
+}
+
+
+@pytest.mark.parametrize("name", OBLONG)
+def test_frames_that_are_not_square(fused, name):
+    """The linear layer follows from both sides. Values and gradients: fused as the plain composition."""
+    (size, maps), results = OBLONG[name], []
+    draw = torch.Generator().manual_seed(1)
+    x = (torch.rand(4, 2, 2, *size, dtype=torch.float64, generator=draw) < 0.2).double()
+    for backend in ("fused", "reference"):
+        torch.manual_seed(3)
+        words = {"steps": 4, "temporal_ratio": 2, "width": 0.125, "emit": "membrane"}
+        model = models.create(name, size=size, **words, backend=backend).double()
+        assert model.plan.size == size and model.features(x).shape[3:] == maps
+        assert model.classifier[0].current.in_features == model.plan.channels[-1] * maps[0] * maps[1]
+        out = model(x)
+        (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+        results.append([out.detach(), *(p.grad for p in model.parameters())])
+        wanted = re.escape(f"[T, N, 2, {size[0]}, {size[1]}], got shape (4, 2, 2, {size[1]}, {size[0]})")
+        with pytest.raises(ValueError, match=wanted):
+            model(x.mT)
+    assert results[0][0].std() > 1e-3
+    for ours, plain in zip(*results, strict=True):
+        close64(ours, plain, 1e-10)
+
+
+def test_a_size_is_a_side_or_both():
+    for size in (16, (16, 16), [16, 16]):
+        assert models.create("ma_snn_dvs_gesture", width=0.125, size=size).plan.size == (16, 16)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_what_is_averaged_over_time(name):
+    """Scores where a linear layer, or membranes, come last; else spikes."""
+    with torch.device("meta"):
+        model = models.create(name)
+        assert model.averages_scores is (name.startswith("att_vgg") or "ms_resnet" in name)
+        if name in PARAMETERS:
+            assert models.create(name, emit="membrane").averages_scores is True
+
+
+def scores_by_hand(model, x):
+    """Of an MA-SNN, its classifier one step after another, the states handed on."""
+    x = model.features(x).flatten(2)
+    for layer in model.classifier:
+        z = layer.norm(layer.current(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+        z = z if layer.attention is None else layer.attention(z)
+        v, emitted = None, []
+        for step in z:
+            out, v = layer.neuron.run(step[None], v)
+            emitted.append(out[0])
+        x = torch.stack(emitted)
+    return x
+
+
+def membranes(gates, backend):
+    torch.manual_seed(3)
+    words = {"emit": "membrane", "steps": 5, "size": (8, 4), "width": 0.125, "attention": gates}
+    return models.create("ma_snn_dvs_gesture", **words, backend=backend).double()
+
+
+@pytest.mark.parametrize("gates", ["TCSA", None])
+def test_scores_of_every_step(backend, gates):
+    """Values and gradients as by hand, in training; their mean is what the network returns."""
+    x, results = torch.rand(5, 3, 2, 8, 4, dtype=torch.float64), []
+    for f in (lambda m: m(x, every_step=True), lambda m: scores_by_hand(m, x)):
+        model = membranes(gates, backend)
+        scores = f(model)
+        weights = torch.randn(5, 3, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        (scores * weights).sum().backward()
+        results.append([scores.detach(), *(p.grad for p in model.parameters())])
+    assert (results[0][0][1:] != results[0][0][:-1]).any((1, 2)).all()  # each step its own
+    for ours, by_hand in zip(*results, strict=True):
+        close64(ours, by_hand, 1e-11)
+    for mode in (True, False):
+        model.train(mode)
+        close64(model(x, every_step=True).mean(0), model(x), 1e-12)
+
+
+def test_a_network_that_ends_in_spikes_has_no_scores_of_a_step():
+    model = models.create("ma_snn_dvs_gesture", width=0.125, size=4)
+    with pytest.raises(ValueError, match=r"every_step: this network ends in spikes, .* emit='membrane'"):
+        model(torch.zeros(60, 1, 2, 4, 4), every_step=True)
+
+
+def test_compile_fullgraph(fused):
+    model, x, results = membranes("TCSA", "fused"), torch.rand(5, 3, 2, 8, 4, dtype=torch.float64), []
+    for f in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        out = f(x, every_step=True)
+        out.square().sum().backward()
+        results.append([out.detach(), *(p.grad for p in model.parameters())])
+    for eager, compiled in zip(*results, strict=True):
+        same_bits(compiled, eager)
 
 
 def published(state, prefix="module."):
@@ -342,6 +450,14 @@ def test_the_size_is_in_the_file(name, size):
         model = models.create(name, attention=None, size=size)
         state = convert.from_published(published(model.state_dict()), "ma_snn")
     assert convert.infer_ma_snn(state)["size"] == size
+
+
+def test_published_frames_are_square():
+    with torch.device("meta"):
+        model = models.create("ma_snn_dvs_gesture", attention=None, size=(32, 64))
+        state = convert.from_published(published(model.state_dict()), "ma_snn")
+    with pytest.raises(ValueError, match="reads 128 cells a channel, which are no square frame's"):
+        convert.infer_ma_snn(state)
 
 
 def test_published_neurons_that_learn():

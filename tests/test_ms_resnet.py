@@ -300,18 +300,70 @@ def test_channels_last(fused, name):
         close64(last, planes, 1e-10)
 
 
-def test_compile_fullgraph(fused):
+@pytest.mark.parametrize("every_step", [False, True])
+def test_compile_fullgraph(fused, every_step):
     torch.manual_seed(2)
     plan = replace(PLANS["att_ms_resnet18"], blocks=(2,), channels=(8,), classes=10, dropout=0.0, steps=3)
     model, x = MSResNet(plan, "fused"), images(2, 3, 32, 32, dtype=torch.float32)
     results = []
     for f in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
         model.zero_grad()
-        out = f(x)
+        out = f(x, every_step=every_step)
         out.square().sum().backward()
         results.append([out.detach(), *(p.grad for p in model.parameters())])
     for eager, compiled in zip(*results, strict=True):
         same_bits(compiled, eager)
+
+
+def spikes_of(model, x):
+    """The last neurons', [T, N, C, H, W], by the network's parts."""
+    membrane = model.stem(x[None], repeats=model.plan.steps)
+    spikes = model.stem_neuron(membrane, steps=model.plan.steps)
+    for block in (block for stage in model.stages for block in stage):
+        membrane, spikes = block(membrane, spikes)
+    return spikes
+
+
+@pytest.mark.parametrize("name", ["ms_resnet18", "ms_resnet104", "att_ms_resnet18"])
+def test_scores_of_every_step(backend, name):
+    """Values and gradients as by hand, in training; their mean is what the network returns."""
+    x, results = images(2, 3, 64, 64), []  # whose last maps are 2 x 2
+
+    def by_hand(model):
+        return torch.stack([model.classifier(step.mean((2, 3))) for step in spikes_of(model, x)])
+
+    for f in (lambda m: m(x, every_step=True), by_hand):
+        torch.manual_seed(5)
+        model = randomised(few(name, steps=4, backend=backend)).double()
+        scores = f(model)
+        (scores * images(4, 2, 10, seed=2)).sum().backward()
+        results.append([scores.detach(), *(p.grad for p in model.parameters())])
+    assert (results[0][0][1:] != results[0][0][:-1]).any((1, 2)).all()  # each step its own
+    for ours, theirs in zip(*results, strict=True):
+        close64(ours, theirs, 1e-12)
+    for mode in (True, False):
+        model.train(mode)
+        close64(model(x, every_step=True).mean(0), model(x), 1e-12)
+
+
+def test_dropout_of_every_step():
+    """A mask for each; but one for all, with the same draws as ever, where the scores are averaged."""
+    model, seen = randomised(few("att_ms_resnet18", steps=4, dropout=0.5)).double(), []
+    x = images(2, 3, 32, 32)
+    torch.manual_seed(1)
+    out = model(x)
+    drawn = torch.get_rng_state()
+    torch.manual_seed(1)
+    same_bits(out, model.classifier(F.dropout(spikes_of(model, x).mean((0, 3, 4)))))
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+    model.dropout.register_forward_hook(lambda m, args, out: seen.append((*args, out)))
+    scores = model(x, every_step=True)
+    ((rates, dropped),) = seen
+    assert rates.shape == (4, 2, 64) and ((dropped == 0) | (dropped == 2 * rates)).all()
+    both = (rates[:-1] > 0) & (rates[1:] > 0)
+    assert ((dropped[:-1] > 0) != (dropped[1:] > 0))[both].any()
+    close64(scores, torch.stack([model.classifier(step) for step in dropped]), 1e-14)
 
 
 # ---- what it costs

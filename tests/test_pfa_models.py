@@ -1,6 +1,7 @@
 """Networks with projected full attention: counts, the compositions written out, training, misuse."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -56,6 +57,7 @@ def test_counts_of_the_event_networks(name, keywords, ranks, gates):
 def test_counts_of_fmnist():
     assert parameters(made("pfa_fmnist")) == 13_015_340
     assert parameters(made("pfa_fmnist", attention=None)) == 13_014_656
+    assert parameters(made("fmnist_baseline")) == 13_014_656
 
 
 @pytest.mark.parametrize("attention", ["PFA", "CSA", None])
@@ -103,6 +105,21 @@ def test_published_neurons(name):
         assert neuron.surrogate == arctan(2.0) and neuron.detach_reset is ("vgg" in name)
 
 
+def test_baseline_of_fmnist():
+    """Spec 3.4: IF neurons, no PFA, no dropout; its tensors are those of the network without PFA."""
+    model, plain = made("fmnist_baseline"), made("pfa_fmnist", attention=None)
+    found = [m for m in model.modules() if isinstance(m, neurons.LIF)]
+    assert len(found) == 4 and model.plan.steps == 4
+    for neuron in found:
+        constants = neuron.constants()
+        assert (constants["leak"], constants["gain"], constants["threshold"]) == (1.0, 1.0, 1.0)
+        assert constants["v_reset"] == constants["bias"] == 0.0 and not neuron.strict
+        assert neuron.surrogate == arctan(2.0) and neuron.detach_reset is False
+    assert not any(isinstance(m, PFA) for m in model.modules()) and model.dropout.p == 0
+    shapes, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, plain))
+    assert shapes == theirs
+
+
 def test_neuron_of_ms_resnet18():
     model = models.create("pfa_ms_resnet18", width=0.125)
     for module in model.modules():
@@ -125,6 +142,7 @@ SMALL = {  # name -> keywords of a small one, and the shape of its input
     "pfa_vgg_ncaltech101": ({"width": 0.0625, "steps": 4, "rank": 2}, (4, 2, 2, 50, 40)),
     "pfa_vgg_dvs_gesture": ({"width": 0.0625, "steps": 4, "rank": 2, "size": (32, 16)}, (4, 2, 2, 32, 16)),
     "pfa_fmnist": ({"width": 0.0625, "steps": 4, "rank": 2, "dropout": 0.0}, (3, 1, 28, 28)),
+    "fmnist_baseline": ({"width": 0.0625, "steps": 4}, (3, 1, 28, 28)),
     "pfa_ms_resnet18": ({"width": 0.0625, "steps": 3, "rank": 2, "channel_ratio": 4}, (2, 3, 16, 16)),
 }
 
@@ -170,15 +188,24 @@ class Fire(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None, None
 
 
-def leaky(x, detach):
-    """Spec 2, tau = 2 and ATan(2)."""
+def of_spikingjelly(x, charge, detach):
+    """Spec 2, ATan(2)."""
     v, spikes = torch.zeros_like(x[0]), []
     for current in x:
-        h = v + (current - v) / 2
+        h = charge(v, current)
         s = Fire.apply(h - 1, lambda z: 1 / (1 + (torch.pi * z) ** 2), False)
         v = (1 - (s.detach() if detach else s)) * h
         spikes.append(s)
     return torch.stack(spikes)
+
+
+def leaky(x, detach):
+    """tau = 2."""
+    return of_spikingjelly(x, lambda v, current: v + (current - v) / 2, detach)
+
+
+def integrate_and_fire(x, detach):
+    return of_spikingjelly(x, lambda v, current: v + current, detach)
 
 
 def gac(x):
@@ -235,13 +262,13 @@ def event_forward(model, x):
     return rates
 
 
-def fmnist_forward(model, x):
+def fmnist_forward(model, x, neuron=leaky):
     x = model.stem.norm(model.stem.current(x)).repeat(model.plan.steps, 1, 1, 1, 1)  # the norm sees it once
-    x = each(lambda step: F.max_pool2d(step, 2), leaky(x, detach=False))
+    x = each(lambda step: F.max_pool2d(step, 2), neuron(x, detach=False))
     x = pfa(model.features.attention, normed(model.features.norm, each(model.features.current, x)))
-    x = each(lambda step: F.max_pool2d(step, 2).flatten(1), leaky(x, detach=False))
+    x = each(lambda step: F.max_pool2d(step, 2).flatten(1), neuron(x, detach=False))
     for layer in (model.hidden, model.classifier):
-        x = leaky(each(layer.current, x), detach=False)
+        x = neuron(each(layer.current, x), detach=False)
     return x.mean(0)
 
 
@@ -252,7 +279,8 @@ def halved(norm, conv, x, stride, by_maximum=False):
     return each(lambda step: F.max_pool2d(step, 3, stride, 1), y) if by_maximum else y
 
 
-def ms_resnet_forward(model, x):
+def ms_resnet_scores(model, x):
+    """Of every step."""
     plan = model.plan
     membrane = halved(model.stem.norm, model.stem.current, torch.stack([x] * plan.steps), 1)
     for i, stage in enumerate(model.stages):
@@ -265,7 +293,11 @@ def ms_resnet_forward(model, x):
             if j == 0:  # width or stride changes
                 membrane = halved(block.shortcut.norm, block.shortcut.current, membrane, stride)
             membrane = membrane + y
-    return model.classifier(gac(membrane).mean((0, 3, 4)))
+    return each(lambda step: model.classifier(step.mean((2, 3))), gac(membrane))
+
+
+def ms_resnet_forward(model, x):
+    return ms_resnet_scores(model, x).mean(0)
 
 
 COMPOSITIONS = [
@@ -277,6 +309,7 @@ COMPOSITIONS = [
     ("pfa_fmnist", {}, fmnist_forward),
     ("pfa_fmnist", {"attention": None}, fmnist_forward),
     ("pfa_fmnist", {"fusion": "multiply", "rank": 8}, fmnist_forward),
+    ("fmnist_baseline", {}, partial(fmnist_forward, neuron=integrate_and_fire)),
     ("pfa_ms_resnet18", {}, ms_resnet_forward),
     ("pfa_ms_resnet18", {"downsample": "max", "scale": "sum"}, ms_resnet_forward),
     ("pfa_ms_resnet18", {"downsample": "max", "attention": "CSA"}, ms_resnet_forward),
@@ -303,6 +336,24 @@ def test_the_composition_written_out(backend, name, keywords, forward):
         close64(ours, published, 1e-10)
 
 
+@pytest.mark.parametrize("keywords", [{}, {"attention": "CSA", "downsample": "max"}])
+def test_scores_of_every_step(backend, keywords):
+    """Values and gradients as written out, in training; their mean is what the network returns."""
+    x, results = example("pfa_ms_resnet18"), []
+    for f in (lambda m: m(x, every_step=True), lambda m: ms_resnet_scores(m, x)):
+        model = small("pfa_ms_resnet18", backend=backend, **keywords)
+        scores = f(model)
+        weights = torch.randn(3, 2, 10, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
+        (scores * weights).sum().backward()
+        results.append([scores.detach(), *(p.grad for p in model.parameters())])
+    assert (results[0][0][1:] != results[0][0][:-1]).any((1, 2)).all()  # each step its own
+    for ours, by_hand in zip(*results, strict=True):
+        close64(ours, by_hand, 1e-10)
+    for mode in (True, False):
+        model.train(mode)
+        close64(model(x, every_step=True).mean(0), model(x), 1e-12)
+
+
 # ---- what they do
 # ------------------------------------------------------------------------------------------
 
@@ -313,6 +364,7 @@ def test_the_composition_written_out(backend, name, keywords, forward):
         ("pfa_vgg_cifar10_dvs", {}, 5),
         ("pfa_vgg_dvs_gesture", {"size": 16}, 5),
         ("pfa_fmnist", {}, 5),
+        ("fmnist_baseline", {}, 5),
         ("pfa_ms_resnet18", {}, 18),
         ("pfa_ms_resnet18", {"downsample": "max"}, 18),
     ],
@@ -377,7 +429,7 @@ def test_state_dict(name, tmp_path):
     other = models.create(name, **kwargs).double()
     other.load_state_dict(state | {f"{gate}weight": torch.ones(2) for gate in gates}, strict=True)
     same_bits(other.eval()(x), model(x))
-    assert len(gates) == {"pfa_fmnist": 1, "pfa_ms_resnet18": 8}.get(name, 5)
+    assert len(gates) == {"pfa_fmnist": 1, "fmnist_baseline": 0, "pfa_ms_resnet18": 8}.get(name, 5)
 
 
 def test_downsampling_has_the_same_tensors():
@@ -387,7 +439,7 @@ def test_downsampling_has_the_same_tensors():
     assert by_maximum(x).shape == by_stride(x).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", ["pfa_fmnist", "pfa_ms_resnet18"])
+@pytest.mark.parametrize("name", ["pfa_fmnist", "fmnist_baseline", "pfa_ms_resnet18"])
 def test_a_static_image_is_read_once(name):
     """By the stem, its norm, the first neuron and the first shortcut; by everything else T times."""
     model, read = small(name), {}
@@ -462,6 +514,7 @@ def test_watch_names_the_neurons():
     stages = [f"stages.{i}.{part}" for i in range(4) for part in ("first", "second")]
     assert names("pfa_vgg_dvs_gesture") == [*stages, "classifier"]
     assert names("pfa_fmnist") == ["stem_neuron", "features", "hidden", "classifier"]
+    assert names("fmnist_baseline") == names("pfa_fmnist")
     seen = names("pfa_ms_resnet18", downsample="max")
     assert len(seen) == 17 and "stages.1.0.first.neuron" in seen and "stages.1.1.first" in seen
 
@@ -482,7 +535,7 @@ def test_bfloat16(backend, membrane_dtype):
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["pfa_vgg_dvs_gesture", "pfa_fmnist"])
+@pytest.mark.parametrize("name", ["pfa_vgg_dvs_gesture", "pfa_fmnist", "fmnist_baseline"])
 def test_autocast(backend, name):
     model = small(name, backend=backend).float()
     with torch.autocast("cpu", torch.bfloat16):
@@ -525,10 +578,13 @@ def test_compile_fullgraph(fused):
         ),
         ("pfa_vgg_ncaltech101", {"scale": "max"}, "scale must be one of mean, sum, got 'max'"),
         ("pfa_vgg_ncaltech101", {"fusion": "or"}, "fusion must be one of multiply, add, residual, got 'or'"),
-        ("pfa_vgg_dvs_gesture", {"size": 120}, r"\(H, W\), in multiples of 16, .*; got 120"),
-        ("pfa_vgg_dvs_gesture", {"size": (128, 0)}, r"in multiples of 16, .*; got \(128, 0\)"),
-        ("pfa_vgg_dvs_gesture", {"size": "128"}, "in multiples of 16, .*; got '128'"),
-        ("pfa_vgg_dvs_gesture", {"size": True}, "in multiples of 16, .*; got True"),
+        ("pfa_vgg_dvs_gesture", {"size": 120}, r"size must be a multiple of 16, .* \(H, W\) .*; got 120"),
+        ("pfa_vgg_dvs_gesture", {"size": (128, 0)}, r"size must be a multiple of 16, .*; got \(128, 0\)"),
+        ("pfa_vgg_dvs_gesture", {"size": "128"}, "size must be a multiple of 16, .*; got '128'"),
+        ("pfa_vgg_dvs_gesture", {"size": True}, "size must be a multiple of 16, .*; got True"),
+        ("fmnist_baseline", {"steps": 0}, "steps must be an integer of at least 1, got 0"),
+        ("fmnist_baseline", {"hidden": 2.5}, "hidden must be an integer of at least 1, got 2.5"),
+        ("fmnist_baseline", {"width": 0}, "width must be positive, got 0"),
         ("pfa_fmnist", {"attention": "TA"}, "attention must be None or one of PFA, got 'TA'"),
         ("pfa_fmnist", {"hidden": 0}, "hidden must be an integer of at least 1, got 0"),
         ("pfa_fmnist", {"channels": True}, "channels must be an integer of at least 1, got True"),
@@ -573,6 +629,7 @@ def test_keywords_that_make_no_network(name, keywords, sentence):
         ),
         ("pfa_fmnist", (4, 2, 1, 28, 28), r"images \[N, 1, 28, 28\], got shape \(4, 2, 1, 28, 28\)"),
         ("pfa_fmnist", (2, 1, 32, 32), r"images \[N, 1, 28, 28\], got shape"),
+        ("fmnist_baseline", (2, 28, 28), r"images \[N, 1, 28, 28\], got shape"),
         ("pfa_ms_resnet18", (2, 1, 32, 32), r"images \[N, 3, H, W\], got shape"),
     ],
 )

@@ -1,4 +1,9 @@
-"""Models by name: `create(name, **kwargs)`, `names()`. `watch` sees what their neurons emit."""
+"""Models by name: `create(name, **kwargs)`, `names()`. `watch` sees what their neurons emit.
+
+Every network has `averages_scores`: True where its output is a mean of scores over time, and
+`forward(x, every_step=True)` gives those of every step, [T, N, classes], as losses of each step want them;
+False where it is a mean of spikes, a firing rate.
+"""
 
 from attsnn.layers import watch
 
@@ -10,6 +15,6 @@ from . import (  # noqa: F401  (they register their models)
     pfa_ms_resnet,
     pfa_vgg,
 )
-from .registry import create, names
+from .registry import create, keywords, names
 
-__all__ = ["create", "names", "watch"]
+__all__ = ["create", "keywords", "names", "watch"]

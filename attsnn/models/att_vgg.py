@@ -69,6 +69,8 @@ class AttVGG(nn.Module):
     `classifier`.
     """
 
+    averages_scores = True
+
     def __init__(self, plan: Plan, backend: Backend):
         super().__init__()
         neuron = partial(neurons.leaky, detach_reset=True, backend=backend)
@@ -105,19 +107,24 @@ class AttVGG(nn.Module):
         self.pool = AveragePool(side // SIDE, backend=backend) if larger else EachStep(nn.Upsample(SIDE))
         self.hidden = SpikingLayer(linear(last * SIDE**2, plan.hidden), neuron())
         self.read_out = Rate()
-        self.dropout = nn.Dropout(plan.dropout)  # of the rates: one mask for all steps
+        self.dropout = nn.Dropout(plan.dropout)  # of the rates: one mask for all steps, but with every_step
         self.classifier = linear(plan.hidden, plan.classes)
         self.plan = plan
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, 3, 32, 32] -> [N, classes]
+    def forward(self, x: Tensor, every_step: bool = False) -> Tensor:
+        """x [N, 3, 32, 32] -> scores [N, classes]; with `every_step` those of every step, [T, N, classes].
+
+        Their mean over T is the former but for rounding, and in training but for the dropout, of which every
+        step then has its own mask.
+        """
         if x.shape[1:] != (3, IMAGE, IMAGE):
             raise ValueError(f"x must be images [N, 3, {IMAGE}, {IMAGE}], got shape {tuple(x.shape)}")
         steps = self.plan.steps
         currents = self.stem(x[None], repeats=steps)  # [1, N, C, H, W]: the same at every step
         spikes = self.stem_neuron(currents, steps=steps)  # [T, N, C, H, W]
         spikes = self.pool(self.features(spikes))
-        rates = self.read_out(self.hidden(spikes.flatten(2)))  # [N, F]
-        return self.classifier(self.dropout(rates))
+        spikes = self.hidden(spikes.flatten(2))  # [T, N, F]
+        return self.classifier(self.dropout(spikes if every_step else self.read_out(spikes)))
 
 
 def _build(plan: Plan, backend: Backend, *, width: float, **overrides) -> AttVGG:

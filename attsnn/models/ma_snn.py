@@ -16,7 +16,7 @@ from attsnn.attention import attention, check_counts
 from attsnn.layers import Rate, SpikingLayer
 
 from .registry import register
-from .sizes import scaled
+from .sizes import scaled, sides
 
 EMITS = {"spike": "spike", "membrane": "relu_membrane"}  # "membrane" is the published LIAF
 
@@ -27,7 +27,7 @@ class Plan:
 
     channels: tuple[int, ...]
     pools: tuple[int, ...]
-    size: int  # side of the square input, in pixels
+    size: tuple[int, int]  # (H, W) of the frames, in pixels
     classes: int
     steps: int
     temporal_ratio: int
@@ -36,10 +36,15 @@ class Plan:
     channel_ratio: int = 8
 
 
-_FIVE = {"channels": (32, 64, 128, 256, 512), "pools": (2, 2, 2, 2, 4), "size": 128, "temporal_ratio": 2}
+_FIVE = {
+    "channels": (32, 64, 128, 256, 512),
+    "pools": (2, 2, 2, 2, 4),
+    "size": (128, 128),
+    "temporal_ratio": 2,
+}
 PLANS = {
     "ma_snn_dvs_gesture": Plan(
-        (64, 128, 128), (1, 2, 2), size=32, classes=11, steps=60, temporal_ratio=5, half_width=0.25
+        (64, 128, 128), (1, 2, 2), size=(32, 32), classes=11, steps=60, temporal_ratio=5, half_width=0.25
     ),
     "ma_snn_cifar10_dvs": Plan(**_FIVE, classes=10, steps=20, half_width=0.5),
     "ma_snn_dvs_gait": Plan(**_FIVE, classes=21, steps=8, half_width=0.25),
@@ -47,7 +52,10 @@ PLANS = {
 
 
 class MASNN(nn.Module):
-    """The network of a plan. `features` and `classifier` are the layers of the paper's table, in order."""
+    """The network of a plan. `features` and `classifier` are the layers of the paper's table, in order.
+
+    `averages_scores`: whether what the last layer emits are scores, as membranes are, or spikes.
+    """
 
     def __init__(
         self, plan: Plan, attention_name: str | None, emit: str, learn: tuple[str, ...], backend: Backend
@@ -82,36 +90,44 @@ class MASNN(nn.Module):
             return layer(nn.Linear(c, width), nn.BatchNorm1d(width), width, maps=False)
 
         widths = (2, *plan.channels)
-        flat = widths[-1] * (plan.size // math.prod(plan.pools)) ** 2
+        flat = widths[-1] * math.prod(side // math.prod(plan.pools) for side in plan.size)
         self.features = nn.Sequential(*map(conv, widths[:-1], widths[1:], plan.pools))
         self.classifier = nn.Sequential(linear(flat, plan.hidden), linear(plan.hidden, plan.classes))
         self.read_out = Rate()
+        self.averages_scores = emit == "membrane"
         self.plan = plan
 
-    def forward(self, x: Tensor) -> Tensor:  # [T, N, 2, H, W] -> [N, classes]
-        plan = self.plan
-        if x.dim() != 5 or x.shape[2:] != (2, plan.size, plan.size):
-            want = f"[T, N, 2, {plan.size}, {plan.size}]"
+    def forward(self, x: Tensor, every_step: bool = False) -> Tensor:
+        """x [T, N, 2, H, W] -> [N, classes]; with `every_step` the scores of every step, [T, N, classes],
+        whose mean over T that is.
+
+        Raises ValueError for frames of another shape, and for `every_step` of a network that emits spikes.
+        """
+        height, width = self.plan.size
+        if x.dim() != 5 or x.shape[2:] != (2, height, width):
+            want = f"[T, N, 2, {height}, {width}]"
             raise ValueError(f"x must be frames {want}, got shape {tuple(x.shape)}")
+        if every_step and not self.averages_scores:
+            raise ValueError(
+                "every_step: this network ends in spikes, which are no scores of a step; make it with "
+                "emit='membrane'"
+            )
         x = self.features(x)  # [T, N, C, H, W]
-        return self.read_out(self.classifier(x.flatten(2)))
+        x = self.classifier(x.flatten(2))  # [T, N, classes]
+        return x if every_step else self.read_out(x)
 
 
 def _build(plan: Plan, attention, emit, learn, backend, *, width: float, **overrides) -> MASNN:
     values = {**plan.__dict__, **{k: v for k, v in overrides.items() if v is not None}}
     if len(values["channels"]) != len(plan.pools):
         raise ValueError(f"channels must name {len(plan.pools)} widths, got {values['channels']!r}")
-    counts = ("steps", "classes", "hidden", "size", "channel_ratio", "temporal_ratio")
+    counts = ("steps", "classes", "hidden", "channel_ratio", "temporal_ratio")
     check_counts(**{name: values[name] for name in counts})
     *channels, hidden = scaled((*values["channels"], values["hidden"]), width, values["channel_ratio"])
     values |= {"channels": tuple(channels), "hidden": hidden}
     if min(channels) < 1:
         raise ValueError(f"channels must be at least 1 each, got {values['channels']!r}")
-    pooled = math.prod(plan.pools)
-    if values["size"] % pooled:
-        raise ValueError(
-            f"size must be a multiple of {pooled}, which the layers pool by; got {values['size']}"
-        )
+    values["size"] = sides(values["size"], math.prod(plan.pools))
     return MASNN(Plan(**values), attention, emit, tuple(learn), backend)
 
 
@@ -126,7 +142,7 @@ def _register(name: str, what: str) -> None:
         learn: tuple[str, ...] = (),
         backend: Backend = "auto",
         num_classes: int = plan.classes,
-        size: int = plan.size,
+        size: int | tuple[int, int] = plan.size,
         channels: tuple[int, ...] | None = None,
         hidden: int | None = None,
         width: float = 1.0,
@@ -150,13 +166,14 @@ def _register(name: str, what: str) -> None:
         )
 
     builder.__name__ = name
-    builder.__doc__ = f"""MA-SNN for {what}: [T, N, 2, {plan.size}, {plan.size}] -> [N, {plan.classes}].
+    builder.__doc__ = f"""MA-SNN for {what}: [T, N, 2, {plan.size[0]}, {plan.size[1]}] -> [N, {plan.classes}].
 
     attention: one of the seven names (TA, CA, SA, TCA, TSA, CSA, TCSA) or None; steps: T, which temporal
     attention fixes; emit: "spike", or "membrane" for the published LIAF; learn: which of "alpha", "beta",
     "threshold" each neuron layer learns, one a channel; width: multiplies every layer's
-    channels, for small machines; channels, hidden, num_classes, size: the layer table itself; channel_ratio,
-    temporal_ratio: of the gates' MLPs; backend: "auto", "fused" or "reference".
+    channels, for small machines; channels, hidden, num_classes: the layer table itself; size: side of the
+    frames in pixels, or (H, W), multiples of {math.prod(plan.pools)}; channel_ratio, temporal_ratio: of the
+    gates' MLPs; backend: "auto", "fused" or "reference".
     """
     globals()[name] = register(builder)
 

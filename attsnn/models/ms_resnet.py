@@ -120,6 +120,8 @@ class MaxPooledLayer(NormedLayer):
 class MSResNet(nn.Module):
     """The network of a plan: `stem`, `stem_neuron`, `stages` of blocks, `classifier`."""
 
+    averages_scores = True
+
     def __init__(self, plan: Plan, backend: Backend):
         super().__init__()
         types = {"membrane_dtype": plan.membrane_dtype}
@@ -176,7 +178,12 @@ class MSResNet(nn.Module):
         self.classifier = nn.Linear(widths[-1], plan.classes)
         self.plan = plan
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, classes]
+    def forward(self, x: Tensor, every_step: bool = False) -> Tensor:
+        """x [N, 3, H, W] -> scores [N, classes]; with `every_step` those of every step, [T, N, classes].
+
+        Their mean over T is the former but for rounding, and in training but for the dropout, of which every
+        step then has its own mask.
+        """
         plan = self.plan
         self._check(x)
         membrane = self.stem(x[None], repeats=plan.steps)  # [1, N, C, H, W]: the same at every step
@@ -185,7 +192,7 @@ class MSResNet(nn.Module):
         for stage in self.stages:
             for block in stage:
                 membrane, spikes = block(membrane, spikes)
-        return self.classifier(self.dropout(spikes.mean((0, 3, 4))))
+        return self.classifier(self.dropout(spikes.mean((3, 4) if every_step else (0, 3, 4))))
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != 3:

@@ -1,11 +1,12 @@
 """The spiking network with projected full attention for Fashion-MNIST (PFA; Deng et al., 2024; the released
-code's form).
+code's form), and its baseline without.
 
 A static part, 3x3 convolution -> batch norm, is computed once and read by its neurons T times; then maximum
-pool -> 3x3 convolution -> batch norm -> PFA -> LIF -> maximum pool, and two linear layers of LIF neurons.
+pool -> 3x3 convolution -> batch norm -> PFA -> neuron -> maximum pool, and two linear layers of neurons.
 The read-out is the last one's firing rate. Input [N, 1, 28, 28], shown T times; output [N, classes].
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,7 +26,7 @@ SIDE = 28
 
 @dataclass(frozen=True)
 class Plan:
-    """What a caller may change."""
+    """What differs between the two, and what a caller may change."""
 
     channels: int = 128
     hidden: int = 2048
@@ -36,14 +37,19 @@ class Plan:
     scale: str = "sum"
     fusion: str = "add"
     dropout: float = 0.7
+    neuron: Callable[..., neurons.LIF] = neurons.leaky
 
 
 class PFAFMNIST(nn.Module):
-    """`stem`, `stem_neuron`, `features`, which holds the PFA, `hidden`, `classifier`, `read_out`."""
+    """The network of a plan: `stem`, `stem_neuron`, `features`, which holds the PFA, `hidden`, `classifier`,
+    `read_out`.
+    """
+
+    averages_scores = False  # but spikes
 
     def __init__(self, plan: Plan, backend: Backend):
         super().__init__()
-        neuron, channels = partial(neurons.leaky, backend=backend), plan.channels
+        neuron, channels = partial(plan.neuron, backend=backend), plan.channels
 
         def conv(c: int) -> nn.Conv2d:
             return nn.Conv2d(c, channels, 3, padding=1, bias=False)
@@ -98,6 +104,34 @@ def pfa_fmnist(
     """
     plan = Plan(channels, hidden, num_classes, steps, rank, attention, scale, fusion, dropout)
     check_attention(attention, ("PFA",))
+    return _build(plan, backend, width)
+
+
+BASELINE = Plan(attention=None, dropout=0.0, neuron=neurons.integrate_and_fire)
+
+
+@register
+def fmnist_baseline(
+    *,
+    steps: int = BASELINE.steps,
+    num_classes: int = BASELINE.classes,
+    channels: int = BASELINE.channels,
+    hidden: int = BASELINE.hidden,
+    width: float = 1.0,
+    backend: Backend = "auto",
+) -> PFAFMNIST:
+    """The published baseline of `pfa_fmnist`: IF neurons, no PFA, no dropout; [N, 1, 28, 28] -> [N, 10].
+
+    steps, num_classes, channels, hidden, width, backend: as those of `pfa_fmnist`. The published one runs
+    step by step. Here the static part is computed once, with the same result; in training the norm of the
+    second convolution takes its statistics over all steps, and once, where the published one takes those of
+    each step by itself. Evaluation is the same.
+    """
+    plan = replace(BASELINE, steps=steps, classes=num_classes, channels=channels, hidden=hidden)
+    return _build(plan, backend, width)
+
+
+def _build(plan: Plan, backend: Backend, width: float) -> PFAFMNIST:
     check_counts(**{name: getattr(plan, name) for name in ("steps", "rank", "classes", "channels", "hidden")})
-    channels, hidden = scaled((channels, hidden), width, 1)
+    channels, hidden = scaled((plan.channels, plan.hidden), width, 1)
     return PFAFMNIST(replace(plan, channels=channels, hidden=hidden), backend)

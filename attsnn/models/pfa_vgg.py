@@ -18,7 +18,7 @@ from attsnn.layers import AveragePool, Rate, SpikingLayer
 
 from .parts import EachStep, weighed
 from .registry import register
-from .sizes import check_attention, check_widths, scaled
+from .sizes import check_attention, check_widths, scaled, sides
 
 HALVINGS = 16  # of the sides, by the four pools
 SIDE = 48  # to which frames of any size are averaged first, but those of gestures
@@ -65,6 +65,8 @@ class Vote(nn.Module):
 
 class PFAVGG(nn.Module):
     """The network of a plan: `resize`, `attention` of the frames, `stages`, `classifier`, `read_out`."""
+
+    averages_scores = False  # but spikes
 
     def __init__(self, plan: Plan, backend: Backend):
         super().__init__()
@@ -176,12 +178,6 @@ def pfa_vgg_dvs_gesture(
     fusion: str = _GESTURE.fusion,
     backend: Backend = "auto",
 ) -> PFAVGG:
-    sizes = (size, size) if isinstance(size, int) else size
-    if not _fits(sizes):
-        raise ValueError(
-            f"size must be a side, or (H, W), in multiples of {HALVINGS}, which the stages halve them by; "
-            f"got {size!r}"
-        )
     return _build(
         _GESTURE,
         backend,
@@ -190,7 +186,7 @@ def pfa_vgg_dvs_gesture(
         steps=steps,
         rank=rank,
         classes=num_classes,
-        size=tuple(sizes),
+        size=sides(size, HALVINGS),
         parity=parity,
         channels=channels,
         scale=scale,
@@ -202,12 +198,7 @@ pfa_vgg_dvs_gesture.__doc__ = f"""VGG with PFA for DVS128 Gesture: [T, N, 2, 128
 
     Frames are read in their own size; each class has {VOTERS} outputs, whose rates are averaged.
 
-    size: side of the frames in pixels, or (H, W); parity: the released code, whose last PFA has rank
-    {PARITY_RANK} and whose {VOTERS} x 11 rates are the result, without a vote;
+    size: side of the frames in pixels, or (H, W), multiples of {HALVINGS}; parity: the released code,
+    whose last PFA has rank {PARITY_RANK} and whose {VOTERS} x 11 rates are the result, without a vote;
     {_KEYWORDS}
     """
-
-
-def _fits(size) -> bool:
-    pair = isinstance(size, tuple | list) and len(size) == 2
-    return pair and all(type(n) is int and n >= HALVINGS and n % HALVINGS == 0 for n in size)

@@ -20,17 +20,25 @@ def names() -> list[str]:
     return sorted(_models)
 
 
+def keywords(name: str) -> tuple[str, ...]:
+    """Those that `create(name, ...)` takes."""
+    return tuple(inspect.signature(_builder(name)).parameters)
+
+
 def create(name: str, **kwargs) -> nn.Module:
     """The model of that name; the keywords are those of its builder, which the file of its family documents:
     `help(attsnn.models.ma_snn)`, ms_resnet, att_vgg, pfa_vgg, pfa_fmnist, pfa_ms_resnet.
     """
+    builder, known = _builder(name), keywords(name)
+    unknown = set(kwargs) - set(known)
+    if unknown:
+        raise TypeError(f"{name} has no keyword {', '.join(sorted(unknown))}; it takes {', '.join(known)}")
+    return builder(**kwargs)
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
     if name not in _models:
         close = difflib.get_close_matches(name, _models, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"no model {name!r}{hint} (attsnn.models.names(): {', '.join(sorted(_models))})")
-    builder = _models[name]
-    unknown = set(kwargs) - set(inspect.signature(builder).parameters)
-    if unknown:
-        known = ", ".join(inspect.signature(builder).parameters)
-        raise TypeError(f"{name} has no keyword {', '.join(sorted(unknown))}; it takes {known}")
-    return builder(**kwargs)
+    return _models[name]

@@ -11,6 +11,17 @@ def check_widths(channels: Sequence[int], count: int) -> None:
         raise ValueError(f"channels must be {count} widths of at least 1, got {channels!r}")
 
 
+def sides(size: int | Sequence[int], multiple: int) -> tuple[int, int]:
+    """(H, W) of a size, which is one side or both; a sentence where `multiple` does not divide them."""
+    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2 or any(type(n) is not int or n < multiple or n % multiple for n in pair):
+        raise ValueError(
+            f"size must be a multiple of {multiple}, which the layers pool by, or (H, W) of multiples; "
+            f"got {size!r}"
+        )
+    return pair
+
+
 def check_attention(name: str | None, known: Iterable[str]) -> None:
     """A sentence for an attention that a network does not have."""
     if name is not None and name not in known:

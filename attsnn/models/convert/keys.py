@@ -1,5 +1,6 @@
 """What the families share: what a family is, a state dict without its wrappers, keys by tables, gates."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -92,6 +93,15 @@ def shape_of(state: State, key: str, dimensions: int) -> tuple[int, ...]:
     if len(shape) != dimensions:
         raise ValueError(f"{key!r} must have {dimensions} dimensions, got shape {shape}")
     return shape
+
+
+def side_of(flat: int, channels: int) -> int:
+    """The side of the maps of so many channels that a linear layer reads: published frames are square."""
+    cells = flat // max(1, channels)
+    side = math.isqrt(cells)
+    if side**2 != cells:
+        raise ValueError(f"the linear layer reads {cells} cells a channel, which are no square frame's")
+    return side
 
 
 def none_asked(given: dict, family: str) -> None:

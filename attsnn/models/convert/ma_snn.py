@@ -7,7 +7,7 @@ from functools import partial
 from attsnn.models.ma_snn import PLANS
 from attsnn.neurons import MA_SNN_CONSTANTS as LEARNED
 
-from .keys import Family, State, infer_attention, none_asked, shape_of
+from .keys import Family, State, infer_attention, none_asked, shape_of, side_of
 from .patterns import ATTENTION, by_patterns
 
 _PATTERNS = [
@@ -39,7 +39,7 @@ def infer_ma_snn(state: State) -> dict:
     kwargs = {"name": model, "attention": attention, "num_classes": classes}
     kwargs["channels"] = widths
     kwargs["hidden"], flat = shape_of(state, "classifier.0.current.weight", 2)
-    kwargs["size"] = math.isqrt(flat // max(1, widths[-1])) * math.prod(PLANS[model].pools)
+    kwargs["size"] = side_of(flat, widths[-1]) * math.prod(PLANS[model].pools)
     kwargs["learn"] = tuple(n for n, ours in LEARNED.items() if f"features.0.neuron.{ours}" in state)
     return kwargs | ratios
 

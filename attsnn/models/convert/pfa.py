@@ -5,7 +5,6 @@ event networks also has a weight [R], which never trained: ours do without, and 
 of the released code. Where no such weight is, nothing in the file does.
 """
 
-import math
 from functools import partial
 
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from attsnn.attention import PFA
 from attsnn.models.pfa_vgg import PARITY_RANK, VOTERS
 
-from .keys import Family, State, by_table, known, shape_of
+from .keys import Family, State, by_table, known, shape_of, side_of
 
 RULES = {"scale": "mean", "fusion": "multiply"}  # of a PFA with a rank weight
 
@@ -111,16 +110,13 @@ def _infer_vgg(ours: State, theirs: State, given: dict) -> dict:
         "channels": tuple(shape_of(ours, f"{layer}.current.weight", 4)[0] for layer in layers),
     }
     if gesture:
-        kwargs |= _of_gesture(outputs, flat // max(1, kwargs["channels"][-1]), ranks)
+        kwargs |= _of_gesture(outputs, side_of(flat, kwargs["channels"][-1]), ranks)
     if len(set(ranks[:-1] if kwargs.get("parity") else ranks)) > 1:
         raise ValueError(f"the PFAs have ranks {ranks}: no published pfa_vgg network has")
     return kwargs | _rules(not missing, given)
 
 
-def _of_gesture(outputs: int, cells: int, ranks: list[int]) -> dict:
-    side = math.isqrt(cells)
-    if side**2 != cells:
-        raise ValueError(f"the linear layer reads {cells} cells a channel, which are no square frame's")
+def _of_gesture(outputs: int, side: int, ranks: list[int]) -> dict:
     if outputs % VOTERS:
         raise ValueError(f"{outputs} outputs are no multiple of the {VOTERS} voters of a class")
     sizes = {"num_classes": outputs // VOTERS, "size": 16 * side}
