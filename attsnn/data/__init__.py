@@ -13,15 +13,24 @@ from types import ModuleType
 
 from attsnn.data.core.augment import EventAugment
 from attsnn.data.core.decoding import Recording
-from attsnn.data.core.events import Draw, Events, Selection, frames, make_events, select
+from attsnn.data.core.events import Draw, Events, Selection, framed, frames, make_events, select
 from attsnn.data.core.framing import Framing
-from attsnn.data.core.images import BadImages, Sample, collate, open_image
+from attsnn.data.core.images import BadImages, Sample, collate, open_image, unit
 from attsnn.data.core.preparing import write_store
 from attsnn.data.core.recordings import EventFrames, FrameSample, collate_frames
-from attsnn.data.core.transforms import eval_transform, mixes, train_transform
+from attsnn.data.core.store import is_divided
+from attsnn.data.core.transforms import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    eval_transform,
+    grey_transform,
+    mixes,
+    small_train_transform,
+    train_transform,
+)
 from attsnn.data.datasets import TABLE as DATASETS
 from attsnn.data.datasets.celeba import CelebA
-from attsnn.data.datasets.cifar import CIFAR10, CIFAR100
+from attsnn.data.datasets.cifar import CIFAR10, CIFAR100, open_cifar
 from attsnn.data.datasets.cifar10_dvs import CIFAR10DVS
 from attsnn.data.datasets.digits import Digits
 from attsnn.data.datasets.dvs_gait import DVSGait
@@ -32,13 +41,16 @@ from attsnn.data.datasets.ncaltech101 import NCaltech101
 from attsnn.data.datasets.recordings import Recordings
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
 from attsnn.data.formats.aedat3 import read, read_frames
-from attsnn.data.formats.folders import class_names
+from attsnn.data.formats.folders import class_names, pictures
+from attsnn.data.synthetic.sets import synthesise
 from attsnn.data.synthetic.textures import SyntheticImages
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
     "CIFAR10DVS",
+    "CIFAR_MEAN",
+    "CIFAR_STD",
     "DATASETS",
     "MNIST",
     "BadImages",
@@ -67,14 +79,22 @@ __all__ = [
     "collate",
     "collate_frames",
     "eval_transform",
+    "framed",
     "frames",
+    "grey_transform",
+    "is_divided",
     "make_events",
     "mixes",
+    "open_cifar",
     "open_image",
+    "pictures",
     "read",
     "read_frames",
     "select",
+    "small_train_transform",
+    "synthesise",
     "train_transform",
+    "unit",
     "write_store",
 ]
 

@@ -422,11 +422,17 @@ def test_digits_are_enlarged_and_shared_out(size):
 def test_one_split_for_images_and_recordings(tmp_path, monkeypatch):
     """What the recordings' test users have is the images' test split."""
     written = {}
+    monkeypatch.setattr(samples, "record", lambda digit, _: digit.tobytes())
     monkeypatch.setattr(
-        samples, "_write_user", lambda path, indices, _: written.update({path.name[4:6]: indices})
+        samples,
+        "write_gestures",
+        lambda out, users, classes: written.update({user: list(clips) for user, clips in users}),
     )
     samples.write_recordings(tmp_path)
-    assert sorted([*written["24"], *written["25"]]) == Digits("test").indices.tolist()
+    images, labels = samples.digits()
+    for split, users in (("test", (24, 25)), ("train", range(1, 9))):
+        wanted = [(images[i].tobytes(), labels[i]) for i in Digits(split).indices]
+        assert sorted(clip for user in users for clip in written[user]) == sorted(wanted)
 
 
 def test_digits_are_a_function_of_their_key():

@@ -11,7 +11,20 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from attsnn.data import Draw, ImageNet, SyntheticImages, collate, eval_transform, train_transform
+from attsnn.data import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    Draw,
+    ImageNet,
+    SyntheticImages,
+    collate,
+    eval_transform,
+    grey_transform,
+    mixes,
+    small_train_transform,
+    train_transform,
+    unit,
+)
 from attsnn.data.core.events import generator
 from attsnn.data.core.images import pixels
 from attsnn.data.synthetic import textures
@@ -45,6 +58,151 @@ def test_other_transforms(vision, augment):
     out = transform(picture(0, size=(400, 300)))
     assert out.shape == (3, 96, 96) and out.dtype == torch.float32
     assert (out == 0).all(0).any()  # the erased part
+
+
+def steps(transform) -> dict:
+    return {type(step).__name__: step for step in transform.transforms}
+
+
+def small_picture(grey: bool) -> Image.Image:
+    """28 x 28, grey or RGB, no two pixels alike in all channels."""
+    image = picture(0, size=(28, 28))
+    return image.convert("L") if grey else image
+
+
+def test_small_images_are_cropped_from_a_border(vision):
+    found = steps(small_train_transform())
+    assert list(found) == ["RandomCrop", "PILToTensor", "ToDtype", "Normalize"]  # no flip
+    crop, norm = found["RandomCrop"], found["Normalize"]
+    assert (crop.size, crop.padding, crop.fill) == ((32, 32), [4, 4, 4, 4], 0)
+    assert (tuple(norm.mean), tuple(norm.std)) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    norm = steps(small_train_transform(mean=CIFAR_MEAN, std=CIFAR_STD))["Normalize"]
+    assert (tuple(norm.mean), tuple(norm.std)) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    image, crop = small_picture(False), small_train_transform(28, pad=2, mean=(0,), std=(1,))
+    padded, places = np.pad(unit(image).numpy(), ((0, 0), (2, 2), (2, 2))), set()
+    for _ in range(200):
+        out = crop(image).numpy()
+        places |= {
+            (y, x) for y in range(5) for x in range(5) if (padded[:, y : y + 28, x : x + 28] == out).all()
+        }
+    assert places == {(y, x) for y in range(5) for x in range(5)}
+
+
+def test_other_steps_for_small_images(vision):
+    transform = small_train_transform(
+        28, crop_scale=0.6, hflip=0.25, auto_augment="randaugment", magnitude=5, random_erasing=0.75,
+        interpolation="bicubic", mean=(0.5,), std=(0.25,),
+    )  # fmt: skip
+    names = [
+        "RandomResizedCrop",
+        "RandomHorizontalFlip",
+        "RandAugment",
+        "PILToTensor",
+        "ToDtype",
+        "Normalize",
+    ]
+    found = steps(transform)
+    assert list(found) == [*names, "RandomErasing"]
+    crop, norm = found["RandomResizedCrop"], found["Normalize"]
+    assert (crop.size, crop.scale, crop.interpolation.value) == ((28, 28), (0.6, 1.0), "bicubic")
+    assert (found["RandomHorizontalFlip"].p, found["RandomErasing"].p) == (0.25, 0.75)
+    assert (found["RandAugment"].magnitude, found["RandAugment"].interpolation.value) == (5, "bicubic")
+    assert (tuple(norm.mean), tuple(norm.std)) == ((0.5,), (0.25,))
+    with pytest.raises(ValueError, match="auto_augment must be one of"):
+        small_train_transform(auto_augment="augmix")
+
+
+@pytest.mark.parametrize("policy", ["imagenet", "cifar10"])
+@pytest.mark.parametrize("make", [train_transform, small_train_transform])
+def test_policies_of_auto_augment(vision, make, policy):
+    assert steps(make(auto_augment=policy))["AutoAugment"].policy.value == policy
+    assert steps(make(auto_augment="trivial"))["TrivialAugmentWide"].interpolation.value == "bilinear"
+
+
+@pytest.mark.parametrize("augment", ["imagenet", "cifar10", "randaugment", "trivial", None])
+@pytest.mark.parametrize("grey", [False, True])
+def test_small_images_stay_grey_or_coloured(vision, augment, grey):
+    transform = small_train_transform(28, pad=2, auto_augment=augment, hflip=0.5, mean=(0,), std=(1,))
+    for _ in range(8):
+        out = transform(small_picture(grey))
+        assert out.shape == (1 if grey else 3, 28, 28) and out.dtype == torch.float32
+        assert out.min() >= 0 and 0.5 < out.max() <= 1
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_small_images_are_evaluated_whole(vision, grey):
+    """In 0..1 the bits are those of `unit`."""
+    image, side = small_picture(grey), 28
+    whole = image.resize((side, side))
+    assert torch.equal(eval_transform(side, side, mean=(0,), std=(1,))(whole), unit(whole))
+    mean, std = ((0.3,), (0.2,)) if grey else (CIFAR_MEAN, CIFAR_STD)
+    wanted = (unit(whole) - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    found = eval_transform(side, side, mean=mean, std=std)(whole)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+
+
+def test_grey_pictures_are_the_middle_square(monkeypatch):
+    """Of the size asked for as they are; without torchvision."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    values = np.arange(28 * 40, dtype=np.uint32).reshape(28, 40) % 251
+    wide = Image.fromarray(values.astype(np.uint8))
+    assert torch.equal(grey_transform(28)(wide), unit(wide.crop((6, 0, 34, 28))))
+    assert torch.equal(grey_transform(28)(wide.convert("RGB")), grey_transform(28)(wide))
+    assert grey_transform(14)(wide.rotate(90, expand=True)).shape == (1, 14, 14)
+
+
+def test_unit_images_need_no_torchvision(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    values = np.array([[0, 51, 255], [1, 102, 254]], np.uint8)
+    out = unit(Image.fromarray(values))
+    assert out.shape == (1, 2, 3) and out.dtype == torch.float32 and out.max() == 1 and out.min() == 0
+    torch.testing.assert_close(out[0], torch.from_numpy(values).float() / 255, atol=1e-7, rtol=0)
+    rgb = unit(Image.fromarray(np.stack([values, values + 1, 0 * values], axis=2)))
+    assert rgb.shape == (3, 2, 3) and torch.equal(rgb[0], out[0]) and not rgb[2].any()
+
+
+@pytest.mark.parametrize("alphas", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_every_batch_is_mixed_by_default(vision, alphas):
+    """By torchvision's own, with its draws alone."""
+    from torchvision.transforms import v2
+
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6)
+    kinds = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
+    wanted = v2.RandomChoice([kinds[name](alpha=alpha, num_classes=9) for name, alpha in alphas.items()])
+    for mix in (mixes(9, **alphas), mixes(9, **alphas, probability=1)):
+        torch.manual_seed(5)
+        found = [mix(images, labels) for _ in range(4)]
+        torch.manual_seed(5)
+        for mixed, shares in found:
+            for got, want in zip((mixed, shares), wanted(images, labels), strict=True):
+                assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("probability", [0.2, 0.7])
+def test_some_batches_are_mixed(vision, probability):
+    """The others are left as they are, their labels as shares too; by torch's global generator."""
+    images, labels = torch.rand(4, 1, 6, 6), torch.tensor([2, 0, 1, 2])
+    mix, one_hot = mixes(3, cutmix=1.0, mixup=0.5, probability=probability), torch.eye(3)[labels]
+    torch.manual_seed(1)
+    batches = [mix(images, labels) for _ in range(600)]
+    left = [torch.equal(mixed, images) and torch.equal(shares, one_hot) for mixed, shares in batches]
+    assert all(shares.dtype == torch.float32 and shares.shape == (4, 3) for _, shares in batches)
+    assert all(torch.allclose(shares.sum(1), torch.ones(4)) for _, shares in batches)
+    assert sum(not b for b in left) / 600 == pytest.approx(probability, abs=0.08)  # four deviations
+    torch.manual_seed(1)
+    again = [mix(images, labels) for _ in range(600)]
+    assert all(
+        torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(batches, again, strict=True)
+    )
+
+
+def test_nothing_is_mixed():
+    images, labels = torch.rand(4, 3, 6, 6), torch.tensor([2, 0, 1, 2])
+    for mix in (mixes(3), mixes(3, probability=0.5), mixes(3, mixup=0.2, cutmix=1.0, probability=0)):
+        assert mix(images, labels)[0] is images and mix(images, labels)[1] is labels
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="probability of a mixed batch must be from 0 to 1, got"):
+            mixes(3, mixup=0.2, probability=wrong)
 
 
 def test_transforms_refuse_what_cannot_be(vision):
@@ -107,6 +265,17 @@ def test_synthetic_images():
         SyntheticImages(12, 32, 0)
     images, labels, bad = next(iter(DataLoader(dataset, 12, collate_fn=collate)))
     assert images.shape == (12, 3, 32, 32) and labels.tolist() == [i % 5 for i in range(12)] and bad == {}
+
+
+def test_synthetic_images_are_normalised_as_asked_for():
+    image = torch.from_numpy(textures.texture(2, 32, generator(7)))
+    for given, (mean, std) in {
+        "default": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "cifar": (CIFAR_MEAN, CIFAR_STD),
+    }.items():
+        how = {} if given == "default" else {"mean": mean, "std": std}
+        wanted = (image - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        assert torch.equal(SyntheticImages(12, 32, 5, **how)[7].image, wanted)
 
 
 def test_synthetic_images_have_noise_of_their_own(monkeypatch):

@@ -6,11 +6,13 @@ An event is (t, x, y, p): the time in microseconds, the column, the row, and the
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from attsnn._extension import Backend
@@ -144,6 +146,18 @@ def frames(
     if dt is not None and 2 * inside < len(events):
         warn_outside(framing, inside, len(events), int(events.t.min()), int(events.t.max()))
     return counts
+
+
+def framed(*, binary: bool = False, **how) -> Callable[[Events], Tensor]:
+    """A function of a recording's events to frames as `EventFrames` gives them, float32 [T, 2, H, W], from
+    its first event on. `how`: keywords of `frames`.
+    """
+
+    def transform(events: Events) -> Tensor:
+        counts = torch.from_numpy(frames(events, **how))
+        return (counts.clamp(max=1) if binary else counts).float()
+
+    return transform
 
 
 def warn_outside(framing: Framing, inside: int, number: int, first: int, last: int) -> None:

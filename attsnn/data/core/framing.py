@@ -64,6 +64,12 @@ class Framing:
             raise ValueError(f"polarity must be 'both' or 'collapsed', got {self.polarity!r}")
 
     @property
+    def keywords(self) -> dict:
+        """All but the backend, as JSON values: what `framed` takes."""
+        names = ("steps", "dt", "sensor", "downsample", "axes", "polarity")
+        return {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         """Of the frames of a sample."""
         rows, columns = (side // self.downsample for side in self.sensor)

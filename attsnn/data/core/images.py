@@ -86,6 +86,13 @@ def pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
+def unit(image: Image.Image) -> Tensor:
+    """float32 `[C, H, W]` in 0..1 of an image as `pixels` takes it: a transform without torchvision, of the
+    same bits as its `ToDtype(torch.float32, scale=True)`.
+    """
+    return pixels(image).float().mul_(1 / 255)
+
+
 class Images(Dataset):
     """The images of a source: `dataset[Draw(index, seed)]` is a `Sample`, the same in every process.
 

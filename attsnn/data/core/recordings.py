@@ -163,6 +163,16 @@ class EventFrames(Dataset):
         known = [clips, self.classes, self.store.sensor, self.store.manifest.get("contents")]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
+    @property
+    def people(self) -> np.ndarray | None:
+        """Who moves in each clip, int64 `[N]`; None where the set, or a name in it, does not say."""
+        found = [self.person(clip.recording) for clip in self._clips]
+        return None if None in found else np.array(found, np.int64)
+
+    def person(self, recording: str) -> int | None:
+        """The number of the person who moves in a recording, by its name; None where a set does not know."""
+        return None
+
     def events(self, index: int) -> Events:
         """All events of clip `index`; times are those of its recording."""
         return self.store.events(self._clips[index])

@@ -5,7 +5,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attsnn._files import LACKS, lock, opened_folder, sync_folder
@@ -51,6 +51,23 @@ def staged(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
     finally:
         if not whole:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def once(path: str | os.PathLike, write: Callable[[Path], object], verify: Callable[[Path], object]) -> Path:
+    """The folder `path`: made by `write(path)`, as a whole (`staged`), or only verified where it is there.
+
+    Of two processes that write it at once the slower one takes what the other has made.
+    """
+    path = Path(path)
+    if path.is_dir():
+        verify(path)
+        return path
+    try:
+        write(path)
+    except DataError:
+        if not path.is_dir():
+            raise
+    return path
 
 
 def _content(path: Path) -> list[Path]:

@@ -107,6 +107,11 @@ class Store:
             self._map(name)
 
 
+def is_divided(path: str | os.PathLike) -> bool:
+    """Whether a store has a split of its own; True where there is none to ask."""
+    return not (Path(path) / MANIFEST).is_file() or all(c.split != UNDIVIDED for c in Store(path).clips)
+
+
 class StoreWriter:
     """Writes a store: `append` clips in a `with` block; `path` appears when it ends without an error."""
 

@@ -1,20 +1,26 @@
-"""Transforms of RGB Pillow images to float32 `[3, H, W]`, from torchvision's v2 (the extra `vision`).
+"""Transforms of Pillow images to float32 `[C, H, W]`, from torchvision's v2 (the extra `vision`).
 
-Published training (Att-Res-SNN, MS-ResNet): RandomResizedCrop(224), AutoAugment with ImageNet's policy,
-normalised, no flip. Published evaluation: shorter side to 256, the middle 224; for 288, shorter side to 320.
+ImageNet's published training (Att-Res-SNN, MS-ResNet): RandomResizedCrop(224), AutoAugment with ImageNet's
+policy, normalised, no flip. Its published evaluation: shorter side to 256, the middle 224; for 288, shorter
+side to 320. Small images (CIFAR, MNIST) are used as large as they are; `images.unit` makes tensors of them
+without torchvision.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from attsnn.data.core.images import unit
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB in 0..1
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of CIFAR-10's, as commonly used
 LONGEST = 8  # times the shorter side, above which the ends of an image are not resized
 Transform = Callable[[Image.Image], Tensor]
-Augment = Literal["imagenet", "randaugment", "trivial"]
+Augment = Literal["imagenet", "cifar10", "randaugment", "trivial"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -30,41 +36,83 @@ def train_transform(
 ) -> Transform:
     """The published training transform by default; all its draws are from torch's global generator.
 
-    `hflip` and `random_erasing` are probabilities, `scale` the least and greatest share of the image's area
-    in the crop, `magnitude` that of "randaugment" (two operations). Raises ImportError, in a sentence,
-    without torchvision.
+    `auto_augment` is AutoAugment with the policy of that name, RandAugment ("randaugment": two operations of
+    `magnitude`) or TrivialAugmentWide; `hflip` and `random_erasing` are probabilities, `scale` the least and
+    greatest share of the image's area in the crop. Raises ImportError, in a sentence, without torchvision.
     """
     v2 = _v2()
     mode = v2.InterpolationMode(interpolation)
-    augment = {
-        None: lambda: [],
-        "imagenet": lambda: [v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET)],
-        "randaugment": lambda: [v2.RandAugment(magnitude=magnitude, interpolation=mode)],
-        "trivial": lambda: [v2.TrivialAugmentWide(interpolation=mode)],
-    }
-    if auto_augment not in augment:
-        raise ValueError(f"auto_augment must be one of {list(augment)}, got {auto_augment!r}")
     return v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=scale, interpolation=mode),
-            *([v2.RandomHorizontalFlip(hflip)] if hflip else []),
-            *augment[auto_augment](),
-            *_normalised(v2),
-            *([v2.RandomErasing(random_erasing)] if random_erasing else []),
+            *_augmented(v2, hflip, auto_augment, magnitude, mode),
+            *_normalised(v2, MEAN, STD),
+            *_erased(v2, random_erasing),
         ]
     )
 
 
-def eval_transform(
-    resize: int = 256, crop: int = 224, *, interpolation: Interpolation = "bilinear"
+def small_train_transform(
+    size: int = 32,
+    *,
+    pad: int = 4,
+    crop_scale: float | None = None,
+    hflip: float = 0.0,
+    auto_augment: Augment | None = None,
+    magnitude: int = 9,
+    random_erasing: float = 0.0,
+    interpolation: Interpolation = "bilinear",
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> Transform:
-    """The shorter side to `resize`, then the middle `crop` x `crop`. Draws nothing."""
+    """For images of about `size` x `size` pixels, RGB or grey: a random crop of that size from the image with
+    a black border of `pad` pixels; or a resized one without border, of at least the share `crop_scale` of
+    the area.
+
+    `mean` and `std` are those of each channel in 0..1; (0,) and (1,) leave images in 0..1. Else as
+    `train_transform`.
+    """
+    v2 = _v2()
+    mode = v2.InterpolationMode(interpolation)
+    if crop_scale is None:
+        crop = v2.RandomCrop(size, padding=pad)
+    else:
+        crop = v2.RandomResizedCrop(size, scale=(crop_scale, 1.0), interpolation=mode)
+    augmented = _augmented(v2, hflip, auto_augment, magnitude, mode)
+    return v2.Compose([crop, *augmented, *_normalised(v2, mean, std), *_erased(v2, random_erasing)])
+
+
+def eval_transform(
+    resize: int = 256,
+    crop: int = 224,
+    *,
+    interpolation: Interpolation = "bilinear",
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Transform:
+    """The shorter side to `resize`, then the middle `crop` x `crop`, normalised as in
+    `small_train_transform`. Draws nothing.
+    """
     if crop > resize:
         raise ValueError(f"the crop of {crop} is larger than the shorter side of {resize}")
     v2 = _v2()
     mode = v2.InterpolationMode(interpolation)
     steps = [_middle, v2.Resize(resize, interpolation=mode), v2.CenterCrop(crop)]
-    return v2.Compose([*steps, *_normalised(v2)])
+    return v2.Compose([*steps, *_normalised(v2, mean, std)])
+
+
+def grey_transform(size: int = 28) -> Transform:
+    """The middle square of a picture in grey, float32 `[1, size, size]` in 0..1, as MNIST and Fashion-MNIST
+    have them. Needs no torchvision, and draws nothing.
+    """
+
+    def transform(image: Image.Image) -> Tensor:
+        side = min(image.size)
+        left, top = ((length - side) // 2 for length in image.size)
+        square = image.convert("L").crop((left, top, left + side, top + side))
+        return unit(square if side == size else square.resize((size, size), Image.Resampling.BILINEAR))
+
+    return transform
 
 
 def _middle(image: Image.Image) -> Image.Image:
@@ -79,20 +127,51 @@ def _middle(image: Image.Image) -> Image.Image:
     return image.crop((across, down, image.width - across, image.height - down))
 
 
-def mixes(classes: int, *, mixup: float = 0.0, cutmix: float = 0.0) -> Callable:
-    """A function of (images [N, 3, H, W], labels [N]) that mixes both, the labels then shares [N, classes]:
-    by mixup or cutmix with these alphas, by one of the two at random where both are given, not at all where
-    neither is. Draws from torch's global generator.
+def mixes(classes: int, *, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0) -> Callable:
+    """A function of (images [N, C, H, W], labels [N]) that mixes both, the labels then shares [N, classes],
+    float32: by mixup or cutmix with these alphas, by one of the two at random where both are given.
+
+    A batch is mixed with that probability; the shares of one that is not are 0 and 1. With both alphas 0, or
+    the probability, nothing ever is, and labels stay labels. Draws from torch's global generator. ValueError
+    for a probability that is none.
     """
-    if mixup == cutmix == 0:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"the probability of a mixed batch must be from 0 to 1, got {probability}")
+    if mixup == cutmix == 0 or probability == 0:
         return lambda images, labels: (images, labels)
     v2 = _v2()
     chosen = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
-    return v2.RandomChoice([kind(alpha=alpha, num_classes=classes) for kind, alpha in chosen if alpha > 0])
+    mix = v2.RandomChoice([kind(alpha=alpha, num_classes=classes) for kind, alpha in chosen if alpha > 0])
+    if probability == 1:
+        return mix
+
+    def sometimes(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.rand(()).item() < probability:
+            return mix(images, labels)
+        return images, F.one_hot(labels, classes).float()
+
+    return sometimes
 
 
-def _normalised(v2) -> list:
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+def _augmented(v2, hflip: float, auto_augment: Augment | None, magnitude: int, mode) -> list:
+    augment = {
+        None: lambda: [],
+        "imagenet": lambda: [v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET)],
+        "cifar10": lambda: [v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)],
+        "randaugment": lambda: [v2.RandAugment(magnitude=magnitude, interpolation=mode)],
+        "trivial": lambda: [v2.TrivialAugmentWide(interpolation=mode)],
+    }
+    if auto_augment not in augment:
+        raise ValueError(f"auto_augment must be one of {list(augment)}, got {auto_augment!r}")
+    return [*([v2.RandomHorizontalFlip(hflip)] if hflip else []), *augment[auto_augment]()]
+
+
+def _normalised(v2, mean: Sequence[float], std: Sequence[float]) -> list:
+    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+
+
+def _erased(v2, random_erasing: float) -> list:
+    return [v2.RandomErasing(random_erasing)] if random_erasing else []
 
 
 def _v2():

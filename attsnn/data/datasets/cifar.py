@@ -18,6 +18,7 @@ from attsnn.data.core.counts import check_counts, unpack
 from attsnn.data.core.files import plain
 from attsnn.data.core.find import Found, Layout, find_files
 from attsnn.data.core.images import Arrays, Images
+from attsnn.data.errors import DataError, DataMissingError
 from attsnn.data.formats import cifar
 
 SPLITS = ("train", "test")
@@ -129,6 +130,28 @@ class CIFAR100(Images):
         transform: Callable[[Image.Image], Tensor] | None = None,
     ):
         super().__init__(_split(root, 100, split), transform)
+
+
+def open_cifar(
+    root: str | os.PathLike,
+    split: Literal["train", "test"],
+    transform: Callable[[Image.Image], Tensor] | None = None,
+) -> CIFAR10 | CIFAR100:
+    """The set whose files are in `root`, CIFAR-10 or CIFAR-100. DataMissingError where neither is, DataError
+    where both are.
+    """
+    there, said = [], []
+    for classes in LAYOUTS:
+        try:
+            there.append(_find(root, classes).layout)
+        except DataMissingError as error:
+            said.append(str(error))
+    if not there:  # what says that a file is missing knows more than what says that all are
+        said.sort(key=lambda text: "none of the set's files" in text)
+        raise DataMissingError(said[0])
+    if len(there) > 1:
+        raise DataError(f"{plain(root)}: CIFAR-10 and CIFAR-100 are both here; give the folder of one")
+    return (CIFAR10 if there[0] in LAYOUTS[10] else CIFAR100)(root, split, transform)
 
 
 def _contract(classes: int, kind: type, names: tuple[str, ...]) -> DataSet:

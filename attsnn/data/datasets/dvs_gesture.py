@@ -46,6 +46,7 @@ LAST_TRAIN_USER = 23
 RAW_FILES = re.compile(
     r"user\d{2,3}_[a-z_]+(?:\.aedat|_labels\.csv)|trials_to_(?:train|test)\.txt|gesture_mapping\.csv"
 )
+USER = re.compile(r"user(\d{2,3})_.*", re.DOTALL)
 ARRAYS = re.compile(r"(?:train|test)/[0-9]{1,2}/[^/]+\.npz")  # SpikingJelly's events_np
 FILES = (
     File(
@@ -195,6 +196,11 @@ class DVSGesture(EventFrames):
         **how,
     ):
         super().__init__(root, split, steps=steps, dt_ms=dt_ms, downsample=downsample, **how)
+
+    def person(self, recording: str) -> int | None:
+        """7 of user07_led, and of the array user07_led_3."""
+        match = USER.fullmatch(recording)
+        return match and int(match.group(1))
 
 
 DVS_GESTURE = DataSet(

@@ -16,6 +16,15 @@ from attsnn.data.errors import DataFormatError, DataMissingError, warn
 NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".ini", ".db", ".py", ".sh", ".log")
 
 
+def pictures(folder: str | os.PathLike) -> list[Path]:
+    """The image files in a folder, by their names; DataMissingError where there is none."""
+    names = [name for name in sorted(os.listdir(folder)) if name.lower().endswith(SUFFIXES)]
+    found = [Path(folder, name) for name in names if not is_junk(name)]
+    if not found:
+        raise DataMissingError(f"{plain(folder)}: no picture here; wanted {', '.join(SUFFIXES)}")
+    return found
+
+
 def class_names(folder: str | os.PathLike) -> tuple[str, ...]:
     """The sorted names of the folders in `folder`; empty if it is not there."""
     try:

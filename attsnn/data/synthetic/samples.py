@@ -9,20 +9,20 @@ same way through `prepare` as real data.
 import csv
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from attsnn.data.core.events import Events, generator, make_events
+from attsnn.data.core.staging import once
 from attsnn.data.core.store import Store
 from attsnn.data.datasets import dvs_gesture
-from attsnn.data.datasets.digits import NAMES, TEST_USERS, TRAIN_USERS, digits, of_users
-from attsnn.data.errors import DataError
+from attsnn.data.datasets.digits import NAMES, digits, of_users
 from attsnn.data.formats import aedat3
 from attsnn.data.formats.labels import COLUMNS as LABEL_COLUMNS
 
-VERSION = 1  # of the recordings; part of the cache's name
+VERSION = 1  # of all that is simulated or drawn here; part of the names of what is kept
 SIDE = 128
 PITCH = 11.0  # sensor pixels for a pixel of the 8x8 digit: it covers 88 of 128
 INK = 2.0  # intensity of full ink over a background of 1
@@ -58,42 +58,55 @@ def write_recordings(out_dir: str | os.PathLike, seed: int = 0, indices: Sequenc
     seed and its index.
     """
     chosen = None if indices is None else np.asarray(indices, np.int64)
+    images, labels = digits()
+    users = (
+        (user, ((record(images[i], generator((seed, int(i)))), labels[i]) for i in written))
+        for user, written in of_users(generator(seed), chosen).items()
+    )
+    return write_gestures(out_dir, users, NAMES)
+
+
+def write_gestures(
+    out_dir: str | os.PathLike,
+    users: Iterable[tuple[int, Iterable[tuple[Events, int]]]],
+    classes: Sequence[str],
+) -> Path:
+    """Writes what `record` gave as DVS128 Gesture is published: userNN_led.aedat with its label CSV of each
+    (user, [(events, label), ...]), trial lists, gesture_mapping.csv.
+    """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    for user, written in of_users(generator(seed), chosen).items():
-        _write_user(out / f"user{user:02d}_led", written, seed)
-    for split, part in (("train", TRAIN_USERS), ("test", TEST_USERS)):
-        (out / f"trials_to_{split}.txt").write_text("".join(f"user{user:02d}_led.aedat\n" for user in part))
-    rows = "".join(f"{name},{number}\n" for number, name in enumerate(NAMES, start=1))
+    trials = dict.fromkeys(dvs_gesture.SPLITS, "")
+    for user, clips in users:
+        _write_user(out / f"user{user:02d}_led", *zip(*clips, strict=True))
+        split = "train" if user <= dvs_gesture.LAST_TRAIN_USER else "test"
+        trials[split] += f"user{user:02d}_led.aedat\n"
+    for split, text in trials.items():
+        (out / f"trials_to_{split}.txt").write_text(text)
+    rows = "".join(f"{name},{number}\n" for number, name in enumerate(classes, start=1))
     (out / "gesture_mapping.csv").write_text("action,label\n" + rows)
     return out
 
 
 def prepare_samples(root: str | os.PathLike, seed: int = 0, *, progress: bool = True) -> Path:
     """The path of a store of all recordings, under `root`; written once for each seed, then only verified."""
-    path = Path(root) / f"digits-v{VERSION}-seed{seed}"
-    if path.is_dir():
-        Store(path).verify()
-        return path
-    with tempfile.TemporaryDirectory() as raw:
-        write_recordings(raw, seed)
-        about = {"source": f"samples {VERSION}, seed {seed}"}
-        try:
+
+    def write(path: Path) -> None:
+        with tempfile.TemporaryDirectory() as raw:
+            write_recordings(raw, seed)
+            about = {"source": f"samples {VERSION}, seed {seed}"}
             dvs_gesture.prepare(raw, path, progress=progress, about=about)
-        except DataError:
-            if not path.is_dir():
-                raise  # else another process was faster, and its store is the same
-    return path
+
+    path = Path(root) / f"digits-v{VERSION}-seed{seed}"
+    return once(path, write, lambda path: Store(path).verify())
 
 
-def _write_user(path: Path, indices: np.ndarray, seed: int) -> None:
-    images, labels = digits()
-    starts = START_US + (LENGTH_US + PAUSE_US) * np.arange(len(indices))
-    clips = [record(images[index], generator((seed, int(index)))) for index in indices]
+def _write_user(path: Path, clips: Sequence[Events], labels: Sequence[int]) -> None:
+    starts = START_US + (LENGTH_US + PAUSE_US) * np.arange(len(clips))
     columns = [np.concatenate([getattr(clip, name) for clip in clips]) for name in ("t", "x", "y", "p")]
     columns[0] += np.repeat(starts, [len(clip) for clip in clips])
     aedat3.write(path.with_suffix(".aedat"), make_events(*columns))
-    rows = zip(labels[indices] + 1, starts, starts + LENGTH_US, strict=True)
+    rows = zip(np.array(labels) + 1, starts, starts + LENGTH_US, strict=True)
     with open(path.with_name(f"{path.name}_labels.csv"), "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([LABEL_COLUMNS, *rows])
 

@@ -1,6 +1,7 @@
 """Images that need no file: textures whose class can be learned, pure functions of their index."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,15 +20,26 @@ class SyntheticImages(Dataset):
 
     A class is a texture (stripes, checks or rings, in turn), an angle, a frequency and a hue; an image has a
     phase, a place, a contrast and noise of its own. Images `start` to `start + n` are made: a validation set
-    starts after the training set. A `Draw` key gives the image of its index.
+    starts after the training set. A `Draw` key gives the image of its index. `mean` and `std` are those of
+    the channels that images are normalised with.
     """
 
-    def __init__(self, n: int, size: int = 224, classes: int = 1000, *, start: int = 0):
+    def __init__(
+        self,
+        n: int,
+        size: int = 224,
+        classes: int = 1000,
+        *,
+        start: int = 0,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ):
         if min(n, size, classes) < 1 or start < 0:
             raise ValueError(
                 f"n, size, classes must be at least 1, start at least 0; got {n}, {size}, {classes}, {start}"
             )
         self.size, self.start = size, start
+        self.mean, self.std = (np.float32(values)[:, None, None] for values in (mean, std))
         self.classes = tuple(f"texture_{number}" for number in range(classes))
         self.labels = np.arange(start, start + n) % classes
 
@@ -43,8 +55,7 @@ class SyntheticImages(Dataset):
         index = range(len(self))[key.index if isinstance(key, Draw) else key]
         label = int(self.labels[index])
         image = texture(label, self.size, generator(self.start + index))
-        normalised = (image - np.float32(MEAN)[:, None, None]) / np.float32(STD)[:, None, None]
-        return Sample(torch.from_numpy(normalised), label, {})
+        return Sample(torch.from_numpy((image - self.mean) / self.std), label, {})
 
 
 def texture(label: int, size: int, rng: np.random.Generator) -> np.ndarray:

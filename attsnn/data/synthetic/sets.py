@@ -1,0 +1,229 @@
+"""Data sets that need no download: files in the published formats, of digits that move and of textures.
+
+The recordings of an event set are what the sensor of samples.py sees of handwritten digits; they are written
+as that set is published and taken through its own `prepare`. CIFAR's images are textures, those of MNIST and
+Fashion-MNIST enlarged digits. Nothing here is of the set whose name it has, but the format.
+"""
+
+import operator
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from attsnn._files import sync
+from attsnn.data.core.events import Events, generator
+from attsnn.data.core.staging import once, staged
+from attsnn.data.core.store import Store
+from attsnn.data.datasets import TABLE, cifar, cifar10_dvs, dvs_gesture, mnist, ncaltech101
+from attsnn.data.datasets.digits import NAMES, TEST_USERS, TRAIN_USERS, Digits, digits
+from attsnn.data.synthetic import writers
+from attsnn.data.synthetic.samples import SIDE, VERSION, record, write_gestures
+from attsnn.data.synthetic.textures import texture
+
+CLASSES = len(NAMES)
+LEAST, MOST = 10, 60_000  # training samples; what every format has names for
+HELD = 900  # the number of a class's first test recording: where first900 parts sets without a split
+SHIFT = 2  # pixels, of a digit that is shown again
+# What readers say of sets that have not as many recordings as the published ones.
+COUNTS = r".*: found .*(; published are \d+|, the published numbers)"
+
+
+class Take(NamedTuple):
+    """A recording that is to be made."""
+
+    split: str
+    user: int
+    label: int
+    number: int  # among those of its class
+    digit: int  # one of `digits()`
+    seeds: tuple[int, ...]
+
+
+Clips = Iterable[tuple[Take, Events]]
+
+
+def synthesise(
+    name: str, out: str | os.PathLike, count: int, seed: int = 0, *, progress: bool = False
+) -> Path:
+    """Writes a synthetic set in the format of the set `name`; the path that its class opens.
+
+    `count` samples for training and max(count // 5, 10) for the test, labels 0 to 9 in turn: of an event set
+    as a store of real prepared data is, of an image set as its files are published. cifar10_dvs and
+    ncaltech101 have no split; `split_rule="first900"` gives the one asked for, up to a `count` of 8,990. A
+    store of dvs_gesture has the first ten classes, one of ncaltech101 names all 101.
+
+    It lies in `out`/NAME-vVERSION-COUNT-seedSEED, is a function of these, and appears as a whole; where it is
+    already, it is verified and used. `progress` shows how far it is. Raises ValueError for a name that is not
+    in `NAMED`, a count outside of 10 to 60,000, or a seed below 0, and DataError where it cannot be written.
+    """
+    count, seed = operator.index(count), operator.index(seed)
+    if name not in NAMED:
+        raise ValueError(f"no synthetic set is called {name!r}; there are {', '.join(NAMED)}")
+    if not LEAST <= count <= MOST:
+        raise ValueError(f"count must be from {LEAST} to {MOST} training samples, got {count}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    path = Path(out) / f"{name}-v{VERSION}-{count}-seed{seed}"
+    if name in EVENTS:
+        write = partial(_write_store, name, count, seed, progress)
+        return once(path, write, lambda path: Store(path).verify())
+    return once(path, partial(_write_images, name, count, seed), TABLE[name].describe)
+
+
+def _counts(count: int) -> dict[str, int]:
+    return {"train": count, "test": max(count // 5, LEAST)}
+
+
+def _shown(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Which of the digits with these labels are shown, int64 `[count]`: of the classes 0 to 9 in turn, those
+    of a class in a random order, and again from its start.
+    """
+    by_class = [rng.permutation(np.flatnonzero(labels == label)) for label in range(CLASSES)]
+    rounds = ((by_class[i % CLASSES], i // CLASSES) for i in range(count))
+    return np.array([places[turn % len(places)] for places, turn in rounds], np.int64)
+
+
+# Recordings
+
+
+def _takes(count: int, seed: int) -> list[Take]:
+    """By user, each of whom makes every gesture, if they are many enough; nobody is in both splits."""
+    takes = []
+    for part, (split, number) in enumerate(_counts(count).items()):
+        written, users = Digits(split), TEST_USERS if part else TRAIN_USERS
+        shown = written.indices[_shown(written.labels, number, generator((seed, part)))]
+        first = max(HELD, -(-count // CLASSES)) if part else 0
+        for i, digit in enumerate(shown.tolist()):
+            turn, label = divmod(i, CLASSES)
+            user = users[(turn + label) % len(users)]
+            takes.append(Take(split, user, label, first + turn, digit, (seed, part, i + 1)))
+    return sorted(takes, key=lambda take: take.user)
+
+
+def _recorded(takes: list[Take], progress: bool) -> Iterator[tuple[Take, Events]]:
+    for take in tqdm(takes, unit="recording", desc="record", disable=None if progress else True):
+        yield take, record(digits()[0][take.digit], generator(take.seeds))
+
+
+def _write_store(name: str, count: int, seed: int, progress: bool, path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", COUNTS, UserWarning)
+        raw = Path(folder, path.name)
+        write, how = EVENTS[name]
+        write(raw, _recorded(_takes(count, seed), progress))
+        TABLE[name].prepare(raw, path, progress=progress, **how)
+
+
+def _gestures(raw: Path, clips: Clips) -> None:
+    by_user = groupby(clips, key=lambda clip: clip[0].user)
+    users = ((user, ((events, take.label) for take, events in made)) for user, made in by_user)
+    write_gestures(raw, users, dvs_gesture.CLASSES[:CLASSES])
+
+
+def _files(write: Callable[[Path, Events], None], place: Callable[[Take], str]) -> Callable:
+    """A file each: `write(path, events)`, the path as `place` says."""
+
+    def write_all(raw: Path, clips: Clips) -> None:
+        for take, events in clips:
+            path = raw / place(take)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, events)
+
+    return write_all
+
+
+def _of_cifar10_dvs(take: Take) -> str:
+    name = cifar10_dvs.CLASSES[take.label]
+    return f"{name}/cifar10_{name}_{take.number}.aedat"
+
+
+def _on_its_side(path: Path, events: Events) -> None:
+    """As the sensor of CIFAR10-DVS was held; `upright` is its own inverse."""
+    writers.write_aedat2(path, cifar10_dvs.upright(events, x="y", y="x", turned="xyp"))
+
+
+def _in_the_middle(path: Path, events: Events) -> None:
+    """On the larger canvas of N-Caltech101."""
+    down, across = ((side - SIDE) // 2 for side in ncaltech101.SENSOR)
+    x, y = events.x + np.int16(across), events.y + np.int16(down)
+    writers.write_atis(path, Events(events.t, x, y, events.p))
+
+
+# How the recordings of each set are written, and what its `prepare` has to be told.
+EVENTS = {
+    "dvs_gesture": (_gestures, {}),
+    "cifar10_dvs": (_files(_on_its_side, _of_cifar10_dvs), {}),
+    "ncaltech101": (
+        _files(_in_the_middle, lambda t: f"{ncaltech101.CLASSES[t.label]}/image_{t.number + 1:04d}.bin"),
+        {},
+    ),
+    "dvs_gait": (_files(writers.write_text, lambda t: f"{t.split}/{t.label}/{t.number:04d}.txt"), {}),
+    "recordings": (
+        _files(writers.write_arrays, lambda t: f"{t.split}/{NAMES[t.label]}/{t.number:04d}.npz"),
+        {"sensor": (SIDE, SIDE)},
+    ),
+}
+
+
+# Images
+
+
+def _textures(part: int, number: int, seed: int) -> np.ndarray:
+    """uint8 `[number, 32, 32, 3]`."""
+    drawn = [texture(i % CLASSES, 32, generator((seed, part, i + 1))) for i in range(number)]
+    return np.rint(np.stack(drawn) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _enlarged(part: int, number: int, seed: int) -> np.ndarray:
+    """Digits of one split, uint8 `[number, 28, 28]`; those that are shown again are shifted a little."""
+    written = Digits("test" if part else "train")
+    shown = _shown(written.labels, number, generator((seed, part)))
+    images = np.rint(written.images[shown, 0].numpy() * 255).astype(np.uint8)
+    again = np.setdiff1d(np.arange(number), np.unique(shown, return_index=True)[1])
+    for i in again.tolist():
+        down, right = generator((seed, part, i + 1)).integers(0, 2 * SHIFT, 2, endpoint=True)
+        images[i] = np.pad(images[i], SHIFT)[down : down + 28, right : right + 28]
+    return images
+
+
+def _cifar(classes: int, folder: Path, drawn: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    *train, test = cifar.LAYOUTS[classes][0].names  # of the binary version
+    parts = (np.array_split(column, len(train)) for column in drawn["train"])
+    for name, images, labels in [*zip(train, *parts, strict=True), (test, *drawn["test"])]:
+        writers.write_cifar_binary(folder / name, images, labels, classes)
+
+
+def _idx(name: str, folder: Path, drawn: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    arrays = (array for columns in drawn.values() for array in columns)
+    for file, array in zip(mnist.FILES[name], arrays, strict=True):
+        writers.write_idx(folder / file.name, array)
+
+
+IMAGES = {  # what is drawn, and how it is written
+    "cifar10": (_textures, partial(_cifar, 10)),
+    "cifar100": (_textures, partial(_cifar, 100)),
+    "mnist": (_enlarged, partial(_idx, "mnist")),
+    "fashion": (_enlarged, partial(_idx, "fashion")),
+}
+NAMED = (*EVENTS, *IMAGES)
+
+
+def _write_images(name: str, count: int, seed: int, path: Path) -> None:
+    draw, write = IMAGES[name]
+    drawn = {
+        split: (draw(part, number, seed), (np.arange(number) % CLASSES).astype(np.uint8))
+        for part, (split, number) in enumerate(_counts(count).items())
+    }
+    with staged(path) as folder:
+        write(folder, drawn)
+        for file in folder.iterdir():
+            with file.open("rb") as written:
+                sync(written.fileno())
