@@ -9,6 +9,7 @@ kernels and the Python around them (`harness.SOURCES`), is not today's.
 """
 
 import argparse
+import json
 import re
 import sys
 from collections import Counter
@@ -212,7 +213,20 @@ def _of(bench: str, show):
     return render
 
 
+def results(lines: list[dict]) -> str:
+    """docs/results.json: what the papers report, what was trained here, and the command of both."""
+    found = json.loads((harness.ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    header = ["task", "network", "published", "ours", "parameters", "command"]
+    rows = []
+    for row in found:
+        commit = f", commit {row['commit']}" if row["commit"] else ""
+        shown = f"{row['ours']}{commit}", f"{row['parameters']:,}", f"`{row['command']}`"
+        rows.append([row["task"], row["network"], row["published"], *shown])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+
+
 TABLES = {
+    "results": results,
     "overview": overview,
     "details": details,
     "seams": partial(details, bench="seams"),

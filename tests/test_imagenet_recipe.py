@@ -4,13 +4,14 @@ Sections are those of the specification, attention_snn.md: 4.2 is the published 
 """
 
 import math
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from imagenet_writers import picture, write_folders
-from test_train_imagenet import BACKEND, SMALL, TINY, flags, imagenet
+from test_train_imagenet import BACKEND, SMALL, TINY, flags, fresh, imagenet
 from torch import nn
 
 from attsnn import data, engine
@@ -25,10 +26,18 @@ def run(*words, where, **values) -> None:
 
 @pytest.fixture(scope="module")
 def script():
-    """The trainer as a module."""
-    found = []
-    imagenet("--help", where=".", change=found.append)
-    return found[0]
+    """The trainer and the job that it shares, by the names of what they build."""
+    recipes = fresh("imagenet")
+    job, task = sys.modules["images"], recipes.TASK
+    return SimpleNamespace(
+        RECIPES=recipes.RECIPES,
+        open_images=recipes.open_images,
+        network=lambda r, classes, device: job.network(r, task, classes, device),
+        forward=job.forward,
+        loss_of=lambda r, classes: job.loss_of(r, task, classes),
+        optimiser=lambda r, model: r.optimiser(model, ("attention",)),
+        update_of=lambda r, model: r.update(model),
+    )
 
 
 @pytest.fixture
@@ -89,9 +98,9 @@ def test_recipes(script, name):
     assert {key: getattr(script.RECIPES[name][1], key) for key in wanted} == wanted
 
 
-@pytest.mark.parametrize("choice", ["yes", "no", "auto"])
+@pytest.mark.parametrize("choice", ["yes", "no", "gpu"])
 def test_channels_last(script, small, choice):
-    """Kernels and images; auto is no on the CPU."""
+    """Kernels and images; gpu is no on the CPU."""
     r, seen, last = small(channels_last=choice), set(), torch.channels_last
     model, images = script.network(r, 5, torch.device("cpu")), torch.randn(2, 3, 8, 8)
     for kernel in (p for p in model.parameters() if p.dim() == 4 and p.shape[2] > 1 < p.shape[1]):
@@ -199,7 +208,7 @@ def test_optimiser(script, small, kind, momentum, decay_all):
 
 
 def test_update(built, monkeypatch):
-    monkeypatch.setattr(engine, "ema_of", lambda model, decay: decay)
+    monkeypatch.setattr(engine.training, "ema_of", lambda model, decay: decay)
     update = built(clip=0.5, accumulate=2, ema=0.8).update
     assert (update.clip, update.accumulate, update.ema) == (0.5, 2, 0.8)
 

@@ -50,12 +50,21 @@ def flags(**values) -> list[str]:
     return words
 
 
-def imagenet(*words, where, change=lambda script: None) -> Done:
-    """What `python train/imagenet.py words` does in the directory `where`, without a new interpreter."""
-    spec = importlib.util.spec_from_file_location("train_imagenet", SCRIPT)
+def fresh(name: str):
+    """A script of train/ as a module of its own, and with it the job of images."""
+    sys.modules.pop("images", None)
+    spec = importlib.util.spec_from_file_location(f"train_{name}", SCRIPT.with_name(f"{name}.py"))
     script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    change(script)
+    return script
+
+
+def imagenet(*words, where, change=lambda images: None, script="imagenet") -> Done:
+    """What `python train/imagenet.py words` does in the directory `where`, without a new interpreter;
+    `change` is given the job of images.
+    """
+    script = fresh(script)
+    change(sys.modules["images"])
     out, err, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
     with contextlib.chdir(where), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -71,10 +80,10 @@ def rows(run: Path) -> list[dict]:
 
 
 def at_call(number: int, action):
-    """Changes the script: before the loss is computed for the `number`-th time, from 1, something happens."""
+    """Changes the job: before the loss is computed for the `number`-th time, from 1, something happens."""
 
-    def change(script):
-        make, calls = script.loss_of, []
+    def change(images):
+        make, calls = images.loss_of, []
 
         def loss_of(*arguments):
             loss = make(*arguments)
@@ -87,7 +96,7 @@ def at_call(number: int, action):
 
             return counted
 
-        script.loss_of = loss_of
+        images.loss_of = loss_of
 
     return change
 
@@ -470,10 +479,10 @@ def test_evaluation_of_the_averaged_weights(tmp_path):
     assert any(not torch.equal(saved.model[k], saved.ema[f"module.{k}"]) for k in saved.model)
     seen = {}
 
-    def change(script):
-        load = script.engine.load_weights
-        script.engine = type("Engine", (), {**vars(engine), "load_weights": None})
-        script.engine.load_weights = staticmethod(
+    def change(images):
+        load = images.engine.load_weights
+        images.engine = type("Engine", (), {**vars(engine), "load_weights": None})
+        images.engine.load_weights = staticmethod(
             lambda model, weights, source: seen.update(weights) or load(model, weights, source)
         )
 
@@ -523,9 +532,9 @@ def test_dry_run_needs_nothing_and_leaves_nothing(tmp_path):
     """Two steps of training: norms take the batch's statistics."""
     training = []
 
-    def change(script):
-        make = script.forward
-        script.forward = lambda r, model, images: training.append(model.training) or make(r, model, images)
+    def change(images):
+        make = images.forward
+        images.forward = lambda r, model, x: training.append(model.training) or make(r, model, x)
 
     words = ["att_res_snn", "--dry-run", *flags(**SMALL, batch=8)]
     done = imagenet(*words, where=tmp_path, change=change)
@@ -574,8 +583,8 @@ def test_bad_images_are_replaced_counted_and_too_many_end_it(folders, tmp_path):
 
 
 def test_not_finite_ends_with_4(tmp_path):
-    def change(script):
-        make = script.loss_of
+    def change(images):
+        make = images.loss_of
 
         def loss_of(*arguments):
             loss, calls = make(*arguments), []
@@ -587,7 +596,7 @@ def test_not_finite_ends_with_4(tmp_path):
 
             return spoilt
 
-        script.loss_of = loss_of
+        images.loss_of = loss_of
 
     done = imagenet(*flags(**TINY), where=tmp_path, change=change)
     assert done.code == 4 and "before the update of step 7 (epoch 2, batch 2)" in done.err

@@ -1,6 +1,8 @@
 """The training engine: one loop for every task. It knows no model and no data set."""
 
-from .checkpoint import Checkpoint, load_weights
+from . import losses
+from .begin import Beginning, Prepared, begin, recorded
+from .checkpoint import Checkpoint, load_weights, weights_in
 from .checkpoint import find as find_checkpoint
 from .classify import Measure, Scores, evaluate, one_hot_mse, summary
 from .config import Range, as_json, check_ranges, difference, inherit
@@ -13,23 +15,29 @@ from .errors import (
     command,
     usage,
 )
+from .load import Loaded, described, load
 from .loop import fit
 from .processes import Processes, leave, processes
 from .progress import duration
 from .record import Run, reporting, table
-from .report import conclude
+from .report import conclude, final
 from .rng import seed_all
-from .sampling import Batches, in_order, split
-from .setup import cosine, decayed, device, schedule
+from .sampling import Batches, held_out, in_order, split
+from .setup import cosine, decayed, device, schedule, staircase
 from .topk import TopK, top_k
+from .training import Training
+from .trial import piece_of, rows_of_trial, settled, step_of
 from .update import Update, ema_of
 
 __all__ = [
     "Batches",
+    "Beginning",
     "Checkpoint",
     "CheckpointError",
+    "Loaded",
     "Measure",
     "NonFiniteError",
+    "Prepared",
     "Processes",
     "Range",
     "Run",
@@ -37,33 +45,47 @@ __all__ = [
     "Scores",
     "StoppedError",
     "TopK",
+    "Training",
     "Update",
     "UsageError",
     "as_json",
+    "begin",
     "check_ranges",
     "command",
     "conclude",
     "cosine",
     "decayed",
+    "described",
     "device",
     "difference",
     "duration",
     "ema_of",
     "evaluate",
+    "final",
     "find_checkpoint",
     "fit",
+    "held_out",
     "in_order",
     "inherit",
     "leave",
+    "load",
     "load_weights",
+    "losses",
     "one_hot_mse",
+    "piece_of",
     "processes",
+    "recorded",
     "reporting",
+    "rows_of_trial",
     "schedule",
     "seed_all",
+    "settled",
     "split",
+    "staircase",
+    "step_of",
     "summary",
     "table",
     "top_k",
     "usage",
+    "weights_in",
 ]

@@ -134,6 +134,12 @@ def find(path: Path) -> Checkpoint:
     return read(path)
 
 
+def weights_in(saved: Checkpoint) -> dict[str, torch.Tensor]:
+    """The averaged weights of a checkpoint where there are some, else the model's."""
+    averaged = {k.removeprefix("module."): v for k, v in (saved.ema or {}).items() if k != "n_averaged"}
+    return averaged or saved.model
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: Path) -> None:
     """A strict load; raises CheckpointError, in which `source` names where the weights come from."""
     try:

@@ -3,16 +3,20 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from . import losses
+from .processes import Processes
 from .record import table
 
+Forward = Callable[[nn.Module, Tensor], Tensor]
 Observe = Callable[[nn.Module], AbstractContextManager[Mapping[str, Tensor]]]
 
 
@@ -23,8 +27,7 @@ def one_hot_mse(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor,
     """
     sequences, labels = batch
     out = model(sequences.transpose(0, 1))
-    loss = F.mse_loss(out, F.one_hot(labels, out.shape[1]).to(out.dtype))
-    return loss, {"accuracy": (out.argmax(1) == labels).float().mean()}
+    return losses.rate_mse(out, labels), {"accuracy": (out.argmax(1) == labels).float().mean()}
 
 
 @dataclass
@@ -54,52 +57,82 @@ class Scores:
 @dataclass(frozen=True)
 class Measure:
     """An evaluation as `fit` wants it: `<name>_loss` and `<name>_accuracy`, and None for those of the test
-    set if that is not what it measures. Of one process: `poll` is for those of several.
+    set if that is not what it measures. `how`: keywords of `evaluate`.
     """
 
     name: str
     loader: DataLoader
     classes: Sequence[str]
+    how: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, model: nn.Module, poll: Callable[[], None] = lambda: None) -> dict[str, float | None]:
-        scores = evaluate(model, self.loader, len(self.classes))
+        scores = evaluate(model, self.loader, len(self.classes), poll=poll, **self.how)
         found = {f"{self.name}_loss": scores.loss, f"{self.name}_accuracy": scores.accuracy}
         return {"test_loss": None, "test_accuracy": None, **found}
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: DataLoader, classes: int, observe: Observe | None = None) -> Scores:
-    """Scores `model` on every recording of `loader`.
+def evaluate(
+    model: nn.Module,
+    loader: DataLoader,
+    classes: int,
+    observe: Observe | None = None,
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor] = losses.rate_mse,
+    forward: Forward | None = None,
+    processes: Processes | None = None,
+    limit: int | None = None,
+    poll: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Scores `model` on every recording of all processes' loaders, each once.
 
     Args:
-        loader: yields (windows [N, W, T, ...], labels [N]). A recording belongs to the class that more than
-            half of its W windows vote for, else to none; with W = 1 to the class with the highest output.
+        loader: this process's share: (windows [N, W, T, ...], labels [N]). A recording belongs to the class
+            that more than half of its W windows vote for, else to none; with W = 1 to the class with the
+            highest output.
         observe: `with observe(model) as seen: model(x)` fills `seen` with the tensor that each layer emits
             [T, N, ...]; then `rates` are measured.
+        loss: of outputs [N W, classes] and labels, a mean.
+        forward: (model, windows [T, N W, ...]) -> outputs; default: calls the model. A place for autocast.
+        limit: at most so many batches, in each process.
+        poll: called as often in every process, between batches; raises where the run is to stop.
     """
-    device = next(model.parameters()).device
-    confusion = torch.zeros(classes, classes + 1, dtype=torch.int64)
-    loss_sum, windows, seconds = 0.0, 0, 0.0
-    emitted: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-    seen: Mapping[str, Tensor] = {}
+    processes, device = processes or Processes(), next(model.parameters()).device
+    confusion = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, windows, seconds
+    emitted: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=device))
     model.eval()
-    for sequences, labels in loader:
-        x = sequences.to(device).flatten(0, 1).transpose(0, 1)
+    batches = iter(loader)
+    for _ in range(rounds(loader, processes, limit)):
+        poll()
+        batch = next(batches, None)
+        if batch is None:  # others have one more
+            continue
+        sequences, labels = (tensor.to(device) for tensor in batch)
+        x = sequences.flatten(0, 1).transpose(0, 1)
         began = time.perf_counter()
-        if observe is None:
-            out = model(x).double().cpu()
-        else:
-            with observe(model) as seen:
-                out = model(x).double().cpu()
-        seconds += time.perf_counter() - began
+        with observe(model) if observe is not None else nullcontext({}) as seen:
+            out = (forward(model, x) if forward else model(x)).double()
+        out = out.cpu().to(device)  # waits for it
+        seconds = time.perf_counter() - began
         for name, tensor in seen.items():
-            emitted[name] += (tensor != 0).double().mean().cpu() * len(out)
+            emitted[name] += (tensor != 0).double().mean() * len(out)
         votes = F.one_hot(out.argmax(1).reshape(len(labels), -1), classes).sum(1)
         confusion += _count(labels, votes)
-        target = F.one_hot(labels.repeat_interleave(len(out) // len(labels)), classes)
-        loss_sum, windows = loss_sum + F.mse_loss(out, target.double()).item() * len(out), windows + len(out)
-    rates = {name: total.item() / windows for name, total in emitted.items()}
-    return Scores(loss_sum / max(windows, 1), confusion, seconds / max(windows, 1), rates)
+        mean = loss(out, labels.repeat_interleave(len(out) // len(labels)))
+        sums += sums.new_tensor([mean.item() * len(out), len(out), seconds])
+    names = max(processes.gather(sorted(emitted)), key=len)  # a process without a recording has none
+    row = torch.cat([sums, *(emitted[name].view(1) for name in names)])
+    loss_sum, windows, seconds, *rates = processes.sum(row).tolist()
+    windows = max(windows, 1)
+    shares = {name: total / windows for name, total in zip(names, rates, strict=True)}
+    return Scores(loss_sum / windows, processes.sum(confusion).cpu(), seconds / windows, shares)
+
+
+def rounds(loader: DataLoader, processes: Processes, limit: int | None) -> int:
+    """Batches of the process that has most of them."""
+    most = max(processes.gather(len(loader)))
+    return most if limit is None else min(most, limit)
 
 
 def summary(scores: Scores, model: nn.Module) -> str:

@@ -181,6 +181,8 @@ def fit(
     run: Run,
     epochs: int,
     choose: str,
+    lowest: bool = False,
+    on_epoch: Callable[[int], None] | None = None,
     update: Update | None = None,
     processes: Processes | None = None,
     faults: Faults | None = None,
@@ -195,6 +197,8 @@ def fit(
         evaluate: called after each epoch with the model and a function that it calls now and then, which
             raises where the run is to stop; its numbers (None: not measured) are recorded as they are.
         choose: the evaluated number whose highest value makes a checkpoint `best`.
+        lowest: its lowest value does: of a loss, say.
+        on_epoch: called with the number of an epoch, from 0, before its batches are taken.
         update: clipping, accumulation, mixed precision, averaged weights; default: none of them.
         processes: those that the run shares its batches with; default: this one alone.
         faults: reads the batches, counts unreadable samples and ends the run where there are too many.
@@ -212,6 +216,8 @@ def fit(
         state.restore()
         run.rewind(state.position.epoch)
         while state.position.epoch < epochs:
+            if on_epoch is not None:
+                on_epoch(state.position.epoch)
             started, from_sample = time.perf_counter(), state.position.samples
             waited = _train_epoch(state, batches, epochs)
             seconds = time.perf_counter() - started
@@ -225,11 +231,11 @@ def fit(
             # Not from the seconds of this epoch: a resumed run has trained a part of it, or nothing.
             whole = batches.size / speed + evaluating if speed else None
             left = None if whole is None else (epochs - state.position.epoch - 1) * whole
-            _close_epoch(state, measured, choose, pace, epochs, left)
+            _close_epoch(state, measured, (choose, lowest), pace, epochs, left)
             stop.agree()
             _answer(state)
     if processes.first:
-        print(run.conclusion(choose), flush=True)
+        print(run.conclusion(choose, lowest), flush=True)
 
 
 def _train_epoch(state: Fit, batches: Batches, epochs: int) -> float:
@@ -287,7 +293,7 @@ def _evaluate(state: Fit, evaluate: Evaluate) -> Mapping[str, float | None]:
 def _close_epoch(
     state: Fit,
     measured: Mapping[str, float | None],
-    choose: str,
+    choose: tuple[str, bool],
     speed: Mapping[str, float],
     epochs: int,
     left: float | None,
@@ -302,8 +308,10 @@ def _close_epoch(
         "lr": position.lr,
         **speed,
     }
-    value, so_far = measured[choose], position.best
-    best = so_far is None or value > so_far or math.isnan(so_far)
+    (name, lowest), so_far = choose, position.best
+    value = measured[name]
+    better = so_far is not None and (value < so_far if lowest else value > so_far)
+    best = so_far is None or better or math.isnan(so_far)
     if best:
         position.best = value
     position.close_epoch()

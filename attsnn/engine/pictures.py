@@ -80,11 +80,12 @@ def confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> list[Path]:
 
 
 def recording(
-    path: Path, frames: Tensor, layers: Mapping[str, Tensor], *, step_ms: float, title: str
+    path: Path, frames: Tensor, layers: Mapping[str, Tensor], *, step_ms: float | None, title: str
 ) -> list[Path]:
     """One recording through the network: its events, the spikes of each layer, and the firing rate over time.
 
     Args:
+        step_ms: length of a step; None: steps are numbered.
         frames: event counts [T, 2, H, W], channel 0 OFF, 1 ON.
         layers: name: emitted tensor [T, ...] of this recording; non-zero counts as a spike.
     """
@@ -148,11 +149,15 @@ def _confusion(figure: Any, matrix: Tensor, classes: Sequence[str]) -> None:
 
 
 @_picture
-def _recording(figure: Any, frames: Tensor, layers: Mapping[str, Tensor], step_ms: float, title: str) -> None:
-    steps = len(frames)
+def _recording(
+    figure: Any, frames: Tensor, layers: Mapping[str, Tensor], step_ms: float | None, title: str
+) -> None:
+    steps, label = len(frames), "step" if step_ms is None else "time (ms)"
+    names = [f"step {t}" if step_ms is None else f"{t * step_ms:.0f} ms" for t in range(steps)]
+    step_ms = 1.0 if step_ms is None else step_ms
     figure.suptitle(title, x=0.01, ha="left", fontsize=9)
     top, below = figure.subfigures(2, 1, height_ratios=(1.15, 0.95 * len(layers)))
-    _strip(top, frames, step_ms)
+    _strip(top, frames, names)
     panels = below.subplots(len(layers), 2, sharex=True, squeeze=False, width_ratios=(3, 1.4))
     times = np.arange(steps) * step_ms
     for (raster, rate), (name, emitted) in zip(panels, layers.items(), strict=True):
@@ -169,12 +174,14 @@ def _recording(figure: Any, frames: Tensor, layers: Mapping[str, Tensor], step_m
         rate.plot(times, 100 * spikes.mean(1), color=_HELD, drawstyle="steps-mid")
         rate.set(title=f"{spikes.mean():.1%} on average", ylim=(0, None), ylabel="firing (%)")
     for axes in panels[-1]:
-        axes.set_xlabel("time (ms)")
+        axes.set_xlabel(label)
     panels[0, 0].set_xlim(-step_ms, steps * step_ms)
 
 
-def _strip(figure: Any, frames: Tensor, step_ms: float) -> None:
-    """Eight equal stretches of the recording side by side: ON events red, OFF events blue."""
+def _strip(figure: Any, frames: Tensor, names: Sequence[str]) -> None:
+    """Eight equal stretches of the recording side by side, each with its first step's name: ON events red,
+    OFF events blue.
+    """
     stretches = [part.sum(0).cpu() for part in torch.tensor_split(frames, min(8, len(frames)))]
     full = max(part.max().item() for part in stretches) or 1
     start = 0
@@ -184,7 +191,7 @@ def _strip(figure: Any, frames: Tensor, step_ms: float) -> None:
         axes.imshow(_paint((part / full).clamp(0, 1).sqrt().numpy()), interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
-        axes.set_title(f"{start * step_ms:.0f} ms", fontsize=7, loc="center")
+        axes.set_title(names[start], fontsize=7, loc="center")
         start += len(stretch)
 
 

@@ -38,9 +38,10 @@ class Run:
         resumed: checkpoint.Checkpoint | None = None,
         rank: int = 0,
         data: Mapping[str, Any] | None = None,
+        build: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.recipe, self.checkpoint, self.rank = path, dict(recipe), resumed, rank
-        self.data = dict(data or {})
+        self.data, self.build = dict(data or {}), dict(build or {})
         self._board = None if rank else _tensorboard(path, resumed)
 
     @classmethod
@@ -53,7 +54,9 @@ class Run:
         resume: str | None = None,
         numbered: bool = False,
         free: Collection[str] = (),
+        today: Callable[[Mapping], Mapping] = lambda recipe: recipe,
         data: Mapping[str, Any] | None = None,
+        build: Mapping[str, Any] | None = None,
         start: Callable[[], None] = lambda: None,
         processes: Processes | None = None,
     ) -> "Run":
@@ -65,6 +68,8 @@ class Run:
                 none. A path: that checkpoint, or the last one of that run directory, in its own directory.
             numbered: a new run whose name is taken becomes name-2, name-3, ...; "auto" takes the highest. A
                 run that ended without a checkpoint takes no name.
+            today: makes of a recipe that an older version recorded one of today's.
+            build: JSON values from which `load` makes the model again; kept in the checkpoints.
             data: JSON values that name the data, which must be the checkpoint's: of others the order of
                 the samples, and the schedule, would be another.
             start: called in every process where there is no checkpoint to go on from, before anything is
@@ -78,15 +83,16 @@ class Run:
             raise UsageError("This program trains in one process: start it without torchrun.")
         processes = processes or Processes()
         data = json.loads(json.dumps(data or {}))
-        found = lambda: cls._find(directory, name, recipe, resume, numbered, free, data)  # noqa: E731
+        rules = free, today
+        found = lambda: cls._find(directory, name, recipe, resume, numbered, rules, data)  # noqa: E731
         path, saved = processes.from_first(found)
         if saved is None:
             start()
         processes.from_first(lambda: cls._make(path, saved, recipe, resume))
-        return cls(path, recipe, checkpoint.read(saved) if saved else None, processes.rank, data)
+        return cls(path, recipe, checkpoint.read(saved) if saved else None, processes.rank, data, build)
 
     @staticmethod
-    def _find(directory, name, recipe, resume, numbered, free, data) -> tuple[Path, Path | None]:
+    def _find(directory, name, recipe, resume, numbered, rules, data) -> tuple[Path, Path | None]:
         """(run directory, checkpoint to resume from)."""
         path = _path(directory, name, resume, numbered)
         if resume in (None, "auto"):
@@ -95,7 +101,7 @@ class Run:
             saved = _resume_from(Path(resume))
         asked = saved.state["recipe"] if saved else _recipe(path)
         if asked is not None:
-            _check(path, asked, recipe, free, resumed=resume is not None)
+            _check(path, asked, recipe, *rules, resumed=resume is not None)
         known = (saved.state.get("data") if saved else None) or data or {}
         # What an older checkpoint does not say of its data is not compared.
         changed = difference(known, {name: value for name, value in (data or {}).items() if name in known})
@@ -128,7 +134,7 @@ class Run:
         ema: Mapping | None = None,
     ) -> None:
         """Writes a checkpoint that also holds the recipe; see checkpoint.write."""
-        state = {**state, "recipe": self.recipe, "data": self.data}
+        state = {**state, "recipe": self.recipe, "data": self.data, "build": self.build}
         checkpoint.write(self.path, step, model, optimizer, state, best, ema)
 
     @contextlib.contextmanager
@@ -177,16 +183,17 @@ class Run:
             ) from error
         print(_sentence(row, epochs, left), flush=True)
 
-    def conclusion(self, choose: str) -> str:
-        """What a run that is done says: its highest `choose`, and where that is."""
+    def conclusion(self, choose: str, lowest: bool = False) -> str:
+        """What a run that is done says: its highest (or lowest) `choose`, and where that is."""
         measured = {row["epoch"]: row[choose] for row in self.rows() if row.get(choose) is not None}
         numbers = {epoch: value for epoch, value in measured.items() if not math.isnan(value)}
         if not numbers:
             return f"{self.path} is done."
-        best = max(numbers, key=numbers.get)
+        best = (min if lowest else max)(numbers, key=numbers.get)
+        value = f"{numbers[best]:.2%}" if choose.endswith("accuracy") else f"{numbers[best]:.4g}"
         return (
-            f"{self.path} is done: its highest {choose} is {numbers[best]:.2%}, of epoch {best}, the "
-            f"checkpoint that --checkpoint {self.path} means."
+            f"{self.path} is done: its {'lowest' if lowest else 'highest'} {choose} is {value}, of epoch "
+            f"{best}, the checkpoint that --checkpoint {self.path} means."
         )
 
     def rewind(self, epoch: int) -> None:
@@ -239,6 +246,11 @@ def reporting(directory: Path, name: str, resume: str | None, numbered: bool, ra
         raise
 
 
+def recorded(directory: Path, name: str, resume: str | None, numbered: bool) -> dict[str, Any] | None:
+    """The recipe of the run that goes on, as `Run.open` would with these arguments; None of a new one."""
+    return _recipe(_path(directory, name, resume, numbered)) if resume else None
+
+
 def _path(directory: Path, name: str, resume: str | None, numbered: bool) -> Path:
     """The run directory that these mean."""
     if resume not in (None, "auto"):
@@ -278,11 +290,17 @@ def _listed(lines: Sequence[str]) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
-def _check(path: Path, old: Mapping, new: Mapping, free: Collection[str], resumed: bool) -> None:
-    changed = difference(old, new, free)
+def _check(
+    path: Path, old: Mapping, new: Mapping, free: Collection[str], today: Callable, resumed: bool
+) -> None:
+    changed = difference(today(old), new, free)
     fields = _listed(changed)
     if changed and resumed:
-        raise UsageError(f"{path} cannot be resumed with another recipe; these fields differ:{fields}")
+        longer = any(line.startswith("epochs:") for line in changed)
+        hint = (
+            f"\nMore epochs, at a schedule of their own, are a new run: --init-from {path}" if longer else ""
+        )
+        raise UsageError(f"{path} cannot be resumed with another recipe; these fields differ:{fields}{hint}")
     if not resumed:
         what = f"another run; these fields differ:{fields}\nChoose" if changed else "this run already; choose"
         raise UsageError(f"{path} holds {what} another --name, or go on with it: --resume auto.")

@@ -1,6 +1,7 @@
 """The end of a run: the chosen checkpoint, measured once on the test set, as a table and pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,35 +9,65 @@ from torch.utils.data import DataLoader
 
 from . import checkpoint, pictures
 from .classify import Observe, evaluate, summary
+from .processes import Processes
 from .record import Run
 
 
-def conclude(
-    run: Run, model: nn.Module, test: DataLoader, classes: Sequence[str], observe: Observe, step_ms: float
-) -> None:
-    """Loads the best checkpoint into `model`, records and prints its scores, and draws the pictures.
-
-    `test`, `classes` and `observe` are those of `evaluate`; a step of the recordings lasts `step_ms`.
+def final(run: Run, model: nn.Module, measure: Callable[[nn.Module], Mapping[str, Any]]) -> None:
+    """Loads the best checkpoint into `model`, its averaged weights where there are some, and records what
+    `measure` finds of it as the row that is final. Called in every process.
     """
     best = checkpoint.find(run.path)
-    checkpoint.load_weights(model, best.model, best.path)
-    scores = evaluate(model, test, len(classes), observe)
+    checkpoint.load_weights(model, checkpoint.weights_in(best), best.path)
+    found = measure(model)
     epoch = best.state["position"]["epoch"]
     row = next(row for row in run.rows() if row["epoch"] == epoch)
     run.rewind(epoch=run.rows()[-1]["epoch"])
-    run.record({**row, "test_loss": scores.loss, "test_accuracy": scores.accuracy, "final": True})
+    run.record({**row, **found, "final": True})
+
+
+def conclude(
+    run: Run,
+    model: nn.Module,
+    test: DataLoader,
+    classes: Sequence[str],
+    observe: Observe,
+    step_ms: float | None,
+    processes: Processes | None = None,
+    **how: Any,
+) -> None:
+    """Records and prints the scores of the best checkpoint on the test set, and draws the pictures.
+
+    `test`, `classes`, `observe` and `how` are those of `evaluate`; a step of the recordings lasts `step_ms`,
+    None where steps are equally many events.
+    """
+    processes = processes or Processes()
+    scores = []
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        scores.append(evaluate(model, test, len(classes), observe, processes=processes, **how))
+        return {"test_loss": scores[0].loss, "test_accuracy": scores[0].accuracy}
+
+    final(run, model, measure)
+    if not processes.first:
+        return
     paths = [
         run.path / "curves.png",
-        *pictures.confusion(run.path / "confusion.png", scores.confusion, classes),
+        *pictures.confusion(run.path / "confusion.png", scores[0].confusion, classes),
         *_example(run, model, test, classes, observe, step_ms),
     ]
-    print(f"\n{scores.per_class(classes)}\n\n{summary(scores, model)}\n")
+    print(f"\n{scores[0].per_class(classes)}\n\n{summary(scores[0], model)}\n")
     print("\n".join(f"picture: {path}" for path in paths if path.exists()), flush=True)
 
 
 @torch.no_grad()
 def _example(
-    run: Run, model: nn.Module, test: DataLoader, classes: Sequence[str], observe: Observe, step_ms: float
+    run: Run,
+    model: nn.Module,
+    test: DataLoader,
+    classes: Sequence[str],
+    observe: Observe,
+    step_ms: float | None,
 ) -> list:
     """The first window of the first test recording, on its way through the network."""
     windows, label = test.dataset[0]

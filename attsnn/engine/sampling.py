@@ -45,8 +45,7 @@ def split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarra
 
     Raises ValueError if a fraction above zero leaves one of the two empty.
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"The validation fraction is {fraction}; it must be at least 0 and below 1.")
+    _check_fraction(fraction)
     held = round(count * fraction)
     if fraction > 0 and not 0 < held < count:
         raise ValueError(
@@ -54,6 +53,42 @@ def split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarra
         )
     shuffled = np.argsort(_scatter(_SPLIT, seed, 0, count), kind="stable")
     return np.sort(shuffled[held:]), np.sort(shuffled[:held])
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 <= fraction < 1:
+        raise ValueError(f"The validation fraction is {fraction}; it must be at least 0 and below 1.")
+
+
+def held_out(
+    labels: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `split`, for a validation of its own: that share of every class; or of the `groups`, whole ones,
+    where samples of one (a person's, say) are alike.
+
+    Raises ValueError if a fraction above zero leaves one of the two empty.
+    """
+    _check_fraction(fraction)
+    if fraction == 0:
+        return np.arange(len(labels)), np.arange(0)
+    if groups is not None:
+        names = np.unique(groups)
+        _, held = split(len(names), max(fraction, 1 / len(names)), seed)
+        inside = np.isin(groups, names[held])
+        return np.flatnonzero(~inside), np.flatnonzero(inside)
+    kept, held = [], []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            kept.append(members)
+            continue
+        share = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        stays, leaves = split(len(members), share / len(members), seed + int(label))
+        kept.append(members[stays])
+        held.append(members[leaves])
+    if not held:
+        raise ValueError(f"A validation fraction of {fraction} needs a class of two samples or more.")
+    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
 
 
 class Share(NamedTuple):

@@ -1,7 +1,7 @@
 """What a training script sets up before the loop."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import torch
@@ -39,25 +39,40 @@ def schedule(name: Literal["plateau", "onecycle", "cosine"], optimizer: Optimize
 
 
 def cosine(
-    optimizer: Optimizer, steps: int, *, period: int | None = None, warmup: int = 0, hold: int = 1
+    optimizer: Optimizer,
+    steps: int,
+    *,
+    period: int | None = None,
+    warmup: int = 0,
+    hold: int = 1,
+    floor: float = 0.0,
 ) -> LRScheduler:
     """The optimiser's rate times (1 + cos(pi s / steps)) / 2 at step s, a LambdaLR.
 
     Args:
-        period: the steps from the rate to 0 in place of all `steps`; a shorter one rises again.
+        period: the steps from the rate to its lowest in place of all `steps`; a shorter one rises again.
         warmup: steps in which the rate rises from 0 to that of the cosine.
         hold: steps for which the rate stays the same, that of the last of them: those of an epoch, where it
             changes once an epoch.
+        floor: the lowest, as a share of the rate, from which the cosine is counted.
     """
     period = steps if period is None else period
 
-    def factor(step: int) -> float:
+    def wave(step: int) -> float:
         reached = step if hold == 1 else (step // hold + 1) * hold
         reached = min(reached, steps)  # behind the end, where the last step leaves it
-        wave = (1 + math.cos(math.pi * reached / period)) / 2
-        return wave * min(1, (step + 1) / (warmup + 1))
+        return floor + (1 - floor) * (1 + math.cos(math.pi * reached / period)) / 2
 
-    return LambdaLR(optimizer, factor)
+    return _warmed(optimizer, wave, warmup)
+
+
+def staircase(optimizer: Optimizer, every: int, *, warmup: int = 0) -> LRScheduler:
+    """The optimiser's rate, x 0.1 behind every so many steps, a LambdaLR; `warmup` as of `cosine`."""
+    return _warmed(optimizer, lambda step: 0.1 ** (step // every), warmup)
+
+
+def _warmed(optimizer: Optimizer, factor: Callable[[int], float], warmup: int) -> LRScheduler:
+    return LambdaLR(optimizer, lambda step: factor(step) * min(1, (step + 1) / (warmup + 1)))
 
 
 def decayed(model: nn.Module, weight_decay: float, exempt: Collection[str] = ()) -> list[dict]:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
+from . import losses
+from .classify import rounds
 from .processes import Faults, Processes
 
 
@@ -28,6 +29,7 @@ def top_k(
     processes: Processes | None = None,
     *,
     forward: Callable[[nn.Module, torch.Tensor], torch.Tensor] | None = None,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = losses.cross_entropy,
     limit: int | None = None,
     faults: Faults | None = None,
     poll: Callable[[], None] = lambda: None,
@@ -37,6 +39,7 @@ def top_k(
     Args:
         loader: this process's share, `in_order(..., rank=, world=)`: (images [N, 3, H, W], labels [N]).
         forward: (model, images) -> [N, classes]; default: calls the model. A place for autocast.
+        loss: of outputs [N, classes] and labels, a mean.
         limit: at most so many batches, in each process.
         faults: reads the batches, which may lack samples, and counts those.
         poll: called as often in every process, between batches; raises where the run is to stop.
@@ -45,8 +48,7 @@ def top_k(
     sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
     model.eval()
     batches = iter(loader)
-    rounds = max(processes.gather(len(loader)))
-    for _ in range(rounds if limit is None else min(rounds, limit)):
+    for _ in range(rounds(loader, processes, limit)):
         poll()
         batch = next(batches, None)
         if batch is None:  # others have one more
@@ -57,10 +59,10 @@ def top_k(
             continue
         out = (forward(model, images) if forward else model(images)).double()
         best = out.topk(min(5, out.shape[1]), 1).indices == labels[:, None]
-        loss = F.cross_entropy(out, labels, reduction="sum")
-        sums += torch.stack([best[:, 0].sum(), best.sum(), loss, loss.new_tensor(float(len(labels)))])
+        value = loss(out, labels) * len(labels)
+        sums += torch.stack([best[:, 0].sum(), best.sum(), value, value.new_tensor(float(len(labels)))])
     if faults is not None:
         processes.count(faults)
-    top1, top5, loss, samples = processes.sum(sums).tolist()
+    top1, top5, total, samples = processes.sum(sums).tolist()
     whole = max(samples, 1)
-    return TopK(top1 / whole, top5 / whole, loss / whole, int(samples))
+    return TopK(top1 / whole, top5 / whole, total / whole, int(samples))

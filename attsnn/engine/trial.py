@@ -1,0 +1,132 @@
+"""A training step on random input: how long it takes, and what precision and layout are faster here."""
+
+import statistics
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from itertools import product
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from . import rng
+from .processes import Processes
+from .progress import duration
+from .training import Training
+
+T = TypeVar("T", bound=Training)
+
+
+def step_of(
+    t: Training, model: nn.Module, loss: Callable, batch: Any, exempt: Collection[str] = ()
+) -> Callable[[], tuple[float, float]]:
+    """A training step of the model on one piece of a process's share, as often as it has pieces; a call takes
+    one and returns (seconds, loss).
+    """
+    optimizer, update = t.optimiser(model, exempt), t.update(model)
+    device = next(model.parameters()).device
+
+    def step() -> tuple[float, float]:
+        began = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        for _ in range(t.accumulate):
+            value, _ = loss(model, batch)
+            update.backward(value / t.accumulate)
+        update.apply(optimizer, model, update.gradient_norm(optimizer, model).item())
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began, value.item()
+
+    return step
+
+
+def piece_of(t: Training, processes: Processes) -> int:
+    """Samples of a piece of a process's share of a batch."""
+    return max(1, max(1, t.batch // processes.world) // t.accumulate)
+
+
+def rows_of_trial(
+    t: Training,
+    model: nn.Module,
+    step: Callable[[], tuple[float, float]],
+    processes: Processes,
+    name: str,
+    samples: int,
+    called: str,
+) -> list[tuple[str, str]]:
+    """What a run takes on the set `name`, whose epoch has so many samples, called images, say: a table's
+    rows, by the second of two steps.
+    """
+    step()  # sets up
+    seconds, loss = step()
+    own, steps = piece_of(t, processes) * t.accumulate, samples // t.batch
+    rows = [
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+        (f"{called} of a step, in one process", f"{own:,}"),
+        ("its time", f"{seconds:.2f} s: {own / seconds:.1f} {called}/s"),
+        ("its loss", f"{loss:.3f}"),
+        (f"steps of an epoch of {name}", f"{steps:,}"),
+        ("steps of the run", f"{t.epochs * steps:,}"),
+        ("their time, if nothing waits for data", duration(t.epochs * steps * seconds)),
+    ]
+    if processes.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(processes.device) / 2**30
+        rows.append(("memory", f"{memory:.1f} GiB"))
+    return rows
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16: a GPU's, AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    asked = (
+        getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("amx_tile", "avx512_bf16")
+    )
+    return any(has() for has in asked)
+
+
+def settled(
+    t: T, processes: Processes, recorded: Mapping[str, Any] | None, trial: Callable[[T], Callable]
+) -> T:
+    """`t` with what its "auto" means. A run that goes on keeps what it has `recorded`; a GPU takes bf16 and
+    channels-last where it has bfloat16; on a CPU the fastest of what it has instructions for is taken, by a
+    measurement of a few steps in the first process.
+
+    `trial(t)` makes a step as `step_of` does.
+    """
+    names = [name for name in ("precision", "channels_last") if getattr(t, name) == "auto"]
+    kept = {name: recorded[name] for name in names if recorded and recorded.get(name, "auto") != "auto"}
+    if not names or len(kept) == len(names):
+        return replace(t, **kept)
+    t, names = replace(t, **kept), [name for name in names if name not in kept]
+    native = native_bf16(processes.device)
+    choices = {"precision": ("fp32", "bf16") if native else ("fp32",), "channels_last": ("no", "yes")}
+    if processes.device.type == "cuda":
+        precision = choices["precision"][-1] if "precision" in names else t.precision
+        found = {"precision": precision, "channels_last": "yes" if precision in ("bf16", "fp16") else "no"}
+        return replace(t, **{name: found[name] for name in names})
+    options = [
+        dict(zip(names, values, strict=True)) for values in product(*(choices[name] for name in names))
+    ]
+    with rng.kept():
+        best, said = processes.from_first(lambda: _fastest(options, lambda o: trial(replace(t, **o))))
+    if processes.first:
+        print(f"auto: {said}", flush=True)
+    return replace(t, **best)
+
+
+def _fastest(options: list[dict], make: Callable[[dict], Callable]) -> tuple[dict, str]:
+    """The option whose step is the fastest, and a sentence; steps in turns, medians of three."""
+    steps = [make(option) for option in options]
+    for step in steps:  # the first one sets up
+        step()
+    times = list(zip(*([step()[0] for step in steps] for _ in range(3)), strict=True))
+    seconds = [statistics.median(values) for values in times]
+    best = seconds.index(min(seconds))
+    words = [
+        f"{', '.join(f'{name} {value}' for name, value in option.items())}: {1e3 * s:.0f} ms a step"
+        for option, s in zip(options, seconds, strict=True)
+    ]
+    chosen = ", ".join(f"{name} {value}" for name, value in options[best].items())
+    return options[best], f"{chosen} ({'; '.join(words)})"

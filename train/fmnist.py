@@ -1,0 +1,111 @@
+"""Fashion-MNIST and MNIST with projected full attention (PFA, KBS 2024); one process or many.
+
+python -m attsnn.data download fashion DIR
+
+python train/fmnist.py pfa --data DIR
+
+python train/fmnist.py no_attention --data DIR --set mnist
+
+python train/fmnist.py --eval --checkpoint runs/pfa --data DIR
+
+python train/fmnist.py digits
+
+DIR holds the four files, compressed or not, or torchvision's copy. A tenth of the training images of each
+class chooses the checkpoint, which is measured on the test set once. A run that was stopped goes on with
+--resume auto. The recipe `digits` needs no data: 1,797 handwritten digits come with the package.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import tyro
+from images import Classes, HeldOutTraining, Task, Transform
+from images import main as run
+from torch.utils.data import Dataset
+
+from attsnn import data, engine
+
+SIDE = 28
+RISE = 64  # epochs in which the published rate falls to 0, to rise again
+
+
+@dataclass(frozen=True)
+class Recipe(HeldOutTraining):
+    recipe: tyro.conf.Suppress[str] = "pfa"
+    data: Path | None = None  # the folder of the four files
+    set: Literal["fashion", "mnist"] = "fashion"
+    model: Literal["pfa_fmnist", "fmnist_baseline"] = "pfa_fmnist"
+    attention: Literal["model", "PFA", "none"] = "model"  # model: PFA for pfa_fmnist
+    steps: int = 4  # time steps T for which an image is shown
+    rank: int | None = None  # of the PFA; default: the model's, 4
+    channels: int | None = None  # of both convolutions; the paper's: 128
+    hidden: int | None = None  # units between the linear layers; the paper's: 2048
+    size: tyro.conf.Suppress[int] = SIDE
+    loss: Literal["cross_entropy", "mse", "tet"] = "mse"  # mse: of rates; tet: of every step's scores
+    epochs: int = 200
+    schedule_every: Literal["epoch", "step"] = "epoch"  # when lr changes; epoch: the last one has lr_end
+    parity: tuple[Literal["rising_schedule"], ...] = ()  # the published rate, 0 at epoch 64, rises again
+
+    RANGES: ClassVar[tuple[engine.Range, ...]] = (
+        *HeldOutTraining.RANGES,
+        engine.Range("at least 1", lambda value: value >= 1, ("rank", "channels", "hidden")),
+    )
+
+
+DIGITS = Recipe(recipe="digits", channels=32, hidden=256, dropout=0.3, epochs=14, batch=64,
+    schedule_every="step", workers=0)  # fmt: skip
+RECIPES = {
+    "pfa": ("PFA as published: T = 4, rank 4, Adam, 200 epochs, the error of firing rates.", Recipe()),
+    "baseline": ("The published network without attention: IF neurons, no dropout.",
+                 Recipe(recipe="baseline", model="fmnist_baseline")),
+    "no_attention": ("The network of pfa without its PFA: the fair comparison.",
+                     Recipe(recipe="no_attention", attention="none")),
+    "digits": ("The digits that come with the package, a small network: a minute on one core.", DIGITS),
+}  # fmt: skip
+
+
+def open_images(
+    r: Recipe, split: str, size: int, processes: engine.Processes, classes: Classes = None
+) -> Dataset:
+    """A split in [0, 1], without augmentation, as published."""
+    part = "test" if split == "test" else "train"
+    if r.recipe == "digits" and r.data is None and r.synthetic is None:
+        opened = data.Digits(part, size=size)
+    else:
+        root = r.data
+        if r.synthetic is not None:
+            make = lambda: data.synthesise(r.set, Path("build", "synthetic"), r.synthetic)  # noqa: E731
+            root = processes.from_first(make)
+        if root is None:
+            where = data.DATASETS[r.set].where
+            raise data.DataMissingError(
+                f"--data is not given, nor --synthetic N; {where}; then pass --data DIR"
+            )
+        opened = data.DATASETS[r.set].open(root, part, data.unit)
+    if classes not in (None, len(opened.classes), opened.classes):
+        raise data.DataFormatError("these images have other classes than those that the weights are for")
+    return opened
+
+
+TASK = Task(
+    about=__doc__,
+    recipes=RECIPES,
+    open=open_images,
+    transform=lambda r, size: Transform("grey_transform", {"size": size}),
+    network=("model", "attention", "steps", "width", "dropout", "rank", "channels", "hidden"),
+    families=("pfa_fmnist",),
+    of_run=("Fashion-MNIST", 54_000, 10),
+    channels=1,
+    rising=lambda r: RISE,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line (default: this process's); returns the exit code."""
+    return run(TASK, arguments)
+
+
+if __name__ == "__main__":
+    engine.leave(main())
