@@ -32,13 +32,14 @@ SIDE = 32
 STATISTICS = {"mean": data.CIFAR_MEAN, "std": data.CIFAR_STD}  # of both sets, as published
 
 
+Model = Literal["att_vgg7", "att_vgg11", "att_vgg13", "att_vgg16", "att_vgg19", "pfa_ms_resnet18"]
+
+
 @dataclass(frozen=True)
 class Recipe(HeldOutTraining):
     recipe: tyro.conf.Suppress[str] = "att_vgg"
     data: Path | None = None  # the folder or archive of CIFAR-10 or CIFAR-100
-    model: Literal["att_vgg7", "att_vgg11", "att_vgg13", "att_vgg16", "att_vgg19", "pfa_ms_resnet18"] = (
-        "att_vgg11"
-    )
+    model: Model = "att_vgg11"
     attention: Literal["model", "CSA", "PFA", "none"] = "model"  # model: CSA for att_*, PFA for pfa_*
     rank: int | None = None  # of every PFA; default: the model's, 4
     downsample: Literal["stride", "max"] | None = None  # of pfa_ms_resnet18; default: stride

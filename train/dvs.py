@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 import tyro
-from images import CHOSEN_ON_TEST, Weights, chosen_on_test, inherited, takes, weights_of
+from images import CHOSEN_ON_TEST, Loss, Weights, chosen_on_test, inherited, takes, weights_of
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
@@ -64,14 +64,12 @@ class Recipe(engine.Training):
     width: float = 1.0  # multiplies channels and hidden
     channel_ratio: int = 8  # reduction in the channel attention
     temporal_ratio: int = 5  # reduction in the temporal attention
-    loss: Literal["mse", "cross_entropy", "tet"] = "mse"  # mse: of rates; tet: of every step's scores
-    label_smoothing: float = 0.0
+    loss: Loss = "mse"  # mse: of firing rates; tet: cross-entropy of every step's scores
+    label_smoothing: float = 0.0  # e of the targets (1 - e) target + e / classes
     parity: tuple[Literal["augmented_test"], ...] = ()  # the published code augments the test set, too
     epochs: int = 300
     lr: float = 1e-4  # the highest of the schedule
-    schedule: Literal["plateau", "onecycle", "cosine", "step"] = (
-        "plateau"  # plateau: x 0.1 after 5 stale epochs
-    )
+    schedule: engine.Schedule = "plateau"  # of lr; plateau: x 0.1 after 5 stale epochs
     test_batch: int = 16  # recordings of an evaluation step, each of `clips` windows
     synthetic: int | None = None  # so many recordings drawn by the program, in the set's own format
     workers: int = 2  # processes that load data, for each training process
@@ -181,9 +179,8 @@ def open_data(r: Recipe, processes: engine.Processes) -> Callable[..., data.Even
             f"--data is not given, nor --synthetic N; {known.where}, then pass --data OUT"
         )
     how = {name: getattr(r, name) for name in FRAMES} | {"clips": r.clips}
-    rule = (
-        r.split_rule if r.synthetic is None else "first900"
-    )  # which is how those that are drawn are numbered
+    # Recordings that are drawn are numbered so that this rule parts them.
+    rule = r.split_rule if r.synthetic is None else "first900"
     how["split_rule"] = None if data.is_divided(root) else rule
     return partial(known.open, root, **how)
 

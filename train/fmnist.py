@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import tyro
-from images import Classes, HeldOutTraining, Task, Transform
+from images import Classes, HeldOutTraining, Loss, Task, Transform
 from images import main as run
 from torch.utils.data import Dataset
 
@@ -35,7 +35,7 @@ RISE = 64  # epochs in which the published rate falls to 0, to rise again
 class Recipe(HeldOutTraining):
     recipe: tyro.conf.Suppress[str] = "pfa"
     data: Path | None = None  # the folder of the four files
-    set: Literal["fashion", "mnist"] = "fashion"
+    set: Literal["fashion", "mnist"] = "fashion"  # which of the two the files are
     model: Literal["pfa_fmnist", "fmnist_baseline"] = "pfa_fmnist"
     attention: Literal["model", "PFA", "none"] = "model"  # model: PFA for pfa_fmnist
     steps: int = 4  # time steps T for which an image is shown
@@ -43,7 +43,7 @@ class Recipe(HeldOutTraining):
     channels: int | None = None  # of both convolutions; the paper's: 128
     hidden: int | None = None  # units between the linear layers; the paper's: 2048
     size: tyro.conf.Suppress[int] = SIDE
-    loss: Literal["cross_entropy", "mse", "tet"] = "mse"  # mse: of rates; tet: of every step's scores
+    loss: Loss = "mse"  # mse: of firing rates; tet: cross-entropy of every step's scores
     epochs: int = 200
     schedule_every: Literal["epoch", "step"] = "epoch"  # when lr changes; epoch: the last one has lr_end
     parity: tuple[Literal["rising_schedule"], ...] = ()  # the published rate, 0 at epoch 64, rises again

@@ -50,6 +50,7 @@ class Recipe(ImageTraining):
     batch: int = 100  # images of a training step, over all processes
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"  # sgd: with momentum 0.9
     lr: float = 0.1  # the highest of the schedule, a cosine to 0
+    eval_sizes: tuple[int, ...] = ()  # pixels of a crop's side, from images 32 larger; default: as trained
     schedule_every: Literal["epoch", "step"] = "epoch"  # when lr changes; epoch: the last one has 0
     weight_decay: float = 1e-5
     parity: tuple[Literal["rising_schedule", "frozen_order"], ...] = ()  # mistakes of the published training

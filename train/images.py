@@ -18,6 +18,7 @@ from attsnn import data, engine, models
 from attsnn.layers import synchronise
 from attsnn.models.convert import load_any
 
+Loss = Literal["cross_entropy", "mse", "tet"]
 T = TypeVar("T", bound=engine.Training)
 OUTPUTS = ("classifier.weight", "classifier.current.weight")  # what has a row for each class
 CHOSEN_ON_TEST = "The checkpoint was chosen on the test set: this is no result on unseen samples."
@@ -36,10 +37,8 @@ class ImageTraining(engine.Training):
     width: float = 1.0  # multiplies every layer's channels, for small machines
     dropout: float | None = None  # before the classifier; default: the model's
     size: int = 224  # pixels of a training crop's side
-    loss: Literal["cross_entropy", "mse", "tet"] = (
-        "cross_entropy"  # mse: of rates; tet: of every step's scores
-    )
-    label_smoothing: float = 0.0
+    loss: Loss = "cross_entropy"  # mse: of firing rates; tet: cross-entropy of every step's scores
+    label_smoothing: float = 0.0  # e of the targets (1 - e) target + e / classes
     mixup: float = 0.0  # alpha of mixup
     cutmix: float = 0.0  # alpha of cutmix; where both are given, each batch takes one of them
     mix_probability: float = 1.0  # that a batch is mixed
@@ -47,7 +46,7 @@ class ImageTraining(engine.Training):
     max_bad: int = 100  # images that may be missing or corrupt; more end the run with exit code 3
     synthetic: int | None = None  # so many images drawn by the program in place of --data
     predict: Path | None = None  # only name what this picture, or each of a folder, shows
-    eval_sizes: tuple[int, ...] = ()  # pixels of a crop's side, from images 32 larger; default: as trained
+    eval_sizes: tuple[int, ...] = ()  # pixels of a crop's side at an evaluation; default: as trained
     eval_steps: tuple[int, ...] = ()  # time steps; default: those of the training
 
     COMMANDS: ClassVar[tuple[str, ...]] = ("predict", "eval", "dry_run")

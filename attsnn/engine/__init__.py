@@ -25,7 +25,7 @@ from .rng import seed_all
 from .sampling import Batches, held_out, in_order, split
 from .setup import cosine, decayed, device, schedule, staircase
 from .topk import TopK, top_k
-from .training import Training
+from .training import Schedule, Training
 from .trial import piece_of, rows_of_trial, settled, step_of
 from .update import Update, ema_of
 
@@ -41,6 +41,7 @@ __all__ = [
     "Processes",
     "Range",
     "Run",
+    "Schedule",
     "RunError",
     "Scores",
     "StoppedError",

@@ -18,6 +18,9 @@ from .errors import UsageError
 from .setup import cosine, decayed, schedule, staircase
 from .update import Update, ema_of
 
+Schedule = Literal["cosine", "step", "plateau", "onecycle"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+Layout = Literal["gpu", "auto", "yes", "no"]
 AT_LEAST_1 = ("epochs", "batch", "accumulate", "limit_batches", "test_batch", "step_epochs")
 AT_LEAST_0 = ("lr", "lr_end", "warmup_epochs", "weight_decay", "save_minutes", "workers", "threads")
 
@@ -26,30 +29,26 @@ AT_LEAST_0 = ("lr", "lr_end", "warmup_epochs", "weight_decay", "save_minutes", "
 class Training:
     """Recipes extend this by the fields of their task, and may change its defaults."""
 
-    epochs: int = 100
+    epochs: int = 100  # times that every training sample is shown
     batch: int = 128  # samples of a training step, over all processes
     accumulate: int = 1  # pieces of a process's share, whose gradients are added
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"  # sgd: with momentum 0.9
     lr: float = 1e-3  # the highest of the schedule
     lr_end: float = 0  # the lowest, of a cosine
-    schedule: Literal["cosine", "step", "plateau", "onecycle"] = (
-        "cosine"  # plateau: x 0.1 after 5 stale epochs
-    )
+    schedule: Schedule = "cosine"  # of lr; plateau: x 0.1 after 5 stale epochs; onecycle: up and down again
     schedule_every: Literal["epoch", "step"] = "step"  # when a cosine changes lr; epoch: the last has lr_end
     step_epochs: int = 30  # of schedule step: epochs between x 0.1
     warmup_epochs: float = 0  # in which lr rises to that of the schedule, a cosine or steps
-    weight_decay: float = 0
+    weight_decay: float = 0  # of adamw and of sgd; of adam it is added to the gradient
     decay_all: bool = True  # weight decay on norms, biases and gates too
     clip: float | None = None  # the gradient norm that longer ones are cut to
     ema: float | None = None  # decay of the averaged weights, which are evaluated and kept too
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = (
-        "fp32"  # auto: what is faster here, bf16 or fp32
-    )
-    channels_last: Literal["gpu", "auto", "yes", "no"] = "gpu"  # gpu: there alone; auto: where it is faster
+    precision: Precision = "fp32"  # fp16: its loss is scaled; auto: bf16 or fp32, what is faster here
+    channels_last: Layout = "gpu"  # the layout of images; gpu: on one alone; auto: where it is faster here
     compile: bool = False  # torch.compile the model
     sync_norm: bool = True  # batch statistics over all processes
     init_from: Path | None = None  # weights to start from: what --checkpoint takes
-    seed: int = 0
+    seed: int = 0  # of the first weights, the order of the samples, and what augments them
     name: str | None = None  # of the run directory; default: the recipe's, or the next free number
     runs_dir: Path = Path("runs")
     resume: str | None = None  # auto, a checkpoint or a run directory
