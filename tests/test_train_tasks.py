@@ -1,7 +1,5 @@
 """Every task of both papers as a user without data types it: trained, measured, stopped, loaded again."""
 
-import contextlib
-import io
 import json
 import re
 import subprocess
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train_imagenet import BACKEND, SCRIPT, TORCHRUN, Done, flags, fresh, rows
+from test_train_imagenet import BACKEND, SCRIPT, TORCHRUN, Done, flags, fresh, imagenet, rows
 
 from attsnn import data, engine
 
@@ -24,18 +22,9 @@ TWO_STEPS = {**SMALL, "epochs": 2, "batch": 8, "limit_batches": 1, "schedule_eve
 RECORDING = {"steps": 5, "dt_ms": "None", "clips": 1, "window": "first"}  # of 300 ms
 
 
-def train(script: str, *words, where, change=lambda images: None) -> Done:
+def train(script: str, *words, where) -> Done:
     """What `python train/<script>.py words` does in the directory `where`, without a new interpreter."""
-    module, out, err = fresh(script), io.StringIO(), io.StringIO()
-    change(sys.modules["images"])
-    threads = torch.get_num_threads()
-    with contextlib.chdir(where), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = module.main([str(word) for word in words])
-        except SystemExit as leaving:  # tyro's
-            code = leaving.code
-    torch.set_num_threads(threads)
-    return Done(code, out.getvalue(), err.getvalue())
+    return imagenet(*words, where=where, script=script)
 
 
 @pytest.fixture(scope="module")

@@ -365,6 +365,7 @@ def evaluate(r: Recipe, processes: engine.Processes) -> None:
     if r.checkpoint.is_file() and r.axes == "yx" and processes.first:
         print("Published weights of MA-SNN were trained on transposed frames: for those, pass --axes xy.")
     r, found = known_by(r, r.checkpoint, processes)
+    r = engine.settled(r, processes, r.today(found.fields))
     with engine.usage():
         recordings = open_data(r, processes)("test", window="clips")
         model = network(r, len(recordings.classes), recordings.framing.shape[2:], processes.device)

@@ -162,8 +162,8 @@ class Mixing:
     """`data.mixes` in the first epochs, by the recipe's share of them."""
 
     def __init__(self, r: ImageTraining, classes: int) -> None:
-        how = {} if r.mix_probability == 1 else {"probability": r.mix_probability}
-        self._mixes = data.mixes(classes, mixup=r.mixup, cutmix=r.cutmix, **how)
+        alphas = {"mixup": r.mixup, "cutmix": r.cutmix}
+        self._mixes = data.mixes(classes, **alphas, probability=r.mix_probability)
         self._last, self._on = r.mix_until * r.epochs, True
 
     def at(self, epoch: int) -> None:
@@ -192,7 +192,7 @@ def loss_of(r: ImageTraining, task: Task, classes: int, mixing: Callable | None 
 
 
 def check_loss(r: ImageTraining, model: nn.Module) -> None:
-    if r.loss in engine.losses.EVERY_STEP and not getattr(model, "averages_scores", False):
+    if r.loss in engine.losses.EVERY_STEP and not model.averages_scores:
         raise ValueError(f"--loss {r.loss} reads scores at every step; {r.model} ends in spikes: take mse.")
 
 
@@ -270,9 +270,8 @@ def prepare(r: ImageTraining, task: Task, processes: engine.Processes) -> engine
 
     def start() -> None:
         if r.init_from is not None:
-            engine.load_weights(
-                model, weights_of(r.init_from, task.families, task.network).tensors, r.init_from
-            )
+            weights = weights_of(r.init_from, task.families, task.network).tensors
+            engine.load_weights(model, weights, r.init_from)
 
     return engine.Prepared(
         model,
@@ -411,8 +410,11 @@ def restored(
         raise engine.UsageError(
             f"{asks} needs --checkpoint X: a run, a ckpt-..., a .pth or .safetensors file."
         )
-    r, (weights, _, classes) = known_by(r, task, r.checkpoint, processes)
-    last = next(weights[name] for name in OUTPUTS if name in weights)
+    r, (weights, fields, classes) = known_by(r, task, r.checkpoint, processes)
+    last = next((weights[name] for name in OUTPUTS if name in weights), None)
+    if last is None:
+        raise engine.UsageError(f"{r.checkpoint} holds {fields.get('model')}, no network of this script.")
+    r = engine.settled(r, processes, r.today(fields))
     return r, weights, last.shape[0] if classes is None else as_known(classes)
 
 
@@ -451,22 +453,19 @@ def predict(r: ImageTraining, task: Task, processes: engine.Processes) -> None:
         model = network(r, task, number, processes.device).eval()
         takes(model, 1, task.channels, size, size)
         transform = task.transform(r, size).make()
-    opened = [data.open_image(path) for path in pictures]
     engine.load_weights(model, weights, r.checkpoint)
     if isinstance(classes, int) and r.data and (r.data / "train").is_dir():
         named = data.class_names(Path(r.data, "train"))
         classes = named if len(named) == number else classes
     names = [f"class {i}" for i in range(number)] if isinstance(classes, int) else classes
     rows = []
-    for path, picture in zip(pictures, opened, strict=True):
-        x = transform(picture)[None].to(processes.device)
+    for path in pictures:
+        x = transform(data.open_image(path))[None].to(processes.device)
         shares, best = forward(r, model, x)[0].softmax(0).topk(min(5, number))
         found = [(names[i], f"{share:.1%}") for share, i in zip(shares.tolist(), best.tolist(), strict=True)]
         rows += [(path.name, *found[0])] if r.predict.is_dir() else found
-    header = (
-        (str(r.predict), "class", "probability") if r.predict.is_dir() else (str(r.predict), "probability")
-    )
-    print(engine.table(header, rows))
+    columns = ("class", "probability") if r.predict.is_dir() else ("probability",)
+    print(engine.table((str(r.predict), *columns), rows))
 
 
 # ---- the command

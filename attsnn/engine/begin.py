@@ -52,8 +52,9 @@ class Beginning(NamedTuple, Generic[T]):
 
 
 def recorded(t: Training) -> dict[str, Any] | None:
-    """The recipe of the run that these options go on with; None of a new one."""
-    return recipe_of(t.runs_dir, t.name or t.recipe, t.resume, not t.name)
+    """The recipe of the run that these options go on with, in today's fields; None of a new one."""
+    found = recipe_of(t.runs_dir, t.name or t.recipe, t.resume, not t.name)
+    return None if found is None else t.today(found)
 
 
 def begin(

@@ -1,8 +1,9 @@
 """Classification of sequences: the loss, the evaluation with its vote, and the tables that people read."""
 
+import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,12 +103,7 @@ def evaluate(
     sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, windows, seconds
     emitted: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=device))
     model.eval()
-    batches = iter(loader)
-    for _ in range(rounds(loader, processes, limit)):
-        poll()
-        batch = next(batches, None)
-        if batch is None:  # others have one more
-            continue
+    for batch in own_batches(loader, processes, limit, poll):
         sequences, labels = (tensor.to(device) for tensor in batch)
         x = sequences.flatten(0, 1).transpose(0, 1)
         began = time.perf_counter()
@@ -129,10 +125,14 @@ def evaluate(
     return Scores(loss_sum / windows, processes.sum(confusion).cpu(), seconds / windows, shares)
 
 
-def rounds(loader: DataLoader, processes: Processes, limit: int | None) -> int:
-    """Batches of the process that has most of them."""
-    most = max(processes.gather(len(loader)))
-    return most if limit is None else min(most, limit)
+def own_batches(
+    loader: DataLoader, processes: Processes, limit: int | None, poll: Callable[[], None]
+) -> Iterator:
+    """This process's batches, at most `limit`; `poll` is called as often as in the process with most."""
+    most, batches = max(processes.gather(len(loader))), iter(loader)
+    for _ in range(most if limit is None else min(most, limit)):
+        poll()
+        yield from itertools.islice(batches, 1)
 
 
 def summary(scores: Scores, model: nn.Module) -> str:

@@ -26,6 +26,7 @@ _STYLE = {
 _TRAIN, _HELD, _AVERAGED = "#8a8a8a", "#1f5fa8", "#c2570c"
 _OFF, _ON = (0.16, 0.35, 0.72), (0.85, 0.24, 0.16)
 _SLANTED = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+_FEW = 40  # classes whose counts and names fit at full size
 _RASTER_ROWS = 160  # neurons of a layer that fit into its panel
 
 
@@ -75,7 +76,7 @@ def curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
 
 def confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> list[Path]:
     """Share of each true class (row) given to each predicted class; `matrix` is Scores.confusion."""
-    side = 2.6 + 0.24 * len(classes)
+    side = 2.6 + (0.24 if len(classes) <= _FEW else 0.11) * len(classes)
     return _confusion(path, matrix, classes, size=(side, side))
 
 
@@ -127,8 +128,9 @@ def _confusion(figure: Any, matrix: Tensor, classes: Sequence[str]) -> None:
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    few = len(classes) <= _FEW
     for (i, j), count in np.ndenumerate(counts):
-        if count:
+        if count and few:
             axes.text(
                 j,
                 i,
@@ -142,7 +144,7 @@ def _confusion(figure: Any, matrix: Tensor, classes: Sequence[str]) -> None:
     long = max(map(len, names)) > 3
     axes.set_xticks(range(len(names)), names, **(_SLANTED if long else {}))
     axes.set_yticks(range(len(classes)), classes)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, **({} if few else {"labelsize": 4.5}))
     axes.spines[:].set_visible(False)
     accuracy = np.trace(counts) / max(counts.sum(), 1)
     axes.set(xlabel="predicted", ylabel="true", title=f"{accuracy:.1%} of {counts.sum()} recordings")

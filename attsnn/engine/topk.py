@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from . import losses
-from .classify import rounds
+from .classify import own_batches
 from .processes import Faults, Processes
 
 
@@ -47,12 +47,7 @@ def top_k(
     processes = processes or Processes()
     sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
     model.eval()
-    batches = iter(loader)
-    for _ in range(rounds(loader, processes, limit)):
-        poll()
-        batch = next(batches, None)
-        if batch is None:  # others have one more
-            continue
+    for batch in own_batches(loader, processes, limit, poll):
         batch = batch if faults is None else faults.take(batch)
         images, labels = (x.to(processes.device, non_blocking=True) for x in batch)
         if len(labels) == 0:

@@ -87,13 +87,16 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def settled(
-    t: T, processes: Processes, recorded: Mapping[str, Any] | None, trial: Callable[[T], Callable]
+    t: T,
+    processes: Processes,
+    recorded: Mapping[str, Any] | None,
+    trial: Callable[[T], Callable] | None = None,
 ) -> T:
     """`t` with what its "auto" means. A run that goes on keeps what it has `recorded`; a GPU takes bf16 and
     channels-last where it has bfloat16; on a CPU the fastest of what it has instructions for is taken, by a
     measurement of a few steps in the first process.
 
-    `trial(t)` makes a step as `step_of` does.
+    `trial(t)` makes a step as `step_of` does; not needed where all is recorded.
     """
     names = [name for name in ("precision", "channels_last") if getattr(t, name) == "auto"]
     kept = {name: recorded[name] for name in names if recorded and recorded.get(name, "auto") != "auto"}
