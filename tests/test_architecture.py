@@ -70,6 +70,18 @@ def test_dependencies(path):
         assert name in core | extras, f"{path}:{line}: {name} is no core dependency"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "train").glob("*.py")), ids=lambda p: p.name)
+def test_trainers_share_the_job_of_images_alone(path):
+    scripts = {p.stem for p in path.parent.glob("*.py")}
+    found = {module for module, _ in imports(path) if module in scripts}
+    assert found <= ({"images"} - {path.stem}), path
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar", "fmnist"])
+def test_recipes_of_images_are_thin(name):
+    assert len((ROOT / "train" / f"{name}.py").read_text().splitlines()) <= 150
+
+
 DATA = ("errors", "core", "formats", "datasets", "synthetic", "__main__")  # a room knows those before it
 
 
