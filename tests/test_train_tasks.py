@@ -72,13 +72,11 @@ def test_every_task_trains_and_is_measured(drawn, script, recipe):
         assert model(transform(picture)[None]).shape == (1, len(classes))
 
 
-@pytest.mark.parametrize("script", ["fmnist", "dvs"])
-def test_two_processes_train_and_one_goes_on(drawn, tmp_path, script):
+def test_two_processes_train_and_one_goes_on(drawn, tmp_path):
     """The same command with --resume auto, in one process, goes on where the two have ended."""
-    recipe = {"fmnist": "pfa", "dvs": "cifar10_dvs"}[script]
-    small = {**TWO_STEPS, **({"steps": 2} if script == "fmnist" else RECORDING), "name": "two"}
-    words = [f"train/{script}.py", recipe, *flags(**small), "--runs-dir", tmp_path]
-    command = [*TORCHRUN, *map(str, words)]
+    small = flags(**TWO_STEPS, **RECORDING, name="two")
+    words = ["cifar10_dvs", *small, "--runs-dir", tmp_path]
+    command = [*TORCHRUN, "train/dvs.py", *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("is the result") == 1 and [r["step"] for r in rows(tmp_path / "two")] == [
@@ -88,7 +86,7 @@ def test_two_processes_train_and_one_goes_on(drawn, tmp_path, script):
     ]
     saved = json.loads((tmp_path / "two" / "config.json").read_text())["recipe"]
     assert saved["batch"] == 8
-    again = train(script, recipe, *words[2:], "--resume", "auto", where=ROOT)
+    again = train("dvs", *words, "--resume", "auto", where=ROOT)
     assert again.code == 0 and "Resuming from" in again.out, again.err
 
 
@@ -312,15 +310,23 @@ def test_the_published_rate_of_fashion_rises_again(monkeypatch, tmp_path):
 
 
 def test_digits_are_learned(tmp_path):
-    """A few of the recipe's epochs: nine of ten digits that it never saw."""
-    done = train("fmnist", "digits", "--epochs", 6, "--threads", 1, "--workers", 0, where=tmp_path)
+    """A few of the recipe's epochs: most digits that it never saw."""
+    done = train("fmnist", "digits", "--epochs", 4, "--threads", 1, "--workers", 0, where=tmp_path)
     assert done.code == 0, done.err
     last = rows(tmp_path / "runs" / "digits")[-1]
-    assert last["final"] and last["test_accuracy"] > 0.9 and last["val_accuracy"] > 0.9
+    assert last["final"] and last["test_accuracy"] > 0.8 and last["val_accuracy"] > 0.8
 
 
 def test_textures_are_learned(tmp_path):
-    words = {"synthetic": 400, "epochs": 3, "batch": 32, "threads": 1, "workers": 0, "backend": BACKEND}
+    words = {
+        "synthetic": 320,
+        "epochs": 2,
+        "batch": 16,
+        "steps": 1,
+        "threads": 1,
+        "workers": 0,
+        "backend": BACKEND,
+    }
     done = train("cifar", "textures", *flags(**words), where=tmp_path)
     assert done.code == 0, done.err
     assert rows(tmp_path / "runs" / "textures")[-1]["val_accuracy"] > 0.3

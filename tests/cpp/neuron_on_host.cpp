@@ -18,8 +18,6 @@
 namespace {
 
 using namespace attsnn;
-using BFloat16 = torch::headeronly::BFloat16;
-using Half = torch::headeronly::Half;
 
 struct Case {
   int64_t steps, neurons;
@@ -146,6 +144,7 @@ void launch_every_kernel(const Firing& firing, int64_t steps, const Real* learne
 }
 
 void launch_all() {
+#ifndef ATTSNN_FLOAT_ONLY
   const auto of_type = []<class Io, class Real>(const Firing& firing) {
     const Real learned = 0;
     for (int64_t steps = 1; steps <= kCheckpointAbove + 1; ++steps)
@@ -161,11 +160,12 @@ void launch_all() {
         });
   launch_reduce<float>(nullptr, Shape{1, 1, 1, 1}, 1, nullptr, nullptr, Stream{});
   launch_reduce<double>(nullptr, Shape{1, 1, 1, 1}, 1, nullptr, nullptr, Stream{});
+#endif
 }
 
 const std::map<std::string, std::function<void()>> kCases = {
     {"float", of_type<float, float>},
-    {"double", of_type<double, double>},
+    {"double", of_type<Double, Double>},
     {"bfloat16", of_type<BFloat16, float>},
     {"half", of_type<Half, float>},
     {"emits",
@@ -184,7 +184,7 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"soft spikes",
      [] {
        for (int s = 0; s < Surrogates<double>::kSize; ++s)
-         run<double, double>(
+         run<Double, Double>(
              {.steps = 6, .neurons = 65, .hard = s % 2 == 0, .soft = true, .learned = true, .surrogate = s});
      }},
     {"bits",
@@ -193,7 +193,7 @@ const std::map<std::string, std::function<void()>> kCases = {
          run<float, float>({.steps = 6, .neurons = n, .detach = true, .bits = true, .misaligned = true});
          run<Half, float>({.steps = 1, .neurons = n, .hard = false, .given_state = true, .bits = true});
        }
-       run<double, double>({.steps = 70, .neurons = 33, .detach = true, .bits = true});
+       run<Double, Double>({.steps = 70, .neurons = 33, .detach = true, .bits = true});
        run<float, float>({.steps = 6,
                           .neurons = 6 * 43,
                           .channels = 6,
@@ -211,7 +211,7 @@ const std::map<std::string, std::function<void()>> kCases = {
                           .channel_stride = 43,
                           .start_at_reset = true,
                           .learned = true});
-       run<double, double>({.steps = 20, .neurons = 5 * 31, .channels = 5, .hard = false, .learned = true});
+       run<Double, Double>({.steps = 20, .neurons = 5 * 31, .channels = 5, .hard = false, .learned = true});
        run<BFloat16, float>({.steps = 16,
                              .neurons = 5 * 31,
                              .channels = 5,
