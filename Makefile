@@ -74,6 +74,7 @@ bench: setup
 # Whole networks, which take as long again.
 bench-models: setup
 	$(BENCH_PY) bench/model.py --budget 10 --columns attsnn composed "composed, published" SpikingJelly
+	$(BENCH_PY) bench/model.py --budget 10 --dtype bf16 --case "CSA 1x" --columns attsnn composed
 	$(PY) bench/report.py
 
 # On a machine with a GPU: the Python that is there (PYTHON=), nothing installed.  OUT=DIR: where results go
