@@ -28,9 +28,7 @@ class Prepared:
     batches: Batches
     loss: Loss
     evaluate: Evaluate
-    choose: (
-        str  # the number of `evaluate` that chooses the checkpoint, that of the averaged weights if there are
-    )
+    choose: str  # the number of `evaluate` that chooses the checkpoint; with an EMA that of its weights
     data: Mapping[str, Any]  # names the data, as `Run.open` takes it
     build: Mapping[str, Any]  # how `load` makes the model and its transform again
     start: Callable[[], None] = lambda: None  # loads weights to start from
