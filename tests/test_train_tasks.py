@@ -183,6 +183,8 @@ def test_the_size_of_frames_is_the_sensors(tmp_path):
         assert done.code == 0, done.err
         model = engine.load(tmp_path / "runs" / recipe).model
         assert model(torch.zeros(5, 2, 2, 12, 20)).shape == (2, 3)
+    odd = train("dvs", "gesture", *flags(**{**given, "downsample": 4}, name="odd"), where=tmp_path)
+    assert odd.code == 2 and "got (6, 10); --downsample makes frames of another size" in odd.err
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,11 @@ def keywords(r: Recipe, classes: int, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def network(r: Recipe, classes: int, size: tuple[int, int], device: torch.device) -> nn.Module:
-    model = models.create(r.model, **keywords(r, classes, size))
+    try:
+        model = models.create(r.model, **keywords(r, classes, size))
+    except ValueError as error:
+        hint = "; --downsample makes frames of another size" if str(error).startswith("size") else ""
+        raise ValueError(f"{error}{hint}") from error
     if r.loss in engine.losses.EVERY_STEP and not model.averages_scores:
         raise ValueError(f"--loss {r.loss} reads scores at every step; {r.model} ends in spikes: take mse.")
     return model.to(device, memory_format=r.layout(device))
