@@ -42,8 +42,9 @@ demo: setup
 	$(PY) train/dvs.py samples
 
 # Two workers, a file to one of them: many tests wait for a process or a disc. Their threads wait asleep. The
-# order of the files is that of tests/conftest.py.
+# order of the files is that of tests/conftest.py. What runs the CUDA kernels on the host is built first.
 test: setup
+	$(PY) tests/on_host.py
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # kill -9 at 20 random moments instead of 5.

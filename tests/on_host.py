@@ -19,11 +19,18 @@ def tool(name: str) -> str:
     return str(beside) if beside.exists() else shutil.which(name) or name
 
 
-def build(*sources: str) -> Path:
-    """The folder of the programs of these sources, every variant. A folder for each set: two test files may
-    build at the same time.
-    """
-    folder = ROOT / "build" / f"on_host_{sources[0]}"
+# The programs' sources by the test file that runs them. A folder for each: two may build at the same time.
+SETS = {
+    "neuron": ("neuron", "reduce", "launch"),
+    "seam": ("seam", "seam_neuron", "gates"),
+    "pfa": ("pfa",),
+    "events": ("events",),
+}
+
+
+def build(name: str) -> Path:
+    """The folder of the programs of that set, every variant; built where they are not up to date."""
+    folder, sources = ROOT / "build" / f"on_host_{name}", SETS[name]
     torch_dir = f"-DTORCH_DIR={Path(torch.__file__).parent}"
     ninja = f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"
     configure = ["-G", "Ninja", "-S", ROOT, "-B", folder, torch_dir, ninja, "-DATTSNN_EXTENSION=OFF"]
@@ -149,3 +156,8 @@ def must_fit(family: str, folder: Path) -> None:
     bounds = launch_bounds()
     found = [unfit(kernel, bounds[kernel.name], *asked[kernel.mangled]) for kernel in kernels]
     assert not any(found), "\n".join(filter(None, found))
+
+
+if __name__ == "__main__":  # `make test` builds them all first, on every core
+    for _name in SETS:
+        build(_name)

@@ -41,7 +41,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def programs():
-    return on_host.build("neuron", "reduce", "launch")
+    return on_host.build("neuron")
 
 
 @pytest.mark.parametrize(

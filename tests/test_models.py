@@ -368,17 +368,6 @@ def test_a_network_that_ends_in_spikes_has_no_scores_of_a_step():
         model(torch.zeros(60, 1, 2, 4, 4), every_step=True)
 
 
-def test_compile_fullgraph(fused):
-    model, x, results = membranes("TCSA", "fused"), torch.rand(5, 3, 2, 8, 4, dtype=torch.float64), []
-    for f in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
-        model.zero_grad()
-        out = f(x, every_step=True)
-        out.square().sum().backward()
-        results.append([out.detach(), *(p.grad for p in model.parameters())])
-    for eager, compiled in zip(*results, strict=True):
-        same_bits(compiled, eager)
-
-
 def published(state, prefix="module."):
     """Our weights under the published names: the converter's inverse, written out by hand."""
     names = {

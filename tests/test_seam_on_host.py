@@ -30,7 +30,7 @@ RACES = [
 
 @pytest.fixture(scope="module")
 def programs():
-    return on_host.build("seam", "seam_neuron", "gates")
+    return on_host.build("seam")
 
 
 @pytest.mark.parametrize(("program", "listed"), [("seam", SEAM), ("seam_neuron", NEURON), ("gates", GATES)])
