@@ -103,7 +103,7 @@ def seconds_of(times: dict):
 
     def make(t):
         asked.append((t.precision, t.channels_last))
-        return lambda: (times[t.precision, t.channels_last], 0.0)
+        return engine.Step(None, lambda: (times[t.precision, t.channels_last], 0.0))
 
     return make, asked
 

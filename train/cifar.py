@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import tyro
-from images import Classes, HeldOutTraining, Task, Transform
+from images import Classes, HeldOutTraining, Task, Transform, drawn
 from images import main as run
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -94,10 +94,7 @@ def open_images(
     if r.recipe == "textures" and r.data is None:
         start, count = (r.synthetic, max(r.synthetic // 5, 10)) if split == "test" else (0, r.synthetic)
         return data.SyntheticImages(count, size, classes=10, start=start, **STATISTICS)
-    root = r.data
-    if r.synthetic is not None:
-        make = lambda: data.synthesise("cifar10", Path("build", "synthetic"), r.synthetic)  # noqa: E731
-        root = processes.from_first(make)
+    root = r.data if r.synthetic is None else drawn("cifar10", r.synthetic, processes)
     if root is None:
         where = data.DATASETS["cifar10"].where
         raise data.DataMissingError(f"--data is not given, nor --synthetic N; {where}; then pass --data DIR")

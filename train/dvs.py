@@ -17,14 +17,14 @@ stopped goes on with --resume auto, on any number of processes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 import tyro
-from images import CHOSEN_ON_TEST, Loss, Weights, chosen_on_test, inherited, takes, weights_of
+from images import CHOSEN_ON_TEST, Loss, Weights, chosen_on_test, drawn, inherited, takes, weights_of
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
@@ -166,11 +166,12 @@ class Augmented(Dataset):
         return torch.stack([self.augment(w, index * len(windows) + k) for k, w in enumerate(windows)]), label
 
 
+@cache
 def open_data(r: Recipe, processes: engine.Processes) -> Callable[..., data.EventFrames]:
-    """What opens a split of the recordings with a kind of window."""
+    """What opens a split of the recordings with a kind of window; drawn ones are verified once a command."""
     root = r.data
     if r.synthetic is not None:
-        root = processes.from_first(lambda: data.synthesise(r.set, Path("build", "synthetic"), r.synthetic))
+        root = drawn(r.set, r.synthetic, processes)
     elif r.recipe == "samples":
         root = processes.from_first(lambda: prepare_samples(r.data))
     known = data.DATASETS[r.set]
@@ -326,7 +327,7 @@ def facts(r: Recipe, processes: engine.Processes) -> tuple[tuple[int, int], int,
     return recordings.framing.shape[2:], len(recordings), len(recordings.classes)
 
 
-def noise(r: Recipe, processes: engine.Processes) -> Callable:
+def noise(r: Recipe, processes: engine.Processes) -> engine.Step:
     """A training step on random frames."""
     size, _, classes = facts(r, processes)
     model = network(r, classes, size, processes.device)
@@ -339,10 +340,9 @@ def noise(r: Recipe, processes: engine.Processes) -> Callable:
 def dry_run(r: Recipe, processes: engine.Processes) -> None:
     """Two steps on random frames, and what a run takes; writes nothing."""
     with engine.usage():
-        size, count, classes = facts(r, processes)
         r = engine.settled(r, processes, None, partial(noise, processes=processes))
-        model, step = network(r, classes, size, processes.device), noise(r, processes)
-    rows = engine.rows_of_trial(r, model, step, processes, r.set, count, "recordings")
+        step, count = noise(r, processes), facts(r, processes)[1]
+    rows = engine.rows_of_trial(r, step, processes, r.set, count, "recordings")
     if processes.first:
         print(engine.table((f"{r.model}, T = {r.steps}, on {processes.device}", "value"), rows))
 

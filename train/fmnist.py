@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import tyro
-from images import Classes, HeldOutTraining, Loss, Task, Transform
+from images import Classes, HeldOutTraining, Loss, Task, Transform, drawn
 from images import main as run
 from torch.utils.data import Dataset
 
@@ -74,10 +74,7 @@ def open_images(
     if r.recipe == "digits" and r.data is None and r.synthetic is None:
         opened = data.Digits(part, size=size)
     else:
-        root = r.data
-        if r.synthetic is not None:
-            make = lambda: data.synthesise(r.set, Path("build", "synthetic"), r.synthetic)  # noqa: E731
-            root = processes.from_first(make)
+        root = r.data if r.synthetic is None else drawn(r.set, r.synthetic, processes)
         if root is None:
             where = data.DATASETS[r.set].where
             raise data.DataMissingError(

@@ -5,7 +5,7 @@ measure, predict, try out. A script has its recipes, and a `Task` that says what
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -196,6 +196,12 @@ def check_loss(r: ImageTraining, model: nn.Module) -> None:
         raise ValueError(f"--loss {r.loss} reads scores at every step; {r.model} ends in spikes: take mse.")
 
 
+@cache
+def drawn(name: str, count: int, processes: engine.Processes) -> Path:
+    """Where `data.synthesise` has put that set; a command verifies it once, however many splits it opens."""
+    return processes.from_first(lambda: data.synthesise(name, Path("build", "synthetic"), count))
+
+
 # ---- validation and training
 # ------------------------------------------------------------------------------------------
 
@@ -314,7 +320,7 @@ def train(r: ImageTraining, task: Task, processes: engine.Processes) -> None:
         print(CHOSEN_ON_TEST, flush=True)
 
 
-def step_on_noise(r: ImageTraining, task: Task, processes: engine.Processes) -> Callable:
+def step_on_noise(r: ImageTraining, task: Task, processes: engine.Processes) -> engine.Step:
     """A training step on random images."""
     device, classes = processes.device, task.of_run[2]
     model = network(r, task, classes, device)
@@ -327,15 +333,13 @@ def step_on_noise(r: ImageTraining, task: Task, processes: engine.Processes) -> 
 
 def dry_run(r: ImageTraining, task: Task, processes: engine.Processes) -> None:
     """Two steps on random images, and what a run takes; writes nothing."""
-    device, classes = processes.device, task.of_run[2]
     trial = partial(step_on_noise, task=task, processes=processes)
     with engine.usage():
         r = engine.settled(r, processes, None, trial)
-        model = network(r, task, classes, device)
-        takes(model, 1, task.channels, r.size, r.size)
         step = trial(r)
-    title = f"{r.model}, T = {r.steps}, on {device}"
-    rows = engine.rows_of_trial(r, model, step, processes, *task.of_run[:2], "images")
+        takes(step.model, 1, task.channels, r.size, r.size)
+    title = f"{r.model}, T = {r.steps}, on {processes.device}"
+    rows = engine.rows_of_trial(r, step, processes, *task.of_run[:2], "images")
     if processes.first:
         print(engine.table((title, "value"), rows))
 

@@ -26,7 +26,7 @@ from .sampling import Batches, held_out, in_order, split
 from .setup import cosine, decayed, device, schedule, staircase
 from .topk import TopK, top_k
 from .training import Schedule, Training
-from .trial import piece_of, rows_of_trial, settled, step_of
+from .trial import Step, piece_of, rows_of_trial, settled, step_of
 from .update import Update, ema_of
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Schedule",
     "RunError",
     "Scores",
+    "Step",
     "StoppedError",
     "TopK",
     "Training",

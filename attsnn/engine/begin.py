@@ -15,7 +15,7 @@ from .record import recorded as recipe_of
 from .rng import seed_all
 from .sampling import Batches
 from .training import Training
-from .trial import settled
+from .trial import Step, settled
 
 T = TypeVar("T", bound=Training)
 
@@ -56,7 +56,7 @@ def recorded(t: Training) -> dict[str, Any] | None:
 
 
 def begin(
-    t: T, processes: Processes, prepare: Callable[[T], Prepared], trial: Callable[[T], Callable]
+    t: T, processes: Processes, prepare: Callable[[T], Prepared], trial: Callable[[T], Step]
 ) -> Beginning[T]:
     """Opens the run that the options mean, and makes what `fit` takes.
 

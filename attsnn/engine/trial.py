@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -18,16 +18,19 @@ from .training import Training
 T = TypeVar("T", bound=Training)
 
 
-def step_of(
-    t: Training, model: nn.Module, loss: Callable, batch: Any, exempt: Collection[str] = ()
-) -> Callable[[], tuple[float, float]]:
-    """A training step of the model on one piece of a process's share, as often as it has pieces; a call takes
-    one and returns (seconds, loss).
-    """
+class Step(NamedTuple):
+    """`take()` is a training step of the model, (seconds, loss)."""
+
+    model: nn.Module
+    take: Callable[[], tuple[float, float]]
+
+
+def step_of(t: Training, model: nn.Module, loss: Callable, batch: Any, exempt: Collection[str] = ()) -> Step:
+    """A training step of the model on one piece of a process's share, as often as it has pieces."""
     optimizer, update = t.optimiser(model, exempt), t.update(model)
     device = next(model.parameters()).device
 
-    def step() -> tuple[float, float]:
+    def take() -> tuple[float, float]:
         began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         for _ in range(t.accumulate):
@@ -38,7 +41,7 @@ def step_of(
             torch.cuda.synchronize(device)
         return time.perf_counter() - began, value.item()
 
-    return step
+    return Step(model, take)
 
 
 def piece_of(t: Training, processes: Processes) -> int:
@@ -48,8 +51,7 @@ def piece_of(t: Training, processes: Processes) -> int:
 
 def rows_of_trial(
     t: Training,
-    model: nn.Module,
-    step: Callable[[], tuple[float, float]],
+    step: Step,
     processes: Processes,
     name: str,
     samples: int,
@@ -58,11 +60,11 @@ def rows_of_trial(
     """What a run takes on the set `name`, whose epoch has so many samples, called images, say: a table's
     rows, by the second of two steps.
     """
-    step()  # sets up
-    seconds, loss = step()
+    step.take()  # sets up
+    seconds, loss = step.take()
     own, steps = piece_of(t, processes) * t.accumulate, samples // t.batch
     rows = [
-        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+        ("parameters", f"{sum(p.numel() for p in step.model.parameters()):,}"),
         (f"{called} of a step, in one process", f"{own:,}"),
         ("its time", f"{seconds:.2f} s: {own / seconds:.1f} {called}/s"),
         ("its loss", f"{loss:.3f}"),
@@ -90,7 +92,7 @@ def settled(
     t: T,
     processes: Processes,
     recorded: Mapping[str, Any] | None,
-    trial: Callable[[T], Callable] | None = None,
+    trial: Callable[[T], Step] | None = None,
 ) -> T:
     """`t` with what its "auto" means. A run that goes on keeps what it has `recorded`; a GPU takes bf16 and
     channels-last where it has bfloat16; on a CPU the fastest of what it has instructions for is taken, by a
@@ -119,12 +121,12 @@ def settled(
     return replace(t, **best)
 
 
-def _fastest(options: list[dict], make: Callable[[dict], Callable]) -> tuple[dict, str]:
+def _fastest(options: list[dict], make: Callable[[dict], Step]) -> tuple[dict, str]:
     """The option whose step is the fastest, and a sentence; steps in turns, medians of three."""
     steps = [make(option) for option in options]
     for step in steps:  # the first one sets up
-        step()
-    times = list(zip(*([step()[0] for step in steps] for _ in range(3)), strict=True))
+        step.take()
+    times = list(zip(*([step.take()[0] for step in steps] for _ in range(3)), strict=True))
     seconds = [statistics.median(values) for values in times]
     best = seconds.index(min(seconds))
     words = [
