@@ -1,5 +1,5 @@
 # make demo   sets up, builds and trains an attention spiking network on event recordings of handwriting
-# make test   sets up, builds and runs every test; make test-long: and kills runs more often
+# make test   sets up, builds and runs every test; make test-long: and abuses runs more often
 # make setup  their common part; a second call does nothing that is up to date
 # make bench  measures on the CPU, beside the peers that `make bench-peers` installs, and renders the tables;
 #             make bench-models: whole networks
@@ -47,9 +47,9 @@ test: setup
 	$(PY) tests/on_host.py
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# kill -9 at 20 random moments instead of 5.
+# kill -9 at 20 random moments instead of 5; 500 damages to run directories for 50, 30 pairs of processes for 3.
 test-long:
-	ATTSNN_KILLS=20 $(MAKE) test
+	ATTSNN_KILLS=20 ATTSNN_DAMAGES=500 ATTSNN_PAIRS=30 $(MAKE) test
 
 # What users of the bench have beside the package: an environment on top of .venv, with the peers alone.
 PEERS := .venv-peers

@@ -1,4 +1,5 @@
-"""What a file system may lack: locks, shared maps, names in text, files and folders that synchronise.
+"""Files that are whole or not there, and what a file system may lack: locks, shared maps, names in text,
+files and folders that synchronise.
 
 What only protects is left out where it cannot be done; what is needed is done in a slower way.
 """
@@ -7,10 +8,16 @@ import contextlib
 import errno
 import os
 import re
+import secrets
+import shutil
+import stat
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+
+UNFINISHED = ".tmp-"  # begins the name of what is not whole yet
 
 # What network file systems, FUSE and containers answer for "not here".
 LACKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.ENOTTY}
@@ -33,6 +40,35 @@ def write_file(path: str | os.PathLike, content: bytes) -> None:
         file.write(content)
         file.flush()
         sync(file.fileno())
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """What a plain file holds; an OSError for anything else, a pipe say, on which reading would wait."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no plain file", os.fspath(path))
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def unfinished(folder: Path) -> Iterator[Path]:
+    """A new folder in `folder`, of this process alone, for what is not whole yet: what is left in it goes."""
+    own = folder / f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
+    own.mkdir()
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file in place of the one that is there, which stays as it is where that fails."""
+    with unfinished(path.parent) as own:
+        write_file(own / f"{UNFINISHED}{path.name}", content)
+        os.replace(own / f"{UNFINISHED}{path.name}", path)
+    sync_folder(path.parent)
 
 
 def sync_folder(path: str | os.PathLike) -> None:

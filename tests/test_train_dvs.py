@@ -1,11 +1,14 @@
 """train/dvs.py as a user types it, on a small store of the embedded recordings."""
 
 import contextlib
+import errno
 import importlib.util
 import io
 import itertools
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +17,11 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from attsnn import engine, models
+from attsnn import data, engine, models
 from attsnn.data import Draw, DVSGesture
 from attsnn.data.datasets import dvs_gesture
 from attsnn.data.synthetic import samples
+from attsnn.engine import pictures, rows
 
 SCRIPT = Path(__file__).parent.parent / "train" / "dvs.py"
 TINY = {
@@ -150,6 +154,47 @@ def test_the_end_shows_what_was_learned(trained):
     for name in ("curves", "confusion", "recording"):
         assert f"picture: {Path('runs/gesture') / name}.png" in out
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("moment", ["final test", "record", "pictures"])
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (lambda: signal.raise_signal(signal.SIGTERM), 143),
+        (lambda: signal.raise_signal(signal.SIGINT), 130),
+        (lambda: raised(data.DataFormatError("recording 7 is damaged")), 3),
+        (lambda: raised(OSError(errno.ENOSPC, "No space left on device")), 5),
+    ],
+)
+def test_what_ends_the_final_measurement_is_how_the_command_ended(
+    trained, store, tmp_path, monkeypatch, moment, end, code
+):
+    """exit.json said 0 of such runs; the same command with --resume auto measures and draws again."""
+    code = 1 if (moment, code) == ("final test", 5) else code  # no file of the run
+    shutil.copytree(trained[0].parent, tmp_path / "runs")
+    write = rows.write
+    words = ["gesture", "--data", store, *flags(**TINY), "--resume", "auto"]
+    places = {
+        "final test": (sys.modules["attsnn.engine.report"], "evaluate", lambda *_, **__: end()),
+        "record": (rows, "write", lambda run, found: end() if found[-1].get("final") else write(run, found)),
+        "pictures": (pictures, "confusion", lambda *_, **__: end()),
+    }
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(*places[moment])
+            done = dvs(*words, where=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    run = tmp_path / "runs" / "gesture"
+    assert done.code == code and "Traceback" not in done.err, done.err
+    assert json.loads((run / "exit.json").read_text())["code"] == code
+    assert dvs(*words, where=tmp_path).code == 0
+    assert json.loads((run / "exit.json").read_text())["code"] == 0
+
+
+def raised(error: Exception):
+    raise error
 
 
 def test_resume_and_refusals(trained, store):

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import hashlib
+import gc
 import importlib.util
 import io
 import json
@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from attsnn import _extension, engine, models
 from attsnn.data.synthetic.textures import texture
-from attsnn.engine import checkpoint, progress
+from attsnn.engine import checkpoint, progress, sealed, stored
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
@@ -276,15 +276,14 @@ def test_images_of_equal_names_and_number_are_no_resumption_either(folders, tmp_
     )
     picture.write_bytes(content)
     images.rename(tmp_path / "moved")
-    run = engine.find_checkpoint(tmp_path / "runs" / "run").path
-    state, manifest = (json.loads((run / name).read_text()) for name in ("state.json", "manifest.json"))
-    del state["data"]["identity"]
-    (run / "state.json").write_text(json.dumps(state))
-    content = (run / "state.json").read_bytes()
-    manifest["files"]["state.json"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    for run in (tmp_path / "runs" / "run").glob("ckpt-*"):
+        state, manifest = (json.loads((run / name).read_text()) for name in ("state.json", "manifest.json"))
+        del state["data"]["identity"]
+        (run / "state.json").write_text(json.dumps(state))
+        manifest["files"]["state.json"] = stored.digest((run / "state.json").read_bytes())
+        (run / "manifest.json").write_bytes(sealed.seal(manifest))
     done = imagenet(*words, "--resume", "auto", "--data", tmp_path / "moved", where=tmp_path)
-    assert done.code == 0, done.err
+    assert done.code == 0 and "Falling back" not in done.out, done.err
 
 
 def test_a_run_without_a_checkpoint_leaves_its_name(tmp_path):
@@ -602,6 +601,52 @@ def test_not_finite_ends_with_4(tmp_path):
     assert done.code == 4 and "before the update of step 7 (epoch 2, batch 2)" in done.err
     assert "ckpt-5" in done.err and "Traceback" not in done.err
     assert engine.checkpoint.read_last(tmp_path / "runs" / "run").state["position"]["step"] == 5
+
+
+def test_exit_codes_are_those_of_the_readme(tmp_path):
+    """Each of its table, also in exit.json where the run has a directory."""
+
+    def fail():
+        raise engine.RunError("gone")
+
+    def poison():
+        for weight in (p for p in gc.get_objects() if isinstance(p, torch.nn.Parameter)):
+            weight.data.fill_(math.nan)
+
+    def press():
+        signal.raise_signal(signal.SIGINT)
+
+    def run(code, *more, change=lambda images: None):
+        words = {**TINY, "name": f"ends-{code}", "limit_batches": 1, "schedule_every": "step"}
+        words |= {"synthetic": None, "data": tmp_path / "nowhere"} if code == 3 else {}
+        done = imagenet(*flags(**words), *more, where=tmp_path, change=change)
+        left = tmp_path / "runs" / f"ends-{code}" / "exit.json"
+        assert done.code == 2 or not left.exists() or json.loads(left.read_text())["code"] == done.code
+        assert "Traceback" not in done.err
+        return done.code
+
+    def usage():
+        return run(0)  # that run again
+
+    def damaged():
+        assert run(5) == 0
+        for folder in (tmp_path / "runs" / "ends-5").glob("ckpt-*"):
+            (folder / "model.safetensors").write_bytes(b"")
+        return run(5, "--resume", "auto")
+
+    acts = {
+        0: lambda: run(0),
+        1: lambda: run(1, change=at_call(1, fail)),
+        2: usage,
+        3: lambda: run(3),
+        4: lambda: run(4, change=at_call(1, poison)),
+        5: damaged,
+        130: lambda: run(130, change=at_call(1, press)),
+        143: lambda: run(143, change=at_call(1, interrupt)),
+    }
+    readme = (SCRIPT.parent.parent / "README.md").read_text()
+    table = [int(code) for code in re.findall(r"^\| (\d+) \| ", readme, re.MULTILINE)]
+    assert table == [*acts] and {code: act() for code, act in acts.items()} == {code: code for code in acts}
 
 
 def test_names_of_runs(tmp_path):

@@ -28,7 +28,7 @@ from images import CHOSEN_ON_TEST, Loss, Weights, chosen_on_test, drawn, inherit
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from attsnn import data, engine, models
+from attsnn import data, engine, models, ops
 from attsnn.data.synthetic.samples import prepare_samples
 from attsnn.layers import synchronise
 
@@ -296,6 +296,7 @@ def prepare(r: Recipe, processes: engine.Processes) -> engine.Prepared:
             "model": engine.described(r.model, keywords(r, len(classes), size)),
             "transform": engine.described("framed", recordings.framing.keywords | {"binary": r.binary}),
         },
+        bits={"backend": "fused" if ops.use_fused(r.backend, device.type) else "reference"},
         start=start,
         exempt=("attention",),
     )
@@ -305,15 +306,15 @@ def train(r: Recipe, processes: engine.Processes) -> None:
     """Trains, then measures the chosen checkpoint on the test set and draws the pictures."""
     if r.init_from is not None:
         r = known_by(r, r.init_from, processes, recorded=engine.recorded(r))[0]
-    begun = engine.begin(
-        r, processes, partial(prepare, processes=processes), partial(noise, processes=processes)
-    )
-    engine.fit(*begun.parts, **begun.rules)
-    r, model = begun.options, begun.parts[0]
-    tested = open_data(r, processes)("test", window="clips")
-    share = {"rank": processes.rank, "world": processes.world}
-    test = engine.in_order(of_test(r, tested), r.test_batch, r.workers, **share)
-    engine.conclude(begun.run, model, test, tested.classes, models.watch, r.dt_ms, **measured(r, processes))
+    how = partial(prepare, processes=processes), partial(noise, processes=processes)
+    with engine.begin(r, processes, *how) as begun:
+        engine.fit(*begun.parts, **begun.rules)
+        r, model = begun.options, begun.parts[0]
+        tested = open_data(r, processes)("test", window="clips")
+        share = {"rank": processes.rank, "world": processes.world}
+        test = engine.in_order(of_test(r, tested), r.test_batch, r.workers, **share)
+        shown = test, tested.classes, models.watch, r.dt_ms
+        engine.conclude(begun.run, model, *shown, **measured(r, processes))
     if processes.first and chosen_on_test(vars(r)):
         print(CHOSEN_ON_TEST, flush=True)
 

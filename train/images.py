@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from attsnn import data, engine, models
+from attsnn import data, engine, models, ops
 from attsnn.layers import synchronise
 from attsnn.models.convert import load_any
 
@@ -295,6 +295,7 @@ def prepare(r: ImageTraining, task: Task, processes: engine.Processes) -> engine
             "model": engine.described(r.model, keywords(r, task, len(classes))),
             "transform": engine.described(*task.transform(r, r.size)),
         },
+        bits={"backend": "fused" if ops.use_fused(r.backend, device.type) else "reference"},
         start=start,
         exempt=("attention",),
         period=max(task.rising(r), 1) if "rising_schedule" in parity else None,
@@ -308,14 +309,14 @@ def train(r: ImageTraining, task: Task, processes: engine.Processes) -> None:
     if r.init_from is not None:  # what goes on has it in its recipe, wherever those weights are now
         r = known_by(r, task, r.init_from, processes, recorded=engine.recorded(r))[0]
     trial = partial(step_on_noise, task=task, processes=processes)
-    begun = engine.begin(r, processes, partial(prepare, task=task, processes=processes), trial)
-    engine.fit(*begun.parts, **begun.rules)
-    if not task.validates:
-        return
-    r, model = begun.options, begun.parts[0]
-    test = task.open(r, "test", r.size, processes)
-    measure = Validation(r, "test", test, processes, data.BadImages(r.max_bad, report=processes.first))
-    engine.final(begun.run, model, measure)
+    with engine.begin(r, processes, partial(prepare, task=task, processes=processes), trial) as begun:
+        engine.fit(*begun.parts, **begun.rules)
+        if not task.validates:
+            return
+        r, model = begun.options, begun.parts[0]
+        test = task.open(r, "test", r.size, processes)
+        bad = data.BadImages(r.max_bad, report=processes.first)
+        engine.final(begun.run, model, Validation(r, "test", test, processes, bad))
     if processes.first and chosen_on_test(vars(r)):
         print(CHOSEN_ON_TEST, flush=True)
 

@@ -17,9 +17,10 @@ from .errors import (
 )
 from .load import Loaded, described, load
 from .loop import fit
+from .opening import reporting
 from .processes import Processes, leave, processes
 from .progress import duration
-from .record import Run, reporting, table
+from .record import Run, table
 from .report import conclude, final
 from .rng import seed_all
 from .sampling import Batches, held_out, in_order, split

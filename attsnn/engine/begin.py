@@ -1,17 +1,20 @@
 """From the options of a training to a run that `fit` goes on with, whatever the task."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from .config import as_json
 from .errors import usage
 from .loop import Evaluate, Loss
+from .opening import recorded as recipe_of
+from .opening import reporting
 from .processes import Faults, Processes
-from .record import Run, reporting
-from .record import recorded as recipe_of
+from .record import Run
 from .rng import seed_all
 from .sampling import Batches
 from .training import Training
@@ -38,15 +41,25 @@ class Prepared:
     faults: Faults | None = None
     on_epoch: Callable[[int], None] | None = None
     called: str | None = None  # `choose` in words
+    bits: Mapping[str, Any] = field(default_factory=dict)  # as `Run.open` takes them, over `Training.bits`
 
 
 class Beginning(NamedTuple, Generic[T]):
-    """`fit(*parts, **rules)` trains; `options` are those given, with what "auto" means."""
+    """`fit(*parts, **rules)` trains; `options` are those given, with what "auto" means. As a context it
+    covers what a command does with its run: exit.json says how all of that ended.
+    """
 
     options: T
     run: Run
     parts: tuple
     rules: dict[str, Any]
+
+    def __enter__(self) -> "Beginning[T]":
+        self.run.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.run.__exit__(*error)
 
 
 def recorded(t: Training) -> dict[str, Any] | None:
@@ -71,7 +84,15 @@ def begin(
         optimizer = t.optimiser(p.model, p.exempt)
         schedule = t.scheduler(optimizer, len(p.batches), p.period)
         how |= {"free": t.FREE, "data": p.data, "build": p.build, "start": p.start, "processes": processes}
-        run = Run.open(*where, as_json(t), today=t.today, **how)
+        how |= {"bits": {**t.bits(processes.device), **p.bits}, "today": t.today}
+        run = Run.open(*where, as_json(t), **how)
+    with run.failing():
+        return _beginning(t, processes, p, run, optimizer, schedule)
+
+
+def _beginning(
+    t: T, processes: Processes, p: Prepared, run: Run, optimizer: Optimizer, schedule: LRScheduler
+) -> Beginning[T]:
     before = "" if t.ema is None else "ema_"
     if processes.first:
         which = f"{'lowest' if p.lowest else 'highest'} {before}{p.called or p.choose}"

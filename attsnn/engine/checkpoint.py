@@ -1,46 +1,61 @@
-"""Checkpoints that a kill, a full disk or a flipped bit cannot turn into a silent loss.
+"""Checkpoints that a kill, a full disk or a flipped bit cannot turn into a silent loss: writing them.
 
-A checkpoint is a directory `ckpt-<step>` of `model.safetensors`, `optimizer.safetensors`, `state.json`,
-`ema.safetensors` where weights are averaged, and `manifest.json` (size and SHA-256 of the others). It is
-written under a temporary name in the same directory, flushed to the disk and renamed, so a directory called
-`ckpt-...` was complete once. `last` and `best` are files of one line that name one. Nothing is pickled.
+One is written under a temporary name in the run directory, flushed to the disk and renamed, so a directory
+called `ckpt-...` was complete once. `last` and `best` are files of one line that name one. Nothing is
+pickled.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from attsnn._files import sync_folder
+from attsnn._files import UNFINISHED, sync_folder, unfinished
 from attsnn._files import write_file as _write_file
 
-from .errors import CheckpointError, UsageError
+from .errors import CheckpointError, NonFiniteError
+from .lineage import best_of, find, measured_of
+from .sealed import seal
+from .stored import (
+    AVERAGED,
+    FILES,
+    MANIFEST,
+    ROWS,
+    SCHEMA,
+    Checkpoint,
+    _step,
+    digest,
+    entries,
+    lines,
+    not_finite,
+    pointed,
+    read,
+    read_last,
+    read_state,
+)
 
-SCHEMA = 2  # 1: of one process, whose generators were no list
-_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-_AVERAGED = "ema.safetensors"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A verified checkpoint: state dicts for `load_state_dict`, and the scalars in `state`."""
-
-    path: Path
-    model: dict[str, torch.Tensor]
-    optimizer: dict[str, Any]
-    state: dict[str, Any]
-    ema: dict[str, torch.Tensor] | None = None  # of the averaged model, with its count
+__all__ = [
+    "Checkpoint",
+    "_step",
+    "check_finite",
+    "entries",
+    "find",
+    "load_weights",
+    "pointed",
+    "read",
+    "read_last",
+    "read_state",
+    "remove",
+    "weights_in",
+    "write",
+]
 
 
 def write(
@@ -51,87 +66,61 @@ def write(
     state: Mapping,
     best: bool,
     ema: Mapping | None = None,
+    rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
     """Writes `ckpt-<step>`, points (`best` and) `last` to it, then drops checkpoints that nothing needs.
 
-    `model`, `optimizer` and `ema` are state dicts, `state` holds JSON values. Kept are this one, the one
-    `last` named before, and the one `best` names. Raises CheckpointError, with the older checkpoints intact.
+    `model`, `optimizer` and `ema` are state dicts, `state` holds JSON values, `rows` what was recorded. Kept
+    are this one, the one `last` named before, and the one `best` names. Raises CheckpointError, or
+    NonFiniteError where a number is not finite, with the older checkpoints intact.
     """
     previous = pointed(directory, "last")
+    check_finite(directory, step, model, optimizer, ema)
     try:
-        for leftover in directory.glob(".tmp-*"):
-            _remove(leftover)
-        path = _write_files(directory, step, _encode(model, optimizer, state, ema))
+        for leftover in directory.glob(f"{UNFINISHED}*"):
+            remove(leftover)
+        path = _write_files(directory, step, _encode(model, optimizer, state, ema, rows))
         read(path)
-        # `last` behind `best`: a kill between them repeats the epoch, which points to its own again.
+        # `last` behind `best`: who follows `last` alone repeats the epoch, which points to its own again.
         for pointer in ("best", "last") if best else ("last",):
             _point(directory, pointer, path.name)
+        chosen = pointed(directory, "best")
+        if chosen is None or not chosen.exists():  # there is none yet, or somebody changed it meanwhile
+            chosen = best_of(measured_of(entries(directory)))
+            if chosen is not None:
+                _point(directory, "best", chosen.name)
+                print(f"`best` of {directory} was lost: it names {chosen.name} again.", flush=True)
     except OSError as error:
         older = f"the last one, {previous}, is intact" if previous else "there is no older one"
         raise CheckpointError(
             f"Cannot write the checkpoint of step {step} into {directory} ({error.strerror or error}); "
             f"{older}. Make room or make it writable, then go on with --resume auto."
         ) from error
-    kept = {path, previous, pointed(directory, "best")}
-    for old in directory.glob("ckpt-*"):
-        if old not in kept:
-            _remove(old)
+    for old in entries(directory):
+        if old not in {path, previous, chosen}:
+            _drop(old)
     return path
 
 
-def read(path: Path) -> Checkpoint:
-    """Reads one checkpoint; raises CheckpointError if a file is missing, altered or of another schema."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        if manifest["schema"] != SCHEMA:
-            raise CheckpointError(
-                f"{path} has schema {manifest['schema']}; this version reads schema {SCHEMA}."
-            )
-        names = [*_FILES, *({_AVERAGED} & set(manifest["files"]))]
-        data = {name: (path / name).read_bytes() for name in names}
-        for name, content in data.items():
-            if manifest["files"][name] != _digest(content):
-                raise CheckpointError(f"{path / name} is damaged: its size or SHA-256 is not the manifest's.")
-        model, slots = (from_bytes(data[name]) for name in _FILES[:2])
-        state = json.loads(data["state.json"])
-        ema = from_bytes(data[_AVERAGED]) if _AVERAGED in data else None
-        return Checkpoint(path, model, _join(slots, state.pop("optimizer")), state, ema)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole checkpoint ({type(error).__name__}: {error})."
-        ) from error
-
-
-def read_last(directory: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
-    """The last valid checkpoint of a run directory, or None if it holds none.
-
-    Falls back to older ones and says so; raises CheckpointError if there are some and none is valid.
+def check_finite(
+    directory: Path, step: int, model: Mapping, optimizer: Mapping, ema: Mapping | None = None
+) -> None:
+    """Raises NonFiniteError where a number of what a checkpoint would hold is infinite or NaN, with its place
+    and the last good checkpoint.
     """
-    newest = sorted(directory.glob("ckpt-*"), key=_step, reverse=True)
-    last = pointed(directory, "last")
-    queue = list(dict.fromkeys(([last] if last else []) + newest))
-    for path in queue:
-        try:
-            found = read(path)
-        except CheckpointError as error:
-            say(f"Skipped a checkpoint: {error}")
-            continue
-        if path != queue[0]:
-            say(f"Falling back to {path}.")
-        return found
-    if queue:
-        raise CheckpointError(f"No checkpoint in {directory} is usable; start anew with another --name.")
-    return None
-
-
-def find(path: Path) -> Checkpoint:
-    """The checkpoint that `path` means: itself, or the `best`, else the `last`, of a run directory."""
-    if not (path / "manifest.json").is_file():
-        found = pointed(path, "best") or pointed(path, "last")
-        if found is None:
-            raise UsageError(f"{path} is neither a checkpoint (ckpt-...) nor a run directory that holds one.")
-        path = found
-    return read(path)
+    name = not_finite(model, _flatten(optimizer)[0], ema)
+    if name is None:
+        return
+    try:
+        good = read_last(directory, say=lambda _: None)
+    except CheckpointError:
+        good = None
+    raise NonFiniteError(
+        f"After step {step} {name} is not finite, so nothing was saved. "
+        + (f"The last good checkpoint is {good.path}. " if good else "There is no good checkpoint yet. ")
+        + "Going on from there does the same again: start a run with a lower --lr, or with --clip"
+        + (f", from those weights with --init-from {good.path}." if good else ".")
+    )
 
 
 def weights_in(saved: Checkpoint) -> dict[str, torch.Tensor]:
@@ -151,21 +140,22 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: 
         ) from error
 
 
-def pointed(directory: Path, pointer: str) -> Path | None:
-    """The checkpoint that `last` or `best` names, or None."""
-    with contextlib.suppress(OSError):
-        return directory / Path((directory / pointer).read_text().strip()).name
-    return None
-
-
-def _encode(model: Mapping, optimizer: Mapping, state: Mapping, ema: Mapping | None) -> dict[str, bytes]:
+def _encode(
+    model: Mapping,
+    optimizer: Mapping,
+    state: Mapping,
+    ema: Mapping | None,
+    rows: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, bytes]:
     slots, rest = _flatten(optimizer)
     scalars = json.dumps({**state, "optimizer": rest}, indent=1).encode()
-    files = dict(zip(_FILES, (to_bytes(_on_host(model)), to_bytes(_on_host(slots)), scalars), strict=True))
+    files = dict(zip(FILES, (to_bytes(_on_host(model)), to_bytes(_on_host(slots)), scalars), strict=True))
     if ema is not None:
-        files[_AVERAGED] = to_bytes(_on_host(ema))
-    manifest = {"schema": SCHEMA, "files": {name: _digest(content) for name, content in files.items()}}
-    return {**files, "manifest.json": json.dumps(manifest, indent=1).encode()}
+        files[AVERAGED] = to_bytes(_on_host(ema))
+    if rows is not None:
+        files[ROWS] = lines(rows)
+    digests = {name: digest(content) for name, content in files.items()}
+    return {**files, MANIFEST: seal({"schema": SCHEMA, "files": digests})}
 
 
 def _on_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -185,52 +175,40 @@ def _flatten(optimizer: Mapping) -> tuple[dict[str, torch.Tensor], dict[str, Any
     return tensors, {"groups": optimizer["param_groups"], "values": values}
 
 
-def _join(tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **rest["values"]}.items():
-        parameter, _, name = key.partition(".")
-        state.setdefault(int(parameter), {})[name] = value
-    return {"state": dict(sorted(state.items())), "param_groups": rest["groups"]}
-
-
-def _digest(content: bytes) -> dict[str, Any]:
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
 def _write_files(directory: Path, step: int, files: Mapping[str, bytes]) -> Path:
-    temporary = directory / f".tmp-{step}-{os.getpid()}"
-    try:
-        temporary.mkdir()
+    with unfinished(directory) as own:
+        whole = own / "whole"
+        whole.mkdir()
         for name, content in files.items():
-            _write_file(temporary / name, content)
-        sync_folder(temporary)
+            _write_file(whole / name, content)
+        sync_folder(whole)
         path, again = directory / f"ckpt-{step}", 1
         while path.exists():  # the same step, saved before and after its evaluation
             path, again = directory / f"ckpt-{step}.{again}", again + 1
-        os.rename(temporary, path)
-        sync_folder(directory)  # a renamed entry is on the disk only once its directory is
-        return path
-    except OSError:
-        _remove(temporary)
-        raise
+        os.rename(whole, path)
+    sync_folder(directory)  # a renamed entry is on the disk only once its directory is
+    return path
 
 
 def _point(directory: Path, pointer: str, name: str) -> None:
-    temporary = directory / f".tmp-{pointer}-{os.getpid()}"
-    _write_file(temporary, f"{name}\n".encode())
-    os.replace(temporary, directory / pointer)
+    with unfinished(directory) as own:
+        _write_file(own / pointer, f"{name}\n".encode())
+        os.replace(own / pointer, directory / pointer)
     sync_folder(directory)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
+def _drop(path: Path) -> None:
+    """Deletes a checkpoint: whole or not at all, as far as a reader can see."""
+    gone = path.with_name(f"{UNFINISHED}{path.name}")
+    with contextlib.suppress(OSError):
+        os.rename(path, gone)
+        remove(gone)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a folder, as far as it can be."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-def _step(path: Path) -> tuple[int, ...]:
-    """(step, repetition) of `ckpt-12.1`; anything else comes last."""
-    parts = path.name.removeprefix("ckpt-").split(".")
-    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else (-1,)

@@ -1,6 +1,7 @@
 """Classification of sequences: the loss, the evaluation with its vote, and the tables that people read."""
 
 import itertools
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,16 +34,21 @@ def one_hot_mse(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor,
 
 @dataclass
 class Scores:
-    """What an evaluation found. `confusion` is int64 [classes, classes + 1]; its last column: no majority."""
+    """What an evaluation found. `confusion` is int64 [classes, classes + 1]; its last column: no majority. A
+    window whose scores are not finite votes for no class.
+    """
 
     loss: float
     confusion: Tensor
     seconds_per_window: float
     rates: dict[str, float] = field(default_factory=dict)  # layer: share of (neuron, step) that emit
+    voted: bool = True  # whether the scores of any window were finite
 
     @property
     def accuracy(self) -> float:
-        """From 0 to 1."""
+        """From 0 to 1; NaN where there were scores and none was finite."""
+        if not self.voted:
+            return math.nan
         return self.confusion.diagonal().sum().item() / max(self.confusion.sum().item(), 1)
 
     def per_class(self, classes: Sequence[str]) -> str:
@@ -100,7 +106,7 @@ def evaluate(
     """
     processes, device = processes or Processes(), next(model.parameters()).device
     confusion = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
-    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, windows, seconds
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, windows, seconds, finite windows
     emitted: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=device))
     model.eval()
     for batch in own_batches(loader, processes, limit, poll):
@@ -113,16 +119,17 @@ def evaluate(
         seconds = time.perf_counter() - began
         for name, tensor in seen.items():
             emitted[name] += (tensor != 0).double().mean() * len(out)
-        votes = F.one_hot(out.argmax(1).reshape(len(labels), -1), classes).sum(1)
-        confusion += _count(labels, votes)
+        finite = out.isfinite().all(1)
+        ballots = F.one_hot(out.argmax(1), classes) * finite[:, None]
+        confusion += _count(labels, ballots.reshape(len(labels), -1, classes))
         mean = loss(out, labels.repeat_interleave(len(out) // len(labels)))
-        sums += sums.new_tensor([mean.item() * len(out), len(out), seconds])
+        sums += sums.new_tensor([mean.item() * len(out), len(out), seconds, finite.sum().item()])
     names = max(processes.gather(sorted(emitted)), key=len)  # a process without a recording has none
     row = torch.cat([sums, *(emitted[name].view(1) for name in names)])
-    loss_sum, windows, seconds, *rates = processes.sum(row).tolist()
-    windows = max(windows, 1)
+    loss_sum, windows, seconds, finite, *rates = processes.sum(row).tolist()
+    voted, windows = finite > 0 or windows == 0, max(windows, 1)
     shares = {name: total / windows for name, total in zip(names, rates, strict=True)}
-    return Scores(loss_sum / windows, processes.sum(confusion).cpu(), seconds / windows, shares)
+    return Scores(loss_sum / windows, processes.sum(confusion).cpu(), seconds / windows, shares, voted)
 
 
 def own_batches(
@@ -149,10 +156,11 @@ def summary(scores: Scores, model: nn.Module) -> str:
     )
 
 
-def _count(labels: Tensor, votes: Tensor) -> Tensor:
-    """[classes, classes + 1] from labels [N] and votes [N, classes]."""
-    classes = votes.shape[1]
-    majority = 2 * votes.max(1).values > votes.sum(1)
+def _count(labels: Tensor, ballots: Tensor) -> Tensor:
+    """[classes, classes + 1] from labels [N] and ballots [N, W, classes], of ones and zeros."""
+    windows, classes = ballots.shape[1:]
+    votes = ballots.sum(1)
+    majority = 2 * votes.max(1).values > windows
     predicted = torch.where(majority, votes.argmax(1), classes)
     cells = torch.bincount(labels * (classes + 1) + predicted, minlength=classes * (classes + 1))
     return cells.view(classes, classes + 1)

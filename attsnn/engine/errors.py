@@ -46,6 +46,14 @@ class StoppedError(RunError):
         return type(self), (self.number, str(self))  # the first process hands it to the others
 
 
+def ending(error: BaseException) -> tuple[int, str]:
+    """The exit code that an error means, and what it says."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, "Stopped by SIGINT."
+    code = getattr(error, "code", 1)
+    return code if isinstance(code, int) else 1, str(error) or type(error).__name__
+
+
 @contextlib.contextmanager
 def usage() -> Iterator[None]:
     """Turns a plain ValueError, about what the user asked for, into a UsageError: for the set-up only."""
@@ -68,9 +76,10 @@ def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | Non
     with _sigterm_raises():
         try:
             main()
-        except KeyboardInterrupt:
-            print("Stopped by SIGINT.", file=sys.stderr)
-            return 128 + signal.SIGINT
+        except KeyboardInterrupt as error:
+            code, said = ending(error)
+            print(said, file=sys.stderr)
+            return code
         except Exception as error:
             ignore_sigterm()
             code = next((known[kind] for kind in type(error).__mro__ if kind in known), None)

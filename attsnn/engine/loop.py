@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from . import rng
+from . import checkpoint, rng
 from .errors import CheckpointError, NonFiniteError, StoppedError
+from .lineage import better
 from .processes import Faults, Processes
 from .progress import Progress
 from .record import Run
@@ -87,8 +88,10 @@ class Fit:
             self.schedule.load_state_dict(saved.state["schedule"])
             self.update.restore(saved)
             self.position = Position(**saved.state["position"])
+            if "best" in self.run.known:  # of what there is, not of what was lost
+                self.position.best = self.run.known["best"]
             self._restore_rng(saved.state["rng"])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{saved.path} does not fit this model or optimiser: {error}") from error
 
     def _restore_rng(self, states: list[dict]) -> None:
@@ -103,10 +106,16 @@ class Fit:
                 f"The run had {len(states)} processes and goes on with {world}: what dropout draws differs."
             )
 
-    def save(self, best: bool = False) -> None:
-        """Writes a checkpoint of this moment."""
+    def check(self) -> None:
+        """Raises NonFiniteError where a checkpoint of this moment would hold a number that is not finite."""
+        states = self.model.state_dict(), self.optimizer.state_dict(), self.update.averaged()
+        checkpoint.check_finite(self.run.path, self.position.step, *states)
+
+    def save(self, measured: Mapping[str, Any] | None = None, best: bool = False) -> None:
+        """Writes a checkpoint of this moment; `measured`: of it, as lineage.py takes it."""
         state = {
             "position": dataclasses.asdict(self.position),
+            "measured": measured,
             "schedule": self.schedule.state_dict(),
             "rng": self.processes.gather(rng.capture()),
             **self.update.state(),
@@ -205,16 +214,17 @@ def fit(
         save_every: minutes between the checkpoints within an epoch.
 
     Raises:
-        NonFiniteError: loss or gradient norm is not finite; no weight has changed.
+        NonFiniteError: loss or gradient norm is not finite; no weight has changed. Or a weight or a number
+            of the optimiser is not, behind an epoch or where it is to be saved: nothing is saved.
         StoppedError: SIGINT or SIGTERM; the step was finished and everything saved.
         CheckpointError: a checkpoint could not be written, or does not fit.
     """
     processes = processes or Processes()
-    with StopRequest(processes) as stop, run.outcome(), processes.explained():
+    with run.outcome(), StopRequest(processes) as stop, processes.explained():
         update = update or Update()
         state = Fit(model, optimizer, schedule, loss, run, update, processes, stop, faults, save_every)
         state.restore()
-        run.rewind(state.position.epoch)
+        processes.from_first(lambda: run.rewind(state.position.epoch))
         while state.position.epoch < epochs:
             if on_epoch is not None:
                 on_epoch(state.position.epoch)
@@ -234,8 +244,8 @@ def fit(
             _close_epoch(state, measured, (choose, lowest), pace, epochs, left)
             stop.agree()
             _answer(state)
-    if processes.first:
-        print(run.conclusion(choose, lowest), flush=True)
+        if processes.first:
+            print(run.conclusion(choose, lowest), flush=True)
 
 
 def _train_epoch(state: Fit, batches: Batches, epochs: int) -> float:
@@ -279,6 +289,7 @@ def _evaluate(state: Fit, evaluate: Evaluate) -> Mapping[str, float | None]:
     try:
         with rng.kept(), state.stop.at_once():
             state.processes.align(state.model)
+            state.check()
             measured = evaluate(state.model.eval(), state.stop.poll)
             if state.update.ema is None:
                 return measured
@@ -308,15 +319,14 @@ def _close_epoch(
         "lr": position.lr,
         **speed,
     }
-    (name, lowest), so_far = choose, position.best
+    name, lowest = choose
     value = measured[name]
-    better = so_far is not None and (value < so_far if lowest else value > so_far)
-    best = so_far is None or better or math.isnan(so_far)
+    best = better(value, position.best, lowest)
     if best:
         position.best = value
     position.close_epoch()
     state.processes.from_first(lambda: state.run.record(row, epochs, left))
-    state.save(best)
+    state.save({"name": name, "value": value, "lowest": lowest}, best)
 
 
 def _answer(state: Fit) -> None:

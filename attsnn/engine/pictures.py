@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from attsnn._files import replace_file
 
 _STYLE = {
     "font.size": 8,
@@ -49,7 +52,9 @@ def _picture(draw: Callable[..., Any]) -> Callable[..., list[Path]]:
             return []
         with _figure(size) as figure:
             draw(figure, *args, **kwargs)
-            figure.savefig(path)
+            png = io.BytesIO()
+            figure.savefig(png, format="png")
+        replace_file(path, png.getvalue())
         return [path]
 
     return write

@@ -20,9 +20,9 @@ def final(run: Run, model: nn.Module, measure: Callable[[nn.Module], Mapping[str
     best = checkpoint.find(run.path)
     checkpoint.load_weights(model, checkpoint.weights_in(best), best.path)
     found = measure(model)
-    epoch = best.state["position"]["epoch"]
-    row = next(row for row in run.rows() if row["epoch"] == epoch)
-    run.rewind(epoch=run.rows()[-1]["epoch"])
+    epoch, step = (best.state["position"][name] for name in ("epoch", "step"))
+    row = next((row for row in run.rows() if row["epoch"] == epoch), {"epoch": epoch, "step": step})
+    run.rewind(epoch=max((row["epoch"] for row in run.rows()), default=epoch))
     run.record({**row, **found, "final": True})
 
 
@@ -51,9 +51,11 @@ def conclude(
     final(run, model, measure)
     if not processes.first:
         return
+    with run.writing("draw the pictures"):
+        confusion = pictures.confusion(run.path / "confusion.png", scores[0].confusion, classes)
     paths = [
         run.path / "curves.png",
-        *pictures.confusion(run.path / "confusion.png", scores[0].confusion, classes),
+        *confusion,
         *_example(run, model, test, classes, observe, step_ms),
     ]
     print(f"\n{scores[0].per_class(classes)}\n\n{summary(scores[0], model)}\n")
@@ -76,4 +78,5 @@ def _example(
         out = model(frames[:, None].to(next(model.parameters()).device))
     layers = {name: emitted[:, 0] for name, emitted in seen.items()}
     title = f"A test recording of {classes[label]}, taken for {classes[out.argmax(1).item()]}"
-    return pictures.recording(run.path / "recording.png", frames, layers, step_ms=step_ms, title=title)
+    with run.writing("draw the pictures"):
+        return pictures.recording(run.path / "recording.png", frames, layers, step_ms=step_ms, title=title)

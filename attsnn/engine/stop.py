@@ -16,7 +16,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While entered, SIGINT and SIGTERM are a request; a second SIGINT interrupts at once.
+    """While entered, SIGINT and SIGTERM are a request; a second SIGINT interrupts at once. A
+    second SIGTERM does not: `timeout` sends it to a process and to its group.
+
 
     `number` is the signal for which all processes have agreed to stop, at the same step, whichever got it:
     `flags` are summed over them with what a step sums anyway, and `settle` takes the sum. What has arrived
@@ -26,7 +28,8 @@ class StopRequest:
 
     def __init__(self, processes: Processes) -> None:
         self.number: int | None = None
-        self._arrived: int | None = None
+        self._arrived: int | None = None  # the latest
+        self._interrupted = False
         self._processes = processes
         self._at_once = False
         self._before: dict[int, object] = {}
@@ -37,9 +40,11 @@ class StopRequest:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if error is None and self.number is None and self._arrived is not None:
+            signal.raise_signal(self._arrived)  # nobody asked for it any more: it is not lost
 
     def flags(self) -> list[float]:
         """Which of SIGNALS arrived here."""
@@ -78,10 +83,13 @@ class StopRequest:
             self._at_once = False
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if number == self._arrived == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._arrived is None and number == signal.SIGINT and self._processes.first:
-            os.write(2, b"\nStopping behind this step, to save; once more stops at once and saves nothing.\n")
+        if number == signal.SIGINT:
+            if self._interrupted:  # whatever came between
+                raise KeyboardInterrupt
+            self._interrupted = True
+            if self._processes.first:
+                said = b"\nStopping behind this step, to save; once more stops at once and saves nothing.\n"
+                os.write(2, said)
         self._arrived = number
         if self._at_once:
             self.number = number

@@ -1,5 +1,6 @@
 """Classification of images: top-1, top-5 and loss, counted exactly over all processes."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ from .processes import Faults, Processes
 
 @dataclass(frozen=True)
 class TopK:
-    """What an evaluation found; from 0 to 1 but for `samples`, a count."""
+    """What an evaluation found; from 0 to 1 but for `samples`, a count. A sample whose scores are not finite
+    is taken for no class; where those of none are, the accuracies are NaN.
+    """
 
     top1: float
     top5: float
@@ -45,7 +48,7 @@ def top_k(
         poll: called as often in every process, between batches; raises where the run is to stop.
     """
     processes = processes or Processes()
-    sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
+    sums = torch.zeros(5, dtype=torch.float64, device=processes.device)
     model.eval()
     for batch in own_batches(loader, processes, limit, poll):
         batch = batch if faults is None else faults.take(batch)
@@ -53,11 +56,12 @@ def top_k(
         if len(labels) == 0:
             continue
         out = (forward(model, images) if forward else model(images)).double()
-        best = out.topk(min(5, out.shape[1]), 1).indices == labels[:, None]
-        value = loss(out, labels) * len(labels)
-        sums += torch.stack([best[:, 0].sum(), best.sum(), value, value.new_tensor(float(len(labels)))])
+        finite = out.isfinite().all(1)
+        best = (out.topk(min(5, out.shape[1]), 1).indices == labels[:, None]) & finite[:, None]
+        value, count = loss(out, labels) * len(labels), out.new_tensor(float(len(labels)))
+        sums += torch.stack([best[:, 0].sum(), best.sum(), value, count, finite.sum()])
     if faults is not None:
         processes.count(faults)
-    top1, top5, total, samples = processes.sum(sums).tolist()
-    whole = max(samples, 1)
-    return TopK(top1 / whole, top5 / whole, total / whole, int(samples))
+    top1, top5, total, samples, scored = processes.sum(sums).tolist()
+    whole = max(samples, 1) if scored or not samples else math.nan
+    return TopK(top1 / whole, top5 / whole, total / max(samples, 1), int(samples))

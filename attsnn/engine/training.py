@@ -160,6 +160,19 @@ class Training:
         last = device.type == "cuda" if self.channels_last in ("gpu", "auto") else self.channels_last == "yes"
         return torch.channels_last if last else torch.contiguous_format
 
+    def bits(self, device: torch.device) -> dict[str, Any]:
+        """What the last bits of a run hang on, beside its recipe and the number of processes."""
+        return {
+            "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "backend": self.backend,
+            "channels_last": self.layout(device) is torch.channels_last,
+            "compile": self.compile,
+            "accumulate": self.accumulate,
+            "torch": torch.__version__,
+        }
+
     def set_precision(self) -> None:
         """Whether float32 products may be rounded to TensorFloat-32."""
         torch.backends.cudnn.allow_tf32 = self.precision == "tf32"

@@ -1,5 +1,6 @@
 """The functions behind the modules: one public signature each, shape rule, gradient, choice of backend."""
 
+from attsnn._extension import use_fused
 from attsnn.reference import (
     Gates,
     Norm,
@@ -33,4 +34,5 @@ __all__ = [
     "spatial_gate",
     "temporal_gate",
     "update_running",
+    "use_fused",
 ]

@@ -1,0 +1,260 @@
+"""One process at a time writes to a run directory.
+
+The operating system locks the file `.lock` in it, and gives it up when the process dies. Where a file system
+has no locks, a file `.lock-<machine>-<process>-...` stands for it (a token), which every process looks for.
+"""
+
+import errno
+import json
+import os
+import platform
+import random
+import secrets
+import shlex
+import stat
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from attsnn._files import lock, read_file
+
+from .errors import CheckpointError, UsageError
+from .sealed import parse
+
+_FILE = ".lock"
+
+
+class InUseError(UsageError):
+    """Another process has the run directory."""
+
+
+class Lock:
+    """A run directory that this process has, until `release`. `take` makes one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._count, self._process = path, 1, os.getpid()
+        self._descriptor: int | None = None
+        self._token: Path | None = None
+        self._made = [p for p in (path, *path.parents) if not p.exists()]
+        try:
+            self._enter()
+        except BaseException:
+            self._unmake()
+            raise
+
+    def check(self) -> None:
+        """Raises InUseError where another process has taken it since: somebody deleted the lock, say."""
+        if not self.path.is_dir():
+            return  # what is written next says so
+        try:
+            if not (self._has_file() if self._token is None else self._token.exists()):
+                self._leave()
+                self._enter()
+        except InUseError as error:
+            raise InUseError(f"{error} This process lost it, stops and writes nothing.") from error
+
+    def release(self) -> None:
+        """Gives it up, and removes folders that were made for it and hold nothing."""
+        self._count -= 1
+        if self._count or os.getpid() != self._process:  # a process that this one forked has nothing to give
+            return
+        _held.pop(os.path.realpath(self.path), None)
+        self._leave()
+        self._unmake()
+
+    def forget(self) -> None:
+        """In a process that this one forked: it would hold the lock on, were this one to die."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = self._token = None
+
+    def _unmake(self) -> None:
+        with suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+
+    def _enter(self) -> None:
+        try:
+            self._lock()
+        except OSError as error:
+            if isinstance(error, FileExistsError | NotADirectoryError):
+                raise UsageError(f"{self.path} is no folder: choose another --name or --runs-dir.") from error
+            raise CheckpointError(
+                f"Cannot write into {self.path} ({error.strerror or error}): make room or make it writable."
+            ) from error
+
+    def _lock(self) -> None:
+        for _ in range(1000):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(self.path / _FILE, os.O_RDWR | os.O_CREAT | _UNFOLLOWED, 0o666)
+            except FileNotFoundError:
+                continue  # who had it has just removed its folder
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise OSError(errno.EINVAL, f"its {_FILE} is no plain file: remove it")
+            locked = lock(descriptor, wait=False)
+            if locked is False:
+                os.close(descriptor)
+                raise InUseError(self._said(self._holder()))
+            if locked is None:
+                os.close(descriptor)
+                self._put_token()
+                return
+            if not self._is_ours(descriptor):
+                os.close(descriptor)
+                continue  # who had it has just removed it
+            self._descriptor = descriptor
+            if (other := self._other()) is not None:
+                self._leave()
+                raise InUseError(self._said(_told(other)))
+            with suppress(OSError):  # a full disc: the lock is what counts
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+            return
+        raise InUseError(self._said({}))
+
+    def _put_token(self) -> None:
+        """A second process that comes at the same instant sees this token, as this one sees the other's: both
+        take theirs back and try again at different times, so that one stays.
+        """
+        with suppress(OSError):
+            (self.path / _FILE).unlink()
+        name = f"{_FILE}-{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+        for _ in range(20):
+            token = self.path / name
+            with open(token, "x") as file:
+                json.dump(_this_process(), file)
+            other = self._other(token)
+            if other is None:
+                self._token = token
+                print(
+                    f"The file system of {self.path} has no locks: while {name} lies there, no other process "
+                    "goes on with this run.",
+                    flush=True,
+                )
+                return
+            token.unlink(missing_ok=True)
+            time.sleep(random.uniform(0.02, 0.1))
+        hint = f" If that process is gone, remove {other}."
+        raise InUseError(self._said(_told(other)) + hint)
+
+    def _other(self, own: Path | None = None) -> Path | None:
+        """The token of another process that may be alive; those of dead ones are removed."""
+        for token in sorted(self.path.glob(f"{_FILE}-*")):
+            if token == own:
+                continue
+            if _is_dead(_told(token)):
+                token.unlink(missing_ok=True)
+            elif token.exists():
+                return token
+        return None
+
+    def _has_file(self) -> bool:
+        """Whether this process has the lock of the file that lies there."""
+        own = self._descriptor
+        return own is not None and self._is_ours(own) and bool(lock(own, wait=False))
+
+    def _is_ours(self, descriptor: int) -> bool:
+        """Whether the file of that descriptor still lies there."""
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.path / _FILE))
+        return False
+
+    def _holder(self) -> Mapping[str, Any]:
+        """Who has it, as it says a moment after it took it."""
+        for _ in range(25):
+            found = _told(self.path / _FILE)
+            if found and not _is_dead(found):
+                return found
+            time.sleep(0.02)
+        return {}
+
+    def _said(self, who: Mapping[str, Any]) -> str:
+        told = f"process {who['process']} on {who['machine']}, since {who['since']}: `{who['command']}`"
+        return (
+            f"{self.path} is in use by {told if who else 'another process'}. Wait for its end or stop it, or "
+            "choose another --name."
+        )
+
+    def _leave(self) -> None:
+        with suppress(OSError):
+            if self._token is not None:
+                self._token.unlink()
+            elif self._descriptor is not None and self._is_ours(self._descriptor):
+                (self.path / _FILE).unlink()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = self._token = None
+
+
+_UNFOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_held: dict[str, Lock] = {}  # by the folder's real path: a process may open its own run again
+
+
+def _forget_all() -> None:
+    for held in _held.values():
+        held.forget()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+def take(path: Path) -> Lock:
+    """Locks a run directory, which is made where there is none.
+
+    Raises InUseError, a UsageError, where another process has it, with who; CheckpointError where nothing can
+    be written there.
+    """
+    key = os.path.realpath(path)
+    if key in _held:
+        _held[key]._count += 1
+    else:
+        _held[key] = Lock(path)
+    return _held[key]
+
+
+def _this_process() -> dict[str, Any]:
+    return {
+        "process": os.getpid(),
+        "machine": platform.node(),
+        "born": _born(os.getpid()),
+        "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+    }
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What a lock says of the process that has it; nothing where it does not say it."""
+    with suppress(OSError, ValueError):
+        found = parse(read_file(path))
+        if isinstance(found, dict) and {"process", "machine", "since", "command"} <= found.keys():
+            return found
+    return {}
+
+
+def _is_dead(who: Mapping[str, Any]) -> bool:
+    """Whether that process, of this machine, is gone."""
+    number = who.get("process")
+    if who.get("machine") != platform.node() or not isinstance(number, int) or number <= 0:
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return who.get("born") != _born(number)  # another one got its number
+
+
+def _born(process: int) -> str | None:
+    """When it started, in the machine's own words; None where nothing says so."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    return None

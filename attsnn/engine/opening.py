@@ -1,0 +1,303 @@
+"""Opening a run directory: who may, with which recipe, from which checkpoint, and what is mended before."""
+
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attsnn._files import UNFINISHED, read_file, replace_file
+
+from . import checkpoint, rows
+from .config import difference, surroundings
+from .errors import CheckpointError, UsageError, ending
+from .lineage import Lineage, survey
+from .lock import InUseError, Lock, take
+from .sealed import seal, unseal
+from .stored import ASIDE
+
+WRITTEN = ("config.json", "metrics.jsonl", "metrics.csv", "exit.json", "last", "best", "curves.png")
+
+
+@dataclass
+class Opening:
+    """What `Run.open` does in the first process, with its arguments."""
+
+    directory: Path
+    name: str
+    recipe: Mapping[str, Any]
+    resume: str | None
+    numbered: bool
+    free: Collection[str]
+    today: Callable[[Mapping], Mapping]
+    data: Mapping[str, Any]
+    bits: Mapping[str, Any]
+    path: Path = Path()
+    lock: Lock | None = None
+    lineage: Lineage = field(default_factory=lambda: Lineage(None))
+    made: bool = False
+
+    def find(self) -> tuple[Path, Path | None]:
+        """(run directory, checkpoint to resume from); locks the directory and changes nothing else in it."""
+        self._lock()
+        path = self.path
+        if self.resume:
+            start = Path(self.resume) if _is_checkpoint(Path(self.resume)) else None
+            self.lineage = survey(path, _say, start)
+            if self.lineage.last is None and self.resume != "auto":
+                raise _no_checkpoint(self.resume)
+        elif _holds_checkpoints(path) and not os.path.lexists(path / "config.json"):
+            raise UsageError(
+                f"{path} holds checkpoints of a run whose config.json is gone: choose another --name, or go "
+                "on with it: --resume auto."
+            )
+        saved = self.lineage.last
+        asked = saved.state.get("recipe") if saved else recipe_in(path, broken=self.resume is None)
+        if asked is not None:
+            self._check(asked)
+        known = (saved.state.get("data") if saved else None) or self.data
+        # What an older checkpoint does not say of its data is not compared.
+        changed = difference(known, {name: value for name, value in self.data.items() if name in known})
+        if changed:
+            raise UsageError(f"{path} cannot be resumed with other data; these differ:{_listed(changed)}")
+        return path, saved.path if saved else None
+
+    def make(self) -> dict[str, Any]:
+        """Writes what says that the run goes on, and mends what is wrong. Returns what the loop must know of
+        the best checkpoint: {"best": its number}, or nothing where only the last one knows it.
+        """
+        saved, path = self.lineage.last, self.path
+        try:
+            for leftover in path.glob(f"{UNFINISHED}*"):
+                checkpoint.remove(leftover)
+            for file in (path / name for name in WRITTEN):
+                if os.path.lexists(file) and not file.is_file():
+                    _say(f"{file} is no plain file: it is {_put_aside(file).name} now.")
+            if saved:
+                self._mend()
+            if self.resume:
+                nothing = f"No checkpoint in {path}: starting from the beginning."
+                _say(f"Resuming from {saved.path}." if saved else nothing)
+            if is_spent(path):
+                (path / "config.json").unlink()
+            self._describe()
+            self.made = True
+            for earlier in path.glob("exit*.json"):  # a kill leaves none
+                earlier.unlink()
+        except OSError as error:
+            intact = f"; {saved.path} is intact" if saved else ""
+            raise CheckpointError(
+                f"Cannot write into {path} ({error.strerror or error}){intact}. Make room or make it "
+                "writable, then start it again."
+            ) from error
+        if saved:
+            self._compare_bits()
+        found = self.lineage
+        if found.best is not None and found.measured is None:
+            return {}
+        return {"best": found.measured["value"] if found.measured else None} if saved else {}
+
+    def abandon(self, error: BaseException) -> None:
+        """Gives the directory up, and says in exit.json what ended it where the run had begun."""
+        if self.lock is None:
+            return
+        if self.made:
+            leave(self.path / "exit.json", *ending(error))
+        self.lock.release()
+
+    def _lock(self) -> None:
+        if self.resume not in (None, "auto"):
+            self.path = run_directory(self.directory, self.name, self.resume, self.numbered)
+            if not self.path.is_dir():
+                raise _no_checkpoint(self.resume)
+            self.lock = take(self.path)
+        elif self.resume or not self.numbered:
+            self.path = run_directory(self.directory, self.name, self.resume, self.numbered)
+            self.lock = take(self.path)
+        else:
+            for path in itertools.filterfalse(_is_taken, _numbers(self.directory, self.name)):
+                with contextlib.suppress(InUseError):
+                    self.path, self.lock = path, take(path)
+                    if not _is_taken(path):
+                        return
+                    self.lock.release()  # one that had it meanwhile made a run
+                    self.lock = None
+
+    def _check(self, old: Mapping) -> None:
+        changed, path = difference(self.today(old), self.recipe, self.free), self.path
+        fields = _listed(changed)
+        if changed and self.resume:
+            longer = any(line.startswith("epochs:") for line in changed)
+            more = f"\nMore epochs, at a schedule of their own, are a new run: --init-from {path}"
+            hint = more if longer else ""
+            raise UsageError(
+                f"{path} cannot be resumed with another recipe; these fields differ:{fields}{hint}"
+            )
+        if not self.resume:
+            other = f"another run; these fields differ:{fields}\nChoose"
+            what = other if changed else "this run already; choose"
+            raise UsageError(f"{path} holds {what} another --name, or go on with it: --resume auto.")
+
+    def _mend(self) -> None:
+        """Sets aside what the run does not go on from, and writes pointers and rows as they should be."""
+        path, found = self.path, self.lineage
+        for sentence in found.said:
+            _say(sentence)
+        for old, why in found.aside.items():
+            _say(f"{old.name} {why}: it is {_put_aside(old).name} now, which nothing deletes.")
+        for pointer, named in (("best", found.best), ("last", found.last.path)):
+            if named is None:
+                (path / pointer).unlink(missing_ok=True)
+            elif checkpoint.pointed(path, pointer) != named:
+                replace_file(path / pointer, f"{named.name}\n".encode())
+        rows.mend(path, found.last, _say)
+
+    def _describe(self) -> None:
+        """Writes config.json; a resumed run adds its own surroundings to it."""
+        file, saved = self.path / "config.json", self.lineage.last
+        config = None
+        if os.path.lexists(file):
+            try:
+                config = _config(file)
+                config["resumed"] = [*config.get("resumed", []), surroundings()]
+            except (OSError, ValueError, TypeError) as error:
+                source = "the checkpoint's recipe" if saved else "the recipe that was asked for"
+                kept = _put_aside(file).name
+                _say(f"{file} is damaged ({error}): it is {kept} now, and a new one holds {source}.")
+        if config is None:
+            recipe = saved.state.get("recipe") if saved else None
+            config = {"recipe": self.recipe if recipe is None else recipe, **surroundings()}
+        replace_file(file, seal(config))
+
+    def _compare_bits(self) -> None:
+        before = self.lineage.last.state.get("bits") or {}
+        changed = difference(before, {name: self.bits.get(name) for name in before})
+        if changed:
+            _say(
+                "What follows has not the very bits of a run that was never stopped, for these differ:"
+                f"{_listed(changed)}"
+            )
+
+
+@contextlib.contextmanager
+def reporting(directory: Path, name: str, resume: str | None, numbered: bool, rank: int) -> Iterator[None]:
+    """Inside, what goes wrong before a run goes on, as `Run.open` would with these arguments, is left in its
+    exit.json too, unless another process has it.
+    """
+    try:
+        yield
+    except InUseError:
+        raise
+    except BaseException as error:
+        if resume and rank == 0 and (path := run_directory(directory, name, resume, numbered)).is_dir():
+            with contextlib.suppress(UsageError, CheckpointError):
+                lock = take(path)
+                leave(path / "exit.json", *ending(error))
+                lock.release()
+        raise
+
+
+def recorded(directory: Path, name: str, resume: str | None, numbered: bool) -> dict[str, Any] | None:
+    """The recipe of the run that goes on, as `Run.open` would with these arguments; None of a new one."""
+    if not resume:
+        return None
+    path = run_directory(directory, name, resume, numbered)
+    found = recipe_in(path, broken=False)
+    if found is not None:
+        return found
+    for saved in checkpoint.entries(path):
+        with contextlib.suppress(CheckpointError):
+            return checkpoint.read_state(saved).get("recipe")
+    return None
+
+
+def recipe_in(path: Path, broken: bool) -> dict[str, Any] | None:
+    """That of the run's config.json; None where there is none, or nothing is left of the run.
+
+    `broken`: whether a damaged one is a UsageError; else it is None.
+    """
+    if is_spent(path):
+        return None
+    try:
+        return _config(path / "config.json")["recipe"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        if not broken:
+            return None
+        raise UsageError(
+            f"{path / 'config.json'} is not a run's config ({error}); choose another --name, or go on with "
+            "the checkpoints beside it: --resume auto."
+        ) from error
+
+
+def run_directory(directory: Path, name: str, resume: str | None, numbered: bool) -> Path:
+    """The run directory that these mean; of a new run the last one that is taken."""
+    if resume not in (None, "auto"):
+        return Path(resume).parent if _is_checkpoint(Path(resume)) else Path(resume)
+    if not numbered:
+        return directory / name
+    taken = list(itertools.takewhile(_is_taken, _numbers(directory, name)))
+    return taken[-1] if taken else directory / name
+
+
+def is_spent(path: Path) -> bool:
+    """Whether a run ended there without a checkpoint, of a wrong path to the data, say: nothing is lost."""
+    ended = (path / "config.json").exists() and (path / "exit.json").exists()
+    return ended and not _holds_checkpoints(path)
+
+
+def leave(path: Path, code: int, said: str) -> None:
+    """Writes an exit.json."""
+    with contextlib.suppress(OSError):  # a full disc has ended the run, say
+        replace_file(path, (json.dumps({"code": code, "said": said}) + "\n").encode())
+
+
+def _numbers(directory: Path, name: str) -> Iterator[Path]:
+    yield directory / name
+    yield from (directory / f"{name}-{number}" for number in itertools.count(2))
+
+
+def _is_taken(path: Path) -> bool:
+    config = os.path.lexists(path / "config.json") and not is_spent(path)
+    return config or _holds_checkpoints(path)
+
+
+def _holds_checkpoints(path: Path) -> bool:
+    return bool(checkpoint.entries(path)) or next(path.glob(f"{ASIDE}ckpt-*"), None) is not None
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return os.path.lexists(path / "manifest.json") or (path in checkpoint.entries(path.parent))
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """What config.json holds; a ValueError for what is none."""
+    config = unseal(read_file(file))
+    if not isinstance(config.get("recipe"), dict):
+        raise ValueError("it holds no recipe")
+    return config
+
+
+def _put_aside(path: Path) -> Path:
+    """Renames what the run does not go on with; returns its new path."""
+    name = ASIDE + path.name.removeprefix(ASIDE)
+    new = next(new for new in _numbers(path.parent, name) if not os.path.lexists(new))
+    return path.rename(new)
+
+
+def _no_checkpoint(resume: str) -> UsageError:
+    return UsageError(
+        f"--resume {resume}: neither a checkpoint (ckpt-...) nor a run directory that holds one."
+    )
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return "".join(f"\n  {line}" for line in lines)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)

@@ -1,0 +1,63 @@
+"""metrics.jsonl, a line for each evaluation of a run, and the same as a table, metrics.csv."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attsnn._files import read_file, replace_file
+
+from .sealed import parse
+from .stored import Checkpoint, lines
+
+Row = dict[str, Any]
+
+
+def read(run: Path) -> tuple[list[Row], int]:
+    """The rows, and how many lines are none: one that a crash cut short, say."""
+    try:
+        found = [_row(line) for line in read_file(run / "metrics.jsonl").splitlines()]
+    except OSError:
+        return [], 0
+    whole = [row for row in found if row is not None]
+    return whole, len(found) - len(whole)
+
+
+def write(run: Path, rows: Sequence[Row]) -> None:
+    """Both files; an OSError leaves what was there."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    replace_file(run / "metrics.jsonl", lines(rows))
+    replace_file(run / "metrics.csv", text.getvalue().encode())
+
+
+def before(rows: Sequence[Row], epoch: int) -> list[Row]:
+    """Those up to an epoch, without the final one."""
+    return [row for row in rows if row["epoch"] <= epoch and not row.get("final")]
+
+
+def mend(run: Path, saved: Checkpoint, say: Callable[[str], None]) -> None:
+    """Writes what the checkpoint knows to have been recorded where that was lost or changed."""
+    file, (found, unreadable) = run / "metrics.jsonl", read(run)
+    if saved.rows is not None:
+        epoch = saved.state["position"]["epoch"]
+        if json.dumps(before(found, epoch)) != json.dumps(before(saved.rows, epoch)):
+            write(run, before(saved.rows, epoch))
+            say(f"{file} was not what had been recorded: it is what {saved.path.name} holds again.")
+            return
+    if unreadable:
+        say(f"{unreadable} lines of {file} cannot be read and are left out.")
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        row = parse(line)
+    except ValueError:
+        return None
+    whole = isinstance(row, dict) and type(row.get("epoch")) is int
+    return row if whole else None

@@ -1,0 +1,217 @@
+"""What a checkpoint is, and reading it: `ckpt-<step>` in a run directory, verified by its manifest.
+
+It holds `model.safetensors`, `optimizer.safetensors`, `state.json`, `ema.safetensors` where weights are
+averaged, `metrics.jsonl` (what the run had recorded by then), and `manifest.json` (size and SHA-256 of the
+others, and its own). No number in it is infinite or NaN.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+
+from attsnn._files import read_file
+
+from .errors import CheckpointError
+from .sealed import SEAL, parse, unseal
+
+SCHEMA = 2  # 1: of one process, whose generators were no list
+MANIFEST = "manifest.json"
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+AVERAGED, ROWS = "ema.safetensors", "metrics.jsonl"
+_OPTIONAL = {AVERAGED, ROWS}
+_NAME = re.compile(r"ckpt-(\d+)(?:\.(\d+))?")
+_PART = re.compile(r"[^.].*\.(safetensors|json|jsonl)")  # what else lies beside them is no matter of ours
+ASIDE = "aside-"  # begins the name of a checkpoint that the run does not go on from, and that nothing deletes
+
+
+class NewerError(CheckpointError):
+    """A whole checkpoint, of a later version of this package."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: state dicts for `load_state_dict`, and the scalars in `state`."""
+
+    path: Path
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    state: dict[str, Any]
+    ema: dict[str, torch.Tensor] | None = None  # of the averaged model, with its count
+    rows: list[dict[str, Any]] | None = None  # what the run had recorded; None: an older version wrote it
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads one checkpoint; raises CheckpointError if a file is missing, altered or of another schema, or a
+    number is not finite.
+    """
+    with _explained(path):
+        data = _verified(path)
+        model, slots = (from_bytes(data[name]) for name in FILES[:2])
+        state = parse(data["state.json"])
+        ema = from_bytes(data[AVERAGED]) if AVERAGED in data else None
+        rows = [parse(line) for line in data[ROWS].splitlines()] if ROWS in data else None
+        name = not_finite(model, slots, ema)
+        if name is not None:
+            raise CheckpointError(f"{path} is of no use: {name} is not finite.")
+        return Checkpoint(path, model, _join(slots, state.pop("optimizer")), state, ema, rows)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The scalars alone, verified; raises CheckpointError."""
+    with _explained(path):
+        state = parse(_verified(path, only="state.json")["state.json"])
+        state.pop("optimizer")
+        return state
+
+
+def read_last(directory: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
+    """The last valid checkpoint of a run directory, or None if it holds none.
+
+    Falls back to older ones and says so; raises CheckpointError if there are some and none is valid.
+    """
+    last = pointed(directory, "last")
+    return first_valid(directory, list(dict.fromkeys(([last] if last else []) + entries(directory))), say)[0]
+
+
+def first_valid(
+    directory: Path, queue: Sequence[Path], say: Callable[[str], None]
+) -> tuple[Checkpoint | None, list[Path]]:
+    """(The first of `queue` that is valid, those before it); as `read_last` says and raises."""
+    damaged: list[Path] = []
+    for path in queue:
+        try:
+            found = read(path)
+            check_place(path, found.state)
+        except NewerError:
+            raise
+        except CheckpointError as error:
+            say(f"Skipped a checkpoint: {error}")
+            damaged.append(path)
+            continue
+        if damaged:
+            say(f"Falling back to {path}.")
+        return found, damaged
+    if queue:
+        raise CheckpointError(f"No checkpoint in {directory} is usable; start anew with another --name.")
+    return None, damaged
+
+
+def entries(directory: Path) -> list[Path]:
+    """What is called as a checkpoint in a run directory, the newest first."""
+    found = (path for path in directory.glob("ckpt-*") if _NAME.fullmatch(path.name))
+    return sorted(found, key=_step, reverse=True)
+
+
+def pointed(directory: Path, pointer: str) -> Path | None:
+    """The checkpoint that `last` or `best` names, or None where it names none."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        name = Path(read_file(directory / pointer).decode().strip()).name
+        if "\0" not in name and _NAME.search(name):
+            return directory / name
+    return None
+
+
+def check_place(path: Path, state: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where a checkpoint of a run directory is called by another step than its own: a
+    copy, say.
+    """
+    step = state.get("position", {}).get("step")
+    if step is not None and _step(path)[0] != step:
+        raise CheckpointError(f"{path} holds step {step}: it is not where the run has put it.")
+
+
+def _step(path: Path) -> tuple[int, ...]:
+    """(step, repetition) of `ckpt-12.1`; anything else comes last."""
+    found = _NAME.search(path.name)
+    return tuple(int(part) for part in found.groups() if part is not None) if found else (-1,)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Inside, whatever shows that a checkpoint is not whole becomes a CheckpointError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _verified(path: Path, only: str | None = None) -> dict[str, bytes]:
+    """What the files of a checkpoint hold, or one of them, as its manifest has them."""
+    files = _manifest(path)
+    named = {*FILES, *(_OPTIONAL & files.keys())}
+    there = {found.name for found in path.iterdir() if _PART.fullmatch(found.name)} - {MANIFEST}
+    if wrong := sorted((files.keys() ^ named) | (there ^ named)):
+        raise CheckpointError(f"{path} does not hold what its manifest names: see {', '.join(wrong)}.")
+    data = {name: read_file(path / name) for name in ([only] if only else sorted(named))}
+    for name, content in data.items():
+        if files[name] != digest(content):
+            raise CheckpointError(f"{path / name} is damaged: its size or SHA-256 is not the manifest's.")
+    return data
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """{file: its digest}."""
+    content = read_file(path / MANIFEST)
+    try:
+        manifest = unseal(content)
+        if manifest.keys() != {"schema", "files"} or not isinstance(manifest["files"], dict):
+            raise ValueError("it does not hold schema and files")
+    except ValueError as error:
+        other = re.search(rb'"schema": *(\d{1,9})', content)
+        schema = int(other[1]) if other else SCHEMA
+        says = f" It says schema {schema}; this version reads {SCHEMA}." if schema != SCHEMA else ""
+        raise CheckpointError(f"{path / MANIFEST} is damaged: {error}.{says}") from error
+    if (schema := manifest["schema"]) != SCHEMA:
+        whole = SEAL in parse(content)  # else it may be a flipped bit
+        newer = whole and isinstance(schema, int) and schema > SCHEMA
+        raise (NewerError if newer else CheckpointError)(
+            f"{path} has schema {schema}; this version reads schema {SCHEMA}: go on with the version that "
+            "wrote it."
+        )
+    return manifest["files"]
+
+
+def not_finite(model: Mapping, slots: Mapping, ema: Mapping | None) -> str | None:
+    """Where a number is infinite or NaN, in words."""
+    groups = (("the weight or statistic", model), ("the optimiser's", slots), ("the averaged", ema or {}))
+    tensors = {
+        f"{what} {name}": tensor
+        for what, group in groups
+        for name, tensor in group.items()
+        if tensor.dtype.itemsize > 1 and (tensor.is_floating_point() or tensor.is_complex())
+    }
+    devices = {tensor.device for tensor in tensors.values()}
+    for device in devices:  # waits for each once
+        names = [name for name, tensor in tensors.items() if tensor.device == device]
+        finite = torch.stack([torch.isfinite(tensors[name].detach()).all() for name in names]).tolist()
+        if not all(finite):
+            return names[finite.index(False)]
+    return None
+
+
+def _join(tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **rest["values"]}.items():
+        parameter, _, name = key.partition(".")
+        state.setdefault(int(parameter), {})[name] = value
+    return {"state": dict(sorted(state.items())), "param_groups": rest["groups"]}
+
+
+def digest(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """metrics.jsonl."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
