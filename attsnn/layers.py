@@ -43,6 +43,8 @@ class SpikingLayer(nn.Module):
             residual network hands on.
         membrane_dtype: at least the type of shortcut and membrane, in which then the whole op computes; what
             is emitted keeps the convolution's type. None: all have the convolution's type.
+        norm_scale: multiplies the norm's weight where it is used, not where it is learned; alpha times the
+            threshold is the threshold-dependent batch norm (tdBN; Zheng et al., 2021).
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class SpikingLayer(nn.Module):
         attention: Attention | PrunedAttention | PFA | nn.Identity | None = None,
         membrane: bool = False,
         membrane_dtype: torch.dtype | None = None,
+        norm_scale: float = 1.0,
     ):
         super().__init__()
         _check_norm(norm)
@@ -68,7 +71,7 @@ class SpikingLayer(nn.Module):
         self.current, self.norm = current, norm
         self.attention = None if isinstance(attention, nn.Identity) else attention
         self.neuron, self.pool, self.membrane = neuron, pool, membrane
-        self.membrane_dtype = membrane_dtype
+        self.membrane_dtype, self.norm_scale = membrane_dtype, norm_scale
 
     def run(self, x: Tensor, shortcut: Tensor | None = None) -> ops.SeamOutput:
         """x [T, N, C, H, W] or [T, N, F], a shortcut of the pooled maps' shape; all that the op returns, the
@@ -78,13 +81,13 @@ class SpikingLayer(nn.Module):
         emitted, z = z.dtype, _widened(z, self.membrane_dtype)
         norm, pool, gates = self.norm, self.pool, None
         if isinstance(self.attention, COMPOSED):
-            z = self.attention(_normed(z, norm, self.neuron.backend, pool=pool))
+            z = self.attention(_normed(z, norm, self.neuron.backend, pool=pool, scale=self.norm_scale))
             norm, pool = None, 1
         elif self.attention is not None:
             gates = self.attention.gates(z)
         result = ops.seam(
             z,
-            norm=None if norm is None else _norm_of(norm),
+            norm=None if norm is None else _norm_of(norm, self.norm_scale),
             pool=pool,
             gates=gates,
             shortcut=shortcut,
@@ -94,13 +97,45 @@ class SpikingLayer(nn.Module):
         _update(norm, result, self.neuron.backend)
         return result if result.out.dtype == emitted else result._replace(out=result.out.to(emitted))
 
-    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """What the neuron emits; with `membrane`, (emitted, membrane)."""
+    def forward(
+        self, x: Tensor, shortcut: Tensor | None = None, *, steps: int | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """What the neuron emits; with `membrane`, (emitted, membrane).
+
+        steps: how many, where x [1, N, ...] is the same at each: all but the neuron runs once. Not with an
+        attention, a shortcut or `membrane`.
+        """
+        if steps is not None:
+            self._check_plain("steps", shortcut)
+            charge = _widened(over_time(self._current, x), self.membrane_dtype)
+            how = {"pool": self.pool, "repeats": steps, "scale": self.norm_scale}
+            return self.neuron(_normed(charge, self.norm, self.neuron.backend, **how), steps=steps)
         result = self.run(x, shortcut)
         return (result.out, result.membrane) if self.membrane else result.out
 
+    def step(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One step [N, ...] of a sequence, from the state v that the step before returned: (emitted, v).
+
+        The norm takes its running statistics, as in evaluation, and leaves them as they are. Not with an
+        attention or `membrane`.
+        """
+        self._check_plain("step()")
+        z = _widened(self._current(x), self.membrane_dtype)
+        how = {"pool": self.pool, "scale": self.norm_scale, "given": True}
+        emitted, v = self.neuron.run(_normed(z[None], self.norm, self.neuron.backend, **how), v)
+        return emitted[0], v
+
+    @property
+    def _current(self) -> nn.Module:
+        return nn.Identity() if self.current is None else self.current
+
+    def _check_plain(self, what: str, shortcut: Tensor | None = None) -> None:
+        if self.attention is not None or self.membrane or shortcut is not None:
+            raise ValueError(f"{what} is for a layer without attention, shortcut and membrane")
+
     def extra_repr(self) -> str:
-        return ", ".join(f"{k}={getattr(self, k)}" for k in ("pool", "membrane"))
+        knobs = ("pool", "membrane", *(("norm_scale",) if self.norm_scale != 1 else ()))
+        return ", ".join(f"{k}={getattr(self, k)}" for k in knobs)
 
 
 class AveragePool(nn.Module):
@@ -153,23 +188,39 @@ def _widened(z: Tensor, dtype: torch.dtype | None) -> Tensor:
     return z if dtype is None else z.to(torch.promote_types(z.dtype, dtype))
 
 
-def _normed(z: Tensor, norm: _BatchNorm | None, backend: Backend, *, pool: int = 1, repeats: int = 1):
+def _normed(
+    z: Tensor,
+    norm: _BatchNorm | None,
+    backend: Backend,
+    *,
+    pool: int = 1,
+    repeats: int = 1,
+    scale: float = 1.0,
+    given: bool = False,
+) -> Tensor:
     """Norm and pool alone: a seam of one step, T folded into N, that emits its neuron's first charge, which
-    is what the neuron reads.
+    is what the neuron reads. `given`: with the running statistics in training, too.
     """
     if norm is None and pool == 1:
         return z
-    given = None if norm is None else _norm_of(norm)._replace(repeats=repeats)
-    result = ops.seam(z.flatten(0, 1)[None], norm=given, pool=pool, emit="membrane", backend=backend)
+    asked = None if norm is None else _norm_of(norm, scale, given)._replace(repeats=repeats)
+    result = ops.seam(z.flatten(0, 1)[None], norm=asked, pool=pool, emit="membrane", backend=backend)
     _update(norm, result, backend)
     return result.out.squeeze(0).unflatten(0, z.shape[:2])
 
 
-def _norm_of(norm: _BatchNorm) -> ops.Norm:
-    given = not norm.training and norm.running_mean is not None
+def _norm_of(norm: _BatchNorm, scale: float = 1.0, given: bool = False) -> ops.Norm:
+    given = (given or not norm.training) and norm.running_mean is not None
     mean, var = (norm.running_mean, norm.running_var) if given else (None, None)
-    group = _group_of(norm) if norm.training else None
-    return ops.Norm(norm.weight, norm.bias, mean, var, norm.eps, group)
+    group = _group_of(norm) if norm.training and not given else None
+    return ops.Norm(_weight_of(norm, scale), norm.bias, mean, var, norm.eps, group)
+
+
+def _weight_of(norm: _BatchNorm, scale: float) -> Tensor | None:
+    """What a norm multiplies by; of one that learns nothing only the scale, where there is one."""
+    if scale == 1:
+        return norm.weight
+    return torch.full_like(norm.running_mean, scale) if norm.weight is None else norm.weight * scale
 
 
 def _group_of(norm: _BatchNorm) -> "dist.ProcessGroup | None":
@@ -225,10 +276,11 @@ def fold(model: nn.Module) -> nn.Module:
     folded = copy.deepcopy(model).eval()
     for module in list(folded.modules()):
         if isinstance(module, SpikingLayer | NormedLayer) and None not in (module.current, module.norm):
+            scale = getattr(module, "norm_scale", 1.0)
             if isinstance(module.current, nn.Sequential):
-                module.current[-1] = _folded(module.current[-1], module.norm, "norm")
+                module.current[-1] = _folded(module.current[-1], module.norm, "norm", scale)
             else:
-                module.current = _folded(module.current, module.norm, "norm")
+                module.current = _folded(module.current, module.norm, "norm", scale)
             module.norm = None
         if not isinstance(module, nn.Sequential):
             continue
@@ -240,12 +292,14 @@ def fold(model: nn.Module) -> nn.Module:
     return folded
 
 
-def _folded(layer: nn.Module, norm: _BatchNorm, name: str) -> nn.Module:
+def _folded(layer: nn.Module, norm: _BatchNorm, name: str, scale: float = 1.0) -> nn.Module:
     if norm.running_mean is None:
         raise ValueError(f"{name} has no running statistics (track_running_stats=False) to fold")
     if not isinstance(layer, FOLDABLE):
         kinds = ", ".join(kind.__name__ for kind in FOLDABLE)
         raise ValueError(f"{name} stands behind {type(layer).__name__}; it can be put into {kinds}")
+    if scale != 1:  # of a copy
+        norm.weight = nn.Parameter(_weight_of(norm, scale))
     fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
     return fuse(layer, norm)
 

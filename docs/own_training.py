@@ -54,9 +54,10 @@ def main() -> None:
     batches = engine.Batches(Signals(960), options.batch, options.seed, key=lambda index, seed: (index, seed))
     optimizer = options.optimiser(model)
     schedule = options.scheduler(optimizer, len(batches))
-    run = engine.Run.open(options.runs_dir, "own", engine.as_json(options), resume=RESUME, free=options.FREE)
+    recipe = engine.as_json(options)
     task = {"loss": loss, "evaluate": evaluate, "choose": "val_accuracy", "update": options.update(model)}
-    engine.fit(model, optimizer, schedule, batches, run=run, epochs=options.epochs, **task)
+    with engine.Run.open(options.runs_dir, "own", recipe, resume=RESUME, free=options.FREE) as run:
+        engine.fit(model, optimizer, schedule, batches, run=run, epochs=options.epochs, **task)
 
 
 if __name__ == "__main__":

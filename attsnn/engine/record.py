@@ -176,7 +176,9 @@ class Run:
 
     def last(self) -> Path | None:
         """The last checkpoint, if there is one."""
-        return checkpoint.pointed(self.path, "last")
+        named = checkpoint.pointed(self.path, "last")
+        there = named is not None and named.exists()
+        return named if there else next(iter(checkpoint.entries(self.path)), None)
 
     def rows(self) -> list[dict[str, Any]]:
         """What was recorded; a line that a crash cut short is left out."""

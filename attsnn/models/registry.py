@@ -27,7 +27,8 @@ def keywords(name: str) -> tuple[str, ...]:
 
 def create(name: str, **kwargs) -> nn.Module:
     """The model of that name; the keywords are those of its builder, which the file of its family documents:
-    `help(attsnn.models.ma_snn)`, ms_resnet, att_vgg, pfa_vgg, pfa_fmnist, pfa_ms_resnet.
+    `help(attsnn.models.ma_snn)`, ms_resnet, att_vgg, pfa_vgg, pfa_fmnist, pfa_ms_resnet,
+    fsvae.
     """
     builder, known = _builder(name), keywords(name)
     unknown = set(kwargs) - set(known)

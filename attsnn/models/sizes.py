@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable, Sequence
 
 
-def check_widths(channels: Sequence[int], count: int) -> None:
-    """A sentence for channels that are not `count` widths."""
+def check_widths(channels: Sequence[int], count: int, name: str = "channels") -> None:
+    """A sentence for channels, or what `name` says, that are not `count` widths."""
     widths = isinstance(channels, Sequence) and len(channels) == count
     if not widths or any(isinstance(c, bool) or not isinstance(c, int) or c < 1 for c in channels):
-        raise ValueError(f"channels must be {count} widths of at least 1, got {channels!r}")
+        raise ValueError(f"{name} must be {count} widths of at least 1, got {channels!r}")
 
 
 def sides(size: int | Sequence[int], multiple: int) -> tuple[int, int]:

@@ -63,7 +63,7 @@ def _rename_vgg(theirs: State) -> dict[str, Tensor]:
     return by_table(theirs, "pfa_vgg", GESTURE if gesture else EVENTS)
 
 
-def _of_module(ours: State, prefix: str) -> tuple[int, int, int]:
+def of_module(ours: State, prefix: str) -> tuple[int, int, int]:
     """Rank, steps and channels of a PFA."""
     rank, steps, *_ = shape_of(ours, f"{prefix}spatial_weight", 4)
     return rank, steps, shape_of(ours, f"{prefix}temporal_weight", 2)[1]
@@ -86,7 +86,7 @@ def _rules(weighted: bool, given: dict) -> dict:
 
 
 def _infer_module(ours: State, theirs: State, given: dict) -> dict:
-    rank, steps, channels = _of_module(ours, "")
+    rank, steps, channels = of_module(ours, "")
     kernel = ours["spatial_weight"].shape[-1]
     sizes = {"steps": steps, "channels": channels, "rank": rank, "kernel": kernel}
     return sizes | _rules("weight" in theirs, given)
@@ -98,7 +98,7 @@ def _infer_vgg(ours: State, theirs: State, given: dict) -> dict:
     missing = [f"{head}.weight" for head in weights if f"{head}.weight" not in theirs]
     if 0 < len(missing) < len(weights):
         raise KeyError(missing[0])
-    modules = [_of_module(ours, p) for p in ("attention.", *(f"stages.{i}.attention." for i in range(4)))]
+    modules = [of_module(ours, p) for p in ("attention.", *(f"stages.{i}.attention." for i in range(4)))]
     ranks = [rank for rank, *_ in modules]
     layers = [f"stages.{i}.{part}" for i in range(4) for part in ("first", "second")]
     outputs, flat = shape_of(ours, "classifier.current.weight", 2)
@@ -124,7 +124,7 @@ def _of_gesture(outputs: int, side: int, ranks: list[int]) -> dict:
 
 
 def _infer_fmnist(ours: State, theirs: State, given: dict) -> dict:
-    rank, steps, channels = _of_module(ours, "features.attention.")
+    rank, steps, channels = of_module(ours, "features.attention.")
     classes, hidden = shape_of(ours, "classifier.current.weight", 2)
     sizes = {"steps": steps, "rank": rank, "num_classes": classes, "channels": channels, "hidden": hidden}
     return {"name": "pfa_fmnist", **sizes, **given}  # of the released code where not given
