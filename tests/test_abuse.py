@@ -5,9 +5,11 @@ disc or a NaN do.
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -389,7 +391,7 @@ def test_a_broken_config_is_read_from_the_checkpoint(tmp_path, content, capsys):
     with pytest.raises(engine.UsageError, match="is not a run's config .*choose another --name"):
         abuse.run(path)
     abuse.run(path, resume="auto")
-    assert "config.json is damaged" in capsys.readouterr().out
+    assert "config.json was changed or damaged" in capsys.readouterr().out
     config = json.loads((path / "config.json").read_text())
     assert config["recipe"] == recipe and "versions" in config
     assert (path / "aside-config.json").read_bytes() == content
@@ -583,6 +585,231 @@ def test_windows_that_are_no_numbers_do_not_vote():
     two[2] = math.nan
     batch = torch.stack([three, two])[:, :, None].expand(2, 4, 5, 3), torch.tensor([1, 1])
     assert engine.evaluate(Says(), [batch], 3).confusion.tolist()[1] == [0, 1, 0, 1]
+
+
+# ---- what strangers do
+# ------------------------------------------------------------------------------------------
+
+
+def test_another_process_came_and_went(tmp_path):
+    """The lock was deleted, another went on with the run and ended: this one has lost it all the same."""
+    path = tmp_path / "run"
+    abuse.stopped(path)
+    run = open_run(path, "auto", epochs=abuse.EPOCHS)
+    (path / ".lock").unlink()
+    assert ended(forked(lambda: engine.command(lambda: open_run(path, "auto", epochs=abuse.EPOCHS)))) == 0
+    before = listed(path)
+    with pytest.raises(engine.UsageError, match="was in use by another process meanwhile. This process lost"):
+        run.record({"epoch": 4, "val_loss": 1.0})
+    run.close()
+    assert {k: v for k, v in listed(path).items() if ".lock" not in k} == {
+        k: v for k, v in before.items() if ".lock" not in k
+    }
+
+
+@pytest.mark.parametrize("name", ["epoch2", "ckpt-99", "ckpt-9"])
+def test_a_checkpoint_by_another_name_is_refused_before_anything_is_touched(tmp_path, name):
+    path = tmp_path / "run"
+    abuse.stopped(path)
+    (path / "ckpt-27").rename(path / name)
+    before = listed(path)
+    with pytest.raises(engine.UsageError, match=r"call it .*/ckpt-27, or start a run .*--init-from"):
+        open_run(path, str(path / name), epochs=abuse.EPOCHS)
+    assert listed(path) == before
+    (path / name).rename(path / "ckpt-27-kept")  # its own number it may have
+    opened = open_run(path, str(path / "ckpt-27-kept"), epochs=abuse.EPOCHS)
+    assert opened.checkpoint.path.name == checkpoint.read_last(path).path.name == "ckpt-27-kept"
+
+
+def test_resumed_from_within_a_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    abuse.stopped(path)
+    monkeypatch.chdir(path / "ckpt-31")
+    assert open_run(path, ".", epochs=abuse.EPOCHS).checkpoint.path == path / "ckpt-31"
+    with pytest.raises(engine.UsageError), opening.reporting(path, "run", ".", False, 0):
+        raise engine.UsageError("other data")
+    assert not (path / "ckpt-31" / "exit.json").exists()
+
+
+def test_a_run_does_not_start_anew_beside_what_was_set_aside(tmp_path):
+    path = tmp_path / "run"
+    abuse.stopped(path)
+    for folder in path.glob("ckpt-*"):
+        folder.rename(path / f"aside-{folder.name}")
+    with pytest.raises(engine.CheckpointError, match="go on from it with --resume .*/aside-ckpt-31"):
+        open_run(path, "auto", epochs=abuse.EPOCHS)
+    assert open_run(path, str(path / "aside-ckpt-31"), epochs=abuse.EPOCHS).checkpoint is not None
+
+
+def test_a_checkpoint_is_gone_on_from_though_last_names_none(tmp_path):
+    path = tmp_path / "run"
+    abuse.stopped(path)
+    (path / "ckpt-31").rename(tmp_path / "elsewhere")
+    opened = open_run(path, str(path / "ckpt-27"), epochs=abuse.EPOCHS)
+    assert opened.checkpoint.path.name == "ckpt-27"
+
+
+@pytest.mark.parametrize("what", ["ckpt-27\n", "", None])
+def test_the_best_is_not_lost_to_a_pointer_that_is_changed_meanwhile(tmp_path, what, capsys):
+    def loss(model, batch):
+        if (path / "last").exists() and (path / "last").read_text() == "ckpt-27\n":
+            (path / "best").unlink(missing_ok=True)
+            if what is not None:
+                (path / "best").write_text(what)
+        return engine.one_hot_mse(model, batch)
+
+    path = tmp_path / "run"
+    abuse.run(path, loss=loss)
+    assert (path / "best").read_text() == "ckpt-18\n"
+    said = capsys.readouterr().out
+    assert f"`best` of {path} was lost: it names ckpt-18 again." in said and "75.00%, of epoch 2" in said
+
+
+@pytest.mark.parametrize("content", [b"", b'{"epoch": 1, "val_accuracy": {"a": 1}}\n', None])
+def test_the_record_is_not_lost_to_a_file_that_is_changed_meanwhile(runs, tmp_path, content, capsys):
+    def loss(model, batch):
+        if (path / "last").exists() and (path / "last").read_text() == "ckpt-27\n":
+            file = path / "metrics.jsonl"
+            file.unlink(missing_ok=True)
+            if content is not None:
+                file.write_bytes(content)
+        return engine.one_hot_mse(model, batch)
+
+    path = tmp_path / "run"
+    ended = abuse.run(path, loss=loss)
+    assert abuse.untimed(ended.rows()) == abuse.untimed(engine.Run(runs[1], {}).rows())
+    assert "metrics.jsonl was changed: it is as it was recorded again" in capsys.readouterr().out
+
+
+def test_what_a_user_puts_beside_them_is_not_dropped(tmp_path):
+    """A checkpoint of another run, a copy by a name as the run's own, while the run goes on."""
+    path, other = tmp_path / "run", tmp_path / "other"
+    abuse.stopped(other)
+
+    def loss(model, batch):
+        if (path / "ckpt-9").exists() and not (path / "ckpt-9.5").exists():
+            shutil.copytree(path / "ckpt-9", path / "ckpt-9.5")
+            shutil.copytree(other / "ckpt-31", path / "ckpt-99")
+        return engine.one_hot_mse(model, batch)
+
+    abuse.run(path, loss=loss)
+    assert {"ckpt-9.5", "ckpt-99"} <= {p.name for p in path.iterdir()} and not (path / "ckpt-9").exists()
+
+
+def test_a_finished_run_is_not_overwritten_when_its_checkpoints_are_gone(tmp_path):
+    path = tmp_path / "run"
+    abuse.run(path)
+    for folder in path.glob("ckpt-*"):
+        shutil.rmtree(folder)
+    with pytest.raises(engine.UsageError, match="holds this run already"):
+        abuse.run(path)
+    assert engine.Run.open(tmp_path, "run", {}, numbered=True).path.name == "run-2"
+
+
+def test_the_files_of_others_are_kept(tmp_path, capsys):
+    """Nothing is written where no run lies, nothing lost where one is made."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "exit.json").write_text("precious")
+    with pytest.raises(engine.UsageError), opening.reporting(tmp_path, "x", str(folder), False, 0):
+        open_run(tmp_path / "x", str(folder))
+    assert (folder / "exit.json").read_text() == "precious"
+    (folder / "metrics.jsonl").write_text("mine")
+    (folder / "exit-notes.json").write_text("mine")
+    open_run(folder)
+    assert (folder / "aside-metrics.jsonl").read_text() == "mine" == (folder / "exit-notes.json").read_text()
+    assert (folder / "aside-exit.json").read_text() == "precious"
+    assert "metrics.jsonl is of no run of ours: it is aside-metrics.jsonl now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[", b'{"process": 1}'])
+def test_a_lock_that_says_nothing_is_a_lock(tmp_path, content):
+    path = tmp_path / "run"
+    run = open_run(path)
+    (path / ".lock").write_bytes(content)
+    said = tmp_path / "said"
+    assert ended(forked(lambda: engine.command(lambda: open_run(path, "auto")), said)) == 2
+    assert "is in use by another process. Wait for its end" in said.read_text()
+    run.close()
+    (path / ".lock-vm-123-ab").write_bytes(content)
+    with pytest.raises(engine.UsageError, match="by another process.* If that process is gone, remove "):
+        open_run(path, "auto")
+
+
+TOO_MUCH = ["ckpt-31\n" * 60, "ckpt-" + "3" * 300, "ckpt-" + "3" * 5000, "ckpt-31\nckpt-27"]
+
+
+@pytest.mark.parametrize("content", TOO_MUCH, ids=range(len(TOO_MUCH)))
+@pytest.mark.parametrize("pointer", ["last", "best"])
+def test_a_pointer_that_says_too_much(tmp_path, content, pointer, capsys):
+    path = tmp_path / "run"
+    abuse.stopped(path)
+    (path / pointer).write_text(content)
+    assert checkpoint.find(path).path.name == "ckpt-18"
+    assert open_run(path, "auto", epochs=abuse.EPOCHS).checkpoint.path.name == "ckpt-31"
+    assert (path / pointer).read_text() == ("ckpt-31\n" if pointer == "last" else "ckpt-18\n")
+    assert f"`{pointer}` names no checkpoint" in capsys.readouterr().out
+
+
+def test_a_config_that_contradicts_the_run_is_said(tmp_path, capsys):
+    path = tmp_path / "run"
+    abuse.stopped(path)
+    config = json.loads((path / "config.json").read_text())
+    del config["sha256"]
+    (path / "config.json").write_text(json.dumps({**config, "recipe": {**config["recipe"], "lr": 7}}))
+    open_run(path, "auto", epochs=abuse.EPOCHS)
+    assert "was changed or damaged (it says lr: 7, now 0.01)" in capsys.readouterr().out
+    assert json.loads((path / "config.json").read_text())["recipe"]["lr"] == 0.01
+
+
+def test_names_that_are_none():
+    for name in ("ckpt-5", "aside-x", ".x", "x" * 201):
+        with pytest.raises(engine.UsageError, match="a run is called otherwise than a checkpoint"):
+            engine.Training(name=name).check()
+
+
+class Gone(io.StringIO):
+    """A pipe whose reader has ended."""
+
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def flush(self):
+        self.write("")
+
+
+@pytest.mark.parametrize("stream", [Gone, lambda: None], ids=["a broken pipe", "closed"])
+def test_nobody_listens(tmp_path, monkeypatch, stream):
+    """`| tee log` dies of the same Ctrl-C: the step is finished and saved; the code is the signal's."""
+    before, write = signal.signal(signal.SIGINT, signal.default_int_handler), os.write
+    monkeypatch.setattr(os, "write", lambda fd, text: Gone().write(text) if fd == 2 else write(fd, text))
+    try:
+        with contextlib.redirect_stdout(stream()), contextlib.redirect_stderr(stream()):
+            code = engine.command(lambda: train(tmp_path / "run", loss=stopping_at(3, signal.SIGINT)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 130 == exit_json(tmp_path / "run")["code"]
+    assert checkpoint.read_last(tmp_path / "run").state["position"]["step"] == 3
+
+
+def test_a_second_signal_does_not_lose_the_outcome(tmp_path, monkeypatch):
+    """It comes while exit.json is written."""
+    left = []
+
+    def leaves(path, content):
+        if path.name == "exit.json" and not left:
+            left.append(1)
+            signal.raise_signal(signal.SIGTERM)
+        return write(path, content)
+
+    write = opening.replace_file
+    monkeypatch.setattr(opening, "replace_file", leaves)
+
+    def act():
+        with open_run(tmp_path / "run"):
+            signal.raise_signal(signal.SIGTERM)
+
+    assert engine.command(act) == 143 and exit_json(tmp_path / "run")["code"] == 143 and left
 
 
 # ---- how it ended

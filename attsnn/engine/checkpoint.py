@@ -21,7 +21,7 @@ from attsnn._files import UNFINISHED, sync_folder, unfinished
 from attsnn._files import write_file as _write_file
 
 from .errors import CheckpointError, NonFiniteError
-from .lineage import best_of, find, measured_of
+from .lineage import UNSAID, best_of, find, measured_of
 from .sealed import seal
 from .stored import (
     AVERAGED,
@@ -33,6 +33,7 @@ from .stored import (
     _step,
     digest,
     entries,
+    line_of,
     lines,
     not_finite,
     pointed,
@@ -76,28 +77,32 @@ def write(
     """
     previous = pointed(directory, "last")
     check_finite(directory, step, model, optimizer, ema)
+    # What a user has put beside them is not the run's to drop.
+    line = None if previous is None else line_of(previous)
+    line = [path.name for path in entries(directory) if line is None or path.name in line]
     try:
         for leftover in directory.glob(f"{UNFINISHED}*"):
             remove(leftover)
-        path = _write_files(directory, step, _encode(model, optimizer, state, ema, rows))
+        path = _write_files(directory, step, _encode(model, optimizer, state, ema, rows), line)
         read(path)
         # `last` behind `best`: who follows `last` alone repeats the epoch, which points to its own again.
         for pointer in ("best", "last") if best else ("last",):
             _point(directory, pointer, path.name)
         chosen = pointed(directory, "best")
-        if chosen is None or not chosen.exists():  # there is none yet, or somebody changed it meanwhile
-            chosen = best_of(measured_of(entries(directory)))
-            if chosen is not None:
-                _point(directory, "best", chosen.name)
-                print(f"`best` of {directory} was lost: it names {chosen.name} again.", flush=True)
+        known = measured_of([*(directory / name for name in line), path])
+        right = chosen if known.get(chosen) == UNSAID else best_of(known, chosen)
+        if right is not None and right != chosen:  # somebody changed it meanwhile
+            _point(directory, "best", right.name)
+            print(f"`best` of {directory} was lost: it names {right.name} again.", flush=True)
     except OSError as error:
+        previous = previous or next(iter(entries(directory)), None)
         older = f"the last one, {previous}, is intact" if previous else "there is no older one"
         raise CheckpointError(
             f"Cannot write the checkpoint of step {step} into {directory} ({error.strerror or error}); "
             f"{older}. Make room or make it writable, then go on with --resume auto."
         ) from error
-    for old in entries(directory):
-        if old not in {path, previous, chosen}:
+    for old in (directory / name for name in line):
+        if old not in {path, previous, right}:
             _drop(old)
     return path
 
@@ -154,8 +159,7 @@ def _encode(
         files[AVERAGED] = to_bytes(_on_host(ema))
     if rows is not None:
         files[ROWS] = lines(rows)
-    digests = {name: digest(content) for name, content in files.items()}
-    return {**files, MANIFEST: seal({"schema": SCHEMA, "files": digests})}
+    return files
 
 
 def _on_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -175,16 +179,19 @@ def _flatten(optimizer: Mapping) -> tuple[dict[str, torch.Tensor], dict[str, Any
     return tensors, {"groups": optimizer["param_groups"], "values": values}
 
 
-def _write_files(directory: Path, step: int, files: Mapping[str, bytes]) -> Path:
+def _write_files(directory: Path, step: int, files: Mapping[str, bytes], line: Sequence[str]) -> Path:
+    """`line`: the run's checkpoints before this one."""
+    path, again = directory / f"ckpt-{step}", 1
+    while os.path.lexists(path):  # the same step, saved before and after its evaluation
+        path, again = directory / f"ckpt-{step}.{again}", again + 1
+    digests = {name: digest(content) for name, content in files.items()}
+    manifest = {"schema": SCHEMA, "files": digests, "line": [*line, path.name]}
     with unfinished(directory) as own:
         whole = own / "whole"
         whole.mkdir()
-        for name, content in files.items():
+        for name, content in {**files, MANIFEST: seal(manifest)}.items():
             _write_file(whole / name, content)
         sync_folder(whole)
-        path, again = directory / f"ckpt-{step}", 1
-        while path.exists():  # the same step, saved before and after its evaluation
-            path, again = directory / f"ckpt-{step}.{again}", again + 1
         os.rename(whole, path)
     sync_folder(directory)  # a renamed entry is on the disk only once its directory is
     return path

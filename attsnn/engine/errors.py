@@ -1,11 +1,13 @@
 """What can end a run, with its exit code: 1 error, 2 usage, 4 not finite, 5 checkpoint; 3 is the data's."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 from attsnn._files import print_any_name
 
@@ -72,8 +74,8 @@ def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | Non
     defect of the program and keeps its traceback. SIGTERM, where no loop answers it, raises StoppedError.
     """
     known = {RunError: 1, OSError: 1, **(codes or {})}
-    print_any_name()
-    with _sigterm_raises():
+    with heard_or_not(), _sigterm_raises():
+        print_any_name()
         try:
             main()
         except KeyboardInterrupt as error:
@@ -88,6 +90,56 @@ def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | Non
             print(_sentence(error), file=sys.stderr)
             return getattr(error, "code", code)
     return 0
+
+
+class _Said:
+    """A stream whose reader may be gone: what nobody hears is no reason to stop."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # for what is left in its buffer at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def heard_or_not() -> Iterator[None]:
+    """Inside, printing never fails: not for a full disc, a pipe whose reader has ended, a closed stream."""
+    with contextlib.ExitStack() as stack:
+        before = sys.stdout, sys.stderr
+        nothing = stack.enter_context(open(os.devnull, "w"))
+        sys.stdout, sys.stderr = (_Said(stream or nothing) for stream in before)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM wait: for the few writes that say how a run ended."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_sigterm() -> None:

@@ -22,6 +22,7 @@ from .stored import (
     entries,
     first_valid,
     pointed,
+    pointed_name,
     read,
     read_state,
 )
@@ -68,13 +69,20 @@ def survey(directory: Path, say: Callable[[str], None], start: Path | None = Non
         last, damaged = first_valid(directory, [path for path in known if path not in left], say)
     else:
         last, damaged, left = read(start), [], [named]
+        step = last.state.get("position", {}).get("step")
+        if pointed_name(start) is None or (step is not None and _step(start)[0] != step):
+            raise UsageError(
+                f"--resume {start}: a run goes on from a checkpoint in its own folder, by its own name: call "
+                f"it {directory / f'ckpt-{step}'}, or start a run from its weights with --init-from {start}."
+            )
     found = Lineage(last, aside=dict.fromkeys(filter(os.path.lexists, damaged), "is of no use"))
     if last is None:
         return found
     if start is None and last.path != named and named not in damaged:
         found.said.append(f"`last` names {_called(directory, 'last')}: {last.path.name} is the last one.")
     for path in known:
-        if path not in damaged and path != last.path and (path in left or _step(path) > _step(last.path)):
+        later = path in left or _step(path) > _step(last.path)
+        if later and path not in damaged and path != last.path and os.path.lexists(path):
             found.aside[path] = f"is not what led to {last.path.name}"
     _find_best(directory, found, [path for path in known if path not in found.aside])
     return found

@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import platform
-import random
 import secrets
 import shlex
 import stat
@@ -26,6 +25,7 @@ from .errors import CheckpointError, UsageError
 from .sealed import parse
 
 _FILE = ".lock"
+LOST = "This process lost it, stops and writes nothing."
 
 
 class InUseError(UsageError):
@@ -46,16 +46,20 @@ class Lock:
             self._unmake()
             raise
 
-    def check(self) -> None:
-        """Raises InUseError where another process has taken it since: somebody deleted the lock, say."""
+    def check(self) -> bool:
+        """Whether it was ours all the time; False where somebody had deleted the lock and it is ours again.
+        Raises InUseError where another process has it.
+        """
         if not self.path.is_dir():
-            return  # what is written next says so
+            return True  # what is written next says so
         try:
-            if not (self._has_file() if self._token is None else self._token.exists()):
-                self._leave()
-                self._enter()
+            if self._has_file() if self._token is None else self._token.exists():
+                return True
+            self._leave()
+            self._enter()
+            return False
         except InUseError as error:
-            raise InUseError(f"{error} This process lost it, stops and writes nothing.") from error
+            raise InUseError(f"{error} {LOST}") from error
 
     def release(self) -> None:
         """Gives it up, and removes folders that were made for it and hold nothing."""
@@ -84,7 +88,8 @@ class Lock:
             if isinstance(error, FileExistsError | NotADirectoryError):
                 raise UsageError(f"{self.path} is no folder: choose another --name or --runs-dir.") from error
             raise CheckpointError(
-                f"Cannot write into {self.path} ({error.strerror or error}): make room or make it writable."
+                f"Cannot write into {self.path} ({_FILE}: {error.strerror or error}): make room or make it "
+                "writable."
             ) from error
 
     def _lock(self) -> None:
@@ -111,7 +116,7 @@ class Lock:
             self._descriptor = descriptor
             if (other := self._other()) is not None:
                 self._leave()
-                raise InUseError(self._said(_told(other)))
+                raise InUseError(self._of_token(other))
             with suppress(OSError):  # a full disc: the lock is what counts
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
@@ -139,9 +144,11 @@ class Lock:
                 )
                 return
             token.unlink(missing_ok=True)
-            time.sleep(random.uniform(0.02, 0.1))
-        hint = f" If that process is gone, remove {other}."
-        raise InUseError(self._said(_told(other)) + hint)
+            time.sleep(0.02 + secrets.randbelow(80) / 1000)  # the seeded generators are alike in both
+        raise InUseError(self._of_token(other))
+
+    def _of_token(self, token: Path) -> str:
+        return f"{self._said(_told(token))} If that process is gone, remove {token}."
 
     def _other(self, own: Path | None = None) -> Path | None:
         """The token of another process that may be alive; those of dead ones are removed."""
@@ -175,11 +182,10 @@ class Lock:
         return {}
 
     def _said(self, who: Mapping[str, Any]) -> str:
-        told = f"process {who['process']} on {who['machine']}, since {who['since']}: `{who['command']}`"
-        return (
-            f"{self.path} is in use by {told if who else 'another process'}. Wait for its end or stop it, or "
-            "choose another --name."
-        )
+        told = "another process"
+        if who:
+            told = f"process {who['process']} on {who['machine']}, since {who['since']}: `{who['command']}`"
+        return f"{self.path} is in use by {told}. Wait for its end or stop it, or choose another --name."
 
     def _leave(self) -> None:
         with suppress(OSError):
@@ -225,6 +231,7 @@ def _this_process() -> dict[str, Any]:
         "process": os.getpid(),
         "machine": platform.node(),
         "born": _born(os.getpid()),
+        "among": _among(),
         "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
     }
@@ -240,9 +247,9 @@ def _told(path: Path) -> dict[str, Any]:
 
 
 def _is_dead(who: Mapping[str, Any]) -> bool:
-    """Whether that process, of this machine, is gone."""
-    number = who.get("process")
-    if who.get("machine") != platform.node() or not isinstance(number, int) or number <= 0:
+    """Whether that process, of this machine and this container, is gone."""
+    number, here = who.get("process"), (platform.node(), _among())
+    if (who.get("machine"), who.get("among")) != here or not isinstance(number, int) or number <= 0:
         return False
     try:
         os.kill(number, 0)
@@ -251,6 +258,14 @@ def _is_dead(who: Mapping[str, Any]) -> bool:
     except PermissionError:
         pass
     return who.get("born") != _born(number)  # another one got its number
+
+
+def _among() -> str | None:
+    """Among which processes a number means one: those of a start of the machine, and of a container."""
+    with suppress(OSError):
+        start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{start} {os.readlink('/proc/self/ns/pid')}"
+    return None
 
 
 def _born(process: int) -> str | None:

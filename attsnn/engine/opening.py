@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,13 @@ from attsnn._files import UNFINISHED, read_file, replace_file
 
 from . import checkpoint, rows
 from .config import difference, surroundings
-from .errors import CheckpointError, UsageError, ending
+from .errors import CheckpointError, UsageError, ending, undisturbed
 from .lineage import Lineage, survey
 from .lock import InUseError, Lock, take
-from .sealed import seal, unseal
-from .stored import ASIDE
+from .sealed import parse, seal, unseal
+from .stored import ASIDE, set_aside
 
+_EXIT = re.compile(r"exit(-rank\d+)?\.json")
 WRITTEN = ("config.json", "metrics.jsonl", "metrics.csv", "exit.json", "last", "best", "curves.png")
 
 
@@ -45,10 +47,10 @@ class Opening:
         self._lock()
         path = self.path
         if self.resume:
-            start = Path(self.resume) if _is_checkpoint(Path(self.resume)) else None
+            start = _named(self.resume) if _is_checkpoint(_named(self.resume)) else None
             self.lineage = survey(path, _say, start)
-            if self.lineage.last is None and self.resume != "auto":
-                raise _no_checkpoint(self.resume)
+            if self.lineage.last is None:
+                self._check_nothing_left()
         elif _holds_checkpoints(path) and not os.path.lexists(path / "config.json"):
             raise UsageError(
                 f"{path} holds checkpoints of a run whose config.json is gone: choose another --name, or go "
@@ -73,9 +75,11 @@ class Opening:
         try:
             for leftover in path.glob(f"{UNFINISHED}*"):
                 checkpoint.remove(leftover)
+            strange = not self.resume and not os.path.lexists(path / "config.json")  # a folder of others
             for file in (path / name for name in WRITTEN):
-                if os.path.lexists(file) and not file.is_file():
-                    _say(f"{file} is no plain file: it is {_put_aside(file).name} now.")
+                if os.path.lexists(file) and (strange or not file.is_file()):
+                    why = "is of no run of ours" if file.is_file() else "is no plain file"
+                    _say(f"{file} {why}: it is {_put_aside(file).name} now.")
             if saved:
                 self._mend()
             if self.resume:
@@ -83,10 +87,10 @@ class Opening:
                 _say(f"Resuming from {saved.path}." if saved else nothing)
             if is_spent(path):
                 (path / "config.json").unlink()
-            self._describe()
             self.made = True
-            for earlier in path.glob("exit*.json"):  # a kill leaves none
-                earlier.unlink()
+            self._describe()
+            for earlier in filter(_EXIT.fullmatch, os.listdir(path)):  # a kill leaves none
+                checkpoint.remove(path / earlier)
         except OSError as error:
             intact = f"; {saved.path} is intact" if saved else ""
             raise CheckpointError(
@@ -104,9 +108,10 @@ class Opening:
         """Gives the directory up, and says in exit.json what ended it where the run had begun."""
         if self.lock is None:
             return
-        if self.made:
-            leave(self.path / "exit.json", *ending(error))
-        self.lock.release()
+        with undisturbed():
+            if self.made:
+                leave(self.path / "exit.json", *ending(error))
+            self.lock.release()
 
     def _lock(self) -> None:
         if self.resume not in (None, "auto"):
@@ -125,6 +130,13 @@ class Opening:
                         return
                     self.lock.release()  # one that had it meanwhile made a run
                     self.lock = None
+
+    def _check_nothing_left(self) -> None:
+        """A run starts anew where nothing of it is left, not beside what was set aside."""
+        if self.resume != "auto":
+            raise _no_checkpoint(self.resume)
+        if hint := set_aside(self.path):
+            raise CheckpointError(f"No checkpoint in {self.path} but what was set aside.{hint}")
 
     def _check(self, old: Mapping) -> None:
         changed, path = difference(self.today(old), self.recipe, self.free), self.path
@@ -162,15 +174,21 @@ class Opening:
         if os.path.lexists(file):
             try:
                 config = _config(file)
+                if saved and (changed := self._contradicts(config["recipe"], saved.state.get("recipe"))):
+                    raise ValueError(f"it says {', '.join(changed)}")
                 config["resumed"] = [*config.get("resumed", []), surroundings()]
             except (OSError, ValueError, TypeError) as error:
                 source = "the checkpoint's recipe" if saved else "the recipe that was asked for"
-                kept = _put_aside(file).name
-                _say(f"{file} is damaged ({error}): it is {kept} now, and a new one holds {source}.")
+                config, kept = None, _put_aside(file).name
+                _say(f"{file} was changed or damaged ({error}): it is {kept} now, a new one holds {source}.")
         if config is None:
             recipe = saved.state.get("recipe") if saved else None
             config = {"recipe": self.recipe if recipe is None else recipe, **surroundings()}
         replace_file(file, seal(config))
+
+    def _contradicts(self, config: Mapping, saved: Mapping | None) -> list[str]:
+        """In what config.json's recipe is not the checkpoint's."""
+        return difference(self.today(config), self.today(saved), self.free) if saved is not None else []
 
     def _compare_bits(self) -> None:
         before = self.lineage.last.state.get("bits") or {}
@@ -192,8 +210,9 @@ def reporting(directory: Path, name: str, resume: str | None, numbered: bool, ra
     except InUseError:
         raise
     except BaseException as error:
-        if resume and rank == 0 and (path := run_directory(directory, name, resume, numbered)).is_dir():
-            with contextlib.suppress(UsageError, CheckpointError):
+        path = run_directory(directory, name, resume, numbered)
+        if resume and rank == 0 and _is_run(path):
+            with contextlib.suppress(UsageError, CheckpointError), undisturbed():
                 lock = take(path)
                 leave(path / "exit.json", *ending(error))
                 lock.release()
@@ -237,7 +256,8 @@ def recipe_in(path: Path, broken: bool) -> dict[str, Any] | None:
 def run_directory(directory: Path, name: str, resume: str | None, numbered: bool) -> Path:
     """The run directory that these mean; of a new run the last one that is taken."""
     if resume not in (None, "auto"):
-        return Path(resume).parent if _is_checkpoint(Path(resume)) else Path(resume)
+        path = _named(resume)
+        return path.parent if _is_checkpoint(path) else path
     if not numbered:
         return directory / name
     taken = list(itertools.takewhile(_is_taken, _numbers(directory, name)))
@@ -245,9 +265,14 @@ def run_directory(directory: Path, name: str, resume: str | None, numbered: bool
 
 
 def is_spent(path: Path) -> bool:
-    """Whether a run ended there without a checkpoint, of a wrong path to the data, say: nothing is lost."""
-    ended = (path / "config.json").exists() and (path / "exit.json").exists()
-    return ended and not _holds_checkpoints(path)
+    """Whether a run failed there without a checkpoint, of a wrong path to the data, say: nothing is lost."""
+    if _holds_checkpoints(path):
+        return False
+    try:
+        _config(path / "config.json")
+        return parse(read_file(path / "exit.json"))["code"] != 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def leave(path: Path, code: int, said: str) -> None:
@@ -268,6 +293,21 @@ def _is_taken(path: Path) -> bool:
 
 def _holds_checkpoints(path: Path) -> bool:
     return bool(checkpoint.entries(path)) or next(path.glob(f"{ASIDE}ckpt-*"), None) is not None
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a run of ours lies there, which an exit.json would be of."""
+    if os.path.lexists(path / "manifest.json"):
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        return bool(_config(path / "config.json"))
+    return bool(checkpoint.entries(path))
+
+
+def _named(resume: str) -> Path:
+    """What --resume names; "." has a name, too."""
+    path = Path(resume)
+    return path if path.name not in ("", "..") else Path(os.path.abspath(path))
 
 
 def _is_checkpoint(path: Path) -> bool:

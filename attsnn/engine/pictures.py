@@ -3,12 +3,15 @@
 import contextlib
 import functools
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from attsnn._files import replace_file
@@ -98,13 +101,42 @@ def recording(
     return _recording(path, frames, layers, step_ms, title, size=(6.8, 1.5 + 0.95 * len(layers)))
 
 
+def grid(path: Path, rows: Sequence[Tensor], *, gap: int = 2, scale: int = 2) -> list[Path]:
+    """Rows of images [n, C, h, w] from -1 to 1 as one PNG with gaps of so many pixels; C is 1 or 3, and a row
+    may have images of another size. Needs no matplotlib.
+    """
+    lines = [
+        torch.cat([F.pad(image, (gap, 0), value=1.0) for image in row.detach().cpu().float().clamp(-1, 1)], 2)
+        for row in rows
+    ]
+    width, channels = max(line.shape[2] for line in lines), max(line.shape[0] for line in lines)
+    lines = [
+        F.pad(x.expand(channels, -1, -1), (0, width + gap - x.shape[2], gap, 0), value=1.0) for x in lines
+    ]
+    whole = F.pad(torch.cat(lines, 1), (0, 0, 0, gap), value=1.0)
+    pixels = ((whole + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    png = io.BytesIO()
+    image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST).save(png, "PNG")
+    replace_file(path, png.getvalue())
+    return [path]
+
+
+def _worth(row: Mapping[str, Any], name: str, scored: bool) -> float:
+    """The higher, the better."""
+    value = row.get(f"{name}_accuracy" if scored else f"{name}_error")
+    return -math.inf if value is None else value if scored else -value
+
+
 @_picture
 def _curves(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     left, right = figure.subplots(1, 2)
     losses = [name for name, value in rows[-1].items() if name.endswith("_loss") and value is not None]
     held = [name.removesuffix("_loss") for name in losses if name != "train_loss"]
     series = (("train", _TRAIN), *zip(held, (_HELD, _AVERAGED), strict=False))
-    for axes, metric, scale in ((left, "loss", 1), (right, "accuracy", 100)):
+    scored = not any(name.endswith("_error") for name in rows[-1])  # else a network that makes images
+    panels = (("loss", 1), ("accuracy", 100)) if scored else (("error", 1), ("distance", 1))
+    for axes, (metric, scale) in zip((left, right), panels, strict=True):
         for which, color in series:
             points = [
                 (r["epoch"], scale * r[f"{which}_{metric}"])
@@ -115,10 +147,10 @@ def _curves(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
                 axes.plot(*zip(*points, strict=True), color=color, label=which, marker="o", markersize=2.2)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    left.set(ylabel="loss", title="Loss", ylim=(0, None))
-    right.set(ylabel="accuracy (%)", title="Accuracy")
+    left.set(ylabel=panels[0][0], title=panels[0][0].capitalize(), ylim=(0, None))
+    right.set(ylabel="accuracy (%)" if scored else "distance", title=panels[1][0].capitalize())
     if held:  # by the last: averaged weights stand behind the others
-        best = max(rows, key=lambda row: row.get(f"{held[-1]}_accuracy") or 0)
+        best = max(rows, key=lambda row: _worth(row, held[-1], scored))
         label = f"chosen: epoch {best['epoch']}"
         right.axvline(best["epoch"], color=series[-1][1], linewidth=0.7, linestyle=":", label=label)
     left.legend()

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint, pictures, rows
-from .errors import CheckpointError, UsageError, ending
-from .lock import InUseError, Lock
+from .errors import CheckpointError, UsageError, ending, undisturbed
+from .lock import LOST, InUseError, Lock
 from .opening import Opening, leave
 from .processes import Processes
 from .progress import duration
@@ -54,6 +54,8 @@ class Run:
         self.known = dict(known or {})  # {"best": what the best checkpoint measured}, where it says that
         self._board = None if rank else _tensorboard(path, resumed)
         self._lock, self._covered = lock, False
+        self._config = _signature(path)  # changes when another process opens the run
+        self._recorded: list[dict[str, Any]] | None = None  # as this process knows it; None: as it lies there
         self.close = weakref.finalize(self, lock.release) if lock else lambda: None
 
     @classmethod
@@ -136,7 +138,7 @@ class Run:
         """Writes a checkpoint that also holds the recipe and what was recorded; see checkpoint.write."""
         self._check()
         state = {**state, "recipe": self.recipe, "data": self.data, "build": self.build, "bits": self.bits}
-        checkpoint.write(self.path, step, model, optimizer, state, best, ema, self.rows())
+        checkpoint.write(self.path, step, model, optimizer, state, best, ema, self.recorded())
 
     @contextlib.contextmanager
     def outcome(self) -> Iterator[None]:
@@ -166,13 +168,13 @@ class Run:
 
     def _leave(self, code: int, said: str) -> None:
         if self.rank == 0 or code not in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT):
-            with contextlib.suppress(InUseError, CheckpointError):
+            with contextlib.suppress(InUseError, CheckpointError), undisturbed():
                 self._check()
                 leave(self.path / (f"exit-rank{self.rank}.json" if self.rank else "exit.json"), code, said)
 
     def _check(self) -> None:
-        if self._lock is not None:
-            self._lock.check()
+        if self._lock is not None and not self._lock.check() and _signature(self.path) != self._config:
+            raise InUseError(f"{self.path} was in use by another process meanwhile. {LOST}")
 
     def last(self) -> Path | None:
         """The last checkpoint, if there is one."""
@@ -181,8 +183,12 @@ class Run:
         return named if there else next(iter(checkpoint.entries(self.path)), None)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What was recorded; a line that a crash cut short is left out."""
+        """What lies in metrics.jsonl; a line that a crash cut short is left out."""
         return rows.read(self.path)[0]
+
+    def recorded(self) -> list[dict[str, Any]]:
+        """What was recorded, as this process knows it, whatever became of the file."""
+        return self.rows() if self._recorded is None else list(self._recorded)
 
     def record(self, row: Mapping[str, Any], epochs: int | None = None, left: float | None = None) -> None:
         """Adds an evaluation to metrics.jsonl, metrics.csv, curves.png and TensorBoard, and prints it, with
@@ -193,9 +199,13 @@ class Run:
         if self.rank:
             return
         with self.writing(f"record epoch {row['epoch']}"):
-            recorded = [*self.rows(), dict(row)]
-            rows.write(self.path, recorded)
-            pictures.curves(self.path / "curves.png", recorded)
+            if self._recorded is not None and not rows.holds(self.path, self._recorded):
+                print(
+                    f"{self.path / 'metrics.jsonl'} was changed: it is as it was recorded again.", flush=True
+                )
+            self._recorded = [*self.recorded(), dict(row)]
+            rows.write(self.path, self._recorded)
+            pictures.curves(self.path / "curves.png", self._recorded)
             for name, value in row.items():
                 if self._board and isinstance(value, float):
                     self._board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
@@ -210,6 +220,8 @@ class Run:
         try:
             yield
         except OSError as error:
+            if not self.path.is_dir():
+                raise CheckpointError(f"Cannot {what}: {self.path} is not there any more.") from error
             raise CheckpointError(
                 f"Cannot {what} in {self.path} ({error.strerror or error}); the last checkpoint is "
                 f"{self.last()}. Make room or make it writable, then go on with --resume auto."
@@ -221,7 +233,7 @@ class Run:
             return f"{self.path} is done."
         best = checkpoint.find(self.path)
         epoch = best.state["position"]["epoch"]
-        measured = [row.get(choose) for row in self.rows() if row["epoch"] == epoch]
+        measured = [row.get(choose) for row in self.recorded() if row["epoch"] == epoch]
         value = (best.state.get("measured") or {"value": next(iter(measured), None)})["value"]
         if value is None or math.isnan(value):
             return f"{self.path} is done."
@@ -233,10 +245,19 @@ class Run:
 
     def rewind(self, epoch: int) -> None:
         """Forgets what was recorded after `epoch` and the final row: a resumed run records them again."""
-        kept = rows.before(self.rows(), epoch)
-        if self.rank == 0 and len(kept) != len(self.rows()):
+        kept = rows.before(self.recorded(), epoch)
+        if self.rank == 0 and not rows.holds(self.path, kept):
             with self.writing(f"go back to epoch {epoch}"):
                 rows.write(self.path, kept)
+        self._recorded = kept
+
+
+def _signature(path: Path) -> tuple[int, ...] | None:
+    """Of config.json, which each opening writes."""
+    with contextlib.suppress(OSError):
+        found = (path / "config.json").stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return None
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -255,7 +276,7 @@ def _sentence(row: Mapping[str, Any], epochs: int | None, left: float | None) ->
     for name, value in row.items():
         if value is not None and name.endswith("_accuracy"):
             parts.append(f"{name.replace('_', ' ')} {value:.2%}")
-        elif value is not None and name.endswith("_loss"):
+        elif value is not None and name.endswith(("_loss", "_error", "_distance")):
             parts.append(f"{name.replace('_', ' ')} {value:.4f}")
     if epochs and "seconds" in row:
         parts.append(f"{row['samples_per_second']:.0f} samples/s")

@@ -13,17 +13,18 @@ from .processes import Processes
 from .record import Run
 
 
-def final(run: Run, model: nn.Module, measure: Callable[[nn.Module], Mapping[str, Any]]) -> None:
+def final(run: Run, model: nn.Module, measure: Callable[[nn.Module], Mapping[str, Any]]) -> Mapping[str, Any]:
     """Loads the best checkpoint into `model`, its averaged weights where there are some, and records what
-    `measure` finds of it as the row that is final. Called in every process.
+    `measure` finds of it as the row that is final; returns that. Called in every process.
     """
     best = checkpoint.find(run.path)
     checkpoint.load_weights(model, checkpoint.weights_in(best), best.path)
     found = measure(model)
     epoch, step = (best.state["position"][name] for name in ("epoch", "step"))
-    row = next((row for row in run.rows() if row["epoch"] == epoch), {"epoch": epoch, "step": step})
-    run.rewind(epoch=max((row["epoch"] for row in run.rows()), default=epoch))
+    row = next((row for row in run.recorded() if row["epoch"] == epoch), {"epoch": epoch, "step": step})
+    run.rewind(epoch=max((row["epoch"] for row in run.recorded()), default=epoch))
     run.record({**row, **found, "final": True})
+    return found
 
 
 def conclude(

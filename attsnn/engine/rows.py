@@ -19,10 +19,18 @@ def read(run: Path) -> tuple[list[Row], int]:
     """The rows, and how many lines are none: one that a crash cut short, say."""
     try:
         found = [_row(line) for line in read_file(run / "metrics.jsonl").splitlines()]
-    except OSError:
+    except FileNotFoundError:
         return [], 0
     whole = [row for row in found if row is not None]
     return whole, len(found) - len(whole)
+
+
+def holds(run: Path, rows: Sequence[Row]) -> bool:
+    """Whether the file holds these rows and nothing else; where there are none it need not be there."""
+    try:
+        return read_file(run / "metrics.jsonl") == lines(rows)
+    except OSError:
+        return not rows
 
 
 def write(run: Path, rows: Sequence[Row]) -> None:

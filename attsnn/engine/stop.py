@@ -89,7 +89,8 @@ class StopRequest:
             self._interrupted = True
             if self._processes.first:
                 said = b"\nStopping behind this step, to save; once more stops at once and saves nothing.\n"
-                os.write(2, said)
+                with contextlib.suppress(OSError):  # nobody listens any more: `| tee` dies of the same Ctrl-C
+                    os.write(2, said)
         self._arrived = number
         if self._at_once:
             self.number = number

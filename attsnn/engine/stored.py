@@ -28,7 +28,8 @@ MANIFEST = "manifest.json"
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 AVERAGED, ROWS = "ema.safetensors", "metrics.jsonl"
 _OPTIONAL = {AVERAGED, ROWS}
-_NAME = re.compile(r"ckpt-(\d+)(?:\.(\d+))?")
+_NAME = re.compile(r"ckpt-(\d{1,18})(?:\.(\d{1,18}))?")
+_POINTED = re.compile(r"[\w.+-]{1,100}")
 _PART = re.compile(r"[^.].*\.(safetensors|json|jsonl)")  # what else lies beside them is no matter of ours
 ASIDE = "aside-"  # begins the name of a checkpoint that the run does not go on from, and that nothing deletes
 
@@ -101,8 +102,16 @@ def first_valid(
             say(f"Falling back to {path}.")
         return found, damaged
     if queue:
-        raise CheckpointError(f"No checkpoint in {directory} is usable; start anew with another --name.")
+        raise CheckpointError(
+            f"No checkpoint in {directory} is usable; start anew with another --name.{set_aside(directory)}"
+        )
     return None, damaged
+
+
+def set_aside(directory: Path) -> str:
+    """A sentence on what could be gone on from, if there is some."""
+    left = max(directory.glob(f"{ASIDE}ckpt-*"), key=_step, default=None)
+    return f" Set aside lies {left}: go on from it with --resume {left}." if left else ""
 
 
 def entries(directory: Path) -> list[Path]:
@@ -114,10 +123,14 @@ def entries(directory: Path) -> list[Path]:
 def pointed(directory: Path, pointer: str) -> Path | None:
     """The checkpoint that `last` or `best` names, or None where it names none."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        name = Path(read_file(directory / pointer).decode().strip()).name
-        if "\0" not in name and _NAME.search(name):
-            return directory / name
+        name = pointed_name(Path(read_file(directory / pointer)[:1000].decode().strip()))
+        return None if name is None else directory / name
     return None
+
+
+def pointed_name(path: Path) -> str | None:
+    """The name of a checkpoint as a pointer may hold it; None of what is called otherwise."""
+    return path.name if _POINTED.fullmatch(path.name) and _NAME.search(path.name) else None
 
 
 def check_place(path: Path, state: Mapping[str, Any]) -> None:
@@ -148,7 +161,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _verified(path: Path, only: str | None = None) -> dict[str, bytes]:
     """What the files of a checkpoint hold, or one of them, as its manifest has them."""
-    files = _manifest(path)
+    files = _manifest(path)["files"]
     named = {*FILES, *(_OPTIONAL & files.keys())}
     there = {found.name for found in path.iterdir() if _PART.fullmatch(found.name)} - {MANIFEST}
     if wrong := sorted((files.keys() ^ named) | (there ^ named)):
@@ -160,12 +173,21 @@ def _verified(path: Path, only: str | None = None) -> dict[str, bytes]:
     return data
 
 
+def line_of(path: Path) -> list[str] | None:
+    """The names of the run's own checkpoints when this one was written, itself among them; None where it does
+    not say so.
+    """
+    with contextlib.suppress(CheckpointError), _explained(path):
+        return _manifest(path).get("line")
+    return None
+
+
 def _manifest(path: Path) -> dict[str, Any]:
-    """{file: its digest}."""
+    """{"schema", "files": {file: its digest}}, and perhaps the line."""
     content = read_file(path / MANIFEST)
     try:
         manifest = unseal(content)
-        if manifest.keys() != {"schema", "files"} or not isinstance(manifest["files"], dict):
+        if manifest.keys() - {"line"} != {"schema", "files"} or not isinstance(manifest["files"], dict):
             raise ValueError("it does not hold schema and files")
     except ValueError as error:
         other = re.search(rb'"schema": *(\d{1,9})', content)
@@ -179,7 +201,7 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"{path} has schema {schema}; this version reads schema {SCHEMA}: go on with the version that "
             "wrote it."
         )
-    return manifest["files"]
+    return manifest
 
 
 def not_finite(model: Mapping, slots: Mapping, ema: Mapping | None) -> str | None:

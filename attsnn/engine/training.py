@@ -91,6 +91,10 @@ class Training:
                 f"--checkpoint is for {commands}: --init-from starts a training from weights, --resume goes "
                 "on with one."
             )
+        if self.name and (self.name.startswith(("ckpt-", "aside-", ".")) or len(self.name.encode()) > 200):
+            raise UsageError(
+                f"--name {self.name[:60]}: a run is called otherwise than a checkpoint, in 200 letters."
+            )
         if self.name and self.resume not in (None, "auto") and self.name not in Path(self.resume).parts:
             raise UsageError(f"--resume {self.resume} goes on in that run's directory: leave --name out.")
         if self.warmup_epochs and self.schedule not in ("cosine", "step"):
