@@ -32,6 +32,7 @@ SKIPS = (
     "extra vision",
     "extra imagenet",
     "extra mat",
+    "extra fid",
     "no nvcc",
     "no nm",
     "no AVX2",

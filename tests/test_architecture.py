@@ -22,9 +22,14 @@ MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "models": {"_extension", "attention", "layers", "neurons"},
     "data": {"_extension", "_files"},
     "engine": {"_files"},
+    "metrics": set(),
 }
 # What a room may import beside LIGHT, inside functions only.
-EXTRAS = {"engine": {"matplotlib"}, "data": {"torchvision", "scipy"}}
+EXTRAS = {
+    "engine": {"matplotlib"},
+    "data": {"torchvision", "scipy"},
+    "metrics": {"cleanfid", "torchvision"},
+}
 
 
 def room(path: Path) -> str:

@@ -430,7 +430,7 @@ def test_tensors_of_other_dimensions():
 
 
 def test_families():
-    known = "ma_snn, ms_resnet, att_ms_resnet, pfa, pfa_vgg, pfa_fmnist, att_vgg, fsvae"
+    known = "ma_snn, ms_resnet, att_ms_resnet, pfa, pfa_vgg, pfa_fmnist, att_vgg, fsvae, fsvae_autoencoder"
     assert ", ".join(convert.FAMILIES) == known
     for f in (
         convert.from_published,

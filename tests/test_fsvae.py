@@ -389,3 +389,28 @@ def test_reconstructions_are_images_within_the_range():
     out = model(pictures())
     assert out.images.shape == (5, 1, 16, 16) and out.images.abs().max() <= 1
     assert F.mse_loss(out.images, pictures()) > 0
+
+
+def test_the_published_autoencoder(tmp_path):
+    """Its names are ours: a file of the released network gives its features."""
+    net = models.create("fsvae_autoencoder", widths=(4, 6), latent=3, size=16)
+    keys = set(models.create("fsvae_autoencoder").state_dict())
+    assert {
+        "encoder.3.1.running_var",
+        "latent_layer.weight",
+        "decoder.2.0.bias",
+        "final_layer.3.bias",
+    } <= keys
+    torch.save(net.state_dict(), tmp_path / "mnist_64.pth")
+    convert.main("fsvae_autoencoder", tmp_path / "mnist_64.pth", tmp_path / "ours.safetensors")
+    state, keywords = convert.load_any(tmp_path / "ours.safetensors", ["fsvae_autoencoder"])
+    assert keywords == {
+        "name": "fsvae_autoencoder", "in_channels": 1, "size": 16, "widths": (4, 6), "latent": 3
+    }  # fmt: skip
+    again = models.create(**keywords)
+    again.load_state_dict(state, strict=True)
+    images = pictures().float()
+    assert torch.equal(again.eval().encode(images), net.eval().encode(images))
+    assert again(images).shape == images.shape and again(images).abs().max() <= 1
+    with pytest.raises(ValueError, match="'encoder.0.2.weight' is no key of a published fsvae_autoencoder"):
+        convert.from_published({**state, "encoder.0.2.weight": torch.zeros(1)}, "fsvae_autoencoder")

@@ -248,7 +248,9 @@ def test_names():
     vggs = [f"att_vgg{depth}" for depth in (7, 11, 13, 16, 19)]
     pfa = ["vgg_cifar10_dvs", "vgg_ncaltech101", "vgg_dvs_gesture", "fmnist", "ms_resnet18"]
     pfa = ["fmnist_baseline", *(f"pfa_{name}" for name in pfa)]
-    assert models.names() == sorted([*PARAMETERS, *resnets, *vggs, *pfa, "fsvae", "fsvae_large"])
+    assert models.names() == sorted(
+        [*PARAMETERS, *resnets, *vggs, *pfa, "fsvae", "fsvae_autoencoder", "fsvae_large"]
+    )
 
 
 POOLED = "size must be a multiple of 4, which the layers pool by, or (H, W) of multiples; got "

@@ -25,6 +25,7 @@ from attsnn.data.core.transforms import (
     eval_transform,
     grey_transform,
     mixes,
+    signed_transform,
     small_train_transform,
     train_transform,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "read",
     "read_frames",
     "select",
+    "signed_transform",
     "small_train_transform",
     "synthesise",
     "train_transform",

@@ -9,6 +9,7 @@ from attsnn.layers import watch
 
 from . import (  # noqa: F401  (they register their models)
     att_vgg,
+    autoencoder,
     fsvae,
     ma_snn,
     ms_resnet,

@@ -115,6 +115,24 @@ def grey_transform(size: int = 28) -> Transform:
     return transform
 
 
+def signed_transform(
+    size: int = 32, *, channels: int = 3, crop: int | None = None, hflip: float = 0.0
+) -> Transform:
+    """The middle `crop` x `crop` of a picture (default: its middle square), resized, float32 `[channels,
+    size, size]` from -1 to 1, grey where `channels` is 1, mirrored with probability `hflip`: the published
+    data of the fully spiking VAE. Needs no torchvision; draws from torch's global generator to mirror.
+    """
+
+    def transform(image: Image.Image) -> Tensor:
+        side = min(image.size) if crop is None else crop
+        left, top = ((length - side) // 2 for length in image.size)
+        square = image.convert("L" if channels == 1 else "RGB").crop((left, top, left + side, top + side))
+        x = unit(square if side == size else square.resize((size, size), Image.Resampling.BILINEAR))
+        return 2 * (x.flip(2) if hflip and torch.rand(()).item() < hflip else x) - 1
+
+    return transform
+
+
 def _middle(image: Image.Image) -> Image.Image:
     """The middle of an image that is far longer than wide: all that a square from its middle needs, while the
     whole, its shorter side enlarged, might take gigabytes.

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from . import att_vgg, fsvae, ma_snn, ms_resnet, pfa
+from . import att_vgg, fsvae, fsvae_autoencoder, ma_snn, ms_resnet, pfa
 from .keys import Family, unwrapped
 
 FAMILIES: dict[str, Family] = {
@@ -18,6 +18,7 @@ FAMILIES: dict[str, Family] = {
     **pfa.FAMILIES,
     **att_vgg.FAMILIES,
     **fsvae.FAMILIES,
+    **fsvae_autoencoder.FAMILIES,
 }
 
 
@@ -128,7 +129,7 @@ def main(
 
     Args:
         family: which published code wrote it (ma_snn, ms_resnet, att_ms_resnet, pfa, pfa_vgg, pfa_fmnist,
-            att_vgg, fsvae); pfa is the attention alone.
+            att_vgg, fsvae, fsvae_autoencoder); pfa is the attention alone.
         source: the published file, .t7 or .pth.
         target: the .safetensors file to write.
         scale: of a PFA without a rank weight: mean or sum.

@@ -4,7 +4,7 @@ import re
 
 from torch import Tensor
 
-from .keys import Family, State, shape_of, unknown
+from .keys import Family, State, shape_of, side_of, unknown
 from .pfa import of_module
 
 # Constants, which ours compute.
@@ -53,9 +53,7 @@ def _infer(ours: State, theirs: State, given: dict) -> dict:
         raise KeyError("encoder.0.current.weight")
     widths = tuple(shape[0] for shape in shapes)
     latent, flat = shape_of(ours, "before_latent.current.weight", 2)
-    side = round((flat / widths[-1]) ** 0.5)
-    if side**2 * widths[-1] != flat:
-        raise ValueError(f"{flat} values before the latent are no square maps of {widths[-1]} channels")
+    side = side_of(flat, widths[-1])
     hidden = [shape_of(ours, f"prior.{i}.current.weight", 2)[0] for i in (0, 1)]
     outputs = shape_of(ours, "prior.2.current.weight", 2)[0]
     keywords = {
