@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_engine import Recordings
 from torch import nn
 
@@ -202,6 +203,40 @@ def test_curves_of_whatever_was_measured(measured, chosen):
     shown = ["train", *(name for name, values in measured.items() if values)]
     for axes, mark in zip(figure.axes, ([], [f"chosen: epoch {chosen}"] if chosen else []), strict=True):
         assert [line.get_label() for line in axes.get_lines()] == shown + mark
+
+
+def test_curves_of_what_makes_images():
+    """Error and distance; the lowest error is chosen."""
+    figure = pytest.importorskip("matplotlib.figure", reason="extra plot").Figure()
+    rows = [
+        {
+            "epoch": e + 1,
+            "train_loss": 3.0,
+            "train_error": 2.0,
+            "val_loss": 4.0,
+            "val_error": error,
+            "val_distance": 0.1,
+        }
+        for e, error in enumerate((0.5, 0.2, 0.3))
+    ]
+    pictures._curves.__wrapped__(figure, rows)
+    left, right = figure.axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("error", "distance")
+    assert [line.get_label() for line in left.get_lines()] == ["train", "val"]
+    assert list(left.get_lines()[1].get_ydata()) == [0.5, 0.2, 0.3]
+    assert [line.get_label() for line in right.get_lines()] == ["val", "chosen: epoch 2"]
+
+
+def test_a_grid_of_images(tmp_path):
+    """Gaps around each, rows of other lengths and sizes, grey beside colour, values beyond the range cut."""
+    rows = [torch.full((2, 1, 3, 4), 2.0), torch.full((1, 3, 2, 2), -1.0)]
+    assert pictures.grid(tmp_path / "a.png", rows, gap=1, scale=1, fill=0.0) == [tmp_path / "a.png"]
+    image = Image.open(tmp_path / "a.png")
+    found = torch.from_numpy(np.array(image))[..., 0].long()
+    wanted = torch.full((8, 11), 128)
+    wanted[1:4, 1:5] = wanted[1:4, 6:10] = 255
+    wanted[5:7, 1:3] = 0
+    assert torch.equal(found, wanted)
 
 
 def test_without_matplotlib(tmp_path, monkeypatch, capsys):
