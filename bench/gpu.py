@@ -72,15 +72,16 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
     for tool in TOOLS if sanitizer else ():
         command = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, here, "--exercise"]
         found.append((tool, command, {}))
-    bench, seams, pfa, models = (
+    bench, seams, pfa, models, vae = (
         [python, f"bench/{name}.py", "--device", "cuda", "--out", str(out)]
-        for name in ("neuron", "seams", "pfa", "model")
+        for name in ("neuron", "seams", "pfa", "model", "vae")
     )
     if everything:
         found.append(("bench", [*bench, "--dtype", "fp32", "bf16", "fp16"], {}))
         found.append(("seams", [*seams, "--dtype", "fp32", "bf16", "fp16", "--ready", "240"], {}))
         found.append(("pfa", [*pfa, "--dtype", "fp32", "bf16", "fp16", "--ready", "240"], {}))
         found.append(("models", [*models, "--dtype", "bf16", "fp32"], {}))
+        found.append(("vae", vae, {}))
         found.append(("growth", [*bench, "--growth"], {}))
         found.append(("cold start", [*bench, "--cold"], {}))
     else:
@@ -97,6 +98,7 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
         short = ["--budget", "3", "--cap", "9"]
         quick = ["--case", *cases.QUICK_MODELS, *short, "--columns", "attsnn", "composed"]
         found.append(("models", [*models, "--dtype", "bf16", *quick, "SpikingJelly"], {}))
+        found.append(("vae", [*vae, "--budget", "1", "--cap", "6"], {}))
     return found
 
 
@@ -111,7 +113,7 @@ def summary(out: Path, device: str, above: float = 64e6) -> str:
 
     lines = [line for path in out.glob("*.jsonl") for line in harness.read(path) if line.get("row")]
     lines = [line for line in lines if line["device"] == device and (line["floor_bytes"] or 0) > above]
-    lines.sort(key=lambda line: list(harness.SOURCES).index(line["bench"]))
+    lines.sort(key=lambda line: harness.BENCHES.index(line["bench"]))
     rows = []
     for key in dict.fromkeys(map(_summed, lines)):
         own = [x for x in lines if _summed(x) == key]

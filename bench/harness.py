@@ -367,11 +367,12 @@ def _counts(column: Ready, device: str) -> dict[str, dict[str, Any]]:
 _LAYER = ("csrc", "attsnn/ops*")
 _NETWORK = (*_LAYER, "attsnn/layers*", "attsnn/neurons*", "attsnn/attention*", "attsnn/models*")
 _EVENTS = "csrc/cpu/events"  # how the decoders of recordings begin, which no kernel knows
-# What our column of a bench runs: the kernels, and the Python around them.
+# What our column of a bench runs: the kernels, and the Python around them; of others all of `_NETWORK`.
 SOURCES = {
     **dict.fromkeys(("neuron", "growth", "cold start", "pfa"), _LAYER),
     **dict.fromkeys(("seams", "model"), _NETWORK),
 }
+BENCHES = (*SOURCES, "vae")  # in the order of their tables
 
 
 def csrc_hash(root: Path = ROOT) -> str:
@@ -381,7 +382,7 @@ def csrc_hash(root: Path = ROOT) -> str:
 
 def source_hash(bench: str, root: Path = ROOT) -> str:
     """A hash of what `bench` times of ours in a work tree: figures of another one are stale."""
-    return _hash(SOURCES[bench], root)
+    return _hash(SOURCES.get(bench, _NETWORK), root)
 
 
 def _hash(patterns: Iterable[str], root: Path) -> str:
@@ -408,7 +409,7 @@ def device_name(device: str) -> str:
 def surroundings(bench: str, device: str) -> dict[str, Any]:
     """What must be known to repeat a measurement. `dirty`: what was measured is not all in the commit."""
     commit = _git("rev-parse", "--short", "HEAD")
-    code = (*SOURCES[bench], "attsnn/reference", "bench", "CMakeLists.txt", "setup.py")
+    code = (*SOURCES.get(bench, _NETWORK), "attsnn/reference", "bench", "CMakeLists.txt", "setup.py")
     about = {
         "bench": bench,
         "commit": commit or None,

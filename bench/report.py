@@ -40,6 +40,7 @@ from bench.tables import (
     remarks,
     setting,
     table,
+    vae_table,
     where,
 )
 
@@ -47,9 +48,9 @@ PAGES = ("README.md", "docs/performance.md")
 EAGER_AT_LEAST = 0.7  # of a copy's rate, in the bytes that its operators move
 OVERVIEW = ("C0", "L1")  # the groups of cases in README
 SEAM_OVERVIEW = ("B1", "G1")
-NAMES = list(
+NAMES = list(  # of columns, in their order
     dict.fromkeys((*COLUMNS, *SEAM_COLUMNS, *PFA_COLUMNS, *MODEL_COLUMNS))
-)  # of columns, in their order
+)
 ROWS = ("forward", "training forward", "step")
 
 
@@ -148,7 +149,7 @@ def latest() -> list[dict]:
 
     Lines of another setting stand beside each other, but a stale one yields to any later line.
     """
-    now, found = {bench: harness.source_hash(bench) for bench in harness.SOURCES}, {}
+    now, found = {bench: harness.source_hash(bench) for bench in harness.BENCHES}, {}
     for path in sorted(harness.RESULTS.glob("*.jsonl")):
         for line in harness.read(path):
             line["stale"] = line.get("source") != now[line["bench"]]  # older lines have none
@@ -233,6 +234,7 @@ TABLES = {
     "seam overview": seam_overview,
     "pfa": partial(details, bench="pfa"),
     "pfa overview": pfa_overview,
+    "vae": partial(details, bench="vae", show=vae_table),
     "models": partial(details, bench="model", show=model_table),
     "model overview": model_overview,
     "cold start": _of("cold start", cold_table),

@@ -9,7 +9,14 @@ from bench.peers import COLUMNS, OURS, SEAM_COLUMNS
 
 STALE = " (stale)"
 NOT_MEASURED = "not measured"  # nobody tried; a dash: it does not apply
-COLUMNS_OF = {"neuron": COLUMNS, "seams": SEAM_COLUMNS, "model": MODEL_COLUMNS, "pfa": PFA_COLUMNS}
+VAE_COLUMNS = (OURS, "attsnn, running", "published")
+COLUMNS_OF = {
+    "neuron": COLUMNS,
+    "seams": SEAM_COLUMNS,
+    "model": MODEL_COLUMNS,
+    "pfa": PFA_COLUMNS,
+    "vae": dict.fromkeys(VAE_COLUMNS),
+}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -57,7 +64,7 @@ def over_ours(found: Iterable[dict], name: str, ours: dict) -> str:
 def serves(name: str, line: dict) -> bool:
     """Whether a column has what the line measures; in a whole network another neuron stands in."""
     what = line["case"].split()[0] if line["bench"] == "seams" else line["neuron"]
-    return line["bench"] == "model" or what in COLUMNS_OF[line["bench"]][name].serves
+    return line["bench"] in ("model", "vae") or what in COLUMNS_OF[line["bench"]][name].serves
 
 
 def gap(line: dict) -> str:
@@ -261,3 +268,19 @@ def by_setting(header: Sequence[str], rows: list[tuple[list[dict], list[str]]]) 
         lines = [line for about, _ in own for line in about]
         parts.append(f"{where(lines)}\n\n{table(header, [cells for _, cells in own])}")
     return "\n\n".join(parts) or "Nothing has been measured yet."
+
+
+def vae_table(lines: list[dict]) -> str:
+    """One case of the spiking VAE: a row for each part, a column for each way to compute it."""
+    columns = dict.fromkeys(line["column"] for line in lines)
+    timed = {(line["column"], line["row"]): line for line in lines if line["row"]}
+    header = ["ms", *(word for name in columns for word in (name, "/ ours"))]
+    rows = []
+    for row in dict.fromkeys(row for _, row in timed):
+        found = [timed.get((name, row)) for name in columns]
+        cells = [(ms(line["seconds"][1]), ratio(line)) if line else ("-", "-") for line in found]
+        rows.append([row, *(cell for pair in cells for cell in pair)])
+    peaks = [timed.get((name, "step")) for name in columns]
+    rows.append(["step, peak MiB", *(c for line in peaks for c in (mib(line and line["peak_bytes"]), ""))])
+    notes = [f"{line['column']}: {line['gap']}." for line in lines if line["gap"]]
+    return f"\n**{caption(lines)}**\n\n{table(header, rows)}\n\n" + "\n".join(notes + remarks(lines))

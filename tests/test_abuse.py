@@ -792,6 +792,15 @@ def test_nobody_listens(tmp_path, monkeypatch, stream):
     assert checkpoint.read_last(tmp_path / "run").state["position"]["step"] == 3
 
 
+@pytest.mark.parametrize("reader", ["| true", "> /dev/full", ">&-"])
+def test_nobody_reads_what_a_command_prints(reader):
+    """Its exit code is that of the command; what it has not flushed yet does not fail at the end."""
+    words = f"from attsnn import engine; engine.leave(engine.command(lambda: print('x' * {10**5})))"
+    shell = f"'{sys.executable}' -c \"{words}\" {reader}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_second_signal_does_not_lose_the_outcome(tmp_path, monkeypatch):
     """It comes while exit.json is written."""
     left = []

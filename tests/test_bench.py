@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import cases, harness, model, networks, neuron, peers, pfa, report, seams, tables
+from bench import cases, harness, model, networks, neuron, peers, pfa, report, seams, tables, vae
 from bench import data as bench_data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +42,8 @@ def here(monkeypatch):
     monkeypatch.setattr(harness, "keep_memory", lambda: None)  # it stays with the process
 
     def run(name: str, *words: str) -> str:
-        out, scripts = io.StringIO(), {"neuron": neuron, "seams": seams, "pfa": pfa, "model": model}
+        out, scripts = io.StringIO(), {"neuron": neuron, "seams": seams, "pfa": pfa}
+        scripts |= {"model": model, "vae": vae}
         with contextlib.redirect_stdout(out):
             scripts[name.removesuffix(".py")].main(list(words))
         return out.getvalue()
@@ -95,13 +96,18 @@ def test_smoke_of_data(fused, capsys, monkeypatch):
             r"The convolutions alone take [\d.]+ ms of inference .* than [\d.]+x as fast as composed",
         ),
         (
+            ["vae.py"],
+            r"\*\*smoke .*, fp32, fsvae neuron; .*\*\*\n\n\| ms +\| attsnn \| / ours \| .* published \| .*\n"
+            r".*\n\| step +\| +[\d.]+ \|(.*\n)+\| generation +\|(.*\n)+\| decode +\|(.*\n)+Calls of each col",
+        ),
+        (
             ["gpu.py"],  # as a process, which starts others
             r"\| pfa +\|    ok \|.*\n\| bench +\|    ok \|.*\n"
             r"\| seams +\|    ok \|.*\n\| models +\|    ok \|.*\n\n"
             r"\| above 0 MB +\| cases .*\n.*\n\| fp32, leaky, forward +\| +3 \|",
         ),
     ],
-    ids=["cases", "growth", "cold", "seams", "pfa", "models", "gpu"],
+    ids=["cases", "growth", "cold", "seams", "pfa", "models", "vae", "gpu"],
 )
 def test_smoke_leaves_the_results_alone(fused, here, words, table):
     before = {path: path.stat().st_mtime_ns for path in harness.RESULTS.glob("*")}

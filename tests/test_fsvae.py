@@ -15,6 +15,7 @@ from golden import recipe
 from attsnn import layers, models, neurons
 from attsnn.models import convert
 from attsnn.models.fsvae import VAEOutput
+from bench.published_vae import PublishedVAE, loss_of
 
 GOLDEN = Path(__file__).parent / "golden" / "FSVAE_c3.npz"
 SMALL = {"size": 16, "steps": 8, "latent": 6, "k": 5, "widths": (4, 6), "hidden": (8, 10)}
@@ -285,6 +286,25 @@ def test_backends_train_alike():
         histories.append(losses)
     close64(*(torch.tensor(h, dtype=torch.float64) for h in histories), 1e-9)
     assert histories[0][-1] < histories[0][0]
+
+
+@pytest.mark.parametrize("scheduled", [0.0, 1.0])
+def test_the_published_structure_computes_the_same(backend, scheduled):
+    """Time last, 3-D convolutions, a loop of neurons, each prefix anew (bench/published_vae.py): a training
+    step, its gradients and all running statistics.
+    """
+    ours, theirs = vae(backend).train(), vae("reference").train()
+    images = pictures()
+    out = ours(images, scheduled=scheduled, generator=seeded(6))
+    wanted = PublishedVAE(theirs).forward(images, scheduled, seeded(6))
+    close64(out.images, wanted.images, 1e-12)
+    assert all(map(torch.equal, out[1:], wanted[1:])) and 0.05 < out.z.mean() < 0.95
+    sum(models.fsvae.loss(out, images)).backward()
+    loss_of(wanted, images).backward()
+    for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        close64(a.grad, b.grad, 1e-9, key)
+    for (key, a), b in zip(ours.named_buffers(), theirs.buffers(), strict=True):
+        close64(a.double(), b.double(), 1e-12, key)
 
 
 def test_a_norm_that_knows_the_threshold(backend):

@@ -72,6 +72,10 @@ def test_steps_of_a_staircase():
     assert found == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 3 + [0.1] * 6 + [0.01] * 3)
 
 
+def test_a_rate_that_stays():
+    assert rates(Options(epochs=3, lr=0.5, schedule="constant"), 3, 4) == [0.5] * 12
+
+
 def test_a_shorter_period_rises_again():
     found = rates(Options(epochs=4, lr=1.0, schedule_every="epoch"), 4, 2, period=2)
     assert found == pytest.approx([0.5, 0.5, 0.0, 0.0, 0.5, 0.5, 1.0, 1.0], abs=1e-12)

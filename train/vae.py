@@ -82,46 +82,22 @@ class Recipe(engine.Training):
     batch: int = 250
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     lr: float = 1e-3  # the highest of the schedule
-    schedule: Literal["constant", "cosine", "step", "plateau", "onecycle"] = "constant"
+    schedule: engine.Schedule = "constant"
     weight_decay: float = 1e-3
     workers: int = 4  # processes that load data, for each training process
 
     COMMANDS: ClassVar[tuple[str, ...]] = ("sample", "eval", "dry_run")
     FREE: ClassVar[tuple[str, ...]] = (
         *engine.Training.FREE,
-        *(
-            "data",
-            "max_bad",
-            "sample",
-            "out",
-            "judge",
-            "distance_by",
-            "autoencoder",
-            "statistics",
-            "parity",
-            "fid",
-            "count",
-            "picture_epochs",
-        ),
+        *("data", "max_bad", "sample", "out", "judge", "distance_by", "autoencoder", "statistics"),
+        *("parity", "fid", "count", "picture_epochs"),
+    )
+    COUNTED: ClassVar[tuple[str, ...]] = (
+        *("size", "steps", "latent", "k", "rank", "draws", "picture_epochs", "synthetic", "sample", "count"),
     )
     RANGES: ClassVar[tuple[engine.Range, ...]] = (
         *engine.Training.RANGES,
-        engine.Range(
-            "at least 1",
-            lambda v: v >= 1,
-            (
-                "size",
-                "steps",
-                "latent",
-                "k",
-                "rank",
-                "draws",
-                "picture_epochs",
-                "synthetic",
-                "sample",
-                "count",
-            ),
-        ),
+        engine.Range("at least 1", lambda v: v >= 1, COUNTED),
         engine.Range("at least 0", lambda v: v >= 0, ("max_bad", "distance_weight")),
         engine.Range("from 0 to 1", lambda v: 0 <= v <= 1, ("scheduled", "scheduled_rise", "hflip")),
         engine.Range("at least 0 and below 1", lambda v: 0 <= v < 1, ("validation_fraction",)),
@@ -136,11 +112,6 @@ class Recipe(engine.Training):
             raise engine.UsageError(
                 "--judge, --distance-by, --autoencoder, --statistics, --parity and --fid are for --eval."
             )
-
-    def scheduler(self, optimizer: torch.optim.Optimizer, epoch: int, period: int | None = None):
-        if self.schedule == "constant":
-            return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-        return super().scheduler(optimizer, epoch, period)
 
 
 MNIST = Recipe()

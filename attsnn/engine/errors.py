@@ -109,8 +109,9 @@ class _Said:
         try:
             act()
         except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):  # for what is left in its buffer at the end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            # What is left in its buffer would fail again, at the end of the interpreter.
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nothing:
+                os.dup2(nothing.fileno(), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -126,6 +127,8 @@ def heard_or_not() -> Iterator[None]:
         try:
             yield
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             sys.stdout, sys.stderr = before
 
 

@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from .config import Range, as_json, check_ranges
 from .errors import UsageError
 from .setup import cosine, decayed, schedule, staircase
 from .update import Update, ema_of
 
-Schedule = Literal["cosine", "step", "plateau", "onecycle"]
+Schedule = Literal["constant", "cosine", "step", "plateau", "onecycle"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Layout = Literal["gpu", "auto", "yes", "no"]
 AT_LEAST_1 = ("epochs", "batch", "accumulate", "limit_batches", "test_batch", "step_epochs")
@@ -131,6 +131,8 @@ class Training:
     def scheduler(self, optimizer: Optimizer, epoch: int, period: int | None = None) -> LRScheduler:
         """Of epochs of so many steps; `period`: the epochs in which a cosine falls, where it rises again."""
         warmup = round(self.warmup_epochs * epoch)
+        if self.schedule == "constant":
+            return LambdaLR(optimizer, lambda step: 1.0)
         if self.schedule == "step":
             return staircase(optimizer, self.step_epochs * epoch, warmup=warmup)
         if self.schedule != "cosine":
