@@ -470,7 +470,8 @@ def parse(words: argparse.ArgumentParser, arguments: list[str] | None) -> argpar
     if chosen.device == "cuda" and not torch.cuda.is_available():
         words.error("--device cuda: torch finds no GPU here")
     torch.set_num_threads(chosen.threads)
-    keep_memory()
+    if not getattr(chosen, "default_memory", False):
+        keep_memory()
     return chosen
 
 

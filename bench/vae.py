@@ -4,7 +4,8 @@ python bench/vae.py [--device cpu|cuda] [--case 32x32x3 ...] [--threads 1] [--sm
 
 Rows: a training step (forward with scheduled sampling, loss, backward) with each way to draw prefixes,
 generation, and its parts. Before anything is timed both are compared in float64, gradients and running
-statistics too. Results are added to the same files.
+statistics too. With --default-memory freed memory goes back to the system, as in a program that asks for
+nothing else. Results are added to the same files.
 """
 
 import copy
@@ -125,9 +126,9 @@ def check(case: VaeCase) -> None:
         raise GapError("refused: not what ours computes in float64")
 
 
-def measure_case(case: VaeCase, columns: list[str], device: str, **how) -> list[dict]:
-    """The lines of one case."""
-    about = harness.surroundings("vae", device) | {"case": case.name, "dtype": "fp32", "neuron": "fsvae"}
+def measure_case(case: VaeCase, name: str, columns: list[str], device: str, **how) -> list[dict]:
+    """The lines of one case, by that name."""
+    about = harness.surroundings("vae", device) | {"case": name, "dtype": "fp32", "neuron": "fsvae"}
     images, lines, found = case.images(device), [], {}
     check(case)
 
@@ -153,11 +154,14 @@ def measure_case(case: VaeCase, columns: list[str], device: str, **how) -> list[
 def main(arguments: list[str] | None = None) -> None:
     """Measures, prints, and adds to the results."""
     parser = harness.parser(__doc__, COLUMNS, budget=10.0, cap=60.0)
+    words = "leave to glibc what becomes of freed memory"
+    parser.add_argument("--default-memory", action="store_true", help=words)
     chosen = harness.parse(parser, arguments)
     how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
     lines: list[dict] = []
     for case in cases.select(SMOKE if chosen.smoke else CASES[chosen.device], chosen.case):
-        new = measure_case(case, chosen.columns, chosen.device, **how)
+        name = f"{case.name}, memory given back" if chosen.default_memory else case.name
+        new = measure_case(case, name, chosen.columns, chosen.device, **how)
         print(tables.vae_table(new), flush=True)
         lines += new
     harness.record(lines, chosen)
