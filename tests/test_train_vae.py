@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,6 @@ def test_judged_and_compared(learned, tmp_path):
     where, _ = learned
 
     def quick(script):
-        import sys
-
         sys.modules["train_vae"].steps_of = lambda batches: 2
 
     words = ["--eval", "--checkpoint", where / "runs" / "run", *ALONE]
@@ -145,8 +144,6 @@ def at_call_of_vae(number: int):
     """SIGTERM before the loss is computed for the `number`-th time."""
 
     def change(_):
-        import sys
-
         objective, calls = sys.modules["train_vae"].Objective, []
         call = objective.__call__
 

@@ -114,22 +114,19 @@ class Opening:
             self.lock.release()
 
     def _lock(self) -> None:
-        if self.resume not in (None, "auto"):
+        if self.resume or not self.numbered:
             self.path = run_directory(self.directory, self.name, self.resume, self.numbered)
-            if not self.path.is_dir():
+            if self.resume not in (None, "auto") and not self.path.is_dir():
                 raise _no_checkpoint(self.resume)
             self.lock = take(self.path)
-        elif self.resume or not self.numbered:
-            self.path = run_directory(self.directory, self.name, self.resume, self.numbered)
-            self.lock = take(self.path)
-        else:
-            for path in itertools.filterfalse(_is_taken, _numbers(self.directory, self.name)):
-                with contextlib.suppress(InUseError):
-                    self.path, self.lock = path, take(path)
-                    if not _is_taken(path):
-                        return
-                    self.lock.release()  # one that had it meanwhile made a run
-                    self.lock = None
+            return
+        for path in itertools.filterfalse(_is_taken, _numbers(self.directory, self.name)):
+            with contextlib.suppress(InUseError):
+                self.path, self.lock = path, take(path)
+                if not _is_taken(path):
+                    return
+                self.lock.release()  # one that had it meanwhile made a run
+                self.lock = None
 
     def _check_nothing_left(self) -> None:
         """A run starts anew where nothing of it is left, not beside what was set aside."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from attsnn.attention import check_counts
 
 from .registry import register
-from .sizes import check_widths
+from .sizes import check_halved, check_widths
 
 
 class Autoencoder(nn.Module):
@@ -61,6 +61,5 @@ def fsvae_autoencoder(
     """
     check_counts(in_channels=in_channels, size=size, latent=latent)
     check_widths(widths, max(len(widths), 1), "widths")
-    if size % 2 ** len(widths):
-        raise ValueError(f"size must be a multiple of {2 ** len(widths)}, to halve it so often; got {size}")
+    check_halved(size, len(widths))
     return Autoencoder(in_channels, size, widths, latent)

@@ -19,7 +19,7 @@ from attsnn.attention import PFA, check_counts
 from attsnn.layers import SpikingLayer
 
 from .registry import register
-from .sizes import check_widths
+from .sizes import check_halved, check_widths
 
 THRESHOLD = 0.2
 DECAY = 0.8  # of the membrane that the image is read from
@@ -299,9 +299,7 @@ def _build(plan: Plan, backend: Backend, **overrides) -> FSVAE:
     check_counts(**{name: getattr(plan, name) for name in counts})
     check_widths(plan.widths, max(len(plan.widths), 1), "widths")
     check_widths(plan.hidden, 2, "hidden")
-    multiple = 2 ** len(plan.widths)
-    if plan.size % multiple:
-        raise ValueError(f"size must be a multiple of {multiple}, to halve it so often; got {plan.size}")
+    check_halved(plan.size, len(plan.widths))
     if plan.pfa is not False and plan.pfa not in PFA_RULES:
         raise ValueError(f'pfa must be False, True or "published", got {plan.pfa!r}')
     if plan.prefix not in ("exact", "running"):

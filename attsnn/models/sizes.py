@@ -22,6 +22,12 @@ def sides(size: int | Sequence[int], multiple: int) -> tuple[int, int]:
     return pair
 
 
+def check_halved(size: int, times: int) -> None:
+    """A sentence for a side that so many layers cannot halve."""
+    if size % 2**times:
+        raise ValueError(f"size must be a multiple of {2**times}, to halve it so often; got {size}")
+
+
 def check_attention(name: str | None, known: Iterable[str]) -> None:
     """A sentence for an attention that a network does not have."""
     if name is not None and name not in known:
