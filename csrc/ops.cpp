@@ -11,6 +11,7 @@
 #include "core/neurons.h"
 #include "core/surrogate.h"
 #include "cpu/isa.h"
+#include "cuda/stream.h"
 
 namespace py = pybind11;
 
@@ -92,6 +93,7 @@ PYBIND11_MODULE(_C, m) {
 #ifdef ATTSNN_WITH_CUDA
   m.attr("cuda_runtime") = cuda_runtime_version();
   m.def("cuda_driver_version", &cuda_driver_version, "1000 major + 10 minor; 0 where there is no driver.");
+  m.def("finds_cuda_streams", &finds_streams, "Whether this process has a torch with CUDA.");
 #else
   m.attr("cuda_runtime") = 0;
   m.def("cuda_driver_version", [] { return 0; });

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import setuptools
+import torch
 
 from attsnn import _extension
 
@@ -125,9 +126,7 @@ def test_a_failed_build_without_an_error_line(script, tmp_path, capfd):
 
 
 def test_imports_of_the_extension(fused):
-    """Only C symbols of torch, so that one build serves every torch >= 2.10; that of the CUDA stream, which a
-    CPU-only torch lacks, may be missing.
-    """
+    """Only C symbols of torch, so that one build serves each >= 2.10; none that a CPU-only one lacks."""
     if shutil.which("nm") is None:
         pytest.skip("no nm")
     command = ["nm", "--dynamic", "--undefined-only", "--demangle", fused.__file__]
@@ -135,7 +134,25 @@ def test_imports_of_the_extension(fused):
     kinds = {name: kind for kind, name in (line.split(maxsplit=1) for line in done.stdout.splitlines())}
     assert "aoti_torch_get_sizes" in kinds  # it is nm's list of what is imported
     assert [name for name in kinds if re.search(r"\b(at|c10|torch|caffe2)::", name)] == []
-    assert kinds.get("aoti_torch_get_current_cuda_stream", "w") == "w"
+    assert not any("cuda" in name for name in kinds)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_where_the_current_stream_is_asked(fused, tmp_path, loaded):
+    """Of torch's library for CUDA, as Python loads it: in no scope but its own. Here one stands for it."""
+    if not fused.cuda_runtime:
+        pytest.skip("no nvcc")
+    if torch.version.cuda is not None:
+        assert fused.finds_cuda_streams()
+        return
+    library, source = tmp_path / "libtorch_cuda.so", tmp_path / "streams.c"
+    source.write_text("int aoti_torch_get_current_cuda_stream(int d, void** s) { *s = 0; return 0; }")
+    words = ["-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", "-o", library, source]
+    subprocess.run([os.environ.get("CC", "cc"), *words], check=True)
+    load = f"import ctypes; kept = ctypes.CDLL({str(library)!r}, mode=ctypes.RTLD_LOCAL)\n" if loaded else ""
+    program = f"{load}import torch; from attsnn import _C; print(_C.finds_cuda_streams())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == str(loaded), done.stderr
 
 
 def test_several_architectures(fused, tmp_path):

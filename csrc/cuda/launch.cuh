@@ -1,16 +1,12 @@
 // Launching on torch's current stream, and sentences for what goes wrong there.
 #pragma once
 #include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
-#include <torch/headeronly/util/shim_utils.h>
 
 #include "cuda/grid.cuh"
-
-// Only a CUDA build of torch has it: declared weak, so that the extension also loads under CPU-only torch.
-#pragma weak aoti_torch_get_current_cuda_stream
+#include "cuda/stream.h"
 
 namespace attsnn {
 
@@ -41,9 +37,7 @@ template <class F>
 void on_device_of(const torch::stable::Tensor& tensor, const F& f) {
   const auto device = tensor.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  f(static_cast<Stream>(stream));
+  f(static_cast<Stream>(current_stream(device)));
 }
 
 }  // namespace attsnn
