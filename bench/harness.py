@@ -1,8 +1,8 @@
 """How things are measured: time, bytes kept, bytes moved, peak memory, and the lines of bench/results.
 
-CUDA: events around one call, the second-level cache overwritten before each. CPU: `perf_counter`, a buffer
-larger than the caches written before each call, freed memory kept by the process. Functions take turns in an
-order that is drawn anew for every round, so that noise and heat meet all alike.
+CUDA: events around one call, the second-level cache overwritten before each, the host ahead of the GPU. CPU:
+`perf_counter`, a buffer larger than the caches written before each call, freed memory kept by the process.
+Functions take turns in an order that is drawn anew for every round, so that noise and heat meet all alike.
 """
 
 import argparse
@@ -40,6 +40,7 @@ RUNS = 3  # repetitions of a whole measurement; the spread of a ratio is over th
 CAP = 12.0  # seconds that the least number of calls may take: `make bench` is to stay below five minutes
 LEAST = 3  # calls of a run, however slow
 SMOKE = {"budget": 0.05, "calls": (2, 2), "flush": False}
+HEAD_START = 50e-6, 20e-3  # seconds, at the least and most, that a GPU waits in front of a call
 _FLUSH_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}  # more than the last cache of either
 
 
@@ -52,6 +53,7 @@ class Timing:
     high: float
     calls: int
     runs: tuple[float, ...]
+    host: float | None = None  # the median of what the host takes to hand a call over to a GPU
 
 
 def keep_memory() -> None:
@@ -100,6 +102,7 @@ def measure(
     calls: tuple[int, int] = (10, 100),
     flush: bool = True,
     again: bool = False,
+    ahead: bool = True,
 ) -> dict[str, Timing]:
     """Times every function, in turns: warm-up until stable, then RUNS runs.
 
@@ -109,12 +112,22 @@ def measure(
         calls: the least and the most calls of each function in a run.
         flush: overwrite the caches before each call.
         again: instead, call the same function before each call, as in a loop over it.
+        ahead: a GPU waits until it has been handed the whole call, so that its own time is measured; else
+            as in a program that has nothing else for it, where the host may be what takes the time.
     """
-    timed = _cuda_seconds if device == "cuda" else _cpu_seconds
     overwrite = partial((junk_of(device) if flush else torch.empty(0)).fill_, 1)
+    host: dict[Callable[[], object], list[float]] = {}
 
     def clock(function: Callable[[], object]) -> tuple[float, float]:
-        return timed(function, function if again else overwrite)
+        before = function if again else overwrite
+        if device != "cuda":
+            return _cpu_seconds(function, before)
+        least, most = HEAD_START
+        handed = host.setdefault(function, [])
+        start = min(most, max(least, 1.5 * handed[-1])) if ahead and handed else least
+        seconds, everything, own = _cuda_seconds(function, before, start)
+        handed.append(own)
+        return seconds, everything
 
     warm = {name: _warm_up(function, clock) for name, function in functions.items()}
     round_seconds = (1 + again) * sum(warm.values()) + len(warm) * clock(lambda: None)[1]
@@ -128,13 +141,14 @@ def measure(
             for order in itertools.islice(orders, rounds):
                 for name in order:
                     times[name][run].append(clock(functions[name])[0])
-    return {name: _timing(runs) for name, runs in times.items()}
+    return {name: _timing(runs, host.get(functions[name])) for name, runs in times.items()}
 
 
-def _timing(runs: list[list[float]]) -> Timing:
+def _timing(runs: list[list[float]], host: list[float] | None) -> Timing:
     every = [t for run in runs for t in run]
     low, median, high = statistics.quantiles(every, n=4)
-    return Timing(median, low, high, len(every), tuple(statistics.median(run) for run in runs))
+    handed = host and statistics.median(host[-len(every) :])
+    return Timing(median, low, high, len(every), tuple(statistics.median(run) for run in runs), handed)
 
 
 def _warm_up(function, clock, most: int = 20, patience: float = 0.5) -> float:
@@ -159,16 +173,19 @@ def _cpu_seconds(function, before) -> tuple[float, float]:
     return end - start, end - began
 
 
-def _cuda_seconds(function, before) -> tuple[float, float]:
+def _cuda_seconds(function, before, head_start: float) -> tuple[float, float, float]:
+    """As `_cpu_seconds`, and the seconds until the host has handed the call over."""
     began = time.perf_counter()
     before()
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(100_000)  # the host runs ahead: launch overhead shows only where it exceeds this
+    torch.cuda._sleep(int(head_start * 2e9))  # cycles, of which no GPU has more in a second
     first.record()
+    start = time.perf_counter()
     function()
+    handed = time.perf_counter() - start
     last.record()
     last.synchronize()
-    return first.elapsed_time(last) / 1e3, time.perf_counter() - began
+    return first.elapsed_time(last) / 1e3, time.perf_counter() - began, handed
 
 
 def kept_bytes(function: Callable[[], object], but: Iterable[Tensor] = ()) -> int:
@@ -341,6 +358,7 @@ def figures(
                 "seconds": [time.low, time.median, time.high],
                 "calls": time.calls,
                 "runs": list(time.runs),
+                "host_seconds": time.host,
                 "copy_seconds": times["copy"].median,
                 "ratio": ratios,  # of the three runs: least, middle, greatest
                 "floor_bytes": floor,
@@ -475,10 +493,21 @@ def parse(words: argparse.ArgumentParser, arguments: list[str] | None) -> argpar
     return chosen
 
 
-def record(lines: Iterable[Mapping[str, Any]], chosen: argparse.Namespace) -> None:
-    """Adds the lines to the results, but those of a smoke only where --out says so."""
-    if not chosen.smoke or chosen.out:
-        print(f"results: {append(lines, chosen.out or RESULTS, chosen.device)}")
+def record(
+    measured: Iterable[list[dict]], table: Callable[[list[dict]], str], chosen: argparse.Namespace
+) -> list[dict]:
+    """Prints the lines of each case as they come, and adds them to the results, so that who ends a bench has
+    what was measured by then; those of a smoke only where --out says so. Returns them all.
+    """
+    lines, path = [], None
+    for new in measured:
+        print(table(new), flush=True)
+        if not chosen.smoke or chosen.out:
+            path = append(new, chosen.out or RESULTS, chosen.device)
+        lines += new
+    if path:
+        print(f"results: {path}")
+    return lines
 
 
 def append(rows: Iterable[Mapping[str, Any]], folder: Path, device: str) -> Path:

@@ -289,9 +289,8 @@ def measure_case(
         except GapError as gap:
             lines.append({**about, "column": name, "row": None, "gap": str(gap)})
     floors = dict.fromkeys(ROWS)
-    figures = harness.figures(
-        about, {**convolutions, **found}, OURS, device, copy=images, floors=floors, **how
-    )
+    how |= {"ahead": False, "copy": images, "floors": floors}  # a step as it is taken, its launches too
+    figures = harness.figures(about, {**convolutions, **found}, OURS, device, **how)
     with cast():
         multiplications = Convolutions.of(ours.training, partial(ours.train, images)).multiplications()
     by_row = {
@@ -323,14 +322,11 @@ def main(arguments: list[str] | None = None) -> None:
     how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
     some = cases.select(cases.MODEL_SMOKE if chosen.smoke else cases.N1[chosen.device], chosen.case)
     rounds = 1 if chosen.smoke else ROUNDS
-    lines: list[dict] = []
-    for case, dtype in itertools.product(some, chosen.dtype):
-        new = measure_case(
-            case, dtype, chosen.columns, chosen.device, chosen.ready, chosen.memory, rounds, **how
-        )
-        print(report.model_table(new), flush=True)
-        lines += new
-    harness.record(lines, chosen)
+    measured = (
+        measure_case(case, dtype, chosen.columns, chosen.device, chosen.ready, chosen.memory, rounds, **how)
+        for case, dtype in itertools.product(some, chosen.dtype)
+    )
+    harness.record(measured, report.model_table, chosen)
 
 
 if __name__ == "__main__":

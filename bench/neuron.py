@@ -219,21 +219,20 @@ def main(arguments: list[str] | None = None) -> None:
         for name in ("dtype", "case", "neuron"):
             words += [f"--{name}", *getattr(chosen, name)] if getattr(chosen, name) else []
         return against(chosen.against, words + ["--smoke"] * chosen.smoke)
-    lines: list[dict] = []
     if chosen.cold:
-        lines = cold_starts(chosen.columns, chosen.device)
-        print(report.cold_table(lines))
+        measured, table = [cold_starts(chosen.columns, chosen.device)], report.cold_table
     elif chosen.growth:
-        lines = growth(chosen.columns, chosen.device, chosen.dtype[0], chosen.smoke)
-        print(report.growth_table(lines))
+        measured = [growth(chosen.columns, chosen.device, chosen.dtype[0], chosen.smoke)]
+        table = report.growth_table
     else:
         how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
         some = cases.select(cases.SMOKE if chosen.smoke else cases.NEURON[chosen.device], chosen.case)
-        for case, dtype, neuron in itertools.product(some, chosen.dtype, chosen.neuron):
-            new = measure_case(case, dtype, neuron, chosen.columns, chosen.device, **how)
-            print(report.case_table(new), flush=True)
-            lines += new
-    harness.record(lines, chosen)
+        table = report.case_table
+        measured = (
+            measure_case(case, dtype, neuron, chosen.columns, chosen.device, **how)
+            for case, dtype, neuron in itertools.product(some, chosen.dtype, chosen.neuron)
+        )
+    harness.record(measured, table, chosen)
 
 
 if __name__ == "__main__":

@@ -136,13 +136,12 @@ def main(arguments: list[str] | None = None) -> None:
     budget = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
     how = {**budget, "again": chosen.warm}
     some = cases.select(cases.PFA_SMOKE if chosen.smoke else cases.PFA[chosen.device], chosen.case)
-    lines: list[dict] = []
-    for case, dtype in itertools.product(some, chosen.dtype):
-        new = measure_case(case, dtype, chosen.columns, chosen.device, chosen.ready, **how)
-        print(report.case_table(new), flush=True)
-        lines += new
+    measured = (
+        measure_case(case, dtype, chosen.columns, chosen.device, chosen.ready, **how)
+        for case, dtype in itertools.product(some, chosen.dtype)
+    )
+    lines = harness.record(measured, report.case_table, chosen)
     print(f"\n{report.pfa_overview([line | {'stale': False} for line in lines])}\n")
-    harness.record(lines, chosen)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def case_table(lines: list[dict]) -> str:
     """One case: a row for each column that has figures, its ROWS; then the gaps and the notes."""
     timed = [row for row in ROWS if any(line["row"] == row for line in lines)]
     header = ["ms", *(word for row in timed for word in (row, "q1-q3", "/ ours")), "GB/s", "% copy"]
+    hosts = any(line.get("host_seconds") for line in lines)
+    header += ["host ms"] * hosts
     spikes = any("mismatches" in line for line in lines)
     header += ["moved MiB", "peak MiB", "kept MiB", *["wrong spikes"] * spikes]
     rows, notes = [], []
@@ -76,6 +78,8 @@ def case_table(lines: list[dict]) -> str:
             cells += [f"{rate:.1f}", f"{100 * step['share_of_copy']:.0f}"]
         else:  # a whole network
             cells += ["-", "-"]
+        host = step.get("host_seconds")
+        cells += [ms(host) if host else "-"] * hosts
         cells += [mib(step["moved_bytes"])]
         cells += [mib(step["peak_bytes"]), mib(step["kept_bytes"])]
         cells += [str(step["mismatches"])] if spikes else []

@@ -278,12 +278,11 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = harness.parse(parser, arguments)
     how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
     some = cases.select(cases.SEAM_SMOKE if chosen.smoke else cases.SEAMS[chosen.device], chosen.case)
-    lines: list[dict] = []
-    for case, dtype in itertools.product(some, chosen.dtype):
-        new = measure_case(case, dtype, chosen.columns, chosen.device, chosen.ready, **how)
-        print(report.case_table(new), flush=True)
-        lines += new
-    harness.record(lines, chosen)
+    measured = (
+        measure_case(case, dtype, chosen.columns, chosen.device, chosen.ready, **how)
+        for case, dtype in itertools.product(some, chosen.dtype)
+    )
+    harness.record(measured, report.case_table, chosen)
 
 
 if __name__ == "__main__":

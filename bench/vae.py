@@ -148,6 +148,7 @@ def measure_case(case: VaeCase, name: str, columns: list[str], device: str, **ho
         except GapError as gap:
             lines.append({**about, "column": column.name, "row": None, "gap": str(gap)})
     floors = dict.fromkeys(ROWS)
+    how |= {"ahead": False}  # a training step as it is taken, its launches too
     return lines + harness.figures(about, found, OURS, device, copy=images, floors=floors, **how)
 
 
@@ -158,13 +159,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--default-memory", action="store_true", help=words)
     chosen = harness.parse(parser, arguments)
     how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
-    lines: list[dict] = []
-    for case in cases.select(SMOKE if chosen.smoke else CASES[chosen.device], chosen.case):
-        name = f"{case.name}, memory given back" if chosen.default_memory else case.name
-        new = measure_case(case, name, chosen.columns, chosen.device, **how)
-        print(tables.vae_table(new), flush=True)
-        lines += new
-    harness.record(lines, chosen)
+    given_back = ", memory given back" if chosen.default_memory else ""
+    measured = (
+        measure_case(case, case.name + given_back, chosen.columns, chosen.device, **how)
+        for case in cases.select(SMOKE if chosen.smoke else CASES[chosen.device], chosen.case)
+    )
+    harness.record(measured, tables.vae_table, chosen)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 nothing.
 """
 
+import argparse
 import contextlib
 import gc
 import io
@@ -141,6 +142,20 @@ def test_unknown_case_and_no_gpu():
     assert done.returncode == 1 and "no such case; there are" in done.stderr
     if not torch.cuda.is_available():
         assert "torch finds no CUDA GPU here" in script("gpu.py").stderr
+
+
+def test_who_ends_a_bench_has_what_was_measured(tmp_path, capsys):
+    def measured():
+        yield [{"case": "first"}]
+        yield [{"case": "second"}]
+        raise KeyboardInterrupt
+
+    chosen = argparse.Namespace(smoke=False, out=tmp_path, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        harness.record(measured(), lambda lines: f"table of {lines[0]['case']}", chosen)
+    (path,) = tmp_path.iterdir()
+    assert [line["case"] for line in harness.read(path)] == ["first", "second"]
+    assert capsys.readouterr().out.splitlines() == ["table of first", "table of second"]
 
 
 def test_a_slow_op_is_slower():

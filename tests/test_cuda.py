@@ -1,5 +1,7 @@
 """On a GPU: the same bits as on the CPU, any stream and graph, and large sizes."""
 
+import copy
+
 import pytest
 import torch
 from close import as_exact_as_eager, close64, same_bits
@@ -144,7 +146,7 @@ def test_more_steps_than_a_launch_takes():
     z = torch.randn(70_000, 1, 4, 1, 2, dtype=torch.float64)
     found = []
     for device in ("cpu", "cuda"):
-        leaf = z.to(device).requires_grad_()
+        leaf = z.detach().to(device).requires_grad_()
         layer.to(device)(leaf).sum().backward()
         found.append(leaf.grad.cpu())
     close64(found[1], found[0], 1e-9)
@@ -193,8 +195,65 @@ def test_more_than_two_to_the_31_elements():
     same_bits(out[-1], (step[0] >= 0.5).bfloat16())
 
 
-def test_network():
-    torch.manual_seed(0)
-    model = models.create("ma_snn_dvs_gesture", steps=6, width=0.25, backend="fused").double()
-    x = (torch.rand(6, 2, 2, 32, 32) < 0.2).double()
-    close64(model.cuda()(x.cuda()).cpu(), model.cpu()(x), 1e-6)
+# A small network of each family and its input; of several that fit a name, the longest.
+_SMALL = {"steps": 3, "width": 0.125}
+FAMILIES = {
+    **dict.fromkeys(("att_ms_resnet", "ms_resnet", "pfa_ms_resnet", "att_vgg"), (_SMALL, (2, 3, 32, 32))),
+    **dict.fromkeys(("fmnist_baseline", "pfa_fmnist"), (_SMALL, (2, 1, 28, 28))),
+    **dict.fromkeys(("ma_snn", "pfa_vgg"), (_SMALL, (3, 2, 2, 128, 128))),
+    "ma_snn_dvs_gesture": ({"steps": 6, "width": 0.25}, (6, 2, 2, 32, 32)),
+    "fsvae": ({"steps": 4}, (2, 1, 32, 32)),
+    "fsvae_large": ({"steps": 4}, (2, 3, 64, 64)),
+    "fsvae_autoencoder": ({}, (2, 1, 28, 28)),
+}
+
+
+def _trained(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """The outputs of a training step, and all gradients as one tensor."""
+    torch.manual_seed(1)  # what the VAE draws, on the CPU
+    out = model(x)
+    outputs = list(out) if isinstance(out, tuple) else [out]
+    sum((o - 0.5).square().sum() for o in outputs if o.requires_grad).backward()
+    grads = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    return [t.detach().cpu() for t in (*outputs, grads)]
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_models_equal_the_cpu(name):
+    """A training step in float64; then one in bf16, channels-last, has finite gradients."""
+    keywords, shape = FAMILIES[max((key for key in FAMILIES if name.startswith(key)), key=len)]
+    backend = {} if name == "fsvae_autoencoder" else {"backend": "fused"}  # it has no neurons
+    model = models.create(name, **keywords, **backend).double().train()
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.weight.data.mul_(3)  # so that deep layers fire
+        if isinstance(part, nn.modules.dropout._DropoutNd):
+            part.p = 0.0  # drawn on the device
+    x = torch.rand(shape, dtype=torch.float64)
+    x = (x < 0.3).double() if len(shape) == 5 else x
+    cpu, gpu = _trained(copy.deepcopy(model), x), _trained(copy.deepcopy(model).cuda(), x.cuda())
+    for a, b in zip(gpu, cpu, strict=True):
+        close64(a, b, 1e-9)
+    model = model.float().cuda().to(memory_format=torch.channels_last)
+    with torch.autocast("cuda", torch.bfloat16):
+        *_, grads = _trained(model, x.float().cuda())
+    assert grads.isfinite().all() and grads.abs().sum() > 0
+
+
+def test_out_of_memory():
+    """Of PyTorch's class, forward and backward; what tools that look for a batch that fits go by."""
+    x = torch.randn(16, 2**22, device="cuda", requires_grad=True)  # 256 MiB
+    neuron = neurons.leaky(backend="fused")
+    out = neuron(x).sum()
+    held = torch.cuda.memory_reserved() / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(held)
+    try:
+        kept = [torch.empty(2**26, device="cuda")]
+        with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+            while True:
+                kept.append(neuron(x.detach()))
+        with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+            out.backward()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

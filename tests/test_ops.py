@@ -17,6 +17,7 @@ from close import same_bits
 from torch.nn.utils import parametrize
 
 from attsnn import _extension, neurons, ops, reference
+from attsnn.ops import registration
 
 
 def arguments(steps=5, keep="input", learned=False, state=False, dtype=torch.float64):
@@ -429,3 +430,19 @@ def test_warnings_are_not_errors_in_the_fused_path(fused):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         neurons.ma_snn(backend="auto")(X)
+
+
+def test_more_than_the_memory(fused):
+    """In PyTorch's words, by which tools that look for a batch that fits know it; of a GPU in its class."""
+    with pytest.raises(RuntimeError, match="^DefaultCPUAllocator: can't allocate memory: .*99511627776, 4,"):
+        ops.lif(torch.ones(1, 4, 2**10), steps=2**40, backend="fused")
+
+    @registration.telling_of_memory
+    def fail(words: str) -> None:
+        raise RuntimeError(words)
+
+    with pytest.raises(torch.OutOfMemoryError, match="^CUDA out of memory. attsnn wants"):
+        fail("CUDA out of memory. attsnn wants a tensor of shape [2]")
+    with pytest.raises(RuntimeError, match="^else$") as error:
+        fail("else")
+    assert type(error.value) is RuntimeError

@@ -17,13 +17,14 @@ from attsnn._extension import Backend, compiled, use_fused
 from attsnn.reference import CONSTANTS, EMITS, SURROGATES, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
 
-from .registration import register_gradient
+from .registration import register_gradient, telling_of_memory
 
 STARTS = ("zero", "reset")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 CHECKPOINT_ABOVE, CHECKPOINT_EVERY = 64, 32  # steps; csrc/core/call.h has the same numbers, a test compares
 
 
+@telling_of_memory
 def lif(
     x: Tensor,
     v0: Tensor | None = None,

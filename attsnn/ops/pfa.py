@@ -12,13 +12,14 @@ from attsnn._extension import Backend, compiled, use_fused
 from attsnn.reference import FUSIONS, SCALES, PFAOutput, PFAScores, state_dtype
 
 from .neuron import as_read, check, like
-from .registration import register_gradient
+from .registration import register_gradient, telling_of_memory
 from .seam_shapes import maps_like
 
 RANKS = range(1, 65)
 Affine = tuple[Tensor, Tensor]  # weight and bias
 
 
+@telling_of_memory
 def pfa(
     x: Tensor,
     spatial: Affine,

@@ -2,12 +2,14 @@
 it does not do.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
 
 TWICE = "{}: no double backward (create_graph=True); backend='reference' has one"
 VMAPPED = "{}: no vmap; N is the batch dimension, or use backend='reference'"
+NO_MEMORY = "CUDA out of memory."  # how csrc/tensor/neuron_op.h begins to say it
 
 
 def register_shape(op: str, shape: Callable, name: str) -> None:
@@ -34,6 +36,7 @@ def register_gradient(
     """
     for op, shape in zip((forward, backward), shapes, strict=True):
         register_shape(op, shape, name)
+    gradient = telling_of_memory(gradient)
     torch.library.register_autograd(f"attsnn::{forward}", gradient, setup_context=setup_context)
     torch.library.register_autograd(f"attsnn::{backward}", _refuse(TWICE.format(name)))
 
@@ -43,3 +46,20 @@ def _refuse(sentence: str) -> Callable:
         raise NotImplementedError(sentence)
 
     return raise_it
+
+
+def telling_of_memory(function: Callable) -> Callable:
+    """The function, whose error where a GPU's memory does not suffice is PyTorch's: the stable ABI hands on
+    that an allocation failed, and not of which class the error was.
+    """
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except RuntimeError as error:
+            if str(error).startswith(NO_MEMORY) and not isinstance(error, torch.OutOfMemoryError):
+                raise torch.OutOfMemoryError(str(error)) from None
+            raise
+
+    return call

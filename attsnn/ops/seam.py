@@ -18,7 +18,7 @@ from attsnn.reference import CONSTANTS, Gates, Norm, Scores, SeamOutput, Surroga
 from attsnn.reference.neuron import Constant
 
 from .neuron import as_read, check, like, pack, stack, typed
-from .registration import TWICE
+from .registration import TWICE, telling_of_memory
 from .seam_shapes import (
     AFFINE,
     BY_PLANE,
@@ -34,6 +34,7 @@ from .seam_shapes import (
 )
 
 
+@telling_of_memory
 def seam(
     z: Tensor,
     *,
@@ -116,9 +117,12 @@ def seam(
         numbers=packed.numbers,
         rules=packed.rules,
         keep=packed.keep,
-        grad=torch.is_grad_enabled(),
     )
-    results = iter(_Seam.apply(plan, z, shortcut, learned, *norm_or_none[:4], *weights))
+    given = (z, shortcut, learned, *norm_or_none[:4], *weights)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
+        results = iter(_Seam.apply(plan, *given))
+    else:  # autograd's own way there takes as long as a small seam
+        results = iter(_computed(plan, *given, wanted=False)[0])
     out, x = next(results), next(results) if membrane else None
     mean, var = (next(results), next(results)) if plan.batch else (None, None)
     scores = Scores(*(next(results) if plan.gates & which else None for which in (TIME, CHANNEL, SPACE)))
@@ -142,7 +146,6 @@ class _Plan(NamedTuple):
     numbers: tuple[float, ...]
     rules: tuple[int, ...]
     keep: str
-    grad: bool
 
 
 class _Kept(NamedTuple):
@@ -161,19 +164,13 @@ class _Kept(NamedTuple):
 class _Seam(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plan, z, shortcut, learned, weight, bias, mean, var, *weights):
-        given, state = (weight, bias, *weights), state_dtype(z)
-        wanted = plan.grad and any(ctx.needs_input_grad)
-        with _without_autocast(z.device.type):
-            weight, bias, *weights = [None if w is None else as_read(w, state) for w in given]
-            outputs, kept, ctx.neuron = _forward(
-                plan, z, shortcut, learned, weight, bias, mean, var, weights, wanted
-            )
+        given = (z, shortcut, learned, weight, bias, mean, var, *weights)
+        outputs, kept, ctx.neuron = _computed(plan, *given, wanted=True)
         ctx.plan, ctx.device_type = plan, z.device.type
-        ctx.dtypes = [None if w is None else w.dtype for w in given]
-        if wanted:
-            *single, planes, weights, small = kept
-            ctx.save_for_backward(*single, *planes, *weights, *small)
-            ctx.ends = len(single) + len(planes), len(single) + len(planes) + len(weights)
+        ctx.dtypes = [None if w is None else w.dtype for w in (weight, bias, *weights)]
+        *single, planes, weights, small = kept
+        ctx.save_for_backward(*single, *planes, *weights, *small)
+        ctx.ends = len(single) + len(planes), len(single) + len(planes) + len(weights)
         ctx.set_materialize_grads(False)
         # out, membrane; then what has no gradient: mean and variance, the gates. torch.compile takes no
         # output that is None.
@@ -213,6 +210,14 @@ def _as_given(grad: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 
 # ---- forward
 # ------------------------------------------------------------------------------------------
+
+
+def _computed(plan, z, shortcut, learned, weight, bias, mean, var, *weights, wanted: bool):
+    """`_forward` of small tensors as the ops take them, outside of autocast."""
+    with _without_autocast(z.device.type):
+        state = state_dtype(z)
+        read = [None if w is None else as_read(w, state) for w in (weight, bias, *weights)]
+        return _forward(plan, z, shortcut, learned, *read[:2], mean, var, read[2:], wanted)
 
 
 def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wanted):
@@ -280,6 +285,7 @@ def _everywhere(totals: Tensor, group) -> Tensor:
 # ------------------------------------------------------------------------------------------
 
 
+@telling_of_memory
 def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z, wants_up):
     """The gradients of z, shortcut, learned, weight, bias, and those of `weights`."""
     ops, p, (keep, rules) = torch.ops.attsnn, s.z if s.p is None else s.p, neuron

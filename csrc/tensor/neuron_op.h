@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -21,6 +22,17 @@ namespace attsnn {
 using torch::stable::Tensor;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
+// For a result that there is no memory for, as PyTorch says it: tools that look for a batch that fits know it
+// by these words, and attsnn/ops makes PyTorch's class of error of them, which the stable ABI does not hand
+// on.
+inline std::runtime_error no_memory(bool cuda, const std::vector<int64_t>& sizes) {
+  std::string shape;
+  for (const int64_t size : sizes) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+  return std::runtime_error((cuda ? "CUDA out of memory." : "DefaultCPUAllocator: can't allocate memory:") +
+                            std::string(" attsnn wants a tensor of shape [") + shape +
+                            "]; what the allocator says of it is on stderr");
+}
+
 // On the device of `like`. Not through the dispatcher: a seam needs dozens, most of a few hundred values,
 // which take less time to compute than to come by there.
 inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& sizes,
@@ -30,9 +42,10 @@ inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& size
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
   AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
-                                                  detail::to<int32_t>(detail::from(type)), device, index,
-                                                  &made));
+  if (aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
+                               detail::to<int32_t>(detail::from(type)), device, index,
+                               &made) != AOTI_TORCH_SUCCESS)
+    throw no_memory(device != aoti_torch_device_type_cpu(), sizes);
   return Tensor(made);
 }
 
