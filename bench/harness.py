@@ -7,7 +7,6 @@ Functions take turns in an order that is drawn anew for every round, so that noi
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import hashlib
 import itertools
@@ -15,6 +14,7 @@ import json
 import os
 import platform
 import random
+import runpy
 import statistics
 import subprocess
 import sys
@@ -57,17 +57,10 @@ class Timing:
 
 
 def keep_memory() -> None:
-    """Asks glibc to give no freed memory back to the system (elsewhere nothing): page faults come and go with
-    the order of allocations, and are most of what one sees otherwise.
+    """As a training on a CPU keeps what is freed: page faults come and go with the order of allocations, and
+    are most of what one sees otherwise. From this tree, whichever is measured.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    mmap_threshold, trim_threshold, top_pad = -3, -1, -2
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 256 << 20)
-    if not mallopt(mmap_threshold, 1 << 30):  # what lies above goes back when it is freed
-        mallopt(mmap_threshold, 32 << 20)  # the most that an older glibc takes
+    runpy.run_path(str(ROOT / "attsnn" / "engine" / "memory.py"))["keep_memory"]()
 
 
 @contextlib.contextmanager

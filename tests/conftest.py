@@ -1,6 +1,5 @@
 """Fixtures, and the reasons for which a test may be skipped."""
 
-import ctypes
 import importlib.util
 import os
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from attsnn import _extension
+from attsnn.engine.memory import keep_memory
 
 SHIM = str(Path(__file__).parent / "shim")  # see sitecustomize.py there
 if SHIM not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
@@ -18,11 +18,7 @@ if SHIM not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
     _spec = importlib.util.spec_from_file_location("shim", f"{SHIM}/sitecustomize.py")
     _spec.loader.exec_module(importlib.util.module_from_spec(_spec))
 
-# glibc keeps the memory of tensors below 1 GiB, at most 2 GiB in all: to fault the pages in again takes a
-# fourth of the time of a network in float64.
-if (_mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-    for _name, _value in ((-3, 2**30), (-1, 2**31 - 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-        _mallopt(_name, _value)
+keep_memory()  # to fault the pages in again takes a fourth of the time of a network in float64
 
 REQUIRE = os.environ.get("ATTSNN_REQUIRE", "").split(",")  # fused, cuda: what must not be skipped
 SKIPS = (

@@ -1,8 +1,11 @@
 """The parts of the engine by themselves: order and seeds, random states, scores, pictures, exit codes."""
 
+import ctypes
 import itertools
 import json
+import os
 import random
+import subprocess
 import sys
 import time
 import types
@@ -19,6 +22,33 @@ from attsnn import engine
 from attsnn.engine import pictures, progress, rng, sampling
 from attsnn.engine.config import difference
 from attsnn.engine.progress import duration
+
+
+@pytest.mark.parametrize("variable", [None, "MALLOC_TOP_PAD_"])
+def test_freed_memory_is_kept(variable):
+    """No page fault for a tensor in the place of one that was freed; what the environment says stands."""
+    program = """
+import resource, torch
+from attsnn import engine
+from attsnn.engine.memory import keep_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with engine.processes("cpu", 1):
+    faults()
+    print(keep_memory(), faults())
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    environment |= {variable: "0"} if variable else {}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    kept, found = done.stdout.split()
+    if variable or not hasattr(ctypes.CDLL(None), "mallopt"):
+        assert kept == "False"
+    else:
+        assert kept == "True" and int(found) < 16  # of 2 MiB there would be 32, of 4 KiB 16,384
 
 
 def test_order_and_seeds_are_pure_functions():

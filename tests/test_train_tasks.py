@@ -102,6 +102,37 @@ def test_a_dry_run_needs_nothing_and_leaves_nothing(tmp_path, words):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        (("cifar", "textures", "--batch", "300", "--size", "8"), 6),  # 0.9 of 2,000
+        (("cifar", "textures", "--batch", "300", "--size", "8", "--limit-batches", "4"), 4),
+        (("fmnist", "digits", "--batch", "64", "--steps", "1"), 20),  # 0.9 of 1,439
+        (("vae", "digits", "--batch", "64", "--steps", "1"), 20),
+        (
+            (
+                "imagenet",
+                "ms_resnet",
+                "--synthetic",
+                "40",
+                "--size",
+                "32",
+                "--width",
+                "0.125",
+                "--batch",
+                "8",
+            ),
+            5,
+        ),
+    ],
+)
+def test_a_dry_run_counts_what_would_be_trained_on(tmp_path, words, steps):
+    done = train(*words, "--dry-run", "--threads", "1", where=tmp_path)
+    assert done.code == 0, done.err
+    (found,) = re.findall(r"steps of an epoch of .* (\d+)\n", done.out)
+    assert int(found) == steps
+
+
 # ---- what a stranger met
 # ------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import tyro
-from images import Classes, HeldOutTraining, Task, Transform, drawn
+from images import DRAWN_CLASSES, Classes, HeldOutTraining, Task, Transform, drawn
 from images import main as run
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -93,7 +93,7 @@ def open_images(
     """A split with its transform; "held" are the training images as an evaluation sees them."""
     if r.recipe == "textures" and r.data is None:
         start, count = (r.synthetic, max(r.synthetic // 5, 10)) if split == "test" else (0, r.synthetic)
-        return data.SyntheticImages(count, size, classes=10, start=start, **STATISTICS)
+        return data.SyntheticImages(count, size, classes=DRAWN_CLASSES, start=start, **STATISTICS)
     root = r.data if r.synthetic is None else drawn("cifar10", r.synthetic, processes)
     if root is None:
         where = data.DATASETS["cifar10"].where
@@ -133,7 +133,7 @@ TASK = Task(
     transform=picture,
     network=("model", "attention", "steps", "width", "dropout", "rank", "downsample"),
     families=("att_vgg",),
-    of_run=("CIFAR-10", 45_000, 10),
+    of_run=lambda r: ("CIFAR-10", 45_000, 10),
     loss_of=loss_of,
 )
 

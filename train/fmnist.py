@@ -66,12 +66,16 @@ RECIPES = {
 }  # fmt: skip
 
 
+def from_package(r: Recipe) -> bool:
+    return r.recipe == "digits" and r.data is None and r.synthetic is None
+
+
 def open_images(
     r: Recipe, split: str, size: int, processes: engine.Processes, classes: Classes = None
 ) -> Dataset:
     """A split in [0, 1], without augmentation, as published."""
     part = "test" if split == "test" else "train"
-    if r.recipe == "digits" and r.data is None and r.synthetic is None:
+    if from_package(r):
         opened = data.Digits(part, size=size)
     else:
         root = r.data if r.synthetic is None else drawn(r.set, r.synthetic, processes)
@@ -93,7 +97,7 @@ TASK = Task(
     transform=lambda r, size: Transform("grey_transform", {"size": size}),
     network=("model", "attention", "steps", "width", "dropout", "rank", "channels", "hidden"),
     families=("pfa_fmnist",),
-    of_run=("Fashion-MNIST", 54_000, 10),
+    of_run=lambda r: ("the digits", 1_298, 10) if from_package(r) else (r.set, 54_000, 10),
     channels=1,
     rising=lambda r: RISE,
 )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import tyro
-from images import Classes, ImageTraining, Task, Transform
+from images import DRAWN_CLASSES, Classes, ImageTraining, Task, Transform
 from images import main as run
 from torch.utils.data import Dataset
 
@@ -83,9 +83,11 @@ def open_images(
     if r.synthetic is not None:
         held = max(r.synthetic // 5, 10)
         count, start = (r.synthetic, 0) if split == "train" else (held, r.synthetic)
-        drawn = data.SyntheticImages(count, size, classes=10, start=start)
+        drawn = data.SyntheticImages(count, size, classes=DRAWN_CLASSES, start=start)
         if classes not in (None, len(drawn.classes), drawn.classes):
-            raise data.DataFormatError("--synthetic draws 10 classes of textures; the weights are for others")
+            raise data.DataFormatError(
+                f"--synthetic draws {DRAWN_CLASSES} classes of textures; the weights are for others"
+            )
         return drawn
     if r.data is None:
         where = imagenet.WHERE
@@ -119,7 +121,7 @@ TASK = Task(
     transform=picture,
     network=("model", "attention", "steps", "width", "dropout", "membrane_float32"),
     families=("att_ms_resnet", "ms_resnet"),
-    of_run=("ImageNet", imagenet.IMAGES["train"], imagenet.CLASSES),
+    of_run=lambda r: ("ImageNet", imagenet.IMAGES["train"], imagenet.CLASSES),
     validates=False,
     rising=lambda r: r.epochs // 5,
 )

@@ -21,6 +21,7 @@ from attsnn.models.convert import load_any
 Loss = Literal["cross_entropy", "mse", "tet"]
 T = TypeVar("T", bound=engine.Training)
 OUTPUTS = ("classifier.weight", "classifier.current.weight")  # what has a row for each class
+DRAWN_CLASSES = 10  # of what --synthetic draws
 CHOSEN_ON_TEST = "The checkpoint was chosen on the test set: this is no result on unseen samples."
 Classes = Sequence[str] | int | None  # their names, or how many; None: those of the data
 
@@ -113,7 +114,7 @@ class Task:
     transform: Callable[[Any, int], Transform]  # of a picture at an evaluation, by the side of its crop
     network: tuple[str, ...]  # fields that say what the network is
     families: tuple[str, ...]  # of published checkpoints that --checkpoint takes
-    of_run: tuple[str, int, int]  # what --dry-run counts a run on: name, images of an epoch, classes
+    of_run: Callable[[Any], tuple[str, int, int]]  # of --dry-run: the set's name, images of an epoch, classes
     validates: bool = True  # the checkpoint is chosen by a part of "train"; else by "val"
     channels: int = 3
     rising: Callable[[Any], int] = lambda r: r.epochs  # epochs of the published cosine, which rises again
@@ -321,9 +322,18 @@ def train(r: ImageTraining, task: Task, processes: engine.Processes) -> None:
         print(CHOSEN_ON_TEST, flush=True)
 
 
+def counted(r: Any, published: tuple[str, int], validates: bool = True) -> tuple[str, int]:
+    """What --dry-run counts a run on, its name and the images of an epoch: what is drawn, or that."""
+    if r.synthetic is None:
+        return published
+    held = r.validation_fraction if validates and not chosen_on_test(vars(r)) else 0
+    return "what is drawn", round(r.synthetic * (1 - held))
+
+
 def step_on_noise(r: ImageTraining, task: Task, processes: engine.Processes) -> engine.Step:
     """A training step on random images."""
-    device, classes = processes.device, task.of_run[2]
+    device = processes.device
+    classes = DRAWN_CLASSES if r.synthetic is not None else task.of_run(r)[2]
     model = network(r, task, classes, device)
     check_loss(r, model)
     piece = engine.piece_of(r, processes)
@@ -340,7 +350,8 @@ def dry_run(r: ImageTraining, task: Task, processes: engine.Processes) -> None:
         step = trial(r)
         takes(step.model, 1, task.channels, r.size, r.size)
     title = f"{r.model}, T = {r.steps}, on {processes.device}"
-    rows = engine.rows_of_trial(r, step, processes, *task.of_run[:2], "images")
+    count = counted(r, task.of_run(r)[:2], task.validates)
+    rows = engine.rows_of_trial(r, step, processes, *count, "images")
     if processes.first:
         print(engine.table((title, "value"), rows))
 

@@ -27,7 +27,17 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 import tyro
-from images import CHOSEN_ON_TEST, Transform, Weights, chosen_on_test, drawn, inherited, takes, weights_of
+from images import (
+    CHOSEN_ON_TEST,
+    Transform,
+    Weights,
+    chosen_on_test,
+    counted,
+    drawn,
+    inherited,
+    takes,
+    weights_of,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -129,7 +139,7 @@ RECIPES = {
                        schedule="cosine", epochs=54, picture_epochs=9, workers=0)),
 }  # fmt: skip
 NETWORK = ("model", "in_channels", "size", "steps", "latent", "k", "widths", "hidden", "pfa", "rank")
-COUNTS = {"mnist": 54_000, "fashion": 54_000, "cifar10": 45_000, "celeba": 162_770, "digits": 1_290}
+COUNTS = {"mnist": 54_000, "fashion": 54_000, "cifar10": 45_000, "celeba": 162_770, "digits": 1_298}
 
 
 # ---- images
@@ -387,7 +397,8 @@ def dry_run(r: Recipe, processes: engine.Processes) -> None:
         r = engine.settled(r, processes, None, partial(noise, processes=processes))
         step = noise(r, processes)
     title = f"{r.model}, T = {r.steps}, on {processes.device}"
-    rows = engine.rows_of_trial(r, step, processes, r.set, COUNTS[r.set], "images")
+    count = counted(r, (r.set, COUNTS[r.set]), validates=r.set != "celeba")
+    rows = engine.rows_of_trial(r, step, processes, *count, "images")
     if processes.first:
         print(engine.table((title, "value"), rows))
 

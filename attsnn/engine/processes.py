@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import RunError, UsageError, ignore_sigterm
+from .memory import keep_memory
 from .setup import device as device_of
 
 T = TypeVar("T")
@@ -130,7 +131,8 @@ def processes(
     """Joins the processes that `torchrun` started, or is the only one.
 
     Args:
-        device: a CUDA device a process, with NCCL; or the CPU, with gloo.
+        device: a CUDA device a process, with NCCL; or the CPU, with gloo, which keeps freed memory
+            (`memory.keep_memory`).
         threads: of the CPU, for each process; 0 leaves PyTorch's choice.
         timeout: seconds after which a process that does not answer ends the run.
 
@@ -138,6 +140,8 @@ def processes(
     """
     world, rank, local = (int(os.environ.get(k, d)) for k, d in zip(_NAMES, (1, 0, 0), strict=True))
     chosen = device_of(device, threads)
+    if chosen.type == "cpu":
+        keep_memory()
     if world == 1:
         yield Processes(device=chosen)
         return

@@ -63,6 +63,8 @@ def rows_of_trial(
     step.take()  # sets up
     seconds, loss = step.take()
     own, steps = piece_of(t, processes) * t.accumulate, samples // t.batch
+    if t.limit_batches is not None:
+        steps = min(steps, t.limit_batches)
     rows = [
         ("parameters", f"{sum(p.numel() for p in step.model.parameters()):,}"),
         (f"{called} of a step, in one process", f"{own:,}"),
