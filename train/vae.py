@@ -78,7 +78,7 @@ class Recipe(engine.Training):
     draw_seed: int = 0  # of those draws
     picture_epochs: int = 5  # between the pictures of a run
     max_bad: int = 100  # images that may be missing or corrupt; more end the run with exit code 3
-    synthetic: int | None = None  # so many images drawn by the program, in the set's format; not of CelebA
+    synthetic: int | None = None  # so many images drawn by the program, in the set's own format
     sample: int | None = None  # only generate so many images from --checkpoint
     out: Path = Path("samples.png")  # the picture that --sample writes
     judge: bool = False  # with --eval: what a small classifier, trained here, reads of reconstructions

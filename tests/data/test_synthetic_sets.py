@@ -45,7 +45,7 @@ def made(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("sets")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return {name: synthesise(name, folder, COUNT, SEED) for name in sets.NAMED}
+        return {name: synthesise(name, folder, COUNT, SEED) for name in (*sets.NAMED, *sets.UNLABELLED)}
 
 
 def opened(name: str, path: Path, split: str):
@@ -63,7 +63,7 @@ def content(path: Path) -> dict[str, bytes]:
 
 
 def test_the_sets_are_those_asked_for(made):
-    assert set(made) == {*SHAPES, "cifar10", "cifar100", "mnist", "fashion"}
+    assert set(made) == {*SHAPES, "cifar10", "cifar100", "mnist", "fashion", "celeba"}
     assert all(path.name == f"{name}-v{samples.VERSION}-20-seed3" for name, path in made.items())
 
 
@@ -265,7 +265,16 @@ def test_a_digit_that_is_shown_again_is_shifted():
 # In place
 
 
-@pytest.mark.parametrize("name", sets.NAMED)
+def test_faces_of_nobody(made):
+    """Of the published size, in each of the three splits, all of them sound."""
+    DATASETS["celeba"].verify(made["celeba"], decode=True, subset=True)
+    for split, count in (("train", COUNT), ("val", 10), ("test", 10)):
+        images = opened("celeba", made["celeba"], split)
+        assert len(images) == count and set(images.labels) == {0}
+        assert images[0][0].shape[-2:] == (218, 178)
+
+
+@pytest.mark.parametrize("name", [*sets.NAMED, *sets.UNLABELLED])
 def test_content_is_a_function_of_name_count_and_seed(name, made, tmp_path):
     """Byte for byte; a set that is there is used as it is."""
     path = synthesise(name, tmp_path / "a" / "b", COUNT, SEED)

@@ -1,14 +1,16 @@
 """Data sets that need no download: files in the published formats, of digits that move and of textures.
 
 The recordings of an event set are what the sensor of samples.py sees of handwritten digits; they are written
-as that set is published and taken through its own `prepare`. CIFAR's images are textures, those of MNIST and
-Fashion-MNIST enlarged digits. Nothing here is of the set whose name it has, but the format.
+as that set is published and taken through its own `prepare`. The images of CIFAR and CelebA are textures,
+of MNIST and Fashion-MNIST enlarged digits. Nothing here is of the set whose name it has, but the format.
 """
 
+import io
 import operator
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby
@@ -16,13 +18,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from attsnn._files import sync
 from attsnn.data.core.events import Events, generator
 from attsnn.data.core.staging import once, staged
 from attsnn.data.core.store import Store
-from attsnn.data.datasets import TABLE, cifar, cifar10_dvs, dvs_gesture, mnist, ncaltech101
+from attsnn.data.datasets import TABLE, celeba, cifar, cifar10_dvs, dvs_gesture, mnist, ncaltech101
 from attsnn.data.datasets.digits import NAMES, TEST_USERS, TRAIN_USERS, Digits, digits
 from attsnn.data.synthetic import writers
 from attsnn.data.synthetic.samples import SIDE, VERSION, record, write_gestures
@@ -31,6 +34,7 @@ from attsnn.data.synthetic.textures import texture
 CLASSES = len(NAMES)
 LEAST, MOST = 10, 60_000  # training samples; what every format has names for
 HELD = 900  # the number of a class's first test recording: where first900 parts sets without a split
+PORTRAIT = slice(20, 198)  # columns of a square that is as wide as CelebA's images are high
 SHIFT = 2  # pixels, of a digit that is shown again
 # What readers say of sets that have not as many recordings as the published ones.
 COUNTS = r".*: found .*(; published are \d+|, the published numbers)"
@@ -55,18 +59,20 @@ def synthesise(
 ) -> Path:
     """Writes a synthetic set in the format of the set `name`; the path that its class opens.
 
-    `count` samples for training and max(count // 5, 10) for the test, labels 0 to 9 in turn: of an event set
-    as a store of real prepared data is, of an image set as its files are published. cifar10_dvs and
-    ncaltech101 have no split; `split_rule="first900"` gives the one asked for, up to a `count` of 8,990. A
-    store of dvs_gesture has the first ten classes, one of ncaltech101 names all 101.
+    `count` samples for training and max(count // 5, 10) for the test, of celeba for its validation too,
+    labels 0 to 9 in turn (celeba has none): of an event set as a store of real prepared data is, of an image
+    set as its files are published. cifar10_dvs and ncaltech101 have no split; `split_rule="first900"` gives
+    the one asked for, up to a `count` of 8,990. A store of dvs_gesture has the first ten classes, one of
+    ncaltech101 names all 101.
 
     It lies in `out`/NAME-vVERSION-COUNT-seedSEED, is a function of these, and appears as a whole; where it is
     already, it is verified and used. `progress` shows how far it is. Raises ValueError for a name that is not
-    in `NAMED`, a count outside of 10 to 60,000, or a seed below 0, and DataError where it cannot be written.
+    in `NAMED` or `UNLABELLED`, a count outside of 10 to 60,000, or a seed below 0, and DataError where it
+    cannot be written.
     """
     count, seed = operator.index(count), operator.index(seed)
-    if name not in NAMED:
-        raise ValueError(f"no synthetic set is called {name!r}; there are {', '.join(NAMED)}")
+    if name not in (known := (*EVENTS, *UNLABELLED, *IMAGES)):
+        raise ValueError(f"no synthetic set is called {name!r}; there are {', '.join(known)}")
     if not LEAST <= count <= MOST:
         raise ValueError(f"count must be from {LEAST} to {MOST} training samples, got {count}")
     if seed < 0:
@@ -78,8 +84,8 @@ def synthesise(
     return once(path, partial(_write_images, name, count, seed), TABLE[name].describe)
 
 
-def _counts(count: int) -> dict[str, int]:
-    return {"train": count, "test": max(count // 5, LEAST)}
+def _counts(count: int, splits: Iterable[str] = ("train", "test")) -> dict[str, int]:
+    return {split: count if split == "train" else max(count // 5, LEAST) for split in splits}
 
 
 def _shown(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -176,9 +182,9 @@ EVENTS = {
 # Images
 
 
-def _textures(part: int, number: int, seed: int) -> np.ndarray:
-    """uint8 `[number, 32, 32, 3]`."""
-    drawn = [texture(i % CLASSES, 32, generator((seed, part, i + 1))) for i in range(number)]
+def _textures(part: int, number: int, seed: int, side: int = 32) -> np.ndarray:
+    """uint8 `[number, side, side, 3]`."""
+    drawn = [texture(i % CLASSES, side, generator((seed, part, i + 1))) for i in range(number)]
     return np.rint(np.stack(drawn) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
@@ -207,20 +213,35 @@ def _idx(name: str, folder: Path, drawn: dict[str, tuple[np.ndarray, np.ndarray]
         writers.write_idx(folder / file.name, array)
 
 
+def _portraits(folder: Path, drawn: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """In an archive, the middle of each, and the partition."""
+    rows = []
+    with zipfile.ZipFile(folder / celeba.ARCHIVE, "w") as archive:
+        for part, (images, _) in enumerate(drawn.values()):
+            for image in images:
+                name, encoded = f"{len(rows) + 1:06d}.jpg", io.BytesIO()
+                Image.fromarray(image[:, PORTRAIT]).save(encoded, "jpeg", quality=95)
+                # Of 1980, as zipfile has it by itself: the bytes hang on no clock.
+                archive.writestr(zipfile.ZipInfo(f"{celeba.FOLDER}/{name}"), encoded.getvalue())
+                rows.append(f"{name} {part}\n")
+    (folder / celeba.PARTITION).write_text("".join(rows))
+
+
 IMAGES = {  # what is drawn, and how it is written
     "cifar10": (_textures, partial(_cifar, 10)),
     "cifar100": (_textures, partial(_cifar, 100)),
     "mnist": (_enlarged, partial(_idx, "mnist")),
     "fashion": (_enlarged, partial(_idx, "fashion")),
 }
-NAMED = (*EVENTS, *IMAGES)
+NAMED = (*EVENTS, *IMAGES)  # whose labels are 0 to 9
+UNLABELLED = {"celeba": (partial(_textures, side=218), _portraits)}
 
 
 def _write_images(name: str, count: int, seed: int, path: Path) -> None:
-    draw, write = IMAGES[name]
+    draw, write = (IMAGES | UNLABELLED)[name]
     drawn = {
         split: (draw(part, number, seed), (np.arange(number) % CLASSES).astype(np.uint8))
-        for part, (split, number) in enumerate(_counts(count).items())
+        for part, (split, number) in enumerate(_counts(count, TABLE[name].splits).items())
     }
     with staged(path) as folder:
         write(folder, drawn)
