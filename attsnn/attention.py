@@ -24,6 +24,37 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
 
 
+# ---- children: read, or called
+# ------------------------------------------------------------------------------------------
+
+
+def as_made(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a layer may read the module's tensors in place of calling it: its forward is that of one of the
+    kinds, and no hook hangs on it. Old weight_norm, spectral_norm and pruning are hooks; a parametrisation is
+    computed where the tensor is read. Hooks of all modules at once (`register_module_forward_hook`) see what
+    is called alone.
+    """
+    if module._forward_pre_hooks or module._forward_hooks or "forward" in module.__dict__:
+        return False
+    if module._backward_hooks or module._backward_pre_hooks:
+        return False
+    forward = type(module).forward
+    return any(forward is kind.forward for kind in kinds)
+
+
+def _weight_of(module: nn.Module, kind: type[nn.Module], dtype: torch.dtype):
+    """The module's weight in that type, where it may be read; else what calls it, in its own type."""
+    if as_made(module, kind):
+        return module.weight.to(dtype)
+    weight = getattr(module, "weight", None)  # a quantised layer's is a method
+    own = weight.dtype if isinstance(weight, Tensor) else torch.float32
+    return lambda x: module(x.to(own)).to(dtype)
+
+
+# ---- gates
+# ------------------------------------------------------------------------------------------
+
+
 class _Excitation(nn.Module):
     """The shared MLP's two weights, size -> size // ratio -> size, without bias."""
 
@@ -37,6 +68,14 @@ class _Excitation(nn.Module):
         self.reduce = nn.Linear(size, size // ratio, bias=False)
         self.expand = nn.Linear(size // ratio, size, bias=False)
         self.size = size
+
+    def weights(self, dtype: torch.dtype) -> list:
+        """Those of `reduce` and `expand`, or what calls them."""
+        return [_weight_of(part, nn.Linear, dtype) for part in (self.reduce, self.expand)]
+
+    def read(self) -> bool:
+        """Whether a seam may apply the weights in place of this module."""
+        return all(as_made(part, nn.Linear) for part in (self.reduce, self.expand))
 
     def extra_repr(self) -> str:
         return f"size={self.size}"
@@ -57,7 +96,7 @@ class TemporalAttention(_Excitation):
     def gate(self, x: Tensor) -> Tensor:
         """[T, N, 1, ...]."""
         self.check(x)
-        return ops.temporal_gate(x, self.reduce.weight.to(x.dtype), self.expand.weight.to(x.dtype))
+        return ops.temporal_gate(x, *self.weights(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gate(x) * x
@@ -71,7 +110,7 @@ class ChannelAttention(_Excitation):
 
     def gate(self, x: Tensor) -> Tensor:
         """[1, N, C, 1, 1]."""
-        return ops.channel_gate(x, self.reduce.weight.to(x.dtype), self.expand.weight.to(x.dtype))
+        return ops.channel_gate(x, *self.weights(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gate(x) * x
@@ -84,8 +123,15 @@ class SpatialAttention(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
+    def read(self) -> bool:
+        """Whether a seam may apply the weight in place of this module."""
+        return as_made(self.conv, nn.Conv2d)
+
     def forward(self, x: Tensor) -> Tensor:
-        return ops.spatial_gate(x, self.conv.weight.to(x.dtype)) * x
+        return ops.spatial_gate(x, _weight_of(self.conv, nn.Conv2d, x.dtype)) * x
+
+
+GATES = TemporalAttention, ChannelAttention, SpatialAttention
 
 
 class Attention(nn.Sequential):
@@ -95,6 +141,12 @@ class Attention(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(super().forward(x))
+
+    def read(self) -> bool:
+        """Whether a seam may apply the weights (`gates`) in place of this module and its parts."""
+        return as_made(self, Attention) and all(
+            as_made(part, *GATES) and part.read() for part in self._modules.values()
+        )
 
     def gates(self, x: Tensor) -> ops.Gates:
         """The weights, for the op that applies them to x."""
@@ -133,6 +185,11 @@ class PrunedAttention(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         weighted, factor = x, 1.0
         for name, part in self.named_children():
+            if not as_made(part, *GATES):
+                raise ValueError(
+                    f"{name} has hooks or a forward of its own, which would not run, for its scores are "
+                    "read: put them on the PrunedAttention, or on the layers inside"
+                )
             dim, keep = (0, self.keep_steps) if name == "temporal" else (2, self.keep_channels)
             score = part.gate(weighted)
             weighted = score * weighted

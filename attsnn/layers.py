@@ -3,7 +3,9 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
+from operator import contains
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from attsnn import ops
 from attsnn._extension import Backend
-from attsnn.attention import PFA, Attention, PrunedAttention
+from attsnn.attention import PFA, Attention, PrunedAttention, as_made
 from attsnn.neurons import LIF
 
 
@@ -24,6 +26,7 @@ def over_time(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 COMPOSED = PrunedAttention | PFA  # called, where the gates of an `Attention` are a part of the seam
+NORMS = nn.BatchNorm1d, nn.SyncBatchNorm  # whose forward a seam may stand for, of 2d the same
 
 
 class SpikingLayer(nn.Module):
@@ -45,6 +48,10 @@ class SpikingLayer(nn.Module):
             is emitted keeps the convolution's type. None: all have the convolution's type.
         norm_scale: multiplies the norm's weight where it is used, not where it is learned; alpha times the
             threshold is the threshold-dependent batch norm (tdBN; Zheng et al., 2021).
+
+    Norm, gates and neuron are read by the op instead of called, as long as they are as they were made. One
+    that has a forward of its own, or hooks (pruning, old weight_norm and spectral_norm among them), is called
+    in its place, on [T N, C, H, W] or [T N, F] the norm, on [T, N, ...] the others.
     """
 
     def __init__(
@@ -80,11 +87,19 @@ class SpikingLayer(nn.Module):
         z = x if self.current is None else over_time(self.current, x)
         emitted, z = z.dtype, _widened(z, self.membrane_dtype)
         norm, pool, gates = self.norm, self.pool, None
-        if isinstance(self.attention, COMPOSED):
-            z = self.attention(_normed(z, norm, self.neuron.backend, pool=pool, scale=self.norm_scale))
+        reads = self._reads()
+        if not all(reads):
+            z = _normed(z, norm, self.neuron.backend, pool=pool, scale=self.norm_scale)
             norm, pool = None, 1
-        elif self.attention is not None:
-            gates = self.attention.gates(z)
+        if self.attention is not None:
+            if reads.gates and reads.neuron:
+                gates = self.attention.gates(z)
+            else:
+                z = self.attention(z)
+        if not reads.neuron:
+            z = z if shortcut is None else z + shortcut
+            out = self.neuron(z).to(emitted)
+            return ops.SeamOutput(out, z if self.membrane else None, None, None, ops.Scores(None, None, None))
         result = ops.seam(
             z,
             norm=None if norm is None else _norm_of(norm, self.norm_scale),
@@ -96,6 +111,27 @@ class SpikingLayer(nn.Module):
         )
         _update(norm, result, self.neuron.backend)
         return result if result.out.dtype == emitted else result._replace(out=result.out.to(emitted))
+
+    def _reads(self) -> "_Reads":
+        """What of the children the op may read; looked at anew where a child or a hook is another one."""
+        if torch.compiler.is_compiling():
+            return self._look()
+        seen = self.__dict__.get("_seen")
+        if seen is None or not seen.still():
+            seen = _Seen(self)
+            self.__dict__["_seen"] = seen
+        return seen.reads
+
+    def _look(self) -> "_Reads":
+        norm, gates = self.norm, self.attention
+        return _Reads(
+            norm is None or as_made(norm, *NORMS),
+            gates is None or (isinstance(gates, Attention) and gates.read()),
+            as_made(self.neuron, LIF),
+        )
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_seen"}
 
     def forward(
         self, x: Tensor, shortcut: Tensor | None = None, *, steps: int | None = None
@@ -120,6 +156,10 @@ class SpikingLayer(nn.Module):
         attention or `membrane`.
         """
         self._check_plain("step()")
+        if not as_made(self.neuron, LIF):
+            raise ValueError(
+                "step() asks the neuron for its state (run), where hooks and a forward of its own do not run"
+            )
         z = _widened(self._current(x), self.membrane_dtype)
         how = {"pool": self.pool, "scale": self.norm_scale, "given": True}
         emitted, v = self.neuron.run(_normed(z[None], self.norm, self.neuron.backend, **how), v)
@@ -136,6 +176,41 @@ class SpikingLayer(nn.Module):
     def extra_repr(self) -> str:
         knobs = ("pool", "membrane", *(("norm_scale",) if self.norm_scale != 1 else ()))
         return ", ".join(f"{k}={getattr(self, k)}" for k in knobs)
+
+
+class _Reads(NamedTuple):
+    norm: bool
+    gates: bool
+    neuron: bool
+
+
+class _Seen:
+    """What `_Reads` was made of, which hardly ever changes and is cheap to compare. No state of the layer:
+    it is not copied, saved or looked through.
+    """
+
+    __slots__ = ("children", "hooks", "own", "places", "reads")
+
+    def __init__(self, layer: SpikingLayer):
+        inner = [] if layer.attention is None else [*layer.attention.modules()]
+        read = [m for m in (layer.norm, layer.neuron, *inner) if m is not None]
+        of_each = (
+            (m._forward_pre_hooks, m._forward_hooks, m._backward_pre_hooks, m._backward_hooks) for m in read
+        )
+        self.hooks = tuple(chain.from_iterable(of_each))
+        self.own = tuple(m.__dict__ for m in read)  # where a forward of one's own may stand
+        self.places = (layer._modules, *(m._modules for m in inner if m._modules))
+        self.children = self.standing()
+        self.reads = layer._look()
+
+    def standing(self) -> list[nn.Module | None]:
+        """The children in their places."""
+        return [*chain.from_iterable(map(dict.values, self.places))]
+
+    def still(self) -> bool:
+        """Whether all is as it was, and no hook anywhere."""
+        same = not any(self.hooks) and self.standing() == self.children
+        return same and not any(map(contains, self.own, repeat("forward")))
 
 
 class AveragePool(nn.Module):
@@ -201,12 +276,30 @@ def _normed(
     """Norm and pool alone: a seam of one step, T folded into N, that emits its neuron's first charge, which
     is what the neuron reads. `given`: with the running statistics in training, too.
     """
+    if norm is not None and not as_made(norm, *NORMS):
+        z, norm = _called(z, norm, repeats, scale, given), None
     if norm is None and pool == 1:
         return z
     asked = None if norm is None else _norm_of(norm, scale, given)._replace(repeats=repeats)
     result = ops.seam(z.flatten(0, 1)[None], norm=asked, pool=pool, emit="membrane", backend=backend)
     _update(norm, result, backend)
     return result.out.squeeze(0).unflatten(0, z.shape[:2])
+
+
+def _called(z: Tensor, norm: _BatchNorm, repeats: int, scale: float, given: bool) -> Tensor:
+    """z through a norm that is not as PyTorch made it."""
+    what = f"{type(norm).__name__} has hooks or a forward of its own, so that it is called, and"
+    if given and norm.training:
+        raise ValueError(f"{what} takes the batch's statistics in training; step() wants the running ones")
+    if getattr(norm, "over_processes", False) and dist.is_initialized() and norm.training:
+        raise ValueError(f"{what} knows its own process alone: its statistics cannot be those of all")
+    if scale != 1 and not any(type(norm).forward is kind.forward for kind in NORMS):
+        raise ValueError(f"{what} norm_scale has no weight to multiply: let its forward do so")
+    normed = over_time(norm, z if repeats == 1 else z.expand(repeats, *z.shape[1:]))
+    if scale == 1:
+        return normed
+    bias = 0.0 if norm.bias is None else norm.bias.view(-1, *[1] * (normed.dim() - 3))
+    return (normed - bias) * scale + bias
 
 
 def _norm_of(norm: _BatchNorm, scale: float = 1.0, given: bool = False) -> ops.Norm:

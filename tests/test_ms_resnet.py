@@ -414,8 +414,12 @@ def test_bytes_kept(fused, name):
         if module.shortcut is not None:
             allowed += membrane.numel() * (1 if model.plan.shortcut == "pool" else 4)
 
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):  # SA's is called by the op
+    # What a layer reads has no hooks, for it would be called then.
+    seams = [module for module in model.modules() if isinstance(module, layers.SpikingLayer)]
+    parts = [part for seam in seams for part in (seam.neuron, seam.attention) if part is not None]
+    read = {inner for part in parts for inner in part.modules()}
+    for module in set(model.modules()) - read:
+        if isinstance(module, nn.Conv2d):
             module.register_forward_hook(z)
         elif isinstance(module, layers.SpikingLayer | neurons.LIF):
             module.register_forward_hook(neuron)

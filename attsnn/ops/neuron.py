@@ -17,7 +17,7 @@ from attsnn._extension import Backend, compiled, use_fused
 from attsnn.reference import CONSTANTS, EMITS, SURROGATES, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
 
-from .registration import register_gradient, telling_of_memory
+from .registration import refuse_beyond, register_gradient, telling_of_memory
 
 STARTS = ("zero", "reset")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -91,6 +91,7 @@ def lif(
             x = x.expand(steps, *x.shape[1:])
         return reference.lif(x, v0, **constants, surrogate=surrogate, **flags, final_state=final_state)
     learned = stack(x, constants, soft)
+    refuse_beyond("lif", x, v0, learned)
     x = x if _dense(x) else x.contiguous()
     if v0 is not None:
         v0 = like(v0, x.stride()[1:])

@@ -12,7 +12,7 @@ from attsnn._extension import Backend, compiled, use_fused
 from attsnn.reference import FUSIONS, SCALES, PFAOutput, PFAScores, state_dtype
 
 from .neuron import as_read, check, like
-from .registration import register_gradient, telling_of_memory
+from .registration import refuse_beyond, register_gradient, telling_of_memory
 from .seam_shapes import maps_like
 
 RANKS = range(1, 65)
@@ -64,6 +64,7 @@ def pfa(
             f"x must be contiguous or channels-last in every sample x[t, n], got strides {x.stride()}: call "
             f"x.contiguous() first"
         )
+    refuse_beyond("pfa", x, *spatial, *temporal, *channel)
     state, rank = state_dtype(x), spatial[0].shape[0]
     weights = [as_read(p, state) for p in (*spatial, *temporal, *channel)]
     keep = torch.is_grad_enabled() and any(p.requires_grad for p in (x, *weights))

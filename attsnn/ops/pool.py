@@ -7,7 +7,7 @@ from attsnn import reference
 from attsnn._extension import Backend, compiled, use_fused
 
 from .neuron import like
-from .registration import register_gradient
+from .registration import beyond, register_gradient
 from .seam_shapes import channels_last, laid_out, maps_like
 
 
@@ -23,7 +23,7 @@ def average_pool(x: Tensor, pool: int, *, backend: Backend = "auto") -> Tensor:
         raise ValueError(f"x must be [T, N, C, H, W] with sides of at least {pool}, got {tuple(x.shape)}")
     if pool == 1:
         return x
-    if not use_fused(backend, x.device.type) or x.device.type == "cuda":
+    if not use_fused(backend, x.device.type) or x.device.type == "cuda" or beyond(x):
         return reference.average_pool(x, pool)
     return torch.ops.attsnn.average_pool(x if laid_out(x) else x.contiguous(), pool)
 

@@ -6,9 +6,13 @@ import functools
 from collections.abc import Callable
 
 import torch
+from torch._C import _functorch
+from torch.autograd import forward_ad
 
 TWICE = "{}: no double backward (create_graph=True); backend='reference' has one"
 VMAPPED = "{}: no vmap; N is the batch dimension, or use backend='reference'"
+FORWARD = "{}: the fused kernels have no forward-mode derivative; backend='reference' has one"
+TRANSFORMED = "{}: the fused kernels take no part in torch.func; backend='reference' does"
 NO_MEMORY = "CUDA out of memory."  # how csrc/tensor/neuron_op.h begins to say it
 
 
@@ -63,3 +67,24 @@ def telling_of_memory(function: Callable) -> Callable:
             raise
 
     return call
+
+
+def beyond(*tensors: object) -> str | None:
+    """The sentence, with a place for the op's name, of what the fused ops have no rule for and would lose or
+    fail at: a dual tensor of forward-mode AD, a gradient of torch.func. None, at the cost of two comparisons,
+    where there is neither.
+    """
+    if forward_ad._current_level >= 0:
+        given = (t for t in tensors if isinstance(t, torch.Tensor))
+        if any(forward_ad.unpack_dual(t).tangent is not None for t in given):
+            return FORWARD
+    if torch.compiler.is_compiling() or (top := _functorch.peek_interpreter_stack()) is None:
+        return None
+    return TRANSFORMED if top.key() == _functorch.TransformType.Grad else None
+
+
+def refuse_beyond(name: str, *tensors: object) -> None:
+    """Raises that sentence."""
+    sentence = beyond(*tensors)
+    if sentence is not None:
+        raise NotImplementedError(sentence.format(name))

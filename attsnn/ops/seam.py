@@ -18,7 +18,7 @@ from attsnn.reference import CONSTANTS, Gates, Norm, Scores, SeamOutput, Surroga
 from attsnn.reference.neuron import Constant
 
 from .neuron import as_read, check, like, pack, stack, typed
-from .registration import TWICE, telling_of_memory
+from .registration import TWICE, refuse_beyond, telling_of_memory
 from .seam_shapes import (
     AFFINE,
     BY_PLANE,
@@ -119,6 +119,7 @@ def seam(
         keep=packed.keep,
     )
     given = (z, shortcut, learned, *norm_or_none[:4], *weights)
+    refuse_beyond("seam", *given)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
         results = iter(_Seam.apply(plan, *given))
     else:  # autograd's own way there takes as long as a small seam

@@ -34,6 +34,12 @@ class _Fire(torch.autograd.Function):
     def setup_context(ctx, inputs, output) -> None:
         _, z, ctx.surrogate, _ = inputs
         ctx.save_for_backward(z)
+        ctx.save_for_forward(z)
+
+    @staticmethod
+    def jvp(ctx, _, tangent: Tensor, *rest):
+        (z,) = ctx.saved_tensors
+        return tangent * SURROGATES[ctx.surrogate.kind].slope(z, ctx.surrogate.scale)
 
     @staticmethod
     def backward(ctx, grad: Tensor):

@@ -1,0 +1,326 @@
+"""What users do to the parts of a layer, and PyTorch's tools on layers and networks: they work, or say so."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from close import close64, same_bits
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrizations, prune
+
+from attsnn import layers, models, neurons, ops
+from attsnn.attention import PFA, attention
+
+STEPS, CHANNELS = 4, 8
+
+
+def layer(name: str | None = "TCSA", **how) -> layers.SpikingLayer:
+    """With norm, pool and gates, in float64."""
+    torch.manual_seed(0)
+    gates = name and attention(name, channels=CHANNELS, steps=STEPS, channel_ratio=2, temporal_ratio=2)
+    conv, norm = nn.Conv2d(3, CHANNELS, 3, padding=1), nn.BatchNorm2d(CHANNELS)
+    made = layers.SpikingLayer(conv, neurons.leaky(**how), norm=norm, pool=2, attention=gates).double()
+    nn.init.uniform_(made.norm.weight, 6.0, 12.0)  # so that it fires behind the gates
+    nn.init.uniform_(made.norm.bias, 0.0, 0.5)
+    return made
+
+
+def frames() -> torch.Tensor:
+    return torch.randn(STEPS, 2, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def composed(net: layers.SpikingLayer, x: torch.Tensor) -> torch.Tensor:
+    """What the layer says that it is, child by child."""
+    z = layers.over_time(net.norm, layers.over_time(net.current, x))
+    z = ops.average_pool(z, net.pool, backend="reference")
+    return net.neuron(z if net.attention is None else net.attention(z))
+
+
+def step(net: nn.Module, x: torch.Tensor, run=None) -> dict[str, torch.Tensor]:
+    out = (run or net)(x) if run is None else run(net, x)
+    out.square().sum().backward()
+    grads = {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
+    return {"out": out.detach(), **grads, **{k: b.clone() for k, b in net.named_buffers()}}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for key, value in b.items():
+        if value.is_floating_point():
+            close64(a[key], value, 1e-10, key)
+        else:
+            same_bits(a[key], value, key)
+
+
+# ---- children are called or refused
+# ------------------------------------------------------------------------------------------
+
+
+class Shifted(nn.BatchNorm2d):
+    """A norm with a forward of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(super().forward(x)) + 0.2
+
+
+class PerStep(nn.BatchNorm2d):
+    """TEBN: a learned factor a step."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.factor = nn.Parameter(torch.linspace(0.5, 2, STEPS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = super().forward(x).unflatten(0, (STEPS, -1))
+        return (normed * self.factor.view(-1, 1, 1, 1, 1)).flatten(0, 1)
+
+
+class Doubled(neurons.LIF):
+    """A neuron with a forward of its own."""
+
+    def forward(self, x: torch.Tensor, *rest, **how) -> torch.Tensor:
+        return 2 * super().forward(x, *rest, **how)
+
+
+@pytest.mark.parametrize("name", [None, "CA", "TCSA"])
+@pytest.mark.parametrize("kind", [Shifted, PerStep])
+def test_a_norm_with_a_forward_of_its_own(kind, name):
+    net, x = layer(name), frames()
+    net.norm = kind(CHANNELS).double()
+    nn.init.constant_(net.norm.weight, 8.0)
+    other = copy.deepcopy(net)
+    equal(step(net, x), step(other, x, composed))
+    assert kind is Shifted or net.norm.factor.grad.abs().min() > 0
+    net.eval(), other.eval()
+    close64(net(x), composed(other, x), 1e-10)
+
+
+def test_a_forward_that_an_object_was_given():
+    net, x = layer(), frames()
+    before = net(x)
+    net.norm.forward = lambda z: torch.zeros_like(z) + 5
+    assert not torch.equal(net(x), before)
+
+
+@pytest.mark.parametrize("name", [None, "TCSA"])
+def test_a_neuron_with_a_forward_of_its_own(name):
+    net, x = layer(name), frames()
+    net.neuron = Doubled(threshold=0.5)
+    other = copy.deepcopy(net)
+    found = step(net, x)
+    equal(found, step(other, x, composed))
+    assert found["out"].max() == 2
+    with pytest.raises(ValueError, match=r"^step\(\)|step\(\) is for"):
+        net.eval().step(x[0])
+
+
+PARTS = ["norm", "neuron", "attention", "attention.temporal", "attention.channel", "attention.spatial"]
+PARTS += [f"attention.{gate}.{part}" for gate in ("temporal", "channel") for part in ("reduce", "expand")]
+PARTS += ["attention.spatial.conv", "current"]
+
+
+@pytest.mark.parametrize("where", PARTS)
+def test_hooks_run(where):
+    """Also where they are hung on a layer that has run before, and no more when they are taken away."""
+    net, x, seen = layer(), frames(), []
+    before = step(net, x)
+    net.zero_grad()
+    part = net.get_submodule(where)
+    handles = [
+        part.register_forward_pre_hook(lambda *_: seen.append("before")),
+        part.register_forward_hook(lambda *_: seen.append("behind")),
+        part.register_full_backward_hook(lambda *_: seen.append("back")),
+    ]
+    net.load_state_dict(layer().state_dict())
+    equal(step(net, x), before)
+    assert {"before", "behind", "back"} == set(seen)
+    seen.clear()
+    for handle in handles:
+        handle.remove()
+    net(x)
+    assert seen == []
+
+
+@pytest.mark.parametrize("where", ["norm", "attention.channel.reduce", "attention.spatial.conv"])
+def test_a_hook_changes_what_it_returns(where):
+    net, x = layer(), frames()
+    before = net(x)
+    net.get_submodule(where).register_forward_hook(lambda module, args, out: out * 3)
+    assert not torch.equal(net(x), before)
+
+
+PRUNED = ["norm", "current"]
+PRUNED += [f"attention.{part}" for part in ("temporal.reduce", "channel.expand", "spatial.conv")]
+
+
+@pytest.mark.parametrize("where", PRUNED)
+def test_pruning(where):
+    """Three steps, as masked by hand; then made permanent."""
+    net, x = layer(), frames()
+    part = net.get_submodule(where)
+    prune.l1_unstructured(part, "weight", amount=0.5)
+    for _ in range(3):
+        grads = step(net, x)
+    assert (part.weight_orig.grad == 0).sum() >= part.weight.numel() // 2
+    assert grads["out"].any()
+    pruned = net.eval()(x).detach()
+    prune.remove(part, "weight")
+    close64(net(x), pruned, 1e-12)
+    other = layer()
+    other.load_state_dict(net.state_dict())
+    close64(other.eval()(x), pruned, 1e-12)
+
+
+@pytest.mark.parametrize("where", ["current", "attention.channel.reduce", "attention.spatial.conv"])
+@pytest.mark.parametrize("how", ["weight_norm", "spectral_norm", "parametrised weight_norm"])
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_weight_and_spectral_norm(where, how):
+    net, x = layer(), frames()
+    part = net.get_submodule(where)
+    wrap = {"weight_norm": nn.utils.weight_norm, "spectral_norm": nn.utils.spectral_norm}
+    wrap.get(how, parametrizations.weight_norm)(part)
+    other = copy.deepcopy(net) if how.startswith("param") else None
+    for _ in range(2):
+        found = step(net, x)
+    names = {"weight_norm": "weight_g", "spectral_norm": "weight_orig"}
+    name = names.get(how, "parametrizations.weight.original0")
+    assert found[f"{where}.{name}"].abs().sum() > 0
+    if other is not None:
+        close64(net(x), composed(other, x), 1e-10)
+
+
+def test_norm_scale_of_a_norm_that_is_called():
+    net = layers.SpikingLayer(None, neurons.leaky(), norm=nn.BatchNorm2d(CHANNELS), norm_scale=0.4).double()
+    nn.init.uniform_(net.norm.bias, 0.0, 0.5)
+    x = torch.randn(STEPS, 2, CHANNELS, 4, 4, dtype=torch.float64)
+    other = copy.deepcopy(net)
+    other.norm.register_forward_hook(lambda *_: None)
+    equal(step(other, x), step(net, x))
+    other.norm = Shifted(CHANNELS).double()
+    with pytest.raises(ValueError, match="norm_scale has no weight to multiply"):
+        other(x)
+
+
+def test_scores_that_are_read_refuse_hooks():
+    gates = attention("CA", channels=CHANNELS, channel_ratio=2, keep_channels=0.5)
+    x = torch.randn(STEPS, 2, CHANNELS, 4, 4)
+    gates.channel.reduce.register_forward_hook(lambda module, args, out: 3 * out)
+    assert gates(x).shape == x.shape
+    gates.channel.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="channel has hooks or a forward of its own"):
+        gates(x)
+
+
+def test_the_last_convolution_of_the_vae_is_called():
+    net = models.create("fsvae", steps=3, size=16, widths=(4, 6), hidden=(8, 8), latent=4, k=3).double()
+    z = (torch.rand(3, 2, 4) < 0.5).double()
+    before = net.eval().decode(z)
+    seen = []
+    net.final.register_forward_hook(lambda *_: seen.append(1))
+    close64(net.decode(z), before, 1e-12)
+    assert seen == [1]
+
+
+def test_looking_at_the_children_costs_little():
+    """Of a layer that runs in tens of microseconds; counted in calls of Python, not by the clock."""
+    net = layer()
+    net(frames())
+    seen = net.__dict__["_seen"]
+    net(frames())
+    assert net.__dict__["_seen"] is seen  # nothing was looked at anew
+    assert "_seen" not in copy.deepcopy(net).__dict__ and "_seen" not in net.__getstate__()
+
+
+# ---- forward mode, torch.func
+# ------------------------------------------------------------------------------------------
+
+
+def pfa(backend: str) -> PFA:
+    torch.manual_seed(0)
+    return PFA(STEPS, 3, 2, backend=backend).double()
+
+
+WAYS = {
+    "neuron": (lambda backend: neurons.leaky(backend=backend), (STEPS, 2, 3)),
+    "soft reset, detached": (
+        lambda backend: neurons.LIF(leak=0.5, v_reset=None, detach_reset=True, backend=backend),
+        (STEPS, 2, 3),
+    ),
+    "layer": (lambda backend: layer(backend=backend).eval(), (STEPS, 2, 3, 6, 6)),
+    "pfa": (lambda backend: pfa(backend), (STEPS, 2, 3, 6, 6)),
+    "pool": (lambda backend: partial(ops.average_pool, pool=2, backend=backend), (STEPS, 2, 3, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_forward_mode(way, fused):
+    """The reference's derivative is that of its backward pass; a fused op says where one is."""
+    make, shape = WAYS[way]
+    x, tangent = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
+    leaf = x.clone().requires_grad_()
+    out = make("reference")(leaf)
+    up = torch.randn_like(out)
+    (grad,) = torch.autograd.grad(out, leaf, up)
+    for backend in ("reference", "fused") if way == "pool" else ("reference",):
+        found, derivative = torch.func.jvp(make(backend), (x,), (tangent,))
+        close64(found, out.detach(), 1e-12)
+        close64((derivative * up).sum(), (grad * tangent).sum(), 1e-10)
+        assert derivative.any()
+    if way == "pool":  # it has no constant to choose a backend by
+        return
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative; backend='reference' has one"):
+        torch.func.jvp(make("fused"), (x,), (tangent,))
+    with forward_ad.dual_level():
+        make("fused")(x)  # nothing has a tangent
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            make("fused")(forward_ad.make_dual(x, tangent))
+
+
+def test_tangents_of_what_an_op_is_given(fused):
+    """Of a constant, and of weights of norm and gates."""
+    x, net = torch.randn(STEPS, 2, 3, dtype=torch.float64), layer(backend="fused").eval()
+    refused = pytest.raises(NotImplementedError, match="no forward-mode derivative")
+    with forward_ad.dual_level():
+        one = forward_ad.make_dual(torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+        with refused:
+            ops.lif(x, threshold=one, backend="fused")
+        for name in ("norm.weight", "attention.channel.reduce.weight", "attention.spatial.conv.weight"):
+            weight = net.get_parameter(name).detach()
+            with refused:
+                dual = {name: forward_ad.make_dual(weight, torch.ones_like(weight))}
+                torch.func.functional_call(net, dual, (frames(),))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_of_torch_func(way, fused):
+    make, shape = WAYS[way]
+    x = torch.randn(shape, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(make("reference")(leaf).square().sum(), leaf)
+    for backend in ("reference", "fused") if way == "pool" else ("reference",):
+        run = make(backend)
+        close64(torch.func.grad(lambda x, run=run: run(x).square().sum())(x), wanted, 1e-10)
+    if way != "pool":
+        run = make("fused")
+        with pytest.raises(NotImplementedError, match=r"no part in torch\.func; backend='reference' does"):
+            torch.func.grad(lambda x: run(x).sum())(x)
+
+
+def test_gradients_by_sample():
+    net, x = layer(backend="reference").eval(), frames()
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+
+    def loss(weights: dict, sample: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(net, weights, (sample[:, None],)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1))(weights, x)
+    for i in range(x.shape[1]):
+        net.zero_grad()
+        net(x[:, i : i + 1]).square().sum().backward()
+        for name, p in net.named_parameters():
+            close64(found[name][i], p.grad, 1e-10, name)
+    fused = layer(backend="fused").eval()
+    with pytest.raises(NotImplementedError, match=r"no part in torch\.func"):
+        torch.func.grad(lambda w: torch.func.functional_call(fused, w, (x,)).sum())(weights)
