@@ -1,6 +1,7 @@
 """Layers over [T, N, ...]: what lies between two convolutions as one op, read-out, folding for inference."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, pairwise, repeat
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 from attsnn import ops
 from attsnn._extension import Backend
@@ -362,25 +364,29 @@ def fold(model: nn.Module) -> nn.Module:
 
     The copy is in evaluation mode and computes the same numbers but for rounding. Norms are found in every
     `SpikingLayer` and `NormedLayer`, where `current` may be an `nn.Sequential` that ends in such a layer, and
-    behind their layer in any `nn.Sequential`, where an `nn.Identity` takes their place.
+    behind their layer in any `nn.Sequential`, where an `nn.Identity` takes their place. Parametrised weights
+    become plain ones.
 
-    Raises ValueError for a norm that has no running statistics, or whose layer cannot take it.
+    Raises ValueError for a norm that has no running statistics, or whose layer cannot take it, and for what
+    would be lost: hooks, old weight_norm, spectral_norm and pruning among them, and a forward of one's own.
     """
+    _refuse_computed(model)
     folded = copy.deepcopy(model).eval()
-    for module in list(folded.modules()):
+    for place, module in list(folded.named_modules()):
         if isinstance(module, SpikingLayer | NormedLayer) and None not in (module.current, module.norm):
             scale = getattr(module, "norm_scale", 1.0)
+            name = f"{place}.norm".lstrip(".")
             if isinstance(module.current, nn.Sequential):
-                module.current[-1] = _folded(module.current[-1], module.norm, "norm", scale)
+                module.current[-1] = _folded(module.current[-1], module.norm, name, scale)
             else:
-                module.current = _folded(module.current, module.norm, "norm", scale)
+                module.current = _folded(module.current, module.norm, name, scale)
             module.norm = None
         if not isinstance(module, nn.Sequential):
             continue
         # Not `named_children`: that leaves out a module's second place, and with it what lies between.
         for (name, layer), (norm_name, norm) in pairwise(list(module._modules.items())):
             if isinstance(norm, _BatchNorm) and isinstance(layer, FOLDABLE):
-                setattr(module, name, _folded(layer, norm, norm_name))
+                setattr(module, name, _folded(layer, norm, f"{place}.{norm_name}".lstrip(".")))
                 setattr(module, norm_name, nn.Identity())
     return folded
 
@@ -391,24 +397,70 @@ def _folded(layer: nn.Module, norm: _BatchNorm, name: str, scale: float = 1.0) -
     if not isinstance(layer, FOLDABLE):
         kinds = ", ".join(kind.__name__ for kind in FOLDABLE)
         raise ValueError(f"{name} stands behind {type(layer).__name__}; it can be put into {kinds}")
+    for what, part, kinds in ((name, norm, NORMS), (f"the layer before {name}", layer, FOLDABLE)):
+        if not as_made(part, *kinds):
+            raise ValueError(
+                f"{what} ({type(part).__name__}) has hooks or a forward of its own, which a folded copy "
+                "would lose: take them away, or fold before you add them"
+            )
+        if is_parametrized(part):
+            _settle(part)
     if scale != 1:  # of a copy
         norm.weight = nn.Parameter(_weight_of(norm, scale))
     fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
     return fuse(layer, norm)
 
 
+def _settle(part: nn.Module) -> None:
+    """Gives a parametrised copy plain weights. Not `remove_parametrizations`: it changes the class, which the
+    copy and its original share.
+    """
+    values = {name: getattr(part, name).detach() for name in part.parametrizations}
+    part.__class__ = type(part).__bases__[0]  # behind the class that parametrising makes
+    del part.parametrizations
+    for name, value in values.items():
+        part.register_parameter(name, nn.Parameter(value))
+
+
+def _refuse_computed(model: nn.Module) -> None:
+    """A sentence where a hook has left a tensor with a graph, which PyTorch does not copy."""
+    for place, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                where = f"{place}.{name}".lstrip(".")
+                raise ValueError(
+                    f"{where} is computed by a hook (pruning, old weight_norm or spectral_norm), and cannot "
+                    "be copied: make it permanent first (prune.remove, remove_weight_norm, "
+                    "remove_spectral_norm)"
+                )
+
+
 @contextmanager
-def watch(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+def watch(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     """Collects what each `SpikingLayer`, and each LIF outside of one, emits, [T, N, ...], detached, by its
-    name, in the order in which they run.
+    name, in the order in which they run first; of one that runs more than once a list, run by run.
 
     `with watch(model) as seen: model(x)`; the firing rate of a layer is `(seen[name] > 0).float().mean()`.
+
+    Raises ValueError for a compiled model, whose layers no hook sees; watch and call the original. Where
+    nothing ran, a warning says so.
     """
-    seen: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise ValueError(
+                f"watch() sees nothing of what torch.compile runs ({name or 'the model'} is compiled): watch "
+                "and call the original, `compiled._orig_mod`, or the model before `model.compile()`"
+            )
+    seen: dict[str, Tensor | list[Tensor]] = {}
 
     def remember(name: str):
         def hook(module, args, output):
-            seen[name] = (output[0] if isinstance(output, tuple) else output).detach()
+            emitted = (output[0] if isinstance(output, tuple) else output).detach()
+            before = seen.get(name)
+            if before is None:
+                seen[name] = emitted
+            else:
+                seen[name] = [*(before if isinstance(before, list) else [before]), emitted]
 
         return hook
 
@@ -419,6 +471,12 @@ def watch(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     handles = [m.register_forward_hook(remember(name)) for name, m in emitting.items()]
     try:
         yield seen
+        if emitting and not seen:
+            warnings.warn(
+                "watch() saw no layer run: call the watched model itself, not a compiled one, inside of it",
+                RuntimeWarning,
+                stacklevel=3,
+            )
     finally:
         for handle in handles:
             handle.remove()

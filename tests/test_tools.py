@@ -324,3 +324,100 @@ def test_gradients_by_sample():
     fused = layer(backend="fused").eval()
     with pytest.raises(NotImplementedError, match=r"no part in torch\.func"):
         torch.func.grad(lambda w: torch.func.functional_call(fused, w, (x,)).sum())(weights)
+
+
+# ---- folding, watching, the meta device
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_parametrised_layer_is_folded(how):
+    net, x = layer(), frames()
+    how(net.current)
+    net(x)
+    folded = layers.fold(net)
+    close64(folded(x), net.eval()(x), 1e-10)
+    assert type(folded.current) is nn.Conv2d and folded.norm is None
+
+
+class Tripled(nn.Conv2d):
+    """A convolution with a forward of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * super().forward(x)
+
+
+UNFOLDED = {
+    "a hook of the convolution": (lambda net: net.current.register_forward_hook(lambda *_: None), "Conv2d"),
+    "a hook of the norm": (lambda net: net.norm.register_forward_hook(lambda *_: None), "BatchNorm2d"),
+    "a norm of one's own": (lambda net: setattr(net, "norm", Shifted(CHANNELS).double()), "Shifted"),
+    "a layer of one's own": (
+        lambda net: setattr(net, "current", Tripled(3, CHANNELS, 3, padding=1).double()),
+        "Tripled",
+    ),
+    "pruning": (
+        lambda net: prune.l1_unstructured(net.current, "weight", 0.5),
+        r"current\.weight is computed",
+    ),
+    "pruned norm": (lambda net: prune.l1_unstructured(net.norm, "weight", 0.5), r"norm\.weight is computed"),
+}
+
+
+@pytest.mark.parametrize("what", UNFOLDED)
+def test_what_folding_would_lose(what):
+    change, sentence = UNFOLDED[what]
+    net = layer()
+    change(net)
+    net(frames())
+    with pytest.raises(ValueError, match=sentence):
+        layers.fold(net)
+
+
+def test_what_is_pruned_for_good_is_folded():
+    net, x = layer(), frames()
+    for part in (net.current, net.norm):
+        prune.l1_unstructured(part, "weight", 0.5)
+        net(x)
+        prune.remove(part, "weight")
+    close64(layers.fold(net)(x), net.eval()(x), 1e-10)
+
+
+def test_watching_what_runs_twice():
+    neuron = neurons.leaky(backend="reference")
+    net = nn.Sequential(neuron, nn.Identity(), neuron, neurons.leaky(backend="reference"))
+    x = 3 * torch.rand(STEPS, 2, 3)
+    with layers.watch(net) as seen:
+        out = net(x)
+    assert list(seen) == ["0", "3"]
+    same_bits(seen["0"][0], neuron(x))
+    same_bits(seen["0"][1], neuron(neuron(x)))
+    same_bits(seen["3"], out)
+
+
+def test_watching_a_compiled_model():
+    net, x = nn.Sequential(neurons.leaky(backend="reference")), torch.rand(STEPS, 2, 3)
+    compiled = torch.compile(net, backend="eager")
+    with pytest.raises(ValueError, match="sees nothing of what torch.compile runs"), layers.watch(compiled):
+        pass
+    compiled(x)
+    with pytest.warns(RuntimeWarning, match="saw no layer run"), layers.watch(net):
+        compiled(x)
+    with layers.watch(compiled._orig_mod) as seen:
+        net(x)
+    assert list(seen) == ["0"]
+    net.compile(backend="eager")
+    with pytest.raises(ValueError, match="the model is compiled"), layers.watch(net):
+        pass
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_the_meta_device(backend, fused):
+    """Shapes without numbers, in training and with gradients."""
+    net = layer(backend=backend).to("meta")
+    out = net(frames().to("meta"))
+    assert out.shape == (STEPS, 2, CHANNELS, 3, 3) and out.device.type == "meta"
+    out.sum().backward()
+    assert net.current.weight.grad.shape == net.current.weight.shape
+    with torch.device("meta"):
+        model = models.create("att_ms_resnet18", steps=2, width=0.125, backend=backend)
+        assert model(torch.empty(2, 3, 32, 32)).shape == (2, 1000)

@@ -198,7 +198,8 @@ class _Seam(torch.autograd.Function):
 
 
 def _without_autocast(device_type: str):
-    on = torch.is_autocast_enabled(device_type)
+    # A device without autocast, meta say, must not be asked whether it is on.
+    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
