@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import ops
 from ._extension import Backend
 from .ops.pfa import RANKS, check_rules
+from .ops.registration import NotScripted
 
 NAMES = ("TA", "CA", "SA", "TCA", "TSA", "CSA", "TCSA")
 PRUNING = ("TA", "CA", "TCA")  # those whose scores choose what is kept
@@ -55,7 +56,7 @@ def _weight_of(module: nn.Module, kind: type[nn.Module], dtype: torch.dtype):
 # ------------------------------------------------------------------------------------------
 
 
-class _Excitation(nn.Module):
+class _Excitation(NotScripted, nn.Module):
     """The shared MLP's two weights, size -> size // ratio -> size, without bias."""
 
     def __init__(self, size: int, ratio: int, dimension: str, knob: str):
@@ -116,7 +117,7 @@ class ChannelAttention(_Excitation):
         return self.gate(x) * x
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(NotScripted, nn.Module):
     """SA: weighs the pixels, one map a sample for all steps and channels. x [T, N, C, H, W]."""
 
     def __init__(self, kernel_size: int = 3):
@@ -252,7 +253,7 @@ def attention(
     return gates if len(gates) else nn.Identity()
 
 
-class PFA(nn.Module):
+class PFA(NotScripted, nn.Module):
     """Projected full attention (Deng et al., 2024): x [T, N, C, H, W] weighed value by value with a map of
     rank `rank`; `ops.pfa` documents the equation.
 

@@ -19,6 +19,7 @@ from attsnn import ops
 from attsnn._extension import Backend
 from attsnn.attention import PFA, Attention, PrunedAttention, as_made
 from attsnn.neurons import LIF
+from attsnn.ops.registration import NotScripted
 
 
 def over_time(layer: nn.Module, x: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ COMPOSED = PrunedAttention | PFA  # called, where the gates of an `Attention` ar
 NORMS = nn.BatchNorm1d, nn.SyncBatchNorm  # whose forward a seam may stand for, of 2d the same
 
 
-class SpikingLayer(nn.Module):
+class SpikingLayer(NotScripted, nn.Module):
     """A convolution or linear layer and what lies between it and the next one, which is one op (`ops.seam`).
 
     Args:
@@ -144,6 +145,11 @@ class SpikingLayer(nn.Module):
         attention, a shortcut or `membrane`.
         """
         if steps is not None:
+            if isinstance(steps, torch.fx.Proxy):
+                raise TypeError(
+                    "torch.fx: a SpikingLayer looks at sizes; trace with attsnn's layers as leaves "
+                    "(Tracer.is_leaf_module)"
+                )
             self._check_plain("steps", shortcut)
             charge = _widened(over_time(self._current, x), self.membrane_dtype)
             how = {"pool": self.pool, "repeats": steps, "scale": self.norm_scale}
@@ -215,7 +221,7 @@ class _Seen:
         return same and not any(map(contains, self.own, repeat("forward")))
 
 
-class AveragePool(nn.Module):
+class AveragePool(NotScripted, nn.Module):
     """`nn.AvgPool2d(pool)` of every step: [T, N, C, H, W] -> [T, N, C, H/pool, W/pool]."""
 
     def __init__(self, pool: int, *, backend: Backend = "auto"):
@@ -229,7 +235,7 @@ class AveragePool(nn.Module):
         return str(self.pool)
 
 
-class NormedLayer(nn.Module):
+class NormedLayer(NotScripted, nn.Module):
     """A convolution, or a linear layer, and its batch norm, without a neuron: [T, N, ...] -> [T, N, ...].
 
     The norm is that of the seams: over (T, N, H, W), and over all processes where it is synchronised;

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from . import ops
 from ._extension import Backend
 from .ops.neuron import check_rules
+from .ops.registration import NotScripted
 from .reference import CONSTANTS, Surrogate, arctan, rectangular, triangle
 
 Constant = float | Tensor
 
 
-class LIF(nn.Module):
+class LIF(NotScripted, nn.Module):
     """The LIF family: h = (leak v + bias) + gain x; fire at the threshold; reset. `ops.lif` documents the
     equation.
 

@@ -1,18 +1,25 @@
 """What users do to the parts of a layer, and PyTorch's tools on layers and networks: they work, or say so."""
 
 import copy
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from close import close64, same_bits
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, prune
+from torch.utils.checkpoint import checkpoint
 
 from attsnn import layers, models, neurons, ops
 from attsnn.attention import PFA, attention
 
+ROOT = Path(__file__).resolve().parent.parent
 STEPS, CHANNELS = 4, 8
 
 
@@ -39,7 +46,7 @@ def composed(net: layers.SpikingLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 def step(net: nn.Module, x: torch.Tensor, run=None) -> dict[str, torch.Tensor]:
-    out = (run or net)(x) if run is None else run(net, x)
+    out = net(x) if run is None else run(net, x)
     out.square().sum().backward()
     grads = {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
     return {"out": out.detach(), **grads, **{k: b.clone() for k, b in net.named_buffers()}}
@@ -421,3 +428,178 @@ def test_the_meta_device(backend, fused):
     with torch.device("meta"):
         model = models.create("att_ms_resnet18", steps=2, width=0.125, backend=backend)
         assert model(torch.empty(2, 3, 32, 32)).shape == (2, 1000)
+
+
+# ---- torch.export, torch.compile, and what records otherwise
+# ------------------------------------------------------------------------------------------
+
+
+def images(n: int = 2) -> torch.Tensor:
+    return torch.randn(n, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def seeded(name: str, **keywords) -> nn.Module:
+    torch.manual_seed(0)
+    return models.create(name, **keywords).double()
+
+
+_SMALL = {"steps": 2, "width": 0.125, "dropout": 0.0}
+EXPORTED = {  # a module by backend, its input, and the dimension of that which is the batch's
+    "neuron": (lambda backend: neurons.leaky(backend=backend), lambda: frames(), 1),
+    "learned": (
+        lambda backend: neurons.PLIF(backend=backend, learn=("threshold",)).double(),
+        lambda: frames(),
+        1,
+    ),
+    "layer": (lambda backend: layer(backend=backend), lambda: frames(), 1),
+    "ungated layer": (lambda backend: layer(None, backend=backend), lambda: frames(), 1),
+    "pfa": (lambda backend: pfa(backend), lambda: frames(), 1),
+    "residual": (lambda backend: seeded("att_ms_resnet18", backend=backend, **_SMALL), images, 0),
+}
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("what", EXPORTED)
+def test_an_exported_program_trains(what, training, backend, fused):
+    make, given, _ = EXPORTED[what]
+    net, x = make(backend).train(training), given()
+    program = torch.export.export(copy.deepcopy(net), (x,)).module()
+    found = []
+    for run in (program, net):
+        leaf = x.clone().requires_grad_()
+        run(leaf).square().sum().backward()
+        found.append({"x": leaf.grad} | {k: p.grad for k, p in run.named_parameters()})
+    assert found[0].keys() == found[1].keys()
+    for key, wanted in found[1].items():
+        close64(found[0][key], wanted, 1e-9, key)
+    assert found[1]["x"].any()
+
+
+@pytest.mark.parametrize("what", ["neuron", "layer", "pfa"])
+def test_what_was_exported_without_gradients_has_none(what, fused):
+    make, given, _ = EXPORTED[what]
+    net, x = make("fused").eval(), given()
+    with torch.no_grad():
+        program = torch.export.export(net, (x,)).module()
+    close64(program(x).detach(), net(x).detach(), 1e-12)
+    with pytest.raises(RuntimeError, match=r"exported under torch.no_grad\(\) and has no gradient"):
+        program(x.requires_grad_()).sum().backward()
+
+
+@pytest.mark.parametrize("what", ["neuron", "layer", "residual"])
+@pytest.mark.parametrize("strict", [True, False])
+def test_exported_for_any_batch(what, strict, fused):
+    make, given, dim = EXPORTED[what]
+    net, x = make("fused").eval(), given()
+    sizes = ({dim: torch.export.Dim("n", min=2)},)
+    program = torch.export.export(net, (x,), dynamic_shapes=sizes, strict=strict).module()
+    for some in (x, torch.cat([x, x.flip(dim), x], dim)):
+        close64(program(some), net(some), 1e-10)
+
+
+@pytest.mark.parametrize("what", ["neuron", "layer"])
+def test_compiled_three_times_for_any_batch(what, fused):
+    make, given, dim = EXPORTED[what]
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    net = make("fused").float()
+    compiled = torch.compile(net, backend=counter)
+    x = given().float()
+    for n in (3, 1, 2, 5, 4, 7, 1, 6):
+        some = x.repeat_interleave(4, dim).narrow(dim, 0, n).contiguous()
+        compiled(some.requires_grad_()).sum().backward()
+    assert counter.frame_count <= 3
+    torch._dynamo.reset()
+
+
+def test_tracing_and_scripting_are_refused():
+    for net in (
+        neurons.leaky(),
+        layer(),
+        attention("CA", channels=CHANNELS, channel_ratio=2),
+        layers.AveragePool(2),
+    ):
+        with pytest.raises(NotImplementedError, match=r"torch\.jit\.trace and script .* are not served"):
+            torch.jit.script(net)
+    for net in (neurons.leaky(), layer().eval(), seeded("att_ms_resnet18", **_SMALL)):
+        x = images() if hasattr(net, "plan") else frames()
+        with pytest.raises(NotImplementedError, match=r"use torch\.export or compile"):
+            torch.jit.trace(net, x)
+    with pytest.raises(TypeError, match="with attsnn's layers as leaves"):
+        torch.fx.symbolic_trace(layer())
+
+
+def test_layers_as_leaves_of_fx():
+    class Leaves(torch.fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, name: str) -> bool:
+            return isinstance(m, layers.SpikingLayer) or super().is_leaf_module(m, name)
+
+    net, x = nn.Sequential(layer(), layers.Rate()).eval(), frames()
+    traced = torch.fx.GraphModule(net, Leaves().trace(net))
+    same_bits(traced(x), net(x))
+
+
+def test_quantised_gates():
+    """Called where their weights cannot be read: as the same gates outside of a layer."""
+    net, x = layer().float().eval(), frames().float()
+    quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+    assert type(quantised.attention.channel.reduce).__module__.endswith("quantized.dynamic.modules.linear")
+    same_bits(quantised(x), composed(quantised, x))
+    torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, inplace=True)  # one that has run
+    same_bits(net(x), quantised(x))
+
+
+def test_lazy_modules():
+    torch.manual_seed(0)
+    lazy = layers.SpikingLayer(nn.LazyConv2d(CHANNELS, 3), neurons.leaky(), norm=nn.LazyBatchNorm2d())
+    lazy, x = lazy.double(), frames()
+    lazy(x)
+    assert type(lazy.norm) is nn.BatchNorm2d and lazy.norm.num_features == CHANNELS
+    other = layers.SpikingLayer(nn.Conv2d(3, CHANNELS, 3), neurons.leaky(), norm=nn.BatchNorm2d(CHANNELS))
+    other.double().load_state_dict(lazy.state_dict())
+    same_bits(lazy.eval()(x), other.eval()(x))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing(reentrant):
+    net, x = layer(), frames()
+    other = copy.deepcopy(net)
+
+    def run(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(net, x.clone().requires_grad_(), use_reentrant=reentrant)
+
+    found, wanted = step(net, x, run), step(other, x)
+    for name in (name for name in wanted if "running" not in name and "num" not in name):
+        same_bits(found[name], wanted[name], name)
+
+
+def test_sharded_parts(tmp_path):
+    """FSDP2 around a layer, or its norm and gates alone: the gradients of the whole."""
+    program = f"""
+import copy, torch, torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import init_device_mesh
+from test_tools import frames, layer
+
+dist.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=0, world_size=1)
+mesh = init_device_mesh("cpu", (1,))
+for parts in (["norm"], ["attention"], ["attention.channel.reduce"], ["norm", "attention", ""], [""]):
+    net, x = layer(), frames()
+    other = copy.deepcopy(net)
+    for part in parts:
+        fully_shard(net.get_submodule(part), mesh=mesh)
+    for run in (net, other):
+        run(x).square().sum().backward()
+    for (name, a), (_, b) in zip(net.named_parameters(), other.named_parameters(), strict=True):
+        grad = a.grad.full_tensor() if hasattr(a.grad, "full_tensor") else a.grad
+        assert torch.allclose(grad, b.grad, rtol=1e-9, atol=1e-9), (parts, name)
+print("equal")
+dist.destroy_process_group()
+"""
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]]),
+    }
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert done.stdout.split() == ["equal"], done.stderr

@@ -17,7 +17,13 @@ from attsnn._extension import Backend, compiled, use_fused
 from attsnn.reference import CONSTANTS, EMITS, SURROGATES, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
 
-from .registration import refuse_beyond, register_gradient, telling_of_memory
+from .registration import (
+    refuse_beyond,
+    refuse_recorded,
+    refuse_tracing,
+    register_gradient,
+    telling_of_memory,
+)
 
 STARTS = ("zero", "reset")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -78,6 +84,7 @@ def lif(
 
     The equation is that of attsnn/reference/neuron.py, to the bit for spikes.
     """
+    refuse_tracing("lif")
     constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
     check(x, v0)
     packed = pack(x, constants, surrogate, strict, detach_reset, emit, start, soft)
@@ -96,6 +103,7 @@ def lif(
     if v0 is not None:
         v0 = like(v0, x.stride()[1:])
     wanted = packed.learns or x.requires_grad or (v0 is not None and v0.requires_grad)
+    wanted = wanted or torch.compiler.is_exporting()  # what is exported may be trained
     keep = packed.keep if torch.is_grad_enabled() and wanted else "nothing"
     op = torch.ops.attsnn.lif_forward
     how = packed.numbers, packed.rules, packed.learns, keep
@@ -171,7 +179,7 @@ def stack(x: Tensor, constants: dict[str, Constant | None], soft: bool) -> Tenso
 
 def _dense(x: Tensor) -> bool:
     """Whether one step x[t] fills its memory without gaps or overlaps, in any order of its dimensions."""
-    if x.shape.numel() == 0:
+    if math.prod(x.shape) == 0:
         return True
     left = [(x.stride(d), x.size(d)) for d in range(1, x.dim()) if x.size(d) != 1]
     expected = 1
@@ -324,10 +332,11 @@ def _make_backward(op):
     def backward(ctx, grad_out, grad_v, _):
         if grad_out is None and grad_v is None:
             return (None,) * 9
+        refuse_recorded("lif", ctx.keep)
         x, v0, learned, kept = ctx.saved_tensors
         if grad_out is None:  # only the final state was used: one step of zeros stands for all
             zeros = torch.zeros_like(grad_v, dtype=ctx.dtype)
-            grad_out = zeros.new_zeros(ctx.shape[1:].numel()).as_strided(ctx.shape, (0, *ctx.strides))
+            grad_out = zeros.new_zeros(math.prod(ctx.shape[1:])).as_strided(ctx.shape, (0, *ctx.strides))
         else:
             grad_out = like(grad_out, ctx.strides)
         if grad_v is not None:

@@ -12,7 +12,13 @@ from attsnn._extension import Backend, compiled, use_fused
 from attsnn.reference import FUSIONS, SCALES, PFAOutput, PFAScores, state_dtype
 
 from .neuron import as_read, check, like
-from .registration import refuse_beyond, register_gradient, telling_of_memory
+from .registration import (
+    refuse_beyond,
+    refuse_recorded,
+    refuse_tracing,
+    register_gradient,
+    telling_of_memory,
+)
 from .seam_shapes import maps_like
 
 RANKS = range(1, 65)
@@ -56,6 +62,7 @@ def pfa(
     Source: Deng et al., 2024 (arXiv 2310.14576); the released code multiplies with the mean on event data,
     adds the sum on Fashion-MNIST, and multiplies with the sum in front of the VAE.
     """
+    refuse_tracing("pfa")
     _check(x, spatial, temporal, channel, scale, fusion)
     if not use_fused(backend, x.device.type):
         return reference.pfa(x, spatial, temporal, channel, scale=scale, fusion=fusion)
@@ -67,7 +74,8 @@ def pfa(
     refuse_beyond("pfa", x, *spatial, *temporal, *channel)
     state, rank = state_dtype(x), spatial[0].shape[0]
     weights = [as_read(p, state) for p in (*spatial, *temporal, *channel)]
-    keep = torch.is_grad_enabled() and any(p.requires_grad for p in (x, *weights))
+    wanted = torch.compiler.is_exporting() or any(p.requires_grad for p in (x, *weights))
+    keep = torch.is_grad_enabled() and wanted
     factor = 1 / rank if scale == "mean" else 1.0
     out, *scores, _ = torch.ops.attsnn.pfa_forward(x, *weights, factor, FUSIONS.index(fusion), keep)
     return PFAOutput(out, PFAScores(*scores))
@@ -146,7 +154,7 @@ def _backward_shapes(grad_y, x, spatial, temporal, channel, s, tm, cm, kept, sca
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, spatial, _, temporal, _, channel, _, ctx.scale, ctx.fusion, _ = inputs
+    x, spatial, _, temporal, _, channel, _, ctx.scale, ctx.fusion, ctx.keep = inputs
     y, *small = output
     ctx.strides = y.stride()[1:]
     ctx.save_for_backward(None if FUSIONS[ctx.fusion] == "add" else x, spatial, temporal, channel, *small)
@@ -157,6 +165,7 @@ def _setup_context(ctx, inputs, output) -> None:
 def _backward(ctx, grad_y, *_):
     if grad_y is None:
         return (None,) * 10
+    refuse_recorded("pfa", "all" if ctx.keep else "nothing")
     op = torch.ops.attsnn.pfa_backward
     grad_y = like(grad_y, ctx.strides)
     wants_x, *wants = ctx.needs_input_grad[:7]

@@ -13,6 +13,7 @@ TWICE = "{}: no double backward (create_graph=True); backend='reference' has one
 VMAPPED = "{}: no vmap; N is the batch dimension, or use backend='reference'"
 FORWARD = "{}: the fused kernels have no forward-mode derivative; backend='reference' has one"
 TRANSFORMED = "{}: the fused kernels take no part in torch.func; backend='reference' does"
+TRACED = "{}: torch.jit.trace and script (and so add_graph) are not served; use torch.export or compile"
 NO_MEMORY = "CUDA out of memory."  # how csrc/tensor/neuron_op.h begins to say it
 
 
@@ -71,8 +72,8 @@ def telling_of_memory(function: Callable) -> Callable:
 
 def beyond(*tensors: object) -> str | None:
     """The sentence, with a place for the op's name, of what the fused ops have no rule for and would lose or
-    fail at: a dual tensor of forward-mode AD, a gradient of torch.func. None, at the cost of two comparisons,
-    where there is neither.
+    fail at: a dual tensor of forward-mode AD, a gradient or a vmap of torch.func. None, at the cost of two
+    comparisons, where there is none.
     """
     if forward_ad._current_level >= 0:
         given = (t for t in tensors if isinstance(t, torch.Tensor))
@@ -80,7 +81,7 @@ def beyond(*tensors: object) -> str | None:
             return FORWARD
     if torch.compiler.is_compiling() or (top := _functorch.peek_interpreter_stack()) is None:
         return None
-    return TRANSFORMED if top.key() == _functorch.TransformType.Grad else None
+    return VMAPPED if top.key() == _functorch.TransformType.Vmap else TRANSFORMED
 
 
 def refuse_beyond(name: str, *tensors: object) -> None:
@@ -88,3 +89,26 @@ def refuse_beyond(name: str, *tensors: object) -> None:
     sentence = beyond(*tensors)
     if sentence is not None:
         raise NotImplementedError(sentence.format(name))
+
+
+def refuse_tracing(name: str) -> None:
+    """Raises where torch.jit.trace records: it would keep what of a call was decided, by sizes and by whether
+    there are gradients, and check itself against another decision.
+    """
+    if torch._C._get_tracing_state() is not None:
+        raise NotImplementedError(TRACED.format(name))
+
+
+def refuse_recorded(name: str, keep: str) -> None:
+    """Raises where a graph that was recorded without gradients is asked for some."""
+    if keep == "nothing":
+        raise RuntimeError(
+            f"{name}: this was exported under torch.no_grad() and has no gradient; export it in grad mode"
+        )
+
+
+class NotScripted:
+    """A module that torch.jit.script refuses in words."""
+
+    def __prepare_scriptable__(self) -> None:
+        raise NotImplementedError(TRACED.format(type(self).__name__))

@@ -4,8 +4,10 @@ Two dispatcher ops each way, between which processes share the sums of a norm, a
 `torch.autograd.Function`. csrc/README.md derives what they compute; the names here are its names.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -13,12 +15,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 from attsnn import reference
-from attsnn._extension import Backend, use_fused
+from attsnn._extension import Backend, compiled, use_fused
 from attsnn.reference import CONSTANTS, Gates, Norm, Scores, SeamOutput, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
 
 from .neuron import as_read, check, like, pack, stack, typed
-from .registration import TWICE, refuse_beyond, telling_of_memory
+from .registration import (
+    TWICE,
+    refuse_beyond,
+    refuse_recorded,
+    refuse_tracing,
+    register_shape,
+    telling_of_memory,
+)
 from .seam_shapes import (
     AFFINE,
     BY_PLANE,
@@ -80,6 +89,7 @@ def seam(
 
     Sources: Attention SNN (TPAMI 2023), section 3, in the released code's order; MS-ResNet (Hu et al., 2021).
     """
+    refuse_tracing("seam")
     constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
     check(z, None, name="z")
     packed = pack(z, constants, surrogate, strict, detach_reset, emit, start, soft)
@@ -120,10 +130,12 @@ def seam(
     )
     given = (z, shortcut, learned, *norm_or_none[:4], *weights)
     refuse_beyond("seam", *given)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
+    if torch.compiler.is_exporting():
+        results = iter(_recorded(plan, *given))
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
         results = iter(_Seam.apply(plan, *given))
     else:  # autograd's own way there takes as long as a small seam
-        results = iter(_computed(plan, *given, wanted=False)[0])
+        results = iter(_outputs(plan, _computed(plan, *given, wanted=False)[0]))
     out, x = next(results), next(results) if membrane else None
     mean, var = (next(results), next(results)) if plan.batch else (None, None)
     scores = Scores(*(next(results) if plan.gates & which else None for which in (TIME, CHANNEL, SPACE)))
@@ -166,13 +178,9 @@ class _Seam(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plan, z, shortcut, learned, weight, bias, mean, var, *weights):
         given = (z, shortcut, learned, weight, bias, mean, var, *weights)
-        outputs, kept, ctx.neuron = _computed(plan, *given, wanted=True)
-        ctx.plan, ctx.device_type = plan, z.device.type
-        ctx.dtypes = [None if w is None else w.dtype for w in (weight, bias, *weights)]
-        *single, planes, weights, small = kept
-        ctx.save_for_backward(*single, *planes, *weights, *small)
-        ctx.ends = len(single) + len(planes), len(single) + len(planes) + len(weights)
-        ctx.set_materialize_grads(False)
+        pieces, read, neuron = _computed(plan, *given, wanted=True)
+        outputs = _outputs(plan, pieces)
+        _keep_for_backward(ctx, plan, given, pieces, read, neuron)
         # out, membrane; then what has no gradient: mean and variance, the gates. torch.compile takes no
         # output that is None.
         ctx.mark_non_differentiable(*outputs[2 if plan.membrane else 1 :])
@@ -180,21 +188,38 @@ class _Seam(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_out, *others):
-        if torch.is_grad_enabled():
-            raise NotImplementedError(TWICE.format("seam"))
-        wants = ctx.needs_input_grad
         grad_membrane = others[0] if ctx.plan.membrane else None
-        if grad_out is None and grad_membrane is None:
-            return (None,) * len(wants)
-        saved, (a, b), first = ctx.saved_tensors, ctx.ends, len(_Kept._fields) - 3
-        kept = _Kept(*saved[:first], saved[first:a], saved[a:b], saved[b:])
-        with _without_autocast(ctx.device_type):
-            z, up, learned, *small = _backward(
-                kept, ctx.plan, ctx.neuron, grad_out, grad_membrane, *wants[1:3]
-            )
-        weight, bias, *weights = [_as_given(g, d) for g, d in zip(small, ctx.dtypes, strict=True)]
-        grads = (None, z, up, learned, weight, bias, None, None, *weights)
-        return tuple(grad if want else None for grad, want in zip(grads, wants, strict=True))
+        return None, *_gradients(ctx, grad_out, grad_membrane, ctx.needs_input_grad[1:])
+
+
+def _keep_for_backward(ctx, plan, given, pieces, read, neuron) -> None:
+    """`read`: the gates' weights as the ops took them; `neuron`: what of it is kept, with its rules."""
+    z, learned, weights = given[0], given[2], (*given[3:5], *given[7:])
+    keeps_membrane = _keeps_membrane(plan, neuron[0], given[1])
+    single = (
+        *(z, *(pieces.pooled or (None,)), pieces.membranes[0] if keeps_membrane else None, learned),
+        pieces.statistics[0] if plan.batch else None,
+    )
+    ctx.plan, ctx.device_type, ctx.neuron = plan, z.device.type, neuron
+    ctx.dtypes = [None if w is None else w.dtype for w in weights]
+    ctx.save_for_backward(*single, *pieces.planes, *read, *pieces.small)
+    ctx.ends = len(single) + len(pieces.planes), len(single) + len(pieces.planes) + len(read)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, grad_out, grad_membrane, wants) -> tuple[Tensor | None, ...]:
+    """Of what a seam was `given`, where it is wanted."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError(TWICE.format("seam"))
+    if grad_out is None and grad_membrane is None:
+        return (None,) * len(wants)
+    saved, (a, b), first = ctx.saved_tensors, ctx.ends, len(_Kept._fields) - 3
+    kept = _Kept(*saved[:first], saved[first:a], saved[a:b], saved[b:])
+    with _without_autocast(ctx.device_type):
+        z, up, learned, *small = _backward(kept, ctx.plan, ctx.neuron, grad_out, grad_membrane, *wants[:2])
+    weight, bias, *weights = [_as_given(g, d) for g, d in zip(small, ctx.dtypes, strict=True)]
+    grads = (z, up, learned, weight, bias, None, None, *weights)
+    return tuple(grad if want else None for grad, want in zip(grads, wants, strict=True))
 
 
 def _without_autocast(device_type: str):
@@ -214,16 +239,50 @@ def _as_given(grad: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 # ------------------------------------------------------------------------------------------
 
 
+class _Pieces(NamedTuple):
+    """What the ops of a forward pass return."""
+
+    out: Tensor
+    membranes: Sequence[Tensor]
+    pooled: Sequence[Tensor]
+    planes: Sequence[Tensor]
+    statistics: Sequence[Tensor]
+    small: Sequence[Tensor]
+
+
 def _computed(plan, z, shortcut, learned, weight, bias, mean, var, *weights, wanted: bool):
-    """`_forward` of small tensors as the ops take them, outside of autocast."""
+    """The pieces, the gates' weights as the ops took them, and what of the neuron is kept, with its rules.
+    Outside of autocast.
+    """
     with _without_autocast(z.device.type):
         state = state_dtype(z)
-        read = [None if w is None else as_read(w, state) for w in (weight, bias, *weights)]
-        return _forward(plan, z, shortcut, learned, *read[:2], mean, var, read[2:], wanted)
+        weight, bias, *read = [None if w is None else as_read(w, state) for w in (weight, bias, *weights)]
+        return _forward(plan, z, shortcut, learned, weight, bias, mean, var, read, wanted)
+
+
+def _outputs(plan: _Plan, pieces: _Pieces) -> list[Tensor]:
+    """out, membrane; then what has no gradient: mean and variance, the gates."""
+    time, channel, space = gates_in(pieces.small, plan.gates)
+    return [
+        *(pieces.out, *(pieces.membranes if plan.membrane else ())),
+        *(pieces.small[CENTRE : CENTRE + 2] if plan.batch else ()),
+        *(*(gate.t() for gate in time[:1]), *channel[:1], *space[:1]),
+    ]
+
+
+def _keeps_membrane(plan: _Plan, keep: str, shortcut: Tensor | None) -> bool:
+    return keep == "input" and shortcut is not None and not plan.alone
+
+
+def _rules(plan: _Plan, keep: str, shortcut: Tensor | None) -> tuple[int, ...]:
+    """The neuron's, and the seam's behind them."""
+    rounded = shortcut is not None or plan.membrane
+    membrane = plan.membrane or _keeps_membrane(plan, keep, shortcut)
+    own = SeamRules(plan.gates, rounded, membrane, plan.normed, plan.repeats, plan.alone)
+    return (*plan.rules, *map(int, own))
 
 
 def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wanted):
-    """The outputs, what a backward pass needs, and what of the neuron is kept, with its rules."""
     ops, by_plane = torch.ops.attsnn, bool(plan.gates & BY_PLANE)
     pooled, planes, statistics = [], [], []
     if plan.batch or plan.pool > 1 or by_plane:
@@ -235,28 +294,13 @@ def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wante
         statistics = [mean.double(), var.double()]
 
     keep = _keep(p, shortcut, plan, wanted)
-    keeps_membrane = keep == "input" and shortcut is not None and not plan.alone
-    rounded = shortcut is not None or plan.membrane
-    membrane = plan.membrane or keeps_membrane
-    own = SeamRules(plan.gates, rounded, membrane, plan.normed, plan.repeats, plan.alone)
-    rules = (*plan.rules, *map(int, own))
+    rules = _rules(plan, keep, shortcut)
     shortcut = None if shortcut is None else like(shortcut, p.stride()[1:])
     out, membranes, small = ops.lif_seam_forward(
         *(p, shortcut, planes, statistics, weight, bias, weights, learned),
         *(plan.eps, plan.numbers, rules, keep),
     )
-    time, channel, space = gates_in(small, plan.gates)
-    outputs = [
-        *(out, *(membranes if plan.membrane else ())),
-        *(small[CENTRE : CENTRE + 2] if plan.batch else ()),
-        *(*(gate.t() for gate in time[:1]), *channel[:1], *space[:1]),
-    ]
-    kept = _Kept(
-        z,
-        *(p if pooled else None, membranes[0] if keeps_membrane else None, learned),
-        *(statistics[0] if plan.batch else None, planes, weights, small),
-    )
-    return outputs, kept, (keep, rules)
+    return _Pieces(out, membranes, pooled, planes, statistics, small), weights, (keep, rules)
 
 
 def _keep(p: Tensor, shortcut: Tensor | None, plan: _Plan, wanted: bool) -> str:
@@ -265,7 +309,7 @@ def _keep(p: Tensor, shortcut: Tensor | None, plan: _Plan, wanted: bool) -> str:
     """
     if not wanted:
         return "nothing"
-    whole_bytes = p.shape[1] <= 1 or p.shape[2:].numel() % 4 == 0
+    whole_bytes = p.shape[1] <= 1 or math.prod(p.shape[2:]) % 4 == 0
     return plan.keep if shortcut is not None and whole_bytes else "input"
 
 
@@ -316,3 +360,87 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z, wants_up):
             grad_z = up
     grad_bias, grad_weight = by_norm[1:] or (None, None)
     return grad_z, up, by_learned[0] if by_learned else None, grad_weight, grad_bias, *by_weights
+
+
+# ---- recorded by torch.export, with its gradient
+# ------------------------------------------------------------------------------------------
+
+
+def _recorded(plan: _Plan, z, shortcut, learned, weight, bias, mean, var, *weights) -> list[Tensor]:
+    """The outputs, through one op that a graph can hold: export records the ops inside a
+    `torch.autograd.Function` without their gradient. No list that it is given is empty, which AOTInductor
+    hands on as None.
+    """
+    if plan.group is not None:
+        raise NotImplementedError("seam: a norm over processes cannot be exported for training; call eval()")
+    if not torch.is_grad_enabled():
+        plan = plan._replace(keep="nothing")
+    numbers = (plan.eps, *plan.numbers)
+    flags = (plan.normed, plan.batch, plan.repeats, plan.pool, plan.gates, plan.membrane, plan.alone)
+    flat = torch.ops.attsnn.seam_recorded(
+        *(z, shortcut, learned, weight, bias, mean, var, weights or None),
+        *(numbers, [*map(int, flags), *plan.rules], plan.keep),
+    )
+    return _outputs(plan, _unflattened(plan, shortcut, flat))
+
+
+def _plan_of(numbers: Sequence[float], flags: Sequence[int], keep: str) -> _Plan:
+    eps, *of_neuron = numbers
+    normed, batch, repeats, pool, gates, membrane, alone, *rules = flags
+    return _Plan(
+        *(bool(normed), bool(batch), eps, None, repeats, pool, gates, bool(membrane), bool(alone)),
+        *(tuple(of_neuron), tuple(rules), keep),
+    )
+
+
+def _recorded_keep(plan: _Plan, p: Tensor, shortcut: Tensor | None) -> str:
+    return _keep(p, shortcut, plan, plan.keep != "nothing")
+
+
+def _unflattened(plan: _Plan, shortcut: Tensor | None, flat: Sequence[Tensor]) -> _Pieces:
+    out, *rest = flat
+    membranes = plan.membrane or _keeps_membrane(plan, _recorded_keep(plan, out, shortcut), shortcut)
+    counts = int(membranes), int(plan.pool > 1), 3 if plan.gates & BY_PLANE else 0, int(plan.batch)
+    ends = [0, *accumulate(counts)]
+    return _Pieces(out, *(rest[a:b] for a, b in pairwise(ends)), rest[ends[-1] :])
+
+
+def _recorded_forward(z, shortcut, learned, weight, bias, mean, var, weights, numbers, flags, keep):
+    plan = _plan_of(numbers, flags, keep)
+    given = (z, shortcut, learned, weight, bias, mean, var, *(weights or ()))
+    pieces = _computed(plan, *given, wanted=keep != "nothing")[0]
+    lists = (*pieces[1:4], pieces.statistics if plan.batch else (), pieces.small)
+    return [pieces.out, *chain.from_iterable(lists)]
+
+
+def _recorded_context(ctx, inputs, output) -> None:
+    *given, weights, numbers, flags, keep = inputs
+    plan = _plan_of(numbers, flags, keep)
+    shortcut, pieces = given[1], _unflattened(plan, given[1], output)
+    kept = _recorded_keep(plan, pieces.out, shortcut)
+    read = [as_read(w, state_dtype(given[0])) for w in weights or ()]
+    neuron = kept, _rules(plan, kept, shortcut)
+    _keep_for_backward(ctx, plan, (*given, *(weights or ())), pieces, read, neuron)
+    ctx.gates = None if weights is None else len(weights)
+    ctx.mark_non_differentiable(*output[2 if plan.membrane else 1 :])
+
+
+def _recorded_backward(ctx, grads):
+    refuse_recorded("seam", ctx.plan.keep)
+    # The weights are one input, a list, whose gradients are wanted together.
+    wants = (*ctx.needs_input_grad[:7], *[True] * (ctx.gates or 0))
+    given = _gradients(ctx, grads[0], grads[1] if ctx.plan.membrane else None, wants)
+    return *given[:7], None if ctx.gates is None else [*given[7:]], None, None, None
+
+
+def _register() -> None:
+    name, given = "attsnn::seam_recorded", "Tensor? shortcut, Tensor? learned, Tensor? weight, Tensor? bias"
+    more = "Tensor? mean, Tensor? var, Tensor[]? weights, float[] numbers, int[] flags, str keep"
+    torch.library.define(name, f"(Tensor z, {given}, {more}) -> Tensor[]")
+    torch.library.impl(name, ("cpu", "cuda"))(_recorded_forward)
+    register_shape("seam_recorded", _recorded_forward, "seam")
+    torch.library.register_autograd(name, _recorded_backward, setup_context=_recorded_context)
+
+
+if compiled() is not None:
+    _register()

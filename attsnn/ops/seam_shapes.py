@@ -3,6 +3,7 @@
 The rules are those of csrc/tensor/seam_op.h.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -171,7 +172,7 @@ def _forward_shapes(
         framed = (height + more) * (width + more) + more
         places = real(samples, height * width, dtype=torch.int32)
         small += [real(samples, height, width), real(samples, 2, framed), places]
-    neurons = p.shape[1:].numel()
+    neurons = math.prod(p.shape[1:])  # `Size.numel()` would make a constant of a size that changes
     if keep == "bits":
         small.append(real(steps, (neurons + 3) // 4, dtype=torch.uint8))
     elif keep == "input" and steps > CHECKPOINT_ABOVE:

@@ -52,6 +52,10 @@ def _fire(h: Tensor, threshold: Constant, surrogate: Surrogate, strict: bool, so
     z = distance if surrogate.centre is None else h - surrogate.centre
     if soft:
         return SURROGATES[surrogate.kind].primitive(z, surrogate.scale)
+    if torch.compiler.is_exporting():  # which records what stands inside of a Function, without its gradient
+        primitive = SURROGATES[surrogate.kind].primitive(z, surrogate.scale)
+        fired = (distance > 0 if strict else distance >= 0).to(z.dtype)
+        return fired + (primitive - primitive.detach())
     return _Fire.apply(distance.detach(), z, surrogate, strict)
 
 
