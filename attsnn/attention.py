@@ -218,6 +218,7 @@ def attention(
     *,
     channels: int | None = None,
     steps: int | None = None,
+    maps: bool = True,
     channel_ratio: int = 16,
     temporal_ratio: int = 16,
     keep_steps: float | None = None,
@@ -226,7 +227,7 @@ def attention(
 ) -> nn.Module:
     """The attention of that name for [T, N, C, H, W] inputs; None is the identity, without ReLU.
 
-    With `channels=None`, the form for fully connected layers, [T, N, F]: it knows the temporal gate only,
+    With `maps=False`, the form for fully connected layers, [T, N, F]: it knows the temporal gate only,
     alone, for every name that has a T, and is the identity for the others (as published).
 
     `keep_steps`, `keep_channels`: the shares of a sample's steps and channels that pass, by winner-take-all
@@ -235,6 +236,13 @@ def attention(
     if name is not None and name not in NAMES:
         raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {name!r}")
     letters = (name or "").removesuffix("A")
+    if maps and channels is None and set(letters) & set("CS"):
+        raise ValueError(
+            f"attention {name} weighs maps: give channels, their number C; or maps=False, for [T, N, F], of "
+            "which it weighs the steps at most"
+        )
+    if not maps and channels is not None:
+        raise ValueError(f"maps=False is for [T, N, F], which has no channels, got channels={channels}")
     gates, keep = Attention(), {"keep_steps": keep_steps, "keep_channels": keep_channels}
     if any(ratio is not None for ratio in keep.values()):
         _check_pruning(name, keep)

@@ -28,6 +28,30 @@ def over_time(layer: nn.Module, x: Tensor) -> Tensor:
     return y.view(*x.shape[:2], *y.shape[1:])  # `unflatten` is as much again of Python
 
 
+def _check_input(current: nn.Module | None, x: Tensor) -> None:
+    """Sentences for what a convolution or a linear layer would refuse in words of its own."""
+    convolution = isinstance(current, nn.Conv2d | nn.LazyConv2d)
+    linear = isinstance(current, nn.Linear)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor with time first, [T, N, ...], got {type(x).__name__}")
+    if (convolution and x.dim() != 5) or (linear and x.dim() != 3) or x.dim() < 3:
+        want = "[T, N, C, H, W]" if convolution else "[T, N, F]" if linear else "[T, N, ...]"
+        raise ValueError(
+            f"x must be {want}, steps before samples, got shape {tuple(x.shape)}: x[None] adds the steps, "
+            "x[:, None] the samples"
+        )
+    weight = current._parameters.get("weight") if convolution or linear else None  # none that is computed
+    if weight is None or weight.dtype == x.dtype:
+        return
+    if not x.is_floating_point():
+        raise TypeError(f"x must be {weight.dtype}, as the layer's weights are, got {x.dtype}: x.float()")
+    kind = x.device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        raise TypeError(
+            f"x must be {weight.dtype}, as the layer's weights are, got {x.dtype}: convert either"
+        )
+
+
 COMPOSED = PrunedAttention | PFA  # called, where the gates of an `Attention` are a part of the seam
 NORMS = nn.BatchNorm1d, nn.SyncBatchNorm  # whose forward a seam may stand for, of 2d the same
 
@@ -87,6 +111,7 @@ class SpikingLayer(NotScripted, nn.Module):
         """x [T, N, C, H, W] or [T, N, F], a shortcut of the pooled maps' shape; all that the op returns, the
         gates' scores among it.
         """
+        _check_input(self.current, x)
         z = x if self.current is None else over_time(self.current, x)
         emitted, z = z.dtype, _widened(z, self.membrane_dtype)
         norm, pool, gates = self.norm, self.pool, None
@@ -151,6 +176,7 @@ class SpikingLayer(NotScripted, nn.Module):
                     "(Tracer.is_leaf_module)"
                 )
             self._check_plain("steps", shortcut)
+            _check_input(self.current, x)
             charge = _widened(over_time(self._current, x), self.membrane_dtype)
             how = {"pool": self.pool, "repeats": steps, "scale": self.norm_scale}
             return self.neuron(_normed(charge, self.norm, self.neuron.backend, **how), steps=steps)
@@ -258,6 +284,7 @@ class NormedLayer(NotScripted, nn.Module):
         """`repeats`: how many equal inputs x stands for, T where a static image is given once; they count in
         the running variance.
         """
+        _check_input(self.current, x)
         z = _widened(over_time(self.current, x), self.membrane_dtype)
         return _normed(z, self.norm, self.backend, repeats=repeats)
 

@@ -50,7 +50,7 @@ class LIF(NotScripted, nn.Module):
         if isinstance(v_reset, str) and v_reset != "threshold":
             raise ValueError(f"v_reset must be a number, a tensor, None or 'threshold', got {v_reset!r}")
         self._constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
-        learn = tuple(learn)
+        learn = _names(learn)
         for name in learn:
             if not isinstance(self._constants.get(name), int | float | Tensor):
                 raise ValueError(
@@ -125,6 +125,7 @@ class PLIF(LIF):
         **kwargs,
     ):
         _check_tau(tau)
+        learn = _names(learn)
         fixed = set(learn) & {"leak", "gain", "bias"}
         if fixed:
             raise ValueError(
@@ -151,7 +152,16 @@ class PLIF(LIF):
         return {**values, "leak": 1 - gain, "gain": gain, "bias": bias}
 
 
+def _names(learn: Iterable[str]) -> tuple[str, ...]:
+    """Of one name itself, not of its letters."""
+    return (learn,) if isinstance(learn, str) else tuple(learn)
+
+
 def _check_tau(tau: float) -> None:
+    if isinstance(tau, Tensor) and tau.requires_grad:
+        raise TypeError(
+            'tau must be a number: a neuron that learns its time constant is PLIF(tau), or LIF(learn="leak")'
+        )
     if not tau > 1:
         raise ValueError(f"tau must be greater than 1 step, got {tau!r}")
 
@@ -172,7 +182,7 @@ def leaky(
     """LIF with time constant tau, SpikingJelly's `LIFNode`: h = v + (x - (v - v_reset)) / tau, or with
     `decay_input=False` h = v - (v - v_reset) / tau + x. Rest is v_reset (0 for the soft reset, None)."""
     _check_tau(tau)
-    if isinstance(v_reset, str) or "v_reset" in kwargs.get("learn", ()):
+    if isinstance(v_reset, str) or "v_reset" in _names(kwargs.get("learn", ())):
         raise ValueError(
             "v_reset of leaky is its rest too, a fixed number or tensor: use LIF for another reset"
         )
@@ -204,6 +214,7 @@ def ma_snn(
 
     The reset stays in the graph. `learn` takes "alpha", "beta", "threshold"; with `channels`, one a channel.
     """
+    learn = _names(learn)
     unknown = set(learn) - set(MA_SNN_CONSTANTS)
     if unknown:
         names = ", ".join(MA_SNN_CONSTANTS)

@@ -82,11 +82,13 @@ def test_attention_values(name):
 
 
 def test_attention_of_a_linear_layer():
-    gates = constant_weights(attention.attention("TCSA", steps=3, temporal_ratio=1))
+    gates = constant_weights(attention.attention("TCSA", steps=3, maps=False, temporal_ratio=1))
     y = gates(generator((1, 3, 5)).transpose(0, 1)).transpose(0, 1)
     assert abs(y.sum().item() - 2.292346) < 1e-6
     close64(y[0, 0], torch.tensor([0, 0.208395, 0, 0.520988, 0.104198], dtype=torch.float64), 1e-6)
-    assert isinstance(attention.attention("CSA", steps=3), torch.nn.Identity)  # published: TA or none
+    assert isinstance(
+        attention.attention("CSA", steps=3, maps=False), torch.nn.Identity
+    )  # published: TA or none
 
 
 # What a gate takes the maximum over, as dimensions of [T, N, C, H, W], and where along them it is attained:

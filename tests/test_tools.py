@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from close import close64, same_bits
@@ -498,17 +499,19 @@ def test_exported_for_any_batch(what, strict, fused):
         close64(program(some), net(some), 1e-10)
 
 
-@pytest.mark.parametrize("what", ["neuron", "layer"])
+@pytest.mark.parametrize("what", ["neuron", "layer", "ungated layer"])
 def test_compiled_three_times_for_any_batch(what, fused):
-    make, given, dim = EXPORTED[what]
+    """The first size, any size, and 1. Behind the convolution, whose rule in PyTorch asks for N T < 16."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
-    net = make("fused").float()
+    net = EXPORTED[what][0]("fused").float()
+    net.current = None
     compiled = torch.compile(net, backend=counter)
-    x = given().float()
     for n in (3, 1, 2, 5, 4, 7, 1, 6):
-        some = x.repeat_interleave(4, dim).narrow(dim, 0, n).contiguous()
-        compiled(some.requires_grad_()).sum().backward()
+        x = torch.randn(STEPS, n, CHANNELS, 6, 6, requires_grad=True)
+        found = compiled(x)
+        found.sum().backward()
+        same_bits(found, copy.deepcopy(net)(x))
     assert counter.frame_count <= 3
     torch._dynamo.reset()
 
@@ -603,3 +606,94 @@ dist.destroy_process_group()
     }
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, cwd=ROOT)
     assert done.stdout.split() == ["equal"], done.stderr
+
+
+# ---- what newcomers try
+# ------------------------------------------------------------------------------------------
+
+
+def plain_linear() -> layers.SpikingLayer:
+    return layers.SpikingLayer(nn.Linear(6, 4), neurons.leaky(), norm=nn.BatchNorm1d(4))
+
+
+MISTAKES = {
+    "no samples": (
+        lambda: layer(None).float()(torch.zeros(STEPS, 3, 6, 6)),
+        ValueError,
+        "steps before samples",
+    ),
+    "no steps": (
+        lambda: layer(None).float()(torch.zeros(2, 3, 6, 6)),
+        ValueError,
+        r"x must be \[T, N, C, H, W\]",
+    ),
+    "an image": (lambda: layer(None).float()(torch.zeros(3, 6, 6)), ValueError, r"got shape \(3, 6, 6\)"),
+    "one sample of features": (
+        lambda: plain_linear()(torch.zeros(STEPS, 6)),
+        ValueError,
+        r"must be \[T, N, F\]",
+    ),
+    "bytes": (
+        lambda: layer(None).float()(torch.zeros(STEPS, 2, 3, 6, 6, dtype=torch.uint8)),
+        TypeError,
+        r"must be torch.float32, .* got torch.uint8: x.float\(\)",
+    ),
+    "doubles": (
+        lambda: layer(None).float()(torch.zeros(STEPS, 2, 3, 6, 6).double()),
+        TypeError,
+        "got torch.float64: convert either",
+    ),
+    "an array": (
+        lambda: layer(None)(np.zeros((STEPS, 2, 3, 6, 6))),
+        TypeError,
+        "x must be a tensor with time first",
+    ),
+    "bytes for a network": (
+        lambda: seeded("ma_snn_dvs_gesture", steps=6, width=0.25).float()(
+            torch.zeros(6, 1, 2, 32, 32, dtype=torch.uint8)
+        ),
+        TypeError,
+        r"got torch.uint8: x.float\(\)",
+    ),
+    "images of bytes": (
+        lambda: seeded("att_ms_resnet18", **_SMALL).float()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)),
+        TypeError,
+        r"got torch.uint8: x.float\(\)",
+    ),
+    "gates without channels": (
+        lambda: attention("TCSA", steps=16),
+        ValueError,
+        "give channels, .* or maps=False",
+    ),
+    "channels without maps": (
+        lambda: attention("TCA", steps=4, channels=8, maps=False),
+        ValueError,
+        "maps=False is for",
+    ),
+    "a learned tau": (
+        lambda: neurons.leaky(tau=nn.Parameter(torch.tensor(2.0))),
+        TypeError,
+        r"tau must be a number: .* PLIF\(tau\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_mistakes_have_sentences(what):
+    make, kind, sentence = MISTAKES[what]
+    with pytest.raises(kind, match=sentence):
+        make()
+
+
+def test_autocast_takes_what_it_converts():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer().float()(frames().float()).dtype == torch.bfloat16
+
+
+def test_one_name_to_learn():
+    for neuron in (
+        neurons.LIF(learn="threshold"),
+        neurons.PLIF(learn="threshold"),
+        neurons.ma_snn(learn="threshold"),
+    ):
+        assert isinstance(neuron.threshold, nn.Parameter)

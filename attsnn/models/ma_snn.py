@@ -77,6 +77,7 @@ class MASNN(nn.Module):
             gates = attention(
                 attention_name,
                 channels=width if maps else None,
+                maps=maps,
                 steps=plan.steps,
                 channel_ratio=plan.channel_ratio,
                 temporal_ratio=plan.temporal_ratio,
