@@ -30,26 +30,24 @@ def over_time(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _check_input(current: nn.Module | None, x: Tensor) -> None:
     """Sentences for what a convolution or a linear layer would refuse in words of its own."""
-    convolution = isinstance(current, nn.Conv2d | nn.LazyConv2d)
-    linear = isinstance(current, nn.Linear)
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor with time first, [T, N, ...], got {type(x).__name__}")
-    if (convolution and x.dim() != 5) or (linear and x.dim() != 3) or x.dim() < 3:
-        want = "[T, N, C, H, W]" if convolution else "[T, N, F]" if linear else "[T, N, ...]"
+    dims = 5 if isinstance(current, nn.Conv2d) else 3 if isinstance(current, nn.Linear) else 0
+    if x.dim() != dims and (dims or x.dim() < 3):
+        want = {5: "[T, N, C, H, W]", 3: "[T, N, F]", 0: "[T, N, ...]"}[dims]
         raise ValueError(
             f"x must be {want}, steps before samples, got shape {tuple(x.shape)}: x[None] adds the steps, "
             "x[:, None] the samples"
         )
-    weight = current._parameters.get("weight") if convolution or linear else None  # none that is computed
+    weight = current._parameters.get("weight") if dims else None  # None, too, where it is computed
     if weight is None or weight.dtype == x.dtype:
         return
+    asked = f"x must be {weight.dtype}, as the layer's weights are, got {x.dtype}"
     if not x.is_floating_point():
-        raise TypeError(f"x must be {weight.dtype}, as the layer's weights are, got {x.dtype}: x.float()")
+        raise TypeError(f"{asked}: x.float()")
     kind = x.device.type
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-        raise TypeError(
-            f"x must be {weight.dtype}, as the layer's weights are, got {x.dtype}: convert either"
-        )
+        raise TypeError(f"{asked}: convert either")
 
 
 COMPOSED = PrunedAttention | PFA  # called, where the gates of an `Attention` are a part of the seam

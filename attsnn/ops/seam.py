@@ -283,6 +283,7 @@ def _rules(plan: _Plan, keep: str, shortcut: Tensor | None) -> tuple[int, ...]:
 
 
 def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wanted):
+    """As `_computed`."""
     ops, by_plane = torch.ops.attsnn, bool(plan.gates & BY_PLANE)
     pooled, planes, statistics = [], [], []
     if plan.batch or plan.pool > 1 or by_plane:
