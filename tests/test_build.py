@@ -137,6 +137,18 @@ def test_imports_of_the_extension(fused):
     assert not any("cuda_stream" in name for name in kinds)
 
 
+def test_macros_of_torch():
+    """Those that the headers of 2.10 and 2.11 have, too: that of errors has another name since 2.13. The
+    target version in CMakeLists.txt guards functions, not macros.
+    """
+    known = {"STABLE_TORCH_LIBRARY", "STABLE_TORCH_LIBRARY_IMPL", "STD_TORCH_CHECK", "TORCH_BOX"}
+    known |= {"TORCH_ERROR_CODE_CHECK", "AOTI_TORCH_SUCCESS"}
+    sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
+    text = re.sub(r"//.*|\"[^\"\n]*\"", "", "\n".join(path.read_text() for path in sources))
+    used = set(re.findall(r"\b(?:[A-Z]+_)*TORCH_[A-Z_]+\b", text))
+    assert used and used <= known, used - known
+
+
 @pytest.mark.parametrize("loaded", [True, False])
 def test_where_the_current_stream_is_asked(fused, tmp_path, loaded):
     """Of torch's library for CUDA, as Python loads it: in no scope but its own. Here one stands for it."""
