@@ -24,7 +24,17 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 import tyro
-from images import CHOSEN_ON_TEST, Loss, Weights, chosen_on_test, drawn, inherited, takes, weights_of
+from images import (
+    CHOSEN_ON_TEST,
+    Loss,
+    Weights,
+    chosen_on_test,
+    drawn,
+    inherited,
+    start_from,
+    takes,
+    weights_of,
+)
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
@@ -274,11 +284,6 @@ def prepare(r: Recipe, processes: engine.Processes) -> engine.Prepared:
     if len(held):
         name, shown = "validation", Subset(opened("train", window="clips"), held)
     loader = engine.in_order(shown, r.test_batch, r.workers, **share)
-
-    def start() -> None:
-        if r.init_from is not None:
-            engine.load_weights(model, weights(r.init_from).tensors, r.init_from)
-
     return engine.Prepared(
         model,
         batches,
@@ -297,7 +302,7 @@ def prepare(r: Recipe, processes: engine.Processes) -> engine.Prepared:
             "transform": engine.described("framed", recordings.framing.keywords | {"binary": r.binary}),
         },
         bits={"backend": "fused" if ops.use_fused(r.backend, device.type) else "reference"},
-        start=start,
+        start=partial(start_from, r, model, weights),
         exempt=("attention",),
     )
 

@@ -274,12 +274,7 @@ def prepare(r: ImageTraining, task: Task, processes: engine.Processes) -> engine
     validation = Validation(r, splits.name, splits.held, processes, bad)
     identity = getattr(splits.held, "identity", None) or f"{r.validation_fraction} of them"
     mixing = Mixing(r, len(classes))
-
-    def start() -> None:
-        if r.init_from is not None:
-            weights = weights_of(r.init_from, task.families, task.network).tensors
-            engine.load_weights(model, weights, r.init_from)
-
+    read = partial(weights_of, families=task.families, network=task.network)
     return engine.Prepared(
         model,
         batches,
@@ -297,7 +292,7 @@ def prepare(r: ImageTraining, task: Task, processes: engine.Processes) -> engine
             "transform": engine.described(*task.transform(r, r.size)),
         },
         bits={"backend": "fused" if ops.use_fused(r.backend, device.type) else "reference"},
-        start=start,
+        start=partial(start_from, r, model, read),
         exempt=("attention",),
         period=max(task.rising(r), 1) if "rising_schedule" in parity else None,
         faults=bad,
@@ -379,6 +374,12 @@ def weights_of(path: Path, families: Sequence[str], network: Sequence[str]) -> W
     saved = engine.find_checkpoint(path)
     classes = saved.state.get("data", {}).get("classes")
     return Weights(engine.weights_in(saved), saved.state["recipe"], classes)
+
+
+def start_from(r: Any, model: nn.Module, read: Callable[[Path], Weights]) -> None:
+    """Gives the network the weights of --init-from, where it is given."""
+    if r.init_from is not None:
+        engine.load_weights(model, read(r.init_from).tensors, r.init_from)
 
 
 def as_known(classes: Sequence[str]) -> Classes:

@@ -35,6 +35,7 @@ from images import (
     counted,
     drawn,
     inherited,
+    start_from,
     takes,
     weights_of,
 )
@@ -316,11 +317,6 @@ def prepare(r: Recipe, processes: engine.Processes, watched: list[Watched]) -> e
         synchronise(model)
     objective = Objective(r)
     watched.append(Watched(Validation(r, name, held, processes, bad), held, objective))
-
-    def start() -> None:
-        if r.init_from is not None:
-            engine.load_weights(model, weights(r.init_from).tensors, r.init_from)
-
     return engine.Prepared(
         model,
         batches,
@@ -336,7 +332,7 @@ def prepare(r: Recipe, processes: engine.Processes, watched: list[Watched]) -> e
             "model": engine.described(r.model, keywords(r)),
             "transform": engine.described(*transform_of(r)),
         },
-        start=start,
+        start=partial(start_from, r, model, weights),
         lowest=True,
         exempt=("attention",),
         faults=bad,
