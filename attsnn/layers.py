@@ -50,7 +50,6 @@ def _check_input(current: nn.Module | None, x: Tensor) -> None:
         raise TypeError(f"{asked}: convert either")
 
 
-COMPOSED = PrunedAttention | PFA  # called, where the gates of an `Attention` are a part of the seam
 NORMS = nn.BatchNorm1d, nn.SyncBatchNorm  # whose forward a seam may stand for, of 2d the same
 
 
@@ -95,7 +94,7 @@ class SpikingLayer(NotScripted, nn.Module):
         _check_norm(norm)
         if not isinstance(neuron, LIF):
             raise TypeError(f"neuron must be an attsnn.neurons.LIF, got {type(neuron).__name__}")
-        if not isinstance(attention, Attention | COMPOSED | nn.Identity | None):
+        if not isinstance(attention, Attention | PrunedAttention | PFA | nn.Identity | None):
             kind = type(attention).__name__
             raise TypeError(
                 f"attention must come from attsnn.attention.attention, be a PFA, or None, got {kind}"

@@ -16,6 +16,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from attsnn import layers, models, neurons, ops
 from attsnn.attention import PFA, attention
@@ -334,6 +335,26 @@ def test_gradients_by_sample():
         torch.func.grad(lambda w: torch.func.functional_call(fused, w, (x,)).sum())(weights)
 
 
+def test_no_vmap_of_a_layer(fused):
+    """Neither with gradients nor without them."""
+    net, x = layer(backend="fused").eval(), frames()
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode(), pytest.raises(NotImplementedError, match="seam: no vmap; N is the batch dimension"):
+            torch.func.vmap(lambda sample: net(sample[:, None]), in_dims=1)(x)
+
+
+def test_no_double_backward(fused):
+    for backend in ("reference", "fused"):
+        net, x = layer(emit="membrane", backend=backend), frames().requires_grad_()
+        if backend == "reference":
+            (grad,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+            grad.square().sum().backward()
+            assert x.grad.isfinite().all()
+        else:
+            with pytest.raises(NotImplementedError, match="no double backward"):
+                torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+
+
 # ---- folding, watching, the meta device
 # ------------------------------------------------------------------------------------------
 
@@ -562,6 +583,30 @@ def test_lazy_modules():
     other = layers.SpikingLayer(nn.Conv2d(3, CHANNELS, 3), neurons.leaky(), norm=nn.BatchNorm2d(CHANNELS))
     other.double().load_state_dict(lazy.state_dict())
     same_bits(lazy.eval()(x), other.eval()(x))
+
+
+def test_counted_operations(fused):
+    """Of the fused op none are counted: what the reference has more are the gates'."""
+    counted = {}
+    for backend in ("fused", "reference"):
+        with FlopCounterMode(display=False) as counter:
+            layer(backend=backend)(frames())
+        counted[backend] = counter.get_flop_counts()["Global"]
+    convolution = {str(op): count for op, count in counted["fused"].items()}
+    assert convolution == {"aten.convolution": 2 * STEPS * 2 * CHANNELS * 6 * 6 * 3 * 9}
+    assert sum(counted["reference"].values()) > sum(convolution.values())
+
+
+def test_hooks_of_all_modules_see_what_is_called():
+    seen: list[str] = []
+    net = layer()
+    names = {module: name for name, module in net.named_modules()}
+    handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(names[m]))
+    try:
+        net(frames())
+    finally:
+        handle.remove()
+    assert seen == ["current", ""]
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
