@@ -69,7 +69,13 @@ def use_fused(backend: Backend, device_type: str) -> bool:
     why = obstacle(device_type)
     if why is not None and backend == "fused":
         raise RuntimeError(f"backend='fused': {why}")
-    if why is not None and why not in _said:
-        _said.add(why)
-        warnings.warn(f"attsnn runs the PyTorch reference: {why}", RuntimeWarning, stacklevel=3)
+    if why is not None:
+        say_reference(why)
     return why is None
+
+
+def say_reference(why: str) -> None:
+    """Says once that the reference runs in the place of the kernels, and why."""
+    if why not in _said:
+        _said.add(why)
+        warnings.warn(f"attsnn runs the PyTorch reference: {why}", RuntimeWarning, stacklevel=4)

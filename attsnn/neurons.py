@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from . import ops
 from ._extension import Backend
-from .ops.neuron import check_rules
+from .ops.neuron import check_levels, check_rules
 from .ops.registration import NotScripted
 from .reference import CONSTANTS, Surrogate, arctan, rectangular, triangle
+from .reference.neuron import check_reset
 
 Constant = float | Tensor
+NAMES = *CONSTANTS, "subtract"  # of what a neuron can learn
+RULES = ("surrogate", "strict", "detach_reset", "emit", "start", "levels", "normalize", "backend")
 
 
 class LIF(NotScripted, nn.Module):
@@ -25,7 +28,11 @@ class LIF(NotScripted, nn.Module):
     Constants are numbers, or tensors [C], one value a channel (dimension 2 of the input). Those named in
     `learn` become parameters: scalars, or [channels] where `channels` is given; an `nn.Parameter` is one, and
     stays the one it is. `v_reset` is None for the soft reset and "threshold" for a reset to the threshold
-    itself, learned or not.
+    itself, learned or not; `subtract` is what the soft reset takes off, None for the threshold. `levels` and
+    `normalize` are for integer spikes (`ilif`).
+
+    A constant [C] follows dimension 2: of tokens [T, N, L, C] a neuron alone would take L for it. In a
+    `SpikingLayer` behind a linear layer it follows the last.
     """
 
     def __init__(
@@ -36,6 +43,7 @@ class LIF(NotScripted, nn.Module):
         bias: Constant = 0.0,
         threshold: Constant = 1.0,
         v_reset: Constant | str | None = 0.0,
+        subtract: Constant | None = None,
         learn: Iterable[str] = (),
         channels: int | None = None,
         surrogate: Surrogate = rectangular(),  # noqa: B008  (a NamedTuple: immutable)
@@ -43,18 +51,21 @@ class LIF(NotScripted, nn.Module):
         detach_reset: bool = False,
         emit: str = "spike",
         start: str = "zero",
+        levels: int | None = None,
+        normalize: bool = False,
         backend: Backend = "auto",
     ):
         super().__init__()
         check_rules(surrogate, emit, start)
         if isinstance(v_reset, str) and v_reset != "threshold":
             raise ValueError(f"v_reset must be a number, a tensor, None or 'threshold', got {v_reset!r}")
-        self._constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
+        check_reset(v_reset, subtract)
+        self._constants = dict(zip(NAMES, (leak, gain, bias, threshold, v_reset, subtract), strict=True))
         learn = _names(learn)
         for name in learn:
             if not isinstance(self._constants.get(name), int | float | Tensor):
                 raise ValueError(
-                    f"learn: {name!r} is not a constant with a value; they are {', '.join(CONSTANTS)}"
+                    f"learn: {name!r} is not a constant with a value; they are {', '.join(NAMES)}"
                 )
         for name, value in self._constants.items():
             if isinstance(value, nn.Parameter):
@@ -72,36 +83,49 @@ class LIF(NotScripted, nn.Module):
             del self._constants[name]
         self.surrogate, self.strict, self.detach_reset = surrogate, strict, detach_reset
         self.emit, self.start, self.backend = emit, start, backend
+        self.levels, self.normalize = levels, normalize
+        threshold = self._parameters.get("threshold", threshold)
+        check_levels(levels, normalize, threshold, v_reset is not None, strict, emit, surrogate)
 
     def constants(self) -> dict[str, Constant | None]:
-        """The five constants of the equation, as they are now."""
+        """The constants of the equation, as they are now."""
         # By their names, whoever holds them: parametrisations and replicas keep them elsewhere.
         fixed = self._constants
-        values = {name: fixed[name] if name in fixed else getattr(self, name) for name in CONSTANTS}
+        values = {name: fixed[name] if name in fixed else getattr(self, name) for name in NAMES}
         if isinstance(values["v_reset"], str):
             values["v_reset"] = values["threshold"]
         return values
 
     def arguments(self) -> dict:
         """The keywords with which `ops.lif` and `ops.seam` compute this neuron."""
-        rules = ("surrogate", "strict", "detach_reset", "emit", "start", "backend")
-        return {**self.constants(), **{name: getattr(self, name) for name in rules}}
+        return {**self.constants(), **{name: getattr(self, name) for name in RULES}}
 
-    def forward(self, x: Tensor, v0: Tensor | None = None, *, steps: int | None = None) -> Tensor:
-        """The emitted tensor, of x's shape and type, from the state v0 [N, ...] or from rest; `steps`: how
-        many, where x [1, N, ...] is the same at each.
+    def forward(
+        self,
+        x: Tensor,
+        v0: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        final_state: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The emitted tensor, of x's shape and type, from the state v0 [N, ...] or from rest; with
+        `final_state`, as `run`. `steps`: how many, where x [1, N, ...] is the same at each.
         """
-        return ops.lif(x, v0, steps=steps, final_state=False, **self.arguments())[0]
+        out, v = ops.lif(x, v0, steps=steps, final_state=final_state, **self.arguments())
+        return (out, v) if final_state else out
 
-    def run(self, x: Tensor, v0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def run(self, x: Tensor, v0: Tensor | None = None, *, steps: int | None = None) -> tuple[Tensor, Tensor]:
         """(emitted, v): v [N, ...] continues the sequence, so that T cut in two gives the same bits as
         whole.
         """
-        return ops.lif(x, v0, **self.arguments())
+        return ops.lif(x, v0, steps=steps, **self.arguments())
 
     def extra_repr(self) -> str:
         fixed = dict(self._constants.items())
+        if fixed.get("subtract", 0) is None:  # the threshold, or no soft reset
+            del fixed["subtract"]
         rules = {k: getattr(self, k) for k in ("strict", "detach_reset", "emit", "start")}
+        rules |= {} if self.levels is None else {"levels": self.levels, "normalize": self.normalize}
         return ", ".join(f"{k}={v}" for k, v in {**fixed, "surrogate": self.surrogate.kind, **rules}.items())
 
 
@@ -248,6 +272,17 @@ def gac(decay: float = 0.5, threshold: float = 1.0, **kwargs) -> LIF:
     return LIF(leak=decay, threshold=threshold, **{"strict": True, "surrogate": triangle(1.0), **kwargs})
 
 
+def ilif(leak: float = 0.25, levels: int = 4, threshold: Constant = 1.0, **kwargs) -> LIF:
+    """I-LIF (Luo et al., SpikeYOLO, 2024; Yao et al., Spike-driven Transformer V3, 2025): fires integers from
+    0 to `levels`, soft reset detached. `normalize=True` emits them divided by the levels.
+
+    In inference an integer n is n spikes one after another; what such a step costs is counted so.
+    """
+    rules = {"v_reset": None, "detach_reset": True, **kwargs}
+    return LIF(leak=leak, threshold=threshold, levels=levels, **rules)
+
+
+# Those that fire or do not: of these every constant can be learned and every value emitted, not so of `ilif`.
 PRESETS: dict[str, Callable[..., LIF]] = {
     "integrate_and_fire": integrate_and_fire,
     "leaky": leaky,

@@ -59,17 +59,15 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
            "(Tensor grad_x, Tensor grad_v0, Tensor grad_learned)")
               .c_str());
     m.def((name +
-           "_seam_forward(Tensor p, Tensor? shortcut, Tensor[] planes, Tensor[] statistics, Tensor? weight, "
-           "Tensor? bias, Tensor[] weights, Tensor? learned, float eps, float[] numbers, int[] rules, str "
-           "keep) "
-           "-> (Tensor out, Tensor[] membrane, Tensor[] small)")
+           "_seam_forward(Tensor p, Tensor? shortcut, Tensor? v0, Tensor[] planes, Tensor[] statistics, "
+           "Tensor? weight, Tensor? bias, Tensor[] weights, Tensor? learned, float[] numbers, int[] rules, "
+           "str keep) -> (Tensor out, Tensor[] membrane, Tensor[] state, Tensor[] small)")
               .c_str());
     m.def((name +
            "_seam_backward(Tensor grad_out, Tensor? grad_membrane, Tensor p, Tensor? membrane, Tensor[] "
-           "planes, "
-           "Tensor[] weights, Tensor[] small, Tensor? learned, float[] numbers, int[] rules, str keep) "
-           "-> (Tensor[] up, Tensor[] by_norm, Tensor[] by_weights, Tensor[] by_planes, Tensor[] by_pixels, "
-           "Tensor[] by_learned)")
+           "planes, Tensor[] weights, Tensor[] small, Tensor[] states, Tensor? learned, float[] numbers, "
+           "int[] rules, str keep) -> (Tensor[] up, Tensor[] by_norm, Tensor[] by_weights, "
+           "Tensor[] by_planes, Tensor[] by_pixels, Tensor[] by_state, Tensor[] by_learned)")
               .c_str());
   });
 }

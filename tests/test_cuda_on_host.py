@@ -16,6 +16,8 @@ CASES = [
     "surrogates",
     "bits",
     "learned",
+    "own amount",
+    "levels",
     "repeated",
 ]  # and "soft spikes"
 

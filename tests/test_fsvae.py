@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from close import close64
 from golden import recipe
 
-from attsnn import layers, models, neurons
+from attsnn import layers, models, neurons, ops
 from attsnn.models import convert
 from attsnn.models.fsvae import VAEOutput
 from bench.published_vae import PublishedVAE, loss_of
@@ -272,7 +272,7 @@ def test_backends_train_alike():
     """Losses of a few steps of AdamW in float64."""
     histories = []
     for backend in ("reference", "fused"):
-        if backend == "fused" and not layers.ops.use_fused("auto", "cpu"):
+        if backend == "fused" and not ops.use_fused("auto", "cpu"):
             pytest.skip("the kernels are not built")
         model, losses = vae(backend, pfa=True, rank=2).train(), []
         optimizer = torch.optim.AdamW(model.parameters(), 1e-2)

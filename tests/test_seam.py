@@ -15,12 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attsnn import attention, layers, models, neurons, ops, reference
 from attsnn.ops.neuron import pack
-from attsnn.ops.seam_shapes import AFFINE, BY_PLANE, CHANNEL, NORM, SPACE, TIME, gates_in
+from attsnn.ops.seam_shapes import AFFINE, BY_PLANE, CHANNEL, NORM, SPACE, TIME, gates_in, rules_of
 
 MA_SNN = neurons.ma_snn(threshold=0.05).arguments() | {"soft": False}
 MS_RESNET = neurons.ms_resnet().arguments() | {"soft": False}
 GATES = (None, "TA", "CA", "SA", "TCA", "TSA", "CSA", "TCSA")
 NORMS = ("train", "eval", None)
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
 def weights_of(channels, steps, dtype=torch.float64):
@@ -58,30 +59,35 @@ def maps(*shape, channels_last=False, seed=0, dtype=torch.float64):
     return z.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) if channels_last else z
 
 
-def run(backend, z, weights, *, norm="train", gates=None, shortcut=None, neuron=MA_SNN, **keywords):
-    """Every output, and every gradient of a random functional of them, by name."""
+def run(backend, z, weights, *, norm="train", gates=None, shortcut=None, v0=None, neuron=MA_SNN, **keywords):
+    """Every output, and every gradient of a random functional of them, by name. Where v0 is given the state
+    after the last step is one of them.
+    """
     z = z.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     w = {k: v.detach().clone().requires_grad_() for k, v in weights.items()}
     learned = {
         k: v.detach().clone().requires_grad_() for k, v in neuron.items() if isinstance(v, torch.Tensor)
     }
-    shortcut = None if shortcut is None else shortcut.detach().clone().requires_grad_()
-    given = {"norm": norm_of(norm, w), "gates": gates_of(gates, w), "shortcut": shortcut}
-    result = ops.seam(z, **given, **{**neuron, **learned, **keywords, "backend": backend})
+    shortcut, v0 = (None if t is None else t.detach().clone().requires_grad_() for t in (shortcut, v0))
+    given = {"norm": norm_of(norm, w), "gates": gates_of(gates, w), "shortcut": shortcut, "v0": v0}
+    how = {**neuron, **learned, "final_state": v0 is not None, **keywords, "backend": backend}
+    result = ops.seam(z, **given, **how)
     torch.manual_seed(7)
     draw = lambda x: torch.randn(x.shape, dtype=torch.float64).to(x)  # noqa: E731  (in logical order)
     loss = (result.out * draw(result.out)).sum()
-    if result.membrane is not None:
-        loss = loss + (result.membrane * draw(result.membrane)).sum()
+    for other in (result.membrane, result.v):
+        if other is not None:
+            loss = loss + (other * draw(other)).sum()
     loss.backward()
     seen = {
         "out": result.out,
         "membrane": result.membrane,
+        "v": result.v,
         "mean": result.batch_mean,
         "var": result.batch_var,
     }
     seen |= {f"score {k}": v for k, v in result.scores._asdict().items()}
-    inputs = {**w, **learned, "z": z, "shortcut": shortcut}
+    inputs = {**w, **learned, "z": z, "shortcut": shortcut, "v0": v0}
     seen |= {
         f"grad {k}": torch.zeros_like(v) if v.grad is None else v.grad
         for k, v in inputs.items()
@@ -191,6 +197,114 @@ def test_no_sample(fused):
     assert result.out.shape == (2, 0, 3, 2, 2)
 
 
+# ---- a state that comes and goes
+# ------------------------------------------------------------------------------------------
+
+
+STATES = {  # what of a neuron is kept, and how
+    "bits": {"shortcut": True, "neuron": MS_RESNET},
+    "its input": {"neuron": MA_SNN},
+    "its input as a membrane": {"shortcut": True, "membrane": True, "neuron": MA_SNN},
+    "chunks": {"steps": 70, "neuron": MA_SNN},
+    "learned": {"neuron": MA_SNN | {"leak": torch.tensor(0.4, dtype=torch.float64)}},
+    "soft": {"neuron": MA_SNN | {"soft": True, "v_reset": None, "emit": "membrane"}},
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_given_state_and_the_last_one(fused, name):
+    """Both, with both gradients, in every layout."""
+    how = dict(STATES[name])
+    steps, added = how.pop("steps", 5), how.pop("shortcut", False)
+    w = weights_of(4, steps)
+    for gates, pool, last in ((None, 1, False), ("CSA", 1, True), ("TCSA", 2, False)):
+        z = maps(steps, 2, 4, 6, 8, channels_last=last)
+        p = maps(steps, 2, 4, 6 // pool, 8 // pool, seed=1)
+        seen = agree(z, w, gates=gates, pool=pool, shortcut=p if added else None, v0=p[0], **how)
+        assert seen["v"].any() and seen["grad v0"].any()
+    z = torch.randn(steps, 3, 5, dtype=torch.float64)
+    agree(z, weights_of(5, steps), gates="TA", v0=z[0].flip(0), shortcut=z if added else None, **how)
+
+
+def test_a_state_that_nobody_wants_is_not_written(fused):
+    """Neither by a layer nor by a norm alone, which hands its gradient on as it is."""
+    rules = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function._schema.name == "attsnn::lif_seam_forward":
+                rules.append(rules_of(args[-2]))
+            return function(*args, **(kwargs or {}))
+
+    neuron = neurons.ms_resnet(backend="fused")
+    layer = layers.SpikingLayer(nn.Conv2d(2, 4, 1), neuron, norm=nn.BatchNorm2d(4), membrane=True)
+    normed = layers.NormedLayer(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), backend="fused")
+    x = torch.rand(3, 2, 2, 4, 4)
+    with Seen():
+        layer(x), normed(x), layer.run(x)
+    assert [(rule.alone, rule.final_state) for rule in rules] == [(0, 0), (1, 0), (0, 1)]
+
+
+def test_the_last_state_alone_has_a_gradient(fused):
+    for shortcut, neuron in ((None, MA_SNN), (maps(3, 2, 4, 4, 4, seed=1), MS_RESNET)):
+        grads = []
+        for backend in ("fused", "reference"):
+            z, v0 = maps(3, 2, 4, 4, 4).requires_grad_(), maps(2, 4, 4, 4, seed=2).requires_grad_()
+            norm = norm_of("train", weights_of(4, 3))
+            found = ops.seam(z, norm=norm, shortcut=shortcut, v0=v0, **{**neuron, "backend": backend})
+            grads.append(torch.autograd.grad((found.v * v0.detach().cos()).sum(), (z, v0)))
+        for ours, plain in zip(*grads, strict=True):
+            assert plain.any()
+            close64(ours, plain, 1e-10)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cut", [1, 5, 33])
+def test_chunks_have_the_bits_of_the_whole(backend, dtype, cut):
+    """Given the same currents: every output, the state, and the gradients that reach z and v0."""
+    w, names = weights_of(4, 70, reference.state_dtype(torch.empty(0, dtype=dtype))), ("z", "r", "v0")
+    z, r = maps(70, 2, 4, 3, 5, dtype=dtype), maps(70, 2, 4, 3, 5, dtype=dtype, seed=1)
+    v0 = maps(2, 4, 3, 5, seed=2, dtype=reference.state_dtype(z))
+    for neuron, added in ((MA_SNN, False), (MS_RESNET, True)):
+        how = {**neuron, "norm": norm_of("eval", w), "membrane": added, "backend": backend}
+
+        def inputs(added=added):
+            return (
+                z.clone().requires_grad_(),
+                r.clone().requires_grad_() if added else None,
+                v0.clone().requires_grad_(),
+            )
+
+        a, b, c = inputs()
+        whole = ops.seam(a, shortcut=b, v0=c, **how)
+        x, y, v = inputs()
+        first = ops.seam(x[:cut], shortcut=None if y is None else y[:cut], v0=v, **how)
+        second = ops.seam(x[cut:], shortcut=None if y is None else y[cut:], v0=first.v, **how)
+        same_bits(torch.cat([first.out, second.out]), whole.out, "out")
+        same_bits(second.v, whole.v, "v")
+        if added:
+            same_bits(torch.cat([first.membrane, second.membrane]), whole.membrane, "membrane")
+        draw = torch.randn_like(whole.out)
+        ((whole.out * draw).sum() + whole.v.sum()).backward()
+        ((first.out * draw[:cut]).sum() + (second.out * draw[cut:]).sum() + second.v.sum()).backward()
+        for name, ours, theirs in zip(names, (x, y, v), (a, b, c), strict=True):
+            if ours is not None:
+                same_bits(ours.grad, theirs.grad, f"gradient of {name}")
+
+
+def test_states_that_do_not_fit(backend):
+    z = torch.zeros(2, 2, 3, 4, 4)
+    for v0, kind, sentence in (
+        (torch.zeros(2, 3, 4, 4), ValueError, r"v0 must be .*\(2, 3, 2, 2\).*, got shape \(2, 3, 4, 4\)"),
+        (torch.zeros(2, 3, 2, 2).double(), TypeError, "v0 must be a torch.float32 tensor"),
+        (1.0, TypeError, "v0 must be .*, got float"),
+    ):
+        with pytest.raises(kind, match=sentence):
+            ops.seam(z, pool=2, v0=v0, backend=backend)
+    assert ops.seam(z, final_state=False, backend=backend).v is None
+    assert ops.seam(z.bfloat16(), backend=backend).v.dtype == torch.float32
+
+
 # ---- ties, and the hard cases of a norm
 # ------------------------------------------------------------------------------------------
 
@@ -288,8 +402,6 @@ def test_the_reference_s_norm_by_hand(shape, channels_last, kind):
 # ---- bits
 # ------------------------------------------------------------------------------------------
 
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
 
 # C, H, W: of planes that vectorise, and of small ones, of which a tile holds many, the last one being part.
 PLANES = [(3, 6, 7), (300, 2, 2), (130, 4, 4), (40, 8, 8)]
@@ -323,11 +435,11 @@ def test_apply_has_the_reference_s_bits(fused, dtype, channels_last, plane):
     constants = {k: neuron[k] for k in reference.CONSTANTS}
     for emit, gates, added in itertools.product(("spike", "relu_membrane"), MASKS, (False, True)):
         packed = pack(p, constants, neuron["surrogate"], False, False, emit, "zero", False)
-        r, rules = shortcut if added else None, (*packed.rules, gates, added, added, 1, 1, 0)
-        how = packed.numbers, rules, "input"
+        r, rules = shortcut if added else None, (*packed.rules, gates, added, added, 1, 1, 0, 0, 0)
+        how = (*packed.numbers, 1e-5), rules, "input"
         planes, norm, weights = small_inputs(p, gates)
-        forward = (p, r, planes, *norm, weights, None, 1e-5, *how)
-        out, membrane, small = torch.ops.attsnn.lif_seam_forward(*forward)
+        forward = (p, r, None, planes, *norm, weights, None, *how)
+        out, membrane, _, small = torch.ops.attsnn.lif_seam_forward(*forward)
         space = [*gates_in(small, gates)[2], None][0]
         own_neuron = {**neuron, "emit": emit}
         expected, x = reference.seam_apply(p, small[AFFINE], space, r, gates > 0, added, **own_neuron)
@@ -335,7 +447,7 @@ def test_apply_has_the_reference_s_bits(fused, dtype, channels_last, plane):
         if added:
             same_bits(membrane[0], x, f"membrane, gates {gates}")
         (up,), *_ = torch.ops.attsnn.lif_seam_backward(
-            grad, None, p, membrane[0] if added else None, planes, weights, small, None, *how
+            grad, None, p, membrane[0] if added else None, planes, weights, small, [], None, *how
         )
         if added or dtype == reference.state_dtype(p):  # else x is wider than what ops.lif takes
             x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
@@ -425,8 +537,8 @@ def test_gradcheck(fused):
 
 def test_opcheck(fused):
     """Schema and shape rule; the gradient belongs to the function that joins the ops."""
-    ours, rules = torch.ops.attsnn, (1, 0, 0, 0, 1, 0, 0, 0)
-    numbers = [0.3, 1.0, 0.0, 0.3, 0.3, 0.25, 0.0]
+    ours, rules = torch.ops.attsnn, (1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
+    numbers = [0.3, 1.0, 0.0, 0.3, 0.3, 0.25, 0.0, 1.0, 1e-5]
 
     def check(op, *arguments):
         torch.library.opcheck(op.default, arguments, test_utils=("test_schema", "test_faketensor"))
@@ -439,15 +551,20 @@ def test_opcheck(fused):
         pooled, planes, totals = check(ours.seam_statistics, z, gamma, 2, len(planes) > 0, last)
         p, norm = pooled[0], (totals or given, gamma, beta)
         for keep, r, constants in (("nothing", None, None), ("input", p.flip(1), learned), ("bits", p, None)):
-            how = numbers, (*rules, gates, 1, int(keep == "input"), int(last), 2, 0), keep
-            forward = (p, r, planes, *norm, weights, constants, 1e-5, *how)
-            out, membrane, small = check(ours.lif_seam_forward, *forward)
+            carries = int(keep != "nothing" and steps == 65)
+            own = (gates, 1, int(keep == "input"), int(last), 2, 0, carries, carries)
+            how = numbers, (*rules, *own), keep
+            v0 = torch.rand_like(p[0]) if carries else None
+            forward = (p, r, v0, planes, *norm, weights, constants, *how)
+            out, membrane, state, small = check(ours.lif_seam_forward, *forward)
             if keep == "nothing":
                 continue
-            kept = membrane[0] if membrane else None, planes, weights, small, constants
-            (up,), by_norm, _, by_planes, by_pixels, _ = check(
+            states = [v0, *state] if carries else []
+            kept = membrane[0] if membrane else None, planes, weights, small, states, constants
+            (up,), by_norm, _, by_planes, by_pixels, by_state, _ = check(
                 ours.lif_seam_backward, out, None, p, *kept, *how
             )
+            assert len(by_state) == carries
             batch = [by_norm[0], *totals, small[NORM]] if by_norm else []
             lists = by_planes + planes[2:], by_pixels + gates_in(small, gates)[2][2:], batch
             check(ours.seam_gradient, up, z, p, small[AFFINE], *lists, 2, gates > 0)
@@ -455,9 +572,10 @@ def test_opcheck(fused):
     # A norm alone hands grad_out on as it is.
     z = maps(1, 2, 4, 6, 8)
     planes, norm, _ = small_inputs(z, 0)
-    how = [1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0], (1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 1, 1), "input"
-    out, _, small = check(ours.lif_seam_forward, z, None, planes, *norm, [], None, 1e-5, *how)
-    assert check(ours.lif_seam_backward, out, None, z, None, planes, [], small, None, *how)[0] == []
+    rules = (1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0)
+    how = [1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1e-5], rules, "input"
+    out, *_, small = check(ours.lif_seam_forward, z, None, None, planes, *norm, [], None, *how)
+    assert check(ours.lif_seam_backward, out, None, z, None, planes, [], small, [], None, *how)[0] == []
     running = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64), torch.tensor(0)
     check(ours.update_running, *running, *norm[0], 0.1)
 
@@ -520,7 +638,7 @@ def test_without_gradients(fused):
 
 
 SENTENCES = [
-    ({"z": torch.zeros(2, 2, 3, 4)}, r"z must be \[T, N, C, H, W\] or \[T, N, F\], got shape \(2, 2, 3, 4\)"),
+    ({"z": torch.zeros(2, 2)}, r"z must be \[T, N, C, H, W\], \[T, N, C, L\] or \[T, N, F\], got .*\(2, 2\)"),
     ({"pool": 0}, "pool must be a side >= 1"),
     ({"pool": 9}, r"pool must fit the maps of z \(2, 2, 3, 4, 4\), got 9"),
     ({"norm": ops.Norm(torch.ones(4))}, r"norm.weight must be \[C\] = \[3\], got shape \(4,\)"),

@@ -742,3 +742,35 @@ def test_one_name_to_learn():
         neurons.ma_snn(learn="threshold"),
     ):
         assert isinstance(neuron.threshold, nn.Parameter)
+
+
+def test_the_reference_compiles_whole_with_its_gradient():
+    """torch.compile takes no autograd function that has a forward-mode rule."""
+    torch.manual_seed(0)
+    layer = layers.SpikingLayer(nn.Linear(4, 3), neurons.leaky(backend="reference")).double()
+    x = 3 * torch.randn(3, 2, 4, dtype=torch.float64)
+    wanted = torch.autograd.grad(layer(x).sum(), layer.current.weight)[0]
+    found = torch.autograd.grad(torch.compile(layer, fullgraph=True)(x).sum(), layer.current.weight)[0]
+    assert wanted.any()
+    close64(found, wanted, 1e-12)
+
+
+def test_several_gradients_at_once(backend):
+    """`is_grads_batched`: of a layer, of a PFA and of a neuron alone."""
+    torch.manual_seed(0)
+    x = (2 * torch.rand(3, 2, 2, 4, 4, dtype=torch.float64)).requires_grad_()
+    parts = {"norm": nn.BatchNorm2d(3)}
+    layer = layers.SpikingLayer(nn.Conv2d(2, 3, 1), neurons.leaky(backend=backend), **parts).double()
+    weigh = PFA(3, 2, 2, backend=backend).double()
+    for module, name in ((neurons.leaky(backend=backend), None), (layer, "seam"), (weigh, "pfa")):
+        y = module(x)
+        draws = torch.rand(2, *y.shape, dtype=torch.float64)
+        if backend == "fused" and name:
+            with pytest.raises(
+                NotImplementedError, match=f"{name}: no is_grads_batched; .*backend='reference'"
+            ):
+                torch.autograd.grad(y, x, draws, is_grads_batched=True)
+            continue
+        both = torch.autograd.grad(y, x, draws, is_grads_batched=True, retain_graph=True)[0]
+        each = [torch.autograd.grad(y, x, draw, retain_graph=True)[0] for draw in draws]
+        close64(both, torch.stack(each), 1e-12)

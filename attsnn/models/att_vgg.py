@@ -6,6 +6,7 @@ linear layer that reads their firing rates. Input [N, 3, 32, 32], shown T times;
 comes before the first neurons is the same at every step, and computed once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -15,7 +16,15 @@ from torch import Tensor, nn
 from attsnn import neurons
 from attsnn._extension import Backend
 from attsnn.attention import Attention, attention, check_counts
-from attsnn.layers import AveragePool, NormedLayer, Rate, SpikingLayer
+from attsnn.layers import (
+    AveragePool,
+    NormedLayer,
+    Rate,
+    SpikingLayer,
+    State,
+    plainly,
+    streamed,
+)
 
 from .parts import EachStep
 from .registry import register
@@ -117,14 +126,25 @@ class AttVGG(nn.Module):
         Their mean over T is the former but for rounding, and in training but for the dropout, of which every
         step then has its own mask.
         """
+        spikes = self._spikes(plainly, x, self.plan.steps)
+        return self.classifier(self.dropout(spikes if every_step else self.read_out(spikes)))
+
+    def run(self, x: Tensor, state: State | None = None, *, steps: int | None = None) -> tuple[Tensor, State]:
+        """`steps` more steps of the images x, None: T, from the state that the ones before returned:
+        (scores [steps, N, classes], state). Over all of them the mean is `forward` with as many.
+
+        In evaluation mode, without an attention, which wants whole windows; else ValueError.
+        """
+        spikes, state = streamed(self, self._spikes, state, x, self.plan.steps if steps is None else steps)
+        return self.classifier(spikes), state
+
+    def _spikes(self, call: Callable, x: Tensor, steps: int) -> Tensor:
         if x.shape[1:] != (3, IMAGE, IMAGE):
             raise ValueError(f"x must be images [N, 3, {IMAGE}, {IMAGE}], got shape {tuple(x.shape)}")
-        steps = self.plan.steps
         currents = self.stem(x[None], repeats=steps)  # [1, N, C, H, W]: the same at every step
-        spikes = self.stem_neuron(currents, steps=steps)  # [T, N, C, H, W]
-        spikes = self.pool(self.features(spikes))
-        spikes = self.hidden(spikes.flatten(2))  # [T, N, F]
-        return self.classifier(self.dropout(spikes if every_step else self.read_out(spikes)))
+        spikes = call(self.stem_neuron, currents, steps=steps)  # [T, N, C, H, W]
+        spikes = self.pool(call(self.features, spikes))
+        return call(self.hidden, spikes.flatten(2))  # [T, N, F]
 
 
 def _build(plan: Plan, backend: Backend, *, width: float, **overrides) -> AttVGG:

@@ -6,6 +6,7 @@ of what the last layer emits. Input [T, N, 2, H, W], output [N, classes].
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from attsnn import neurons
 from attsnn._extension import Backend
 from attsnn.attention import attention, check_counts
-from attsnn.layers import Rate, SpikingLayer
+from attsnn.layers import Rate, SpikingLayer, State, plainly, streamed
 
 from .registry import register
 from .sizes import scaled, sides
@@ -104,18 +105,29 @@ class MASNN(nn.Module):
 
         Raises ValueError for frames of another shape, and for `every_step` of a network that emits spikes.
         """
-        height, width = self.plan.size
-        if x.dim() != 5 or x.shape[2:] != (2, height, width):
-            want = f"[T, N, 2, {height}, {width}]"
-            raise ValueError(f"x must be frames {want}, got shape {tuple(x.shape)}")
         if every_step and not self.averages_scores:
             raise ValueError(
                 "every_step: this network ends in spikes, which are no scores of a step; make it with "
                 "emit='membrane'"
             )
-        x = self.features(x)  # [T, N, C, H, W]
-        x = self.classifier(x.flatten(2))  # [T, N, classes]
+        x = self._by_step(plainly, x)
         return x if every_step else self.read_out(x)
+
+    def run(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """A chunk x [t, N, 2, H, W] of a sequence, from the state that the chunk before returned: (what the
+        last layer emits [t, N, classes], state). Over all chunks its mean over the steps is `forward`.
+
+        In evaluation mode, without an attention, whose gates want whole windows; else ValueError.
+        """
+        return streamed(self, self._by_step, state, x)
+
+    def _by_step(self, call: Callable, x: Tensor) -> Tensor:
+        height, width = self.plan.size
+        if x.dim() != 5 or x.shape[2:] != (2, height, width):
+            want = f"[T, N, 2, {height}, {width}]"
+            raise ValueError(f"x must be frames {want}, got shape {tuple(x.shape)}")
+        x = call(self.features, x)  # [T, N, C, H, W]
+        return call(self.classifier, x.flatten(2))  # [T, N, classes]
 
 
 def _build(plan: Plan, attention, emit, learn, backend, *, width: float, **overrides) -> MASNN:

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from attsnn import neurons
 from attsnn._extension import Backend
 from attsnn.attention import attention, check_counts
-from attsnn.layers import AveragePool, NormedLayer, SpikingLayer, over_time
+from attsnn.layers import (
+    AveragePool,
+    NormedLayer,
+    SpikingLayer,
+    State,
+    over_time,
+    plainly,
+    streamed,
+)
 
 from .parts import weighed
 from .registry import register
@@ -89,13 +97,17 @@ class Block(nn.Module):
         self.first, self.second, self.pool, self.shortcut = first, second, pool, shortcut
 
     def forward(self, membrane: Tensor, spikes: Tensor) -> tuple[Tensor | None, Tensor]:
+        return self.walk(plainly, membrane, spikes)
+
+    def walk(self, call: Callable, membrane: Tensor, spikes: Tensor) -> tuple[Tensor | None, Tensor]:
+        """`forward`, its layers called by `call`."""
         steps, shown = spikes.shape[0], spikes.shape[0] // membrane.shape[0]
         if self.shortcut is not None:
             membrane = _for_layer(self.pool(membrane), self.shortcut.current, self.second.membrane_dtype)
             membrane = self.shortcut(membrane, repeats=shown)
         if shown > 1:
             membrane = membrane.expand(steps, *membrane.shape[1:])
-        out = self.second(self.first(spikes), membrane)
+        out = call(self.second, call(self.first, spikes), membrane)
         return out[::-1] if self.second.membrane else (None, out)
 
 
@@ -114,7 +126,11 @@ class MaxPooledLayer(NormedLayer):
         self.pool, self.neuron = nn.MaxPool2d(3, stride, padding=1), neuron
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.neuron(over_time(self.pool, super().forward(x)))
+        return self.walk(plainly, x)
+
+    def walk(self, call: Callable, x: Tensor) -> Tensor:
+        """`forward`, its neuron called by `call`."""
+        return call(self.neuron, over_time(self.pool, super().forward(x)))
 
 
 class MSResNet(nn.Module):
@@ -184,15 +200,27 @@ class MSResNet(nn.Module):
         Their mean over T is the former but for rounding, and in training but for the dropout, of which every
         step then has its own mask.
         """
-        plan = self.plan
+        spikes = self._spikes(plainly, x, self.plan.steps)
+        return self.classifier(self.dropout(spikes.mean((3, 4) if every_step else (0, 3, 4))))
+
+    def run(self, x: Tensor, state: State | None = None, *, steps: int | None = None) -> tuple[Tensor, State]:
+        """`steps` more steps of the images x, None: T, from the state that the ones before returned:
+        (scores [steps, N, classes], state). Over all of them the mean is `forward` with as many.
+
+        In evaluation mode, without an attention, which wants whole windows; else ValueError.
+        """
+        spikes, state = streamed(self, self._spikes, state, x, self.plan.steps if steps is None else steps)
+        return self.classifier(spikes.mean((3, 4))), state
+
+    def _spikes(self, call: Callable, x: Tensor, steps: int) -> Tensor:
         self._check(x)
-        membrane = self.stem(x[None], repeats=plan.steps)  # [1, N, C, H, W]: the same at every step
-        spikes = self.stem_neuron(membrane, steps=plan.steps)  # [T, N, C, H, W]
-        spikes = _for_layer(spikes, self.stages, plan.membrane_dtype)
+        membrane = self.stem(x[None], repeats=steps)  # [1, N, C, H, W]: the same at every step
+        spikes = call(self.stem_neuron, membrane, steps=steps)  # [T, N, C, H, W]
+        spikes = _for_layer(spikes, self.stages, self.plan.membrane_dtype)
         for stage in self.stages:
             for block in stage:
-                membrane, spikes = block(membrane, spikes)
-        return self.classifier(self.dropout(spikes.mean((3, 4) if every_step else (0, 3, 4))))
+                membrane, spikes = call(block, membrane, spikes)
+        return spikes
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != 3:

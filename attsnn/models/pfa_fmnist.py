@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attsnn import neurons
 from attsnn._extension import Backend
 from attsnn.attention import check_counts
-from attsnn.layers import NormedLayer, Rate, SpikingLayer
+from attsnn.layers import NormedLayer, Rate, SpikingLayer, State, plainly, streamed
 
 from .parts import EachStep, weighed
 from .registry import register
@@ -69,14 +69,25 @@ class PFAFMNIST(nn.Module):
         self.plan = plan
 
     def forward(self, x: Tensor) -> Tensor:  # [N, 1, 28, 28] -> [N, classes]
+        return self.read_out(self._by_step(plainly, x, self.plan.steps))
+
+    def run(self, x: Tensor, state: State | None = None, *, steps: int | None = None) -> tuple[Tensor, State]:
+        """`steps` more steps of the images x, None: T, from the state that the ones before returned:
+        (spikes [steps, N, classes], state). Over all of them the mean is `forward` with as many.
+
+        In evaluation mode, without an attention, which wants whole windows; else ValueError.
+        """
+        return streamed(self, self._by_step, state, x, self.plan.steps if steps is None else steps)
+
+    def _by_step(self, call: Callable, x: Tensor, steps: int) -> Tensor:
         if x.shape[1:] != (1, SIDE, SIDE):
             raise ValueError(f"x must be images [N, 1, {SIDE}, {SIDE}], got shape {tuple(x.shape)}")
         # [1, N, C, H, W]: the same at every step. The norm's variance counts it once, as published.
         currents = self.stem(x[None])
-        spikes = self.stem_neuron(currents, steps=self.plan.steps)  # [T, N, C, H, W]
-        spikes = self.pool(self.features(self.pool(spikes)))
-        spikes = self.hidden(self.dropout(spikes.flatten(2)))  # [T, N, F]
-        return self.read_out(self.classifier(self.dropout(spikes)))
+        spikes = call(self.stem_neuron, currents, steps=steps)  # [T, N, C, H, W]
+        spikes = self.pool(call(self.features, self.pool(spikes)))
+        spikes = call(self.hidden, self.dropout(spikes.flatten(2)))  # [T, N, F]
+        return call(self.classifier, self.dropout(spikes))
 
 
 @register

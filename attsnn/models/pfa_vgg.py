@@ -6,6 +6,7 @@ Input [T, N, 2, H, W], counts of events; output [N, classes].
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from attsnn import neurons
 from attsnn._extension import Backend
 from attsnn.attention import check_counts
-from attsnn.layers import AveragePool, Rate, SpikingLayer
+from attsnn.layers import AveragePool, Rate, SpikingLayer, State, plainly, streamed
 
 from .parts import EachStep, weighed
 from .registry import register
@@ -50,14 +51,16 @@ PLANS = {
 
 
 class Vote(nn.Module):
-    """The mean over the voters of a class, which lie side by side: [N, classes x voters] -> [N, classes]."""
+    """The mean over the voters of a class, which lie side by side: [..., classes x voters] -> [...,
+    classes].
+    """
 
     def __init__(self, voters: int):
         super().__init__()
         self.voters = voters
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, self.voters)).mean(2)
+        return x.unflatten(-1, (-1, self.voters)).mean(-1)
 
     def extra_repr(self) -> str:
         return str(self.voters)
@@ -98,12 +101,26 @@ class PFAVGG(nn.Module):
         self.plan = plan
 
     def forward(self, x: Tensor) -> Tensor:  # [T, N, 2, H, W] -> [N, classes]
+        return self.read_out(self._by_step(plainly, x))
+
+    def run(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """A chunk x [t, N, 2, H, W] of a sequence, from the state that the chunk before returned: (spikes, or
+        the votes of voters, [t, N, classes], state). Over all chunks their mean over the steps is `forward`.
+
+        In evaluation mode, without an attention, which wants whole windows; else ValueError.
+        """
+        out, state = streamed(self, self._by_step, state, x)
+        for vote in self.read_out[1:] if isinstance(self.read_out, nn.Sequential) else ():
+            out = vote(out)
+        return out, state
+
+    def _by_step(self, call: Callable, x: Tensor) -> Tensor:
         size = self.plan.size
         if x.dim() != 5 or x.shape[2] != 2 or 0 in x.shape[3:] or size not in (None, tuple(x.shape[3:])):
             sides = "H, W" if size is None else f"{size[0]}, {size[1]}"
             raise ValueError(f"x must be frames [T, N, 2, {sides}], got shape {tuple(x.shape)}")
-        x = self.stages(self.attention(self.resize(x)))  # [T, N, C, h, w]
-        return self.read_out(self.classifier(x.flatten(2)))
+        x = call(self.stages, self.attention(self.resize(x)))  # [T, N, C, h, w]
+        return call(self.classifier, x.flatten(2))
 
 
 def _build(plan: Plan, backend: Backend, *, width: float, **overrides) -> PFAVGG:

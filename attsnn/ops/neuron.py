@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from attsnn import reference
-from attsnn._extension import Backend, compiled, use_fused
-from attsnn.reference import CONSTANTS, EMITS, SURROGATES, Surrogate, rectangular, state_dtype
-from attsnn.reference.neuron import Constant
+from attsnn._extension import Backend, compiled, say_reference, use_fused
+from attsnn.reference import EMITS, SURROGATES, Surrogate, rectangular, state_dtype
+from attsnn.reference.neuron import Constant, check_reset
 
 from .registration import (
     refuse_beyond,
@@ -26,6 +26,7 @@ from .registration import (
 )
 
 STARTS = ("zero", "reset")
+MOST_LEVELS = 256  # the integers that bfloat16 holds
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 CHECKPOINT_ABOVE, CHECKPOINT_EVERY = 64, 32  # steps; csrc/core/call.h has the same numbers, a test compares
 
@@ -40,11 +41,14 @@ def lif(
     bias: Constant = 0.0,
     threshold: Constant = 1.0,
     v_reset: Constant | None = 0.0,
+    subtract: Constant | None = None,
     surrogate: Surrogate = rectangular(),  # noqa: B008  (a NamedTuple: immutable)
     strict: bool = False,
     detach_reset: bool = False,
     emit: str = "spike",
     start: str = "zero",
+    levels: int | None = None,
+    normalize: bool = False,
     soft: bool = False,
     steps: int | None = None,
     final_state: bool = True,
@@ -52,7 +56,7 @@ def lif(
 ) -> tuple[Tensor, Tensor | None]:
     """LIF neurons through all T steps: affine charge, fire, reset.
 
-    h = (leak v + bias) + gain x;  s = fire(h - threshold);  v = (1 - s) h + s v_reset, or h - s threshold.
+    h = (leak v + bias) + gain x;  s = fire(h - threshold);  v = (1 - s) h + s v_reset, or h - s subtract.
 
     Args:
         x: input current [T, N, C, H, W], [T, N, F] or [T, N], T >= 1, float64, float32, bfloat16 or float16,
@@ -60,13 +64,19 @@ def lif(
         v0: membrane [N, ...] after the reset of the step before; None: at rest.
         leak, gain, bias, threshold, v_reset: numbers, or tensors of one value or one value a channel
             (dimension 2), with gradients where they require them. v_reset None is the soft reset.
+        subtract: what a soft reset takes off, likewise; None: the threshold. snnTorch's default neuron, which
+            subtracts before it decays, has threshold / leak.
         surrogate: the slope in place of the spike's derivative, from `attsnn.reference` (rectangular, arctan,
-            ...).
+            ...). A `custom` one has no kernel: with gradients the reference runs.
         strict: fire at h > threshold instead of h >= threshold.
         detach_reset: no gradient flows through the spike in the reset.
         emit: "spike"; "membrane", h; "relu_membrane", relu(h), the LIAF of MA-SNN; "relu_overshoot",
             relu(h - threshold).
         start: without v0, the first charge is gain x ("zero"), or as from v = v_reset ("reset").
+        levels: D, for integer spikes (I-LIF; Luo et al., SpikeYOLO, 2024): s = round(clamp(h / threshold, 0,
+            D)), half to even, whose gradient passes to h alone, where 0 <= h / threshold <= D. With the soft
+            reset, emit "spike", a threshold that is not learned, and no surrogate of its own.
+        normalize: emits s / levels.
         soft: the surrogate's primitive instead of the step, for gradient checks; the kernels do it in
             float64.
         steps: T, where x [1, N, ...] is the same at every step, as a static image's is: it is read once, and
@@ -85,18 +95,19 @@ def lif(
     The equation is that of attsnn/reference/neuron.py, to the bit for spikes.
     """
     refuse_tracing("lif")
-    constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
+    constants = five(leak, gain, bias, threshold, v_reset, subtract)
     check(x, v0)
-    packed = pack(x, constants, surrogate, strict, detach_reset, emit, start, soft)
+    packed = pack(x, constants, surrogate, strict, detach_reset, emit, start, soft, levels, normalize)
     if steps is not None and (steps < 1 or x.shape[0] not in (1, steps)):
         raise ValueError(
             f"steps must be T, for x [T, N, ...] or [1, N, ...]; got {steps} for {tuple(x.shape)}"
         )
-    if not use_fused(backend, x.device.type):
-        flags = {"strict": strict, "detach_reset": detach_reset, "emit": emit, "start": start, "soft": soft}
+    if not runs_fused(backend, surrogate, x, v0, *constants.values()):
+        rules = {"surrogate": surrogate, "strict": strict, "detach_reset": detach_reset, "emit": emit}
+        rules |= {"start": start, "levels": levels, "normalize": normalize, "soft": soft}
         if steps is not None:
             x = x.expand(steps, *x.shape[1:])
-        return reference.lif(x, v0, **constants, surrogate=surrogate, **flags, final_state=final_state)
+        return reference.lif(x, v0, **{"v_reset": None, **constants}, **rules, final_state=final_state)
     learned = stack(x, constants, soft)
     refuse_beyond("lif", x, v0, learned)
     x = x if _dense(x) else x.contiguous()
@@ -122,8 +133,35 @@ class Packed(NamedTuple):
     keep: str
 
 
+def five(leak, gain, bias, threshold, v_reset, subtract) -> dict[str, Constant | None]:
+    """The constants by name, as many as the kernels take: the fifth is what the reset uses."""
+    check_reset(v_reset, subtract)
+    fifth = {"v_reset": v_reset} if subtract is None else {"subtract": subtract}
+    return {"leak": leak, "gain": gain, "bias": bias, "threshold": threshold, **fifth}
+
+
+def runs_fused(backend: Backend, surrogate: Surrogate, *given: object) -> bool:
+    """Whether to run the fused kernel. A slope of one's own has none: with gradients the reference runs."""
+    fused = use_fused(backend, given[0].device.type)
+    if not fused or surrogate.function is None or not torch.is_grad_enabled():
+        return fused
+    if not any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in given):
+        return fused
+    if backend == "fused":
+        raise RuntimeError(
+            "backend='fused': the kernels know no custom slope; with gradients take backend='auto', which "
+            "runs the reference"
+        )
+    say_reference(
+        "a custom slope has no kernel; where it has gradients a training step takes several times the time "
+        "and the memory of the fused one"
+    )
+    return False
+
+
 def pack(x: Tensor, constants: dict[str, Constant | None], *how) -> Packed:
-    """The neuron's arguments, checked for x. `how`: surrogate, strict, detach_reset, emit, start, soft.
+    """The neuron's arguments, checked for x. `how`: surrogate, strict, detach_reset, emit, start, soft,
+    levels, normalize.
 
     Looks at shapes, types and Python numbers, never at values of tensors. Numbers alone are checked and
     packed once: the layers of a network ask for the same.
@@ -131,33 +169,52 @@ def pack(x: Tensor, constants: dict[str, Constant | None], *how) -> Packed:
     plain = not any(isinstance(c, Tensor) for c in constants.values())
     if plain and not torch.compiler.is_compiling():
         try:
-            return _pack_numbers(*constants.values(), *how)
+            return _pack_numbers("subtract" in constants, *constants.values(), *how)
         except TypeError:
             pass  # it is raised again below, where what cannot be hashed has its sentence, too
     return _pack(x, constants, *how)
 
 
 @functools.lru_cache(maxsize=1024, typed=True)  # typed: True is no number, though it equals 1
-def _pack_numbers(leak, gain, bias, threshold, v_reset, *how) -> Packed:
-    return _pack(None, dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True)), *how)
+def _pack_numbers(own, leak, gain, bias, threshold, fifth, *how) -> Packed:
+    fifth = (None, fifth) if own else (fifth, None)
+    return _pack(None, five(leak, gain, bias, threshold, *fifth), *how)
 
 
-def _pack(x: Tensor | None, constants, surrogate, strict, detach_reset, emit, start, soft) -> Packed:
+def _pack(
+    x: Tensor | None,
+    constants,
+    surrogate,
+    strict,
+    detach_reset,
+    emit,
+    start,
+    soft,
+    levels=None,
+    normalize=False,
+) -> Packed:
     for constant, value in constants.items():
         _check_constant(constant, value, x)
     check_rules(surrogate, emit, start)
-    hard, centred = constants["v_reset"] is not None, surrogate.centre is None
-    rules = (hard, detach_reset, strict, soft, centred, start == "reset", EMITS.index(emit))
-    rules = tuple(int(rule) for rule in (*rules, list(SURROGATES).index(surrogate.kind)))
+    own, hard = "subtract" in constants, constants.get("v_reset") is not None
+    check_levels(levels, normalize, constants["threshold"], hard, strict, emit, surrogate)
+    if soft and surrogate.function:
+        raise ValueError("soft: a custom slope has no primitive, and so no soft spike")
+    # The window of integer spikes is about nothing that a threshold's gradient could come through.
+    centred = surrogate.centre is None and levels is None
+    kind = 0 if surrogate.function else list(SURROGATES).index(surrogate.kind)  # read with gradients alone
+    rules = (hard, detach_reset, strict, soft, centred, start == "reset", EMITS.index(emit), kind)
+    rules = tuple(int(rule) for rule in (*rules, own, levels or 0, normalize))
     numbers = tuple(0.0 if c is None or isinstance(c, Tensor) else float(c) for c in constants.values())
-    numbers += surrogate.scale, 0.0 if centred else surrogate.centre
+    numbers += surrogate.scale, surrogate.centre or 0.0, surrogate.height
     learns = sum(
         1 << i for i, c in enumerate(constants.values()) if isinstance(c, Tensor) and c.requires_grad
     )
     # The spike and the surrogate's window suffice for a rectangular surrogate where the reset needs no
     # membrane, and where neither leak nor gain is learned: their gradients sum v and x.
-    exact = surrogate.kind == "rectangular" and not soft and emit == "spike" and (detach_reset or not hard)
-    return Packed(numbers, rules, learns, "bits" if exact and not learns & 0b11 else "input")
+    exact = surrogate.kind == "rectangular" and levels is None and not soft and emit == "spike"
+    exact = exact and (detach_reset or not hard) and not learns & 0b11
+    return Packed(numbers, rules, learns, "bits" if exact else "input")
 
 
 def stack(x: Tensor, constants: dict[str, Constant | None], soft: bool) -> Tensor | None:
@@ -207,6 +264,15 @@ def like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
     return tensor.new_empty_strided(tensor.shape, (*outer, *strides)).copy_(tensor)
 
 
+def zeros_for(x: Tensor) -> Tensor:
+    """Zeros of x's shape, in memory like it; one step stands for all."""
+    return _zeros(x, x.shape, x.stride()[1:], x.dtype)
+
+
+def _zeros(on: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return on.new_zeros(math.prod(shape[1:]), dtype=dtype).as_strided(shape, (0, *strides))
+
+
 # Between two convolutions, whose data leave no cache warm, a line of Python takes several microseconds: what
 # would change nothing is not called.
 
@@ -235,17 +301,24 @@ def check(x: Tensor, v0: Tensor | None, name: str = "x") -> None:
     if x.shape[0] == 0:
         raise ValueError(f"{name} must have at least one time step, got T = 0 in shape {tuple(x.shape)}")
     if v0 is not None:
-        _check_state(v0, x)
+        check_state(v0, x)
 
 
 def check_rules(surrogate: Surrogate, emit: str, start: str) -> None:
     """Sentences for what a neuron cannot do."""
-    if not isinstance(surrogate, Surrogate) or surrogate.kind not in SURROGATES:
+    known = isinstance(surrogate, Surrogate) and (
+        callable(surrogate.function) if surrogate.kind == "custom" else surrogate.kind in SURROGATES
+    )
+    if not known:
         raise TypeError(
-            f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}), got {surrogate!r}"
+            f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}, custom), got "
+            f"{surrogate!r}"
         )
-    if not 0 < surrogate.scale < math.inf:
-        raise ValueError(f"surrogate: its scale must be positive and finite, got {surrogate.scale}")
+    for name in ("scale", "height"):
+        if not 0 < getattr(surrogate, name) < math.inf:
+            raise ValueError(
+                f"surrogate: its {name} must be positive and finite, got {getattr(surrogate, name)}"
+            )
     if surrogate.centre is not None and not -math.inf < surrogate.centre < math.inf:
         raise ValueError(f"surrogate: its centre must be finite or None, got {surrogate.centre}")
     if emit not in EMITS:
@@ -254,18 +327,41 @@ def check_rules(surrogate: Surrogate, emit: str, start: str) -> None:
         raise ValueError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
 
 
-def _check_state(v0, x: Tensor) -> None:
-    want = f"a {state_dtype(x)} tensor {tuple(x.shape[1:])} on {x.device}"
+def check_levels(levels, normalize, threshold, hard, strict, emit, surrogate) -> None:
+    """Sentences for what integer spikes do not go with."""
+    if levels is None:
+        if normalize:
+            raise ValueError("normalize divides integer spikes by their levels: give levels with it")
+        return
+    if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= MOST_LEVELS:
+        raise ValueError(f"levels must be None or an integer from 1 to {MOST_LEVELS}, got {levels!r}")
+    tensor = isinstance(threshold, Tensor)
+    for wrong, what in (
+        (hard, "want the soft reset: give v_reset=None"),
+        (strict, "are rounded, not compared: leave strict out"),
+        (emit != "spike", "are what is emitted, or with normalize their share: leave emit out"),
+        (tensor and threshold.requires_grad, "give a threshold no gradient: it cannot be learned"),
+        (surrogate != rectangular(), "have a slope of their own: leave surrogate out"),
+        (not tensor and threshold <= 0, "want a threshold above 0"),
+    ):
+        if wrong:
+            raise ValueError("levels: integer spikes " + what)
+
+
+def check_state(v0, x: Tensor, shape: tuple[int, ...] | None = None) -> None:
+    """A sentence for a state that is none of x, or of that shape."""
+    shape = tuple(x.shape[1:] if shape is None else shape)
+    want = f"a {state_dtype(x)} tensor {shape} on {x.device}"
     if not isinstance(v0, Tensor):
         raise TypeError(f"v0 must be {want}, got {type(v0).__name__}")
-    if v0.shape != x.shape[1:] or v0.device != x.device:
+    if tuple(v0.shape) != shape or v0.device != x.device:
         raise ValueError(f"v0 must be {want}, got shape {tuple(v0.shape)} on {v0.device}")
     if v0.dtype != state_dtype(x):
         raise TypeError(f"v0 must be {want}, for x in {x.dtype}; got {v0.dtype}")
 
 
 def _check_constant(name: str, value, x: Tensor | None) -> None:
-    if value is None and name == "v_reset":
+    if value is None and name == "v_reset":  # and no amount of its own either
         return
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not -math.inf < value < math.inf:  # of a number that may be symbolic, under torch.compile
@@ -277,7 +373,7 @@ def _check_constant(name: str, value, x: Tensor | None) -> None:
     channels = x.shape[2] if x.dim() > 2 else None
     if value.dim() > 1 or (value.numel() != 1 and value.numel() != channels):
         want = (
-            f"one value or [C] = [{channels}]"
+            f"one value or [C] = [{channels}], the size of dimension 2"
             if channels is not None
             else "one value, for x [T, N] has no channels"
         )
@@ -335,8 +431,7 @@ def _make_backward(op):
         refuse_recorded("lif", ctx.keep)
         x, v0, learned, kept = ctx.saved_tensors
         if grad_out is None:  # only the final state was used: one step of zeros stands for all
-            zeros = torch.zeros_like(grad_v, dtype=ctx.dtype)
-            grad_out = zeros.new_zeros(math.prod(ctx.shape[1:])).as_strided(ctx.shape, (0, *ctx.strides))
+            grad_out = _zeros(grad_v, ctx.shape, ctx.strides, ctx.dtype)
         else:
             grad_out = like(grad_out, ctx.strides)
         if grad_v is not None:

@@ -13,6 +13,7 @@ from attsnn.reference import FUSIONS, SCALES, PFAOutput, PFAScores, state_dtype
 
 from .neuron import as_read, check, like
 from .registration import (
+    refuse_batched,
     refuse_beyond,
     refuse_recorded,
     refuse_tracing,
@@ -165,6 +166,7 @@ def _setup_context(ctx, inputs, output) -> None:
 def _backward(ctx, grad_y, *_):
     if grad_y is None:
         return (None,) * 10
+    refuse_batched("pfa", grad_y)
     refuse_recorded("pfa", "all" if ctx.keep else "nothing")
     op = torch.ops.attsnn.pfa_backward
     grad_y = like(grad_y, ctx.strides)

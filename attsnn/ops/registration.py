@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 TWICE = "{}: no double backward (create_graph=True); backend='reference' has one"
 VMAPPED = "{}: no vmap; N is the batch dimension, or use backend='reference'"
 FORWARD = "{}: the fused kernels have no forward-mode derivative; backend='reference' has one"
+BATCHED = "{}: no is_grads_batched; ask for one gradient after the other, or use backend='reference'"
 TRANSFORMED = "{}: the fused kernels take no part in torch.func; backend='reference' does"
 TRACED = "{}: torch.jit.trace and script (and so add_graph) are not served; use torch.export or compile"
 NO_MEMORY = "CUDA out of memory."  # how csrc/tensor/neuron_op.h begins to say it
@@ -105,6 +106,12 @@ def refuse_recorded(name: str, keep: str) -> None:
         raise RuntimeError(
             f"{name}: this was exported under torch.no_grad() and has no gradient; export it in grad mode"
         )
+
+
+def refuse_batched(name: str, *grads: torch.Tensor | None) -> None:
+    """Raises where several gradients are asked for at once (`torch.autograd.grad(is_grads_batched=True)`)."""
+    if any(grad is not None and _functorch.is_legacy_batchedtensor(grad) for grad in grads):
+        raise NotImplementedError(BATCHED.format(name))
 
 
 class NotScripted:

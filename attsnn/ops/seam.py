@@ -15,13 +15,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from attsnn import reference
-from attsnn._extension import Backend, compiled, use_fused
-from attsnn.reference import CONSTANTS, Gates, Norm, Scores, SeamOutput, Surrogate, rectangular, state_dtype
+from attsnn._extension import Backend, compiled
+from attsnn.reference import Gates, Norm, Scores, SeamOutput, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant
+from attsnn.reference.seam import as_sequences
 
-from .neuron import as_read, check, like, pack, stack, typed
+from .neuron import as_read, check, five, like, pack, runs_fused, stack, typed, zeros_for
 from .registration import (
     TWICE,
+    refuse_batched,
     refuse_beyond,
     refuse_recorded,
     refuse_tracing,
@@ -52,17 +54,22 @@ def seam(
     gates: Gates | None = None,
     shortcut: Tensor | None = None,
     membrane: bool = False,
+    v0: Tensor | None = None,
     leak: Constant = 1.0,
     gain: Constant = 1.0,
     bias: Constant = 0.0,
     threshold: Constant = 1.0,
     v_reset: Constant | None = 0.0,
+    subtract: Constant | None = None,
     surrogate: Surrogate = rectangular(),  # noqa: B008  (a NamedTuple: immutable)
     strict: bool = False,
     detach_reset: bool = False,
     emit: str = "spike",
     start: str = "zero",
+    levels: int | None = None,
+    normalize: bool = False,
     soft: bool = False,
+    final_state: bool = True,
     backend: Backend = "auto",
 ) -> SeamOutput:
     """From what a convolution hands on to spikes: batch norm, average pool, gates and ReLU, shortcut, neuron.
@@ -70,18 +77,25 @@ def seam(
     x = relu(gates(pool(norm(z)))) + shortcut, the neuron reads x. The ReLU stands where there is a gate.
 
     Args:
-        z: [T, N, C, H, W], or [T, N, F] with a temporal gate at most; float64, float32, bfloat16 or
-            float16; one step contiguous or channels-last, which the results keep (another order is copied).
+        z: [T, N, C, H, W]; a sequence [T, N, C, L], without pool and spatial gate; or [T, N, F] with a
+            temporal gate at most; float64, float32, bfloat16 or float16; one step contiguous or
+            channels-last, which the results keep (another order is copied). Tokens [T, N, L, C] are a
+            sequence that lies channels-last: hand in z.transpose(2, 3).
         norm: batch norm over (T, N, H, W), with the batch's statistics or given ones; None: none.
         pool: side and stride of the average pool; 1: none.
         gates: the weights of temporal, channel and spatial attention, applied in this order; None: none.
         shortcut: added to the gated map, of its shape and type.
         membrane: whether x, rounded to z's type before the neuron reads it, is wanted too.
+        v0: the neuron's state [N, ...] after the step before, in the state's type and the shape of a step of
+            x; None: at rest.
         leak ... soft: the neuron, as in `attsnn.ops.lif`.
+        final_state: whether the state after the last step is wanted.
         backend: "fused" (an error where there is no kernel), "reference", or "auto".
 
     Returns:
-        SeamOutput(out, membrane, batch_mean, batch_var, scores); gradients flow from out and membrane.
+        SeamOutput(out, membrane, batch_mean, batch_var, scores, v); gradients flow from out, membrane and v.
+        Given the same statistics and no gates, a sequence in chunks, v handed on as v0, has the bits of the
+        whole.
 
     Raises:
         TypeError, ValueError: for input that does not fit; the sentence names the argument.
@@ -90,13 +104,15 @@ def seam(
     Sources: Attention SNN (TPAMI 2023), section 3, in the released code's order; MS-ResNet (Hu et al., 2021).
     """
     refuse_tracing("seam")
-    constants = dict(zip(CONSTANTS, (leak, gain, bias, threshold, v_reset), strict=True))
+    constants = five(leak, gain, bias, threshold, v_reset, subtract)
     check(z, None, name="z")
-    packed = pack(z, constants, surrogate, strict, detach_reset, emit, start, soft)
-    check_seam(z, norm, pool, gates, shortcut)
+    packed = pack(z, constants, surrogate, strict, detach_reset, emit, start, soft, levels, normalize)
+    check_seam(z, norm, pool, gates, shortcut, v0)
     gates = gates if gates is not None and any(g is not None for g in gates) else None
-    if not use_fused(backend, z.device.type):
+    beside = () if surrogate.function is None else _small(norm, gates)
+    if not runs_fused(backend, surrogate, z, shortcut, v0, *constants.values(), *beside):
         neuron = {"surrogate": surrogate, "strict": strict, "detach_reset": detach_reset, "soft": soft}
+        neuron |= {"emit": emit, "start": start, "levels": levels, "normalize": normalize}
         return reference.seam(
             z,
             norm=norm,
@@ -104,13 +120,14 @@ def seam(
             gates=gates,
             shortcut=shortcut,
             membrane=membrane,
-            **{**constants, **neuron, "emit": emit, "start": start},
+            v0=v0,
+            final_state=final_state,
+            **{"v_reset": None, **constants, **neuron},
         )
     learned = stack(z, constants, soft)
-    maps = z.dim() == 5
-    if not maps:
-        z = z[..., None, None]
-        shortcut = None if shortcut is None else shortcut[..., None, None]
+    dims = z.dim()
+    if dims != 5:
+        z, shortcut, v0 = (None if t is None else _as_maps(t, dims) for t in (z, shortcut, v0))
     z = z if laid_out(z) else z.contiguous()
     norm_or_none, (temporal, channel, spatial) = norm or Norm(), gates or Gates()
     weights = (*(temporal or ()), *(channel or ()), *(() if spatial is None else (spatial,)))
@@ -123,12 +140,17 @@ def seam(
         pool=pool,
         gates=TIME * (temporal is not None) + CHANNEL * (channel is not None) + SPACE * (spatial is not None),
         membrane=membrane,
-        alone=learned is None and emit == "membrane" and z.shape[0] == 1 and gain == 1 and not membrane,
+        final_state=final_state,
+        alone=learned is None
+        and emit == "membrane"
+        and z.shape[0] == 1
+        and gain == 1
+        and not (membrane or final_state or v0 is not None),
         numbers=packed.numbers,
         rules=packed.rules,
         keep=packed.keep,
     )
-    given = (z, shortcut, learned, *norm_or_none[:4], *weights)
+    given = (z, shortcut, v0, learned, *norm_or_none[:4], *weights)
     refuse_beyond("seam", *given)
     if torch.compiler.is_exporting():
         results = iter(_recorded(plan, *given))
@@ -136,12 +158,26 @@ def seam(
         results = iter(_Seam.apply(plan, *given))
     else:  # autograd's own way there takes as long as a small seam
         results = iter(_outputs(plan, _computed(plan, *given, wanted=False)[0]))
-    out, x = next(results), next(results) if membrane else None
+    out, x, v = next(results), next(results) if membrane else None, next(results) if final_state else None
     mean, var = (next(results), next(results)) if plan.batch else (None, None)
     scores = Scores(*(next(results) if plan.gates & which else None for which in (TIME, CHANNEL, SPACE)))
-    if not maps:
-        out, x = out.flatten(2), None if x is None else x.flatten(2)
-    return SeamOutput(out, x, mean, var, scores)
+    found = SeamOutput(out, x, mean, var, scores, v)
+    if dims == 5:
+        return found
+    if dims == 4:
+        return as_sequences(found)
+    out, x, v = (None if t is None else t.flatten(-3) for t in (out, x, v))
+    return found._replace(out=out, membrane=x, v=v)
+
+
+def _as_maps(tensor: Tensor, dims: int) -> Tensor:
+    """What belongs to z of so many dimensions, as maps: a sequence of height 1, features of one pixel."""
+    return tensor.unsqueeze(-2) if dims == 4 else tensor[..., None, None]
+
+
+def _small(norm: Norm | None, gates: Gates | None) -> list[object]:
+    temporal, channel, spatial = gates or Gates()
+    return [*(norm or ()), *(temporal or ()), *(channel or ()), spatial]
 
 
 class _Plan(NamedTuple):
@@ -155,6 +191,7 @@ class _Plan(NamedTuple):
     pool: int
     gates: int  # which there are: TIME + CHANNEL + SPACE
     membrane: bool
+    final_state: bool
     alone: bool  # as in SeamRules
     numbers: tuple[float, ...]
     rules: tuple[int, ...]
@@ -167,6 +204,7 @@ class _Kept(NamedTuple):
     z: Tensor
     p: Tensor | None  # where z is pooled
     membrane: Tensor | None
+    v0: Tensor | None
     learned: Tensor | None
     totals: Tensor | None  # where the statistics are the batch's
     planes: Sequence[Tensor]  # as `seam_statistics` returns them
@@ -176,29 +214,33 @@ class _Kept(NamedTuple):
 
 class _Seam(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, plan, z, shortcut, learned, weight, bias, mean, var, *weights):
-        given = (z, shortcut, learned, weight, bias, mean, var, *weights)
+    def forward(ctx, plan, z, shortcut, v0, learned, weight, bias, mean, var, *weights):
+        given = (z, shortcut, v0, learned, weight, bias, mean, var, *weights)
         pieces, read, neuron = _computed(plan, *given, wanted=True)
         outputs = _outputs(plan, pieces)
         _keep_for_backward(ctx, plan, given, pieces, read, neuron)
-        # out, membrane; then what has no gradient: mean and variance, the gates. torch.compile takes no
-        # output that is None.
-        ctx.mark_non_differentiable(*outputs[2 if plan.membrane else 1 :])
+        # torch.compile takes no output that is None.
+        ctx.mark_non_differentiable(*outputs[_differentiable(plan) :])
         return tuple(outputs)
 
     @staticmethod
-    def backward(ctx, grad_out, *others):
-        grad_membrane = others[0] if ctx.plan.membrane else None
-        return None, *_gradients(ctx, grad_out, grad_membrane, ctx.needs_input_grad[1:])
+    def backward(ctx, *grads):
+        return None, *_gradients(ctx, grads, ctx.needs_input_grad[1:])
+
+
+def _differentiable(plan) -> int:
+    """How many of the outputs have a gradient: out, membrane, state; no statistics, no gates."""
+    return 1 + plan.membrane + plan.final_state
 
 
 def _keep_for_backward(ctx, plan, given, pieces, read, neuron) -> None:
     """`read`: the gates' weights as the ops took them; `neuron`: what of it is kept, with its rules."""
-    z, learned, weights = given[0], given[2], (*given[3:5], *given[7:])
-    keeps_membrane = _keeps_membrane(plan, neuron[0], given[1])
+    z, shortcut, v0, learned, *small = given
+    weights = (*small[:2], *small[4:])
+    keeps_membrane = _keeps_membrane(plan, neuron[0], shortcut)
     single = (
-        *(z, *(pieces.pooled or (None,)), pieces.membranes[0] if keeps_membrane else None, learned),
-        pieces.statistics[0] if plan.batch else None,
+        *(z, *(pieces.pooled or (None,)), pieces.membranes[0] if keeps_membrane else None),
+        *(_lying_like(v0, pieces.out), learned, pieces.statistics[0] if plan.batch else None),
     )
     ctx.plan, ctx.device_type, ctx.neuron = plan, z.device.type, neuron
     ctx.dtypes = [None if w is None else w.dtype for w in weights]
@@ -207,19 +249,25 @@ def _keep_for_backward(ctx, plan, given, pieces, read, neuron) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx, grad_out, grad_membrane, wants) -> tuple[Tensor | None, ...]:
-    """Of what a seam was `given`, where it is wanted."""
+def _gradients(ctx, grads, wants) -> tuple[Tensor | None, ...]:
+    """Of what a seam was `given`, where it is wanted, from those of its outputs."""
     if torch.is_grad_enabled():
         raise NotImplementedError(TWICE.format("seam"))
-    if grad_out is None and grad_membrane is None:
+    if not torch.compiler.is_compiling():
+        refuse_batched("seam", *grads)
+    grads, plan = iter(grads), ctx.plan
+    grad_out, grad_membrane = next(grads), next(grads) if plan.membrane else None
+    grad_v = next(grads) if plan.final_state else None
+    if grad_out is None and grad_membrane is None and grad_v is None:
         return (None,) * len(wants)
     saved, (a, b), first = ctx.saved_tensors, ctx.ends, len(_Kept._fields) - 3
     kept = _Kept(*saved[:first], saved[first:a], saved[a:b], saved[b:])
     with _without_autocast(ctx.device_type):
-        z, up, learned, *small = _backward(kept, ctx.plan, ctx.neuron, grad_out, grad_membrane, *wants[:2])
+        of_outputs = (grad_out, grad_membrane, grad_v)
+        z, up, v0, learned, *small = _backward(kept, plan, ctx.neuron, of_outputs, *wants[:2])
     weight, bias, *weights = [_as_given(g, d) for g, d in zip(small, ctx.dtypes, strict=True)]
-    grads = (z, up, learned, weight, bias, None, None, *weights)
-    return tuple(grad if want else None for grad, want in zip(grads, wants, strict=True))
+    found = (z, up, v0, learned, weight, bias, None, None, *weights)
+    return tuple(grad if want else None for grad, want in zip(found, wants, strict=True))
 
 
 def _without_autocast(device_type: str):
@@ -244,27 +292,28 @@ class _Pieces(NamedTuple):
 
     out: Tensor
     membranes: Sequence[Tensor]
+    states: Sequence[Tensor]
     pooled: Sequence[Tensor]
     planes: Sequence[Tensor]
     statistics: Sequence[Tensor]
     small: Sequence[Tensor]
 
 
-def _computed(plan, z, shortcut, learned, weight, bias, mean, var, *weights, wanted: bool):
+def _computed(plan, z, shortcut, v0, learned, weight, bias, mean, var, *weights, wanted: bool):
     """The pieces, the gates' weights as the ops took them, and what of the neuron is kept, with its rules.
     Outside of autocast.
     """
     with _without_autocast(z.device.type):
         state = state_dtype(z)
         weight, bias, *read = [None if w is None else as_read(w, state) for w in (weight, bias, *weights)]
-        return _forward(plan, z, shortcut, learned, weight, bias, mean, var, read, wanted)
+        return _forward(plan, z, shortcut, v0, learned, weight, bias, mean, var, read, wanted)
 
 
 def _outputs(plan: _Plan, pieces: _Pieces) -> list[Tensor]:
-    """out, membrane; then what has no gradient: mean and variance, the gates."""
+    """out, membrane, state; then what has no gradient: mean and variance, the gates."""
     time, channel, space = gates_in(pieces.small, plan.gates)
     return [
-        *(pieces.out, *(pieces.membranes if plan.membrane else ())),
+        *(pieces.out, *(pieces.membranes if plan.membrane else ()), *pieces.states),
         *(pieces.small[CENTRE : CENTRE + 2] if plan.batch else ()),
         *(*(gate.t() for gate in time[:1]), *channel[:1], *space[:1]),
     ]
@@ -274,15 +323,21 @@ def _keeps_membrane(plan: _Plan, keep: str, shortcut: Tensor | None) -> bool:
     return keep == "input" and shortcut is not None and not plan.alone
 
 
-def _rules(plan: _Plan, keep: str, shortcut: Tensor | None) -> tuple[int, ...]:
+def _lying_like(state: Tensor | None, p: Tensor) -> Tensor | None:
+    """The state [N, C, H, W] in memory like one step of p."""
+    return None if state is None else like(state, p.stride()[1:])
+
+
+def _rules(plan: _Plan, keep: str, shortcut: Tensor | None, v0: Tensor | None) -> tuple[int, ...]:
     """The neuron's, and the seam's behind them."""
     rounded = shortcut is not None or plan.membrane
     membrane = plan.membrane or _keeps_membrane(plan, keep, shortcut)
-    own = SeamRules(plan.gates, rounded, membrane, plan.normed, plan.repeats, plan.alone)
+    states = v0 is not None, plan.final_state
+    own = SeamRules(plan.gates, rounded, membrane, plan.normed, plan.repeats, plan.alone, *states)
     return (*plan.rules, *map(int, own))
 
 
-def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wanted):
+def _forward(plan, z, shortcut, v0, learned, weight, bias, mean, var, weights, wanted):
     """As `_computed`."""
     ops, by_plane = torch.ops.attsnn, bool(plan.gates & BY_PLANE)
     pooled, planes, statistics = [], [], []
@@ -295,13 +350,13 @@ def _forward(plan, z, shortcut, learned, weight, bias, mean, var, weights, wante
         statistics = [mean.double(), var.double()]
 
     keep = _keep(p, shortcut, plan, wanted)
-    rules = _rules(plan, keep, shortcut)
+    rules = _rules(plan, keep, shortcut, v0)
     shortcut = None if shortcut is None else like(shortcut, p.stride()[1:])
-    out, membranes, small = ops.lif_seam_forward(
-        *(p, shortcut, planes, statistics, weight, bias, weights, learned),
-        *(plan.eps, plan.numbers, rules, keep),
+    out, membranes, states, small = ops.lif_seam_forward(
+        *(p, shortcut, _lying_like(v0, p), planes, statistics, weight, bias, weights, learned),
+        *((*plan.numbers, plan.eps), rules, keep),
     )
-    return _Pieces(out, membranes, pooled, planes, statistics, small), weights, (keep, rules)
+    return _Pieces(out, membranes, states, pooled, planes, statistics, small), weights, (keep, rules)
 
 
 def _keep(p: Tensor, shortcut: Tensor | None, plan: _Plan, wanted: bool) -> str:
@@ -333,16 +388,16 @@ def _everywhere(totals: Tensor, group) -> Tensor:
 
 
 @telling_of_memory
-def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z, wants_up):
-    """The gradients of z, shortcut, learned, weight, bias, and those of `weights`."""
+def _backward(s, plan, neuron, grads, wants_z, wants_up):
+    """The gradients of z, shortcut, v0, learned, weight, bias, and those of `weights`."""
     ops, p, (keep, rules) = torch.ops.attsnn, s.z if s.p is None else s.p, neuron
+    grad_out, grad_membrane, grad_v = grads
     strides = p.stride()[1:]
-    if grad_out is None:
-        grad_out = grad_membrane.new_zeros(()).expand(p.shape)
+    grad_out = zeros_for(p) if grad_out is None else like(grad_out, strides)
     grad_membrane = None if grad_membrane is None else like(grad_membrane, strides)
-    grad_out = like(grad_out, strides)
-    ups, by_norm, by_weights, by_planes, by_pixels, by_learned = ops.lif_seam_backward(
-        *(grad_out, grad_membrane, p, s.membrane, s.planes, s.weights, s.small, s.learned),
+    states = [t for t in (s.v0, _lying_like(grad_v, p)) if t is not None]
+    ups, by_norm, by_weights, by_planes, by_pixels, by_state, by_learned = ops.lif_seam_backward(
+        *(grad_out, grad_membrane, p, s.membrane, s.planes, s.weights, s.small, states, s.learned),
         *(plan.numbers, rules, keep),
     )
     up, grad_z, batch = ups[0] if ups else grad_out, None, []
@@ -360,14 +415,15 @@ def _backward(s, plan, neuron, grad_out, grad_membrane, wants_z, wants_up):
             ops.seam_gradient_(up, s.z, *terms, relu)
             grad_z = up
     grad_bias, grad_weight = by_norm[1:] or (None, None)
-    return grad_z, up, by_learned[0] if by_learned else None, grad_weight, grad_bias, *by_weights
+    grad_v0, grad_learned = (found[0] if found else None for found in (by_state, by_learned))
+    return grad_z, up, grad_v0, grad_learned, grad_weight, grad_bias, *by_weights
 
 
 # ---- recorded by torch.export, with its gradient
 # ------------------------------------------------------------------------------------------
 
 
-def _recorded(plan: _Plan, z, shortcut, learned, weight, bias, mean, var, *weights) -> list[Tensor]:
+def _recorded(plan: _Plan, z, shortcut, v0, learned, weight, bias, mean, var, *weights) -> list[Tensor]:
     """The outputs, through one op that a graph can hold: export records the ops inside a
     `torch.autograd.Function` without their gradient. No list that it is given is empty, which AOTInductor
     hands on as None.
@@ -377,9 +433,10 @@ def _recorded(plan: _Plan, z, shortcut, learned, weight, bias, mean, var, *weigh
     if not torch.is_grad_enabled():
         plan = plan._replace(keep="nothing")
     numbers = (plan.eps, *plan.numbers)
-    flags = (plan.normed, plan.batch, plan.repeats, plan.pool, plan.gates, plan.membrane, plan.alone)
+    flags = (plan.normed, plan.batch, plan.repeats, plan.pool, plan.gates)
+    flags += plan.membrane, plan.final_state, plan.alone
     flat = torch.ops.attsnn.seam_recorded(
-        *(z, shortcut, learned, weight, bias, mean, var, weights or None),
+        *(z, shortcut, v0, learned, weight, bias, mean, var, weights or None),
         *(numbers, [*map(int, flags), *plan.rules], plan.keep),
     )
     return _outputs(plan, _unflattened(plan, shortcut, flat))
@@ -387,10 +444,10 @@ def _recorded(plan: _Plan, z, shortcut, learned, weight, bias, mean, var, *weigh
 
 def _plan_of(numbers: Sequence[float], flags: Sequence[int], keep: str) -> _Plan:
     eps, *of_neuron = numbers
-    normed, batch, repeats, pool, gates, membrane, alone, *rules = flags
+    normed, batch, repeats, pool, gates, membrane, final_state, alone, *rules = flags
     return _Plan(
-        *(bool(normed), bool(batch), eps, None, repeats, pool, gates, bool(membrane), bool(alone)),
-        *(tuple(of_neuron), tuple(rules), keep),
+        *(bool(normed), bool(batch), eps, None, repeats, pool, gates),
+        *(bool(membrane), bool(final_state), bool(alone), tuple(of_neuron), tuple(rules), keep),
     )
 
 
@@ -401,16 +458,16 @@ def _recorded_keep(plan: _Plan, p: Tensor, shortcut: Tensor | None) -> str:
 def _unflattened(plan: _Plan, shortcut: Tensor | None, flat: Sequence[Tensor]) -> _Pieces:
     out, *rest = flat
     membranes = plan.membrane or _keeps_membrane(plan, _recorded_keep(plan, out, shortcut), shortcut)
-    counts = int(membranes), int(plan.pool > 1), 3 if plan.gates & BY_PLANE else 0, int(plan.batch)
+    counts = [membranes, plan.final_state, plan.pool > 1, 3 * bool(plan.gates & BY_PLANE), plan.batch]
     ends = [0, *accumulate(counts)]
     return _Pieces(out, *(rest[a:b] for a, b in pairwise(ends)), rest[ends[-1] :])
 
 
-def _recorded_forward(z, shortcut, learned, weight, bias, mean, var, weights, numbers, flags, keep):
+def _recorded_forward(z, shortcut, v0, learned, weight, bias, mean, var, weights, numbers, flags, keep):
     plan = _plan_of(numbers, flags, keep)
-    given = (z, shortcut, learned, weight, bias, mean, var, *(weights or ()))
+    given = (z, shortcut, v0, learned, weight, bias, mean, var, *(weights or ()))
     pieces = _computed(plan, *given, wanted=keep != "nothing")[0]
-    lists = (*pieces[1:4], pieces.statistics if plan.batch else (), pieces.small)
+    lists = (*pieces[1:5], pieces.statistics if plan.batch else (), pieces.small)
     return [pieces.out, *chain.from_iterable(lists)]
 
 
@@ -420,22 +477,23 @@ def _recorded_context(ctx, inputs, output) -> None:
     shortcut, pieces = given[1], _unflattened(plan, given[1], output)
     kept = _recorded_keep(plan, pieces.out, shortcut)
     read = [as_read(w, state_dtype(given[0])) for w in weights or ()]
-    neuron = kept, _rules(plan, kept, shortcut)
+    neuron = kept, _rules(plan, kept, shortcut, given[2])
     _keep_for_backward(ctx, plan, (*given, *(weights or ())), pieces, read, neuron)
     ctx.gates = None if weights is None else len(weights)
-    ctx.mark_non_differentiable(*output[2 if plan.membrane else 1 :])
+    ctx.mark_non_differentiable(*output[_differentiable(plan) :])
 
 
 def _recorded_backward(ctx, grads):
     refuse_recorded("seam", ctx.plan.keep)
     # The weights are one input, a list, whose gradients are wanted together.
-    wants = (*ctx.needs_input_grad[:7], *[True] * (ctx.gates or 0))
-    given = _gradients(ctx, grads[0], grads[1] if ctx.plan.membrane else None, wants)
-    return *given[:7], None if ctx.gates is None else [*given[7:]], None, None, None
+    wants = (*ctx.needs_input_grad[:8], *[True] * (ctx.gates or 0))
+    given = _gradients(ctx, grads, wants)
+    return *given[:8], None if ctx.gates is None else [*given[8:]], None, None, None
 
 
 def _register() -> None:
-    name, given = "attsnn::seam_recorded", "Tensor? shortcut, Tensor? learned, Tensor? weight, Tensor? bias"
+    name = "attsnn::seam_recorded"
+    given = "Tensor? shortcut, Tensor? v0, Tensor? learned, Tensor? weight, Tensor? bias"
     more = "Tensor? mean, Tensor? var, Tensor[]? weights, float[] numbers, int[] flags, str keep"
     torch.library.define(name, f"(Tensor z, {given}, {more}) -> Tensor[]")
     torch.library.impl(name, ("cpu", "cuda"))(_recorded_forward)

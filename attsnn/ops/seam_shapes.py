@@ -13,7 +13,7 @@ from torch import Tensor
 from attsnn._extension import compiled
 from attsnn.reference import Gates, Norm, state_dtype
 
-from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY
+from .neuron import CHECKPOINT_ABOVE, CHECKPOINT_EVERY, check_state
 from .registration import register_shape
 
 TIME, CHANNEL, SPACE = 1, 2, 4
@@ -30,6 +30,8 @@ class SeamRules(NamedTuple):
     normed: bool
     repeats: int  # of `Norm`
     alone: bool  # the neuron hands on x of one step as it is, and so its gradient
+    given: bool  # the state before the first step
+    final_state: bool  # is a result
 
 
 def rules_of(rules: Sequence[int]) -> SeamRules:
@@ -46,14 +48,14 @@ def gates_in(small: Sequence[Tensor], gates: int) -> tuple[Sequence[Tensor], ...
     return small[4:channel], small[channel:space], small[space : space + 3] if gates & SPACE else small[:0]
 
 
-def check_seam(z, norm, pool, gates, shortcut) -> None:
+def check_seam(z, norm, pool, gates, shortcut, v0) -> None:
     """Sentences for what does not fit, beside the neuron's."""
-    if z.dim() not in (3, 5):
-        raise ValueError(f"z must be [T, N, C, H, W] or [T, N, F], got shape {tuple(z.shape)}")
+    if z.dim() not in (3, 4, 5):
+        raise ValueError(f"z must be [T, N, C, H, W], [T, N, C, L] or [T, N, F], got shape {tuple(z.shape)}")
     steps, _, channels = z.shape[:3]
     sides = z.shape[3:]
-    if isinstance(pool, bool) or not isinstance(pool, int) or pool < 1 or (pool > 1 and not sides):
-        raise ValueError(f"pool must be a side >= 1, and 1 for z [T, N, F], got {pool!r}")
+    if isinstance(pool, bool) or not isinstance(pool, int) or pool < 1 or (pool > 1 and len(sides) < 2):
+        raise ValueError(f"pool must be a side >= 1, and 1 for z [T, N, C, L] and [T, N, F], got {pool!r}")
     if sides and pool > min(sides):
         raise ValueError(f"pool must fit the maps of z {tuple(z.shape)}, got {pool}")
     for name, value, kind in (("norm", norm, Norm), ("gates", gates, Gates), ("shortcut", shortcut, Tensor)):
@@ -78,8 +80,12 @@ def check_seam(z, norm, pool, gates, shortcut) -> None:
             raise ValueError(f"gates.spatial must be [1, 2, k, k] with an odd k, got {tuple(kernel.shape)}")
         if not sides and (gates.channel is not None or gates.spatial is not None):
             raise ValueError("gates: z [T, N, F] has a temporal gate only")
+        if len(sides) == 1 and kernel is not None:
+            raise ValueError("gates: z [T, N, C, L] has no spatial gate, which weighs the pixels of maps")
+    want = z.shape if pool == 1 else (*z.shape[:3], *(side // pool for side in sides))
+    if v0 is not None:
+        check_state(v0, z, want[1:])
     if shortcut is not None:
-        want = z.shape if pool == 1 else (*z.shape[:3], *(side // pool for side in sides))
         if shortcut.shape != want or shortcut.dtype != z.dtype:
             raise ValueError(
                 f"shortcut must be {z.dtype} {tuple(want)}, got {shortcut.dtype} {tuple(shortcut.shape)}"
@@ -149,11 +155,17 @@ def _statistics_shapes(z, gamma, pool, extrema, totals):
     return pooled, planes, [z.new_empty(1 + 2 * z.shape[2], **double)] if totals else []
 
 
+def _state_like(p: Tensor) -> Tensor:
+    """An empty state, [N, C, H, W], in memory like one step of the maps."""
+    maps = maps_like(p)
+    return p.new_empty_strided(maps.shape[1:], maps.stride()[1:], dtype=state_dtype(p))
+
+
 def _forward_shapes(
-    p, shortcut, planes, statistics, weight, bias, weights, learned, eps, numbers, rules, keep
+    p, shortcut, v0, planes, statistics, weight, bias, weights, learned, numbers, rules, keep
 ):
     (steps, samples, channels, height, width), state = p.shape, state_dtype(p)
-    gates, _, membrane, *_ = rules_of(rules)
+    gates, _, membrane, *_, final_state = rules_of(rules)
     by_sample = samples if gates & BY_PLANE else 1
 
     def real(*shape: int, dtype: torch.dtype = state) -> Tensor:
@@ -177,13 +189,14 @@ def _forward_shapes(
         small.append(real(steps, (neurons + 3) // 4, dtype=torch.uint8))
     elif keep == "input" and steps > CHECKPOINT_ABOVE:
         small.append(real((steps - 1) // CHECKPOINT_EVERY, neurons))
-    return maps_like(p), [maps_like(p)] if membrane else [], small
+    states = [_state_like(p)] if final_state else []
+    return maps_like(p), [maps_like(p)] if membrane else [], states, small
 
 
 def _backward_shapes(
-    grad_out, grad_membrane, p, membrane, planes, weights, small, learned, numbers, rules, keep
+    grad_out, grad_membrane, p, membrane, planes, weights, small, states, learned, numbers, rules, keep
 ):
-    gates, _, _, normed, _, alone = rules_of(rules)
+    gates, _, _, normed, _, alone, given, _ = rules_of(rules)
     state, channels = state_dtype(p), p.shape[2]
     of_norm = []
     if normed:
@@ -193,7 +206,9 @@ def _backward_shapes(
     of_pixels = [p.new_empty((3, p.shape[1], p.shape[3] * p.shape[4]), dtype=state)] if gates & SPACE else []
     of_weights = [w.new_empty(w.shape) for w in weights]
     of_learned = [] if learned is None else [learned.new_empty(learned.shape)]
-    return [] if alone else [maps_like(p)], of_norm, of_weights, of_planes, of_pixels, of_learned
+    of_state = [_state_like(p)] if given else []
+    up = [] if alone else [maps_like(p)]
+    return up, of_norm, of_weights, of_planes, of_pixels, of_state, of_learned
 
 
 def _register() -> None:

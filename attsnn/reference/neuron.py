@@ -2,17 +2,23 @@
 
     h = (leak * v + bias) + gain * x            charge, rounded in this order
     s = fire(h - threshold)                     fire, >= or >
-    v = (1 - s) * h + s * v_reset               hard reset;  soft: v = h - s * threshold
+    v = (1 - s) * h + s * v_reset               hard reset;  soft: v = h - s * subtract
+
+What a soft reset subtracts is the threshold unless it is given. With `levels` a neuron fires integer spikes
+(I-LIF), s = round(clamp(h / threshold, 0, levels)).
 
 Every published neuron is a row of constants (`attsnn.neurons` names them). The state is float32 whatever the
 type of the input, float64 for float64. Products and sums are separate operations here, as in the kernels: a
 contracted multiply-add would round once where these round twice, and a spike could flip.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from .surrogate import SURROGATES, Surrogate, rectangular
+from .surrogate import Surrogate, rectangular
 
 neurons = ("lif",)  # a test compares it with the kernels' own list
 CONSTANTS = ("leak", "gain", "bias", "threshold", "v_reset")
@@ -21,42 +27,81 @@ EMITS = ("spike", "membrane", "relu_membrane", "relu_overshoot")
 Constant = float | Tensor
 
 
+class Levels(NamedTuple):
+    """Integer spikes in the place of a surrogate: z is h; the threshold, without gradient, is a tensor."""
+
+    levels: int
+
+    def fire(self, h: Tensor, threshold: Tensor) -> Tensor:
+        return self.primitive(h, threshold).round()  # half to even
+
+    def slope(self, h: Tensor, threshold: Tensor) -> Tensor:
+        u = h / threshold
+        return ((u >= 0) & (u <= self.levels)).to(h.dtype) / threshold
+
+    def primitive(self, h: Tensor, threshold: Tensor) -> Tensor:
+        u = h / threshold
+        return torch.where(u > 0, u.clamp(max=self.levels), 0.0)  # NaN does not fire
+
+
 class _Fire(torch.autograd.Function):
-    """The step forward, the surrogate's slope backward."""
+    """The spike forward, the slope backward."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(distance: Tensor, z: Tensor, surrogate: Surrogate, strict: bool) -> Tensor:
-        return (distance > 0 if strict else distance >= 0).to(z.dtype)
+    def forward(distance: Tensor, z: Tensor, threshold: Tensor | None, how: Surrogate | Levels, strict: bool):
+        return _fired(distance, threshold, how, strict)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        _, z, ctx.surrogate, _ = inputs
-        ctx.save_for_backward(z)
-        ctx.save_for_forward(z)
-
-    @staticmethod
-    def jvp(ctx, _, tangent: Tensor, *rest):
-        (z,) = ctx.saved_tensors
-        return tangent * SURROGATES[ctx.surrogate.kind].slope(z, ctx.surrogate.scale)
+        _, z, threshold, ctx.how, _ = inputs
+        ctx.save_for_backward(z, threshold)
+        ctx.save_for_forward(z, threshold)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        (z,) = ctx.saved_tensors
-        return None, grad * SURROGATES[ctx.surrogate.kind].slope(z, ctx.surrogate.scale), None, None
+        z, threshold = ctx.saved_tensors
+        return None, grad * _slope(z, threshold, ctx.how), None, None, None
 
 
-def _fire(h: Tensor, threshold: Constant, surrogate: Surrogate, strict: bool, soft: bool) -> Tensor:
-    distance = h - threshold
-    z = distance if surrogate.centre is None else h - surrogate.centre
-    if soft:
-        return SURROGATES[surrogate.kind].primitive(z, surrogate.scale)
+class _FireWithTangent(_Fire):
+    """The same for forward-mode AD. On its own, for torch.compile takes no function that has a jvp."""
+
+    @staticmethod
+    def jvp(ctx, _, tangent: Tensor, *rest):
+        z, threshold = ctx.saved_tensors
+        return tangent * _slope(z, threshold, ctx.how)
+
+
+def _fired(distance: Tensor, threshold: Tensor | None, how: Surrogate | Levels, strict: bool) -> Tensor:
+    if isinstance(how, Levels):
+        return how.fire(distance, threshold)
+    return (distance > 0 if strict else distance >= 0).to(distance.dtype)
+
+
+def _slope(z: Tensor, threshold: Tensor | None, how: Surrogate | Levels) -> Tensor:
+    return how.slope(z, threshold) if isinstance(how, Levels) else how.slope(z)
+
+
+def _fire(h: Tensor, threshold: Constant, how: Surrogate | Levels, strict: bool, soft: bool) -> Tensor:
+    if isinstance(how, Levels):
+        # As a tensor: CUDA multiplies by the inverse of a number.
+        threshold = torch.as_tensor(threshold, dtype=h.dtype, device=h.device).detach()
+        distance = z = h
+        if soft:
+            return how.primitive(h, threshold)
+    else:
+        distance = h - threshold
+        z = distance if how.centre is None else h - how.centre
+        if soft:
+            return how.primitive(z)
+        threshold = None
     if torch.compiler.is_exporting():  # which records what stands inside of a Function, without its gradient
-        primitive = SURROGATES[surrogate.kind].primitive(z, surrogate.scale)
-        fired = (distance > 0 if strict else distance >= 0).to(z.dtype)
-        return fired + (primitive - primitive.detach())
-    return _Fire.apply(distance.detach(), z, surrogate, strict)
+        straight = _slope(z, threshold, how).detach() * (z - z.detach())
+        return _fired(distance, threshold, how, strict) + torch.nan_to_num(straight)
+    function = _Fire if forward_ad._current_level < 0 else _FireWithTangent
+    return function.apply(distance.detach(), z, threshold, how, strict)
 
 
 def _emit(emit: str, h: Tensor, s: Tensor, threshold: Constant) -> Tensor:
@@ -65,6 +110,15 @@ def _emit(emit: str, h: Tensor, s: Tensor, threshold: Constant) -> Tensor:
     if emit == "membrane":
         return h
     return torch.relu(h if emit == "relu_membrane" else h - threshold)
+
+
+def check_reset(v_reset: Constant | None, subtract: Constant | None) -> None:
+    """A sentence for an amount that nothing takes off."""
+    if subtract is not None and v_reset is not None:
+        raise ValueError(
+            f"subtract is what a soft reset takes off; this one is hard, to {v_reset!r}: give v_reset=None "
+            "with it"
+        )
 
 
 def state_dtype(x: Tensor) -> torch.dtype:
@@ -81,16 +135,20 @@ def lif(
     bias: Constant = 0.0,
     threshold: Constant = 1.0,
     v_reset: Constant | None = 0.0,
+    subtract: Constant | None = None,
     surrogate: Surrogate = rectangular(),  # noqa: B008  (a NamedTuple: immutable)
     strict: bool = False,
     detach_reset: bool = False,
     emit: str = "spike",
     start: str = "zero",
+    levels: int | None = None,
+    normalize: bool = False,
     soft: bool = False,
     final_state: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """All T steps of the LIF family; `attsnn.ops.lif` has the same arguments and documents them."""
-    dtype = state_dtype(x)
+    check_reset(v_reset, subtract)
+    dtype, how = state_dtype(x), surrogate if levels is None else Levels(levels)
 
     def as_constant(value: Constant | None) -> Constant | None:
         if not isinstance(value, Tensor):
@@ -99,6 +157,8 @@ def lif(
         return value.view(-1, *[1] * (x.dim() - 3)) if value.numel() > 1 else value.reshape(())
 
     leak, gain, bias, threshold, v_reset = map(as_constant, (leak, gain, bias, threshold, v_reset))
+    amount = threshold if subtract is None else as_constant(subtract)
+    portion = torch.full((), levels, dtype=dtype, device=x.device) if normalize else None
     v, carry = v0, None
     if v0 is None and start == "reset":
         v = torch.zeros_like(x[0], dtype=dtype) + (0.0 if v_reset is None else v_reset)
@@ -108,8 +168,8 @@ def lif(
     for current in x.to(dtype).unbind(0):
         h = (leak * v + bias if carry is None else carry) + gain * current
         carry = None
-        s = _fire(h, threshold, surrogate, strict, soft)
+        s = _fire(h, threshold, how, strict, soft)
         r = s.detach() if detach_reset else s
-        v = h - r * threshold if v_reset is None else (1 - r) * h + r * v_reset
-        out.append(_emit(emit, h, s, threshold))
+        v = h - r * amount if v_reset is None else (1 - r) * h + r * v_reset
+        out.append(_emit(emit, h, s if portion is None else s / portion, threshold))
     return torch.stack(out).to(x.dtype), v if final_state else None

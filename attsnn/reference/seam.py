@@ -2,7 +2,7 @@
 (T, N, H, W), average pool, attention gates and ReLU, shortcut, neuron; and the kernels' own form of the
 same, to the bit.
 
-z is [T, N, C, H, W], or [T, N, F] where the layer is fully connected.
+z is [T, N, C, H, W], a sequence [T, N, C, L], or [T, N, F] where the layer is fully connected.
 """
 
 from typing import NamedTuple
@@ -49,7 +49,8 @@ class Scores(NamedTuple):
 
 class SeamOutput(NamedTuple):
     """out: what the neuron emits; membrane: the sum that it reads, where asked for; batch_mean, batch_var:
-    the statistics [C] for the running buffers, the variance unbiased, where the norm took them; scores.
+    the statistics [C] for the running buffers, the variance unbiased, where the norm took them; scores; v:
+    the neuron's state after the last step, [N, ...], where wanted.
     """
 
     out: Tensor
@@ -57,6 +58,7 @@ class SeamOutput(NamedTuple):
     batch_mean: Tensor | None
     batch_var: Tensor | None
     scores: Scores
+    v: Tensor | None = None
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -138,9 +140,16 @@ def seam(
     gates: Gates | None = None,
     shortcut: Tensor | None = None,
     membrane: bool = False,
+    v0: Tensor | None = None,
+    final_state: bool = True,
     **neuron,
 ) -> SeamOutput:
     """The plain composition; `attsnn.ops.seam` has the same arguments and documents them."""
+    if z.dim() == 4:
+        rows = (None if tensor is None else tensor.unsqueeze(-2) for tensor in (z, shortcut, v0))
+        how = {"norm": norm, "pool": pool, "gates": gates, "membrane": membrane, "final_state": final_state}
+        z, shortcut, v0 = rows
+        return as_sequences(seam(z, shortcut=shortcut, v0=v0, **how, **neuron))
     x, mean, var = z, None, None
     if norm is not None:
         flat, mean, var = _norm(z.flatten(0, 1), norm)
@@ -162,8 +171,14 @@ def seam(
         x = torch.relu(x)
     if shortcut is not None:
         x = x + shortcut
-    out, _ = lif(x, final_state=False, **neuron)
-    return SeamOutput(out, x if membrane else None, mean, var, Scores(**scores))
+    out, v = lif(x, v0, final_state=final_state, **neuron)
+    return SeamOutput(out, x if membrane else None, mean, var, Scores(**scores), v)
+
+
+def as_sequences(found: SeamOutput) -> SeamOutput:
+    """That of a sequence [T, N, C, L] from that of the same as maps of height 1."""
+    out, membrane, v = (None if t is None else t.squeeze(-2) for t in (found.out, found.membrane, found.v))
+    return found._replace(out=out, membrane=membrane, v=v)
 
 
 def seam_apply(p, affine, spatial, shortcut, relu, rounded, **neuron) -> tuple[Tensor, Tensor]:

@@ -18,12 +18,38 @@ class Surrogate(NamedTuple):
 
     kind: a key of `SURROGATES`; scale: its half-width or steepness; centre: the membrane potential at which
     the slope is centred, None for the threshold. With a centre of its own the threshold gets no surrogate
-    gradient.
+    gradient. height: multiplies the slope. function: the slope itself, of `custom` alone.
     """
 
     kind: str
     scale: float
     centre: float | None = None
+    height: float = 1.0
+    function: Callable[[Tensor], Tensor] | None = None
+
+    def slope(self, z: Tensor) -> Tensor:
+        """The slope at each z."""
+        if self.function is None:
+            slope = SURROGATES[self.kind].slope(z, self.scale)
+        else:
+            slope = _checked(self.function(z), z)
+        return slope if self.height == 1 else slope * self.height
+
+    def primitive(self, z: Tensor) -> Tensor:
+        """The soft spike whose derivative that is."""
+        if self.function is not None:
+            raise ValueError("soft: a custom slope has no primitive, and so no soft spike")
+        primitive = SURROGATES[self.kind].primitive(z, self.scale)
+        return primitive if self.height == 1 else primitive * self.height
+
+
+def _checked(slope: Tensor, z: Tensor) -> Tensor:
+    if not isinstance(slope, Tensor) or slope.shape != z.shape or not slope.is_floating_point():
+        got = f"{slope.dtype} {tuple(slope.shape)}" if isinstance(slope, Tensor) else type(slope).__name__
+        raise ValueError(
+            f"surrogate: slope(z) must be a real tensor of z's shape {tuple(z.shape)}, got {got}"
+        )
+    return slope.to(z.dtype)
 
 
 class _Step(NamedTuple):
@@ -34,6 +60,11 @@ class _Step(NamedTuple):
 def _triangle_primitive(z: Tensor, a: float) -> Tensor:
     u = (1 - z.abs() / a).clamp(min=0)
     return torch.where(z < 0, 0.5 * u * u, 1 - 0.5 * u * u)
+
+
+def _piecewise_exp_primitive(z: Tensor, k: float) -> Tensor:
+    half = 0.5 * torch.exp(-k * z.abs())
+    return torch.where(z < 0, half, 1 - half)
 
 
 # The order is that of the kernels' enumeration (csrc/core/surrogate.h); a test compares the two.
@@ -59,42 +90,68 @@ SURROGATES: dict[str, _Step] = {
         lambda z, k: k / math.sqrt(math.pi) * torch.exp(-((k * z) ** 2)),
         lambda z, k: 0.5 * torch.erfc(-k * z),
     ),
+    "piecewise_exp": _Step(lambda z, k: k / 2 * torch.exp(-k * z.abs()), _piecewise_exp_primitive),
 }
 
 
-def _surrogate(kind: str, scale: float, what: str, centre: float | None) -> Surrogate:
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"{kind}: {what} must be a positive finite number, got {scale!r}")
+def _surrogate(kind: str, scale: float, what: str, centre: float | None, height: float) -> Surrogate:
+    for name, value in ((what, scale), ("height", height)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{kind}: {name} must be a positive finite number, got {value!r}")
     if centre is not None and not math.isfinite(centre):
         raise ValueError(f"{kind}: centre must be a finite membrane potential or None, got {centre!r}")
-    return Surrogate(kind, float(scale), None if centre is None else float(centre))
+    return Surrogate(kind, float(scale), None if centre is None else float(centre), float(height))
 
 
-def rectangular(half_width: float = 0.5, centre: float | None = None) -> Surrogate:
+# `height` multiplies each slope.
+
+
+def rectangular(half_width: float = 0.5, centre: float | None = None, height: float = 1.0) -> Surrogate:
     """Slope 1 / (2 half_width) where |z| < half_width, else 0 (Wu et al., STBP, 2018)."""
-    return _surrogate("rectangular", half_width, "half_width", centre)
+    return _surrogate("rectangular", half_width, "half_width", centre, height)
 
 
-def arctan(alpha: float = 2.0, centre: float | None = None) -> Surrogate:
+def arctan(alpha: float = 2.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
     """Slope (alpha/2) / (1 + (pi/2 alpha z)^2) (Fang et al., PLIF, 2021)."""
-    return _surrogate("arctan", alpha, "alpha", centre)
+    return _surrogate("arctan", alpha, "alpha", centre, height)
 
 
-def sigmoid(alpha: float = 4.0, centre: float | None = None) -> Surrogate:
+def sigmoid(alpha: float = 4.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
     """Slope alpha sigmoid(alpha z) (1 - sigmoid(alpha z))."""
-    return _surrogate("sigmoid", alpha, "alpha", centre)
+    return _surrogate("sigmoid", alpha, "alpha", centre, height)
 
 
-def triangle(half_width: float = 1.0, centre: float | None = None) -> Surrogate:
+def triangle(half_width: float = 1.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
     """Slope max(0, 1 - |z| / half_width) / half_width (Bellec et al., 2018)."""
-    return _surrogate("triangle", half_width, "half_width", centre)
+    return _surrogate("triangle", half_width, "half_width", centre, height)
 
 
-def fast_sigmoid(alpha: float = 25.0, centre: float | None = None) -> Surrogate:
-    """Slope 1 / (1 + alpha |z|)^2 (Zenke and Ganguli, SuperSpike, 2018; snnTorch's `fast_sigmoid`)."""
-    return _surrogate("fast_sigmoid", alpha, "alpha", centre)
+def fast_sigmoid(alpha: float = 25.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
+    """Slope 1 / (1 + alpha |z|)^2 (Zenke and Ganguli, SuperSpike, 2018; snnTorch's `fast_sigmoid`).
+
+    SpikingJelly's `SoftSign(alpha)` is `fast_sigmoid(alpha, height=alpha / 2)`, its `SuperSpike(alpha)` is
+    `fast_sigmoid(1, height=alpha)`.
+    """
+    return _surrogate("fast_sigmoid", alpha, "alpha", centre, height)
 
 
-def erf(alpha: float = 2.0, centre: float | None = None) -> Surrogate:
+def erf(alpha: float = 2.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
     """Slope alpha / sqrt(pi) exp(-(alpha z)^2), the Gaussian whose primitive is the error function."""
-    return _surrogate("erf", alpha, "alpha", centre)
+    return _surrogate("erf", alpha, "alpha", centre, height)
+
+
+def piecewise_exp(alpha: float = 1.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
+    """Slope (alpha/2) exp(-alpha |z|) (SpikingJelly's `PiecewiseExp`)."""
+    return _surrogate("piecewise_exp", alpha, "alpha", centre, height)
+
+
+def custom(slope: Callable[[Tensor], Tensor], centre: float | None = None, height: float = 1.0) -> Surrogate:
+    """A slope of one's own: slope(z) is a tensor of z's shape, z = h - centre, the threshold where centre is
+    None.
+
+    Without gradients the fused kernels run, with gradients the reference, in plain PyTorch. It has no soft
+    spike. A neuron that has it can be pickled if the function can: one that a module defines, no lambda.
+    """
+    if not callable(slope):
+        raise TypeError(f"custom: slope must be a function of z, got {slope!r}")
+    return _surrogate("custom", 1.0, "scale", centre, height)._replace(function=slope)

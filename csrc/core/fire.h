@@ -1,6 +1,7 @@
 // How a membrane becomes a spike.
 #pragma once
 #include "host_device.h"
+#include "levels.h"
 
 namespace attsnn {
 
@@ -30,7 +31,7 @@ struct SoftFire {
   Surrogate surrogate;
   template <class Terms>
   ATTSNN_INLINE Real operator()(Real h, const Terms& terms) const {
-    return surrogate.value(h - terms.centre);
+    return value_at(surrogate, h, terms);
   }
 };
 

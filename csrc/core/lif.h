@@ -12,7 +12,8 @@ inline constexpr const char* kEmits[] = {"spike", "membrane", "relu_membrane", "
 
 template <class Real>
 struct Rules {
-  Real hard;     // reset to v_reset, else by subtraction of the threshold
+  Real hard;     // reset to v_reset, else by subtraction of the threshold or of an amount of its own
+  Real own;      // a soft reset's own amount, which then stands in the place of v_reset
   Real kept;     // the reset's spike stays in the graph
   Real centred;  // the surrogate is centred on the threshold, which then has a gradient through the spike
   bool start_at_reset;  // without a given state: as from rest, else from nothing
@@ -40,7 +41,9 @@ struct Lif {
             c.gain,
             c.bias,
             c.threshold,
-            rules.hard != 0 ? c.v_reset : -c.threshold,
+            rules.hard != 0  ? c.v_reset
+            : rules.own != 0 ? -c.v_reset
+                             : -c.threshold,
             rules.centred != 0 ? c.threshold : centre};
   }
 
@@ -90,9 +93,9 @@ struct Lif {
     const Real grad_s =
         (what == Emit::kSpike ? grad_out : Real(0)) + (rules.kept != 0 ? grad_v * by_reset : Real(0));
     const Real through = grad_s * slope, by_target = grad_v * s;
-    sums.v_reset += rules.hard * by_target;
+    sums.v_reset += (rules.hard - rules.own) * by_target;
     sums.threshold -=
-        rules.centred * through + (1 - rules.hard) * by_target + (overshoot ? emitted : Real(0));
+        rules.centred * through + (1 - rules.hard - rules.own) * by_target + (overshoot ? emitted : Real(0));
     return through + emitted + grad_v * (1 - rules.hard * s);
   }
 

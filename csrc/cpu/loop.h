@@ -57,6 +57,14 @@ template <class Fire>
 inline constexpr int kGroup = 1;
 template <bool kStrict>
 inline constexpr int kGroup<StepFire<float, kStrict>> = kRowSteps;
+template <>
+inline constexpr int kGroup<LevelFire<float>> = kRowSteps;
+
+// Integer spikes are emitted, and nothing else is, and two bits do not hold them.
+template <class Fire>
+inline constexpr bool kSpikesAlone = false;
+template <class Real>
+inline constexpr bool kSpikesAlone<LevelFire<Real>> = true;
 
 // f.operator()<kSteps>(t) for steps [begin, end) in groups, and one by one where they fill none; and the same
 // from the last to the first.
@@ -128,7 +136,9 @@ void forward_tile(const ForwardTiles<Cell, Real>& call, const Fire& fire, const 
       write_rows(out, *call.out, t, first, count);
     });
   };
-  if (call.bits != nullptr)
+  if constexpr (kSpikesAlone<Fire>)
+    run.template operator()<true, false>();
+  else if (call.bits != nullptr)
     run.template operator()<true, true>();
   else if (rules.emit == Emit::kSpike)
     run.template operator()<true, false>();
@@ -207,10 +217,10 @@ void backward_from_input(const BackwardTiles<Cell, Real>& call, const Fire& fire
       }
       step_back<kSteps>(call, t, first, count, w, [&](const BackRows<Real, kSteps>& rows) {
         const Real by = t > t0 ? Real(1) : start;
-        if (rules.emit == Emit::kSpike)
+        if (kSpikesAlone<Fire> || rules.emit == Emit::kSpike)
           with_isa<back_rows_from_input<Cell, Real, kLearned, true, kSteps, decltype(fired)>>(
               count, terms, rules, by, fired, rows);
-        else
+        else if constexpr (!kSpikesAlone<Fire>)
           with_isa<back_rows_from_input<Cell, Real, kLearned, false, kSteps, decltype(fired)>>(
               count, terms, rules, by, fired, rows);
       });
@@ -258,7 +268,7 @@ void over_tiles(int64_t begin, int64_t end, const F& f) {
 
 template <class Cell, class Real>
 void forward_tiles(const ForwardTiles<Cell, Real>& call, const Firing& firing, int64_t begin, int64_t end) {
-  const Rectangular<Real> window(firing.scale);
+  const Rectangular<Real> window(firing.scale, firing.height);
   const auto run = [&]<bool kArrays>() {
     dispatch_fire<Real>(firing, [&](const auto& chosen) {
       with_step(chosen, [&](const auto& fire) {

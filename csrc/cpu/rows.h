@@ -86,7 +86,7 @@ ATTSNN_INLINE void forward_rows(int64_t count, RowTerms<Cell, Real, kArrays> ter
     for (int k = 0; k < kSteps; ++k) {
       const Real h = Cell::charge(c, k == 0 ? carried : Real(1), state, x.of[k][j]), s = fire(h, c);
       state = Cell::reset(c, rules, h, s);
-      out.of[k][j] = Cell::emit(c, emit, h, s);
+      out.of[k][j] = Cell::emit(c, emit, h, emitted(fire, s));
       if constexpr (kBits) codes[k][j] = uint8_t((s > 0 ? 1 : 0) | (window.inside(h - c.centre) ? 2 : 0));
     }
     v[j] = state;
@@ -128,7 +128,7 @@ template <class Cell, class Real, bool kArrays, class Surrogate>
 ATTSNN_INLINE void slope_row(int64_t count, RowTerms<Cell, Real, kArrays> terms, Surrogate surrogate,
                              const Real* __restrict h, Real* __restrict slope) {
 #pragma GCC ivdep
-  for (int64_t j = 0; j < count; ++j) slope[j] = surrogate.slope(h[j] - terms[j].centre);
+  for (int64_t j = 0; j < count; ++j) slope[j] = slope_at(surrogate, h[j], terms[j]);
 }
 
 template <class Surrogate>
@@ -150,7 +150,7 @@ struct FromMembrane {
   ATTSNN_INLINE Fired<Real> operator()(int k, int64_t j, const Terms& c) const {
     const Real membrane = h.of[k][j];
     if constexpr (CallsAFunction<Surrogate>) return {membrane, fire(membrane, c), slope.of[k][j]};
-    return {membrane, fire(membrane, c), surrogate.slope(membrane - c.centre)};
+    return {membrane, fire(membrane, c), slope_at(surrogate, membrane, c)};
   }
 };
 
@@ -193,8 +193,8 @@ ATTSNN_INLINE void back_rows(int64_t count, const RowTerms<Cell, Real, kLearned>
       const Real by = k == 0 ? carried : Real(1);
       const Fired<Real> now = fired(k, j, c);
       typename Cell::template Sums<Real> own{};
-      const Real grad_h =
-          Cell::back(c, rules, emit, now.h, now.s, now.slope, rows.grad_out.of[k][j], grad_v, own);
+      const Real grad_h = Cell::back(c, rules, emit, now.h, now.s, now.slope,
+                                     emitted(fired, rows.grad_out.of[k][j]), grad_v, own);
       rows.grad_x.of[k][j] = c.gain * grad_h;
       grad_v = by * (c.leak * grad_h);
       if constexpr (kLearned) {

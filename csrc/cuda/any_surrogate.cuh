@@ -12,7 +12,7 @@ struct AnyOf;
 template <class... All>
 struct AnyOf<List<All...>> : private All... {
   int kind;  // the index into the list
-  AnyOf(int64_t surrogate, double scale) : All(scale)..., kind(int(surrogate)) {}
+  AnyOf(int64_t surrogate, double scale, double height) : All(scale, height)..., kind(int(surrogate)) {}
 
   template <class Real>
   ATTSNN_INLINE Real slope(Real z) const {

@@ -30,7 +30,8 @@ void launch_forward_with(const Forward<Cell, Real, Source, Steps<Io>>& call, con
   const auto kernel = call.neuron.learned
                           ? neuron_forward_kernel<Cell, Io, Real, Source, Fire, kVector, true>
                           : neuron_forward_kernel<Cell, Io, Real, Source, Fire, kVector, false>;
-  launch(stream, kernel, blocks, kForwardThreads, 0, call, fire, Rectangular<Real>(firing.scale), aligned);
+  launch(stream, kernel, blocks, kForwardThreads, 0, call, fire,
+         Rectangular<Real>(firing.scale, firing.height), aligned);
 }
 
 template <class Cell, class Io, class Real>
@@ -56,7 +57,8 @@ void launch_backward_from_bits(const Backward<Cell, Real, Source, Steps<const Io
                           ? neuron_backward_from_bits_kernel<Cell, Io, Real, Source, Sink, kVector, true>
                           : neuron_backward_from_bits_kernel<Cell, Io, Real, Source, Sink, kVector, false>;
   with_sink<kVector>(call, kForwardThreads, stream, [&](const auto& whole, int64_t blocks) {
-    launch(stream, kernel, blocks, kForwardThreads, 0, whole, Rectangular<Real>(firing.scale), aligned);
+    launch(stream, kernel, blocks, kForwardThreads, 0, whole, Rectangular<Real>(firing.scale, firing.height),
+           aligned);
   });
 }
 

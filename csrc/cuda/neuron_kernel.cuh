@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kForwardThreads)
         const Real h = Cell::charge(c, carried, v[j], x[j]);
         const Real s = fire(h, c);
         v[j] = Cell::reset(c, rules, h, s);
-        out[j] = Io(Cell::emit(c, rules.emit, h, s));
+        out[j] = Io(Cell::emit(c, rules.emit, h, emitted(fire, s)));
         codes |= uint32_t((s > 0 ? 1 : 0) | (window.inside(h - c.centre) ? 2 : 0)) << 2 * j;
       }
       carried = 1;
@@ -207,9 +207,9 @@ __global__ void __launch_bounds__(kSteps > 0 ? kRegisterThreads : kSharedThreads
             before = i0 + i > 0 ? Cell::reset(c, rules, h_before, fire(h_before, c)) : first_v[j];
             current = x[j];
           }
-          const Real grad =
-              adjoint.step(j, c, rules, i0 + i > 0 ? Real(1) : carried, membrane, fire(membrane, c),
-                           surrogate.slope(membrane - c.centre), Real(grad_out[i][j]), before, current);
+          const Real grad = adjoint.step(j, c, rules, i0 + i > 0 ? Real(1) : carried, membrane,
+                                         fire(membrane, c), slope_at(surrogate, membrane, c),
+                                         emitted(fire, Real(grad_out[i][j])), before, current);
           grad_x[j] = grad_rows.value(beside[i], j, grad);
         }
         grad_rows.store(t0 + i0 + i, lanes, beside[i], grad_x);

@@ -129,14 +129,19 @@ void launch_grad(const GradCall<Io, Real>& call, Stream stream) {
   launch_grad_walking(call, kBusyThreads, stream);
 }
 
+// f(fire, surrogate) with any surrogate in one type.
+template <class Real, class F>
+void dispatch_any(const Firing& firing, const F& f) {
+  const auto both = [&](const auto& surrogate) { with_fire<Real>(firing, surrogate, f); };
+  if (!dispatch_levels<Real>(firing, both))
+    both(AnySurrogate<Real>(firing.surrogate, firing.scale, firing.height));
+}
+
 template <class Cell, class Io, class Real>
 void launch_seam_forward(const SeamForward<Cell, Io, Real>& call, const Firing& firing, Stream stream) {
-  if constexpr (sizeof(Real) == sizeof(double))
-    if (firing.soft) {
-      const SoftFire<Real, AnySurrogate<Real>> fire{{firing.surrogate, firing.scale}};
-      return launch_forward_with<Cell, Io, Real>(call, fire, firing, stream);
-    }
-  launch_forward_with<Cell, Io, Real>(call, HardFire<Real>{firing.strict}, firing, stream);
+  dispatch_any<Real>(firing, [&](const auto& fire, const auto&) {
+    launch_forward_with<Cell, Io, Real>(call, fire, firing, stream);
+  });
 }
 
 // The same call, its gradient going elsewhere.
@@ -182,11 +187,9 @@ void launch_seam_backward(const SeamBackward<Cell, Io, Real>& given, const Firin
   const SummingSink<Io, Real> sink{given.grad_x, nullptr, nullptr, &scratch, 0};
   const auto call = with_gradient_to(given, sink);
   if (call.bits != nullptr) return launch_backward_from_bits(call, firing, stream);
-  const AnySurrogate<Real> surrogate(firing.surrogate, firing.scale);
-  if constexpr (sizeof(Real) == sizeof(double))
-    if (firing.soft)
-      return launch_backward_with(call, SoftFire<Real, AnySurrogate<Real>>{surrogate}, surrogate, stream);
-  launch_backward_with(call, HardFire<Real>{firing.strict}, surrogate, stream);
+  dispatch_any<Real>(firing, [&](const auto& fire, const auto& surrogate) {
+    launch_backward_with(call, fire, surrogate, stream);
+  });
 }
 
 // Names the launchers of one type, as `instantiate` does for the neurons.

@@ -183,34 +183,48 @@ inline void sum_over_steps(const Tensor& tensor, Tensor& sum) {
 
 // The order of `rules` and `numbers` is that in attsnn/ops/neuron.py.
 struct Choices {
-  bool hard_reset, detach_reset, centred, start_at_reset;
+  bool hard_reset, own_amount, detach_reset, centred, start_at_reset;
   int64_t emit;
   double centre;
   Firing firing;
 };
 
-inline constexpr size_t kNeuronRules = 8;  // behind them stand those of a seam
+// Behind them stand those of a seam. A neuron alone may leave out the last ones, as programs do that were
+// exported before there were any: its amount, levels and height are then 0, 0 and 1.
+inline constexpr size_t kNeuronRules = 11, kFewestRules = 8;
+template <class Cell>
+inline constexpr size_t kNeuronNumbers = Cell::kConstants + 3;
 
 template <class Cell>
 Choices choices_of(const std::vector<int64_t>& rules, const std::vector<double>& numbers, ScalarType state) {
-  STD_TORCH_CHECK(rules.size() >= kNeuronRules, "rules: wanted ", kNeuronRules, " integers, got ",
+  STD_TORCH_CHECK(rules.size() >= kFewestRules, "rules: wanted ", kNeuronRules, " integers, got ",
                   rules.size());
-  STD_TORCH_CHECK(numbers.size() == Cell::kConstants + 2, "numbers: wanted ", Cell::kConstants + 2, ", got ",
-                  numbers.size());
+  STD_TORCH_CHECK(numbers.size() + 1 >= kNeuronNumbers<Cell>, "numbers: wanted ", kNeuronNumbers<Cell>,
+                  ", got ", numbers.size());
+  const auto rule = [&](size_t i) { return i < rules.size() ? rules[i] : 0; };
   STD_TORCH_CHECK(rules[6] >= 0 && rules[6] < int64_t(std::size(kEmits)), "rules: there is no emit ",
                   rules[6]);
   STD_TORCH_CHECK(rules[7] >= 0 && rules[7] < Surrogates<float>::kSize, "rules: there is no surrogate ",
                   rules[7]);
   STD_TORCH_CHECK(rules[3] == 0 || state == ScalarType::Double,
                   "rules: soft spikes are computed in float64 only");
-  const double scale = numbers[Cell::kConstants], centre = numbers[Cell::kConstants + 1];
+  STD_TORCH_CHECK(rule(9) == 0 || (rule(9) > 0 && rules[0] == 0 && Emit(rules[6]) == Emit::kSpike),
+                  "rules: integer spikes have a soft reset, and are what is emitted");
+  const double* surrogate = numbers.data() + Cell::kConstants;  // scale, centre, height
   return {.hard_reset = rules[0] != 0,
+          .own_amount = rule(8) != 0,
           .detach_reset = rules[1] != 0,
           .centred = rules[4] != 0,
           .start_at_reset = rules[5] != 0,
           .emit = rules[6],
-          .centre = centre,
-          .firing = {.surrogate = rules[7], .scale = scale, .strict = rules[2] != 0, .soft = rules[3] != 0}};
+          .centre = surrogate[1],
+          .firing = {.surrogate = rules[7],
+                     .scale = surrogate[0],
+                     .height = numbers.size() < kNeuronNumbers<Cell> ? 1 : surrogate[2],
+                     .strict = rules[2] != 0,
+                     .soft = rules[3] != 0,
+                     .levels = rule(9),
+                     .normalized = rule(10) != 0}};
 }
 
 template <class Cell, class Real>
@@ -223,8 +237,8 @@ Neuron<Cell, Real> neuron_of(const Choices& choices, const std::vector<double>& 
                                learned->is_contiguous()),
                   "learned must be a contiguous tensor [constants, 1 or C] of the state's type");
   neuron.learned = const_data<Real>(learned);
-  neuron.rules = {Real(choices.hard_reset), Real(!choices.detach_reset), Real(choices.centred),
-                  choices.start_at_reset, Emit(choices.emit)};
+  neuron.rules = {Real(choices.hard_reset), Real(choices.own_amount), Real(!choices.detach_reset),
+                  Real(choices.centred),    choices.start_at_reset,   Emit(choices.emit)};
   neuron.centre = Real(choices.centre);
   return neuron;
 }

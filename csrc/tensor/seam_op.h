@@ -88,41 +88,47 @@ struct Small {
   static NormAsRead read(const Tensors& four) { return {four[0], four[1], four[2], four[3]}; }
 };
 
-// What the neuron emits, the membrane it reads where `rules` want it, and `small`. statistics: as in norm_of.
+// What the neuron emits, where `rules` want them the membrane it reads and its state after the last step, and
+// `small`. statistics: as in norm_of; numbers: behind the neuron's the norm's epsilon.
 template <class Cell, class Driver>
-std::tuple<Tensor, Tensors, Tensors> seam_forward(const Tensor& p, const std::optional<Tensor>& shortcut,
-                                                  const Tensors& planes, const Tensors& statistics,
-                                                  const std::optional<Tensor>& weight,
-                                                  const std::optional<Tensor>& bias, const Tensors& weights,
-                                                  const std::optional<Tensor>& learned, double eps,
-                                                  const std::vector<double>& numbers,
-                                                  const std::vector<int64_t>& rules, std::string keep) {
+std::tuple<Tensor, Tensors, Tensors, Tensors> seam_forward(
+    const Tensor& p, const std::optional<Tensor>& shortcut, const std::optional<Tensor>& v0,
+    const Tensors& planes, const Tensors& statistics, const std::optional<Tensor>& weight,
+    const std::optional<Tensor>& bias, const Tensors& weights, const std::optional<Tensor>& learned,
+    const std::vector<double>& numbers, const std::vector<int64_t>& rules, std::string keep) {
   const SeamRules seam(rules);
-  Small small(norm_of<Driver>(p, statistics, weight, bias, eps, seam.repeats));
+  STD_TORCH_CHECK(numbers.size() == kNeuronNumbers<Cell> + 1, "numbers: wanted ", kNeuronNumbers<Cell> + 1,
+                  ", got ", numbers.size());
+  Small small(norm_of<Driver>(p, statistics, weight, bias, numbers.back(), seam.repeats));
   small.take_weights(weights, seam);
   if (seam.by_plane())
     small.affine = gates_forward<Driver>(Planes(planes), small.affine, small.time, small.channel);
   if (seam.space) small.space = space_forward<Driver>(p, small.affine, *small.kernel);
   const Applied applied =
-      apply_pass<Cell, Driver>(p, small.affine, small.map(), shortcut, learned, numbers, rules, keep);
+      apply_pass<Cell, Driver>(p, small.affine, small.map(), shortcut, v0, learned, numbers, rules, keep);
   if (!applied.kept.empty()) small.kept = applied.kept[0];
-  return {applied.out, applied.membrane, small.list()};
+  return {applied.out, applied.membrane, applied.state, small.list()};
 }
 
 // `up`, the gradient of what the neuron reads, unless it is grad_out; where there is a norm the sums of the
 // gradients of beta and gamma over this process [2, C], in float64, and those gradients; the gradients of
-// `weights`, of the planes and of the pixels, which seam_gradient reads; that of the learned constants.
+// `weights`, of the planes and of the pixels, which seam_gradient reads; those of the given state and of the
+// learned constants. states: the one that was given, and the gradient of the one after the last step.
 template <class Cell, class Driver>
-std::tuple<Tensors, Tensors, Tensors, Tensors, Tensors, Tensors> seam_backward(
+std::tuple<Tensors, Tensors, Tensors, Tensors, Tensors, Tensors, Tensors> seam_backward(
     const Tensor& grad_out, const std::optional<Tensor>& grad_membrane, const Tensor& p,
     const std::optional<Tensor>& membrane, const Tensors& planes, const Tensors& weights,
-    const Tensors& small, const std::optional<Tensor>& learned, const std::vector<double>& numbers,
-    const std::vector<int64_t>& rules, std::string keep) {
+    const Tensors& small, const Tensors& states, const std::optional<Tensor>& learned,
+    const std::vector<double>& numbers, const std::vector<int64_t>& rules, std::string keep) {
   const SeamRules seam(rules);
   const Small of(small, weights, seam);
+  Parts of_time(states, "states");
+  const Tensors given = of_time.take(1, seam.given);
+  const std::optional<Tensor> v0 = given.empty() ? std::nullopt : std::optional(given[0]);
+  const std::optional<Tensor> grad_v = of_time.take_rest();
   const Risen risen =
       neuron_backward_pass<Cell, Driver>(grad_out, grad_membrane, p, membrane, of.affine, of.map(), of.centre,
-                                         of.kept, learned, numbers, rules, keep);
+                                         of.kept, v0, grad_v, learned, numbers, rules, keep);
   // From here in float64: the gradient of what SA reads, by plane, summed against 1 and against p - mean; not
   // against y, which is no help where gamma is 0.
   Tensor sums = risen.sums;
@@ -144,7 +150,7 @@ std::tuple<Tensors, Tensors, Tensors, Tensors, Tensors, Tensors> seam_backward(
   }
   if (by_kernel) by_weights.push_back(*by_kernel);
   if (seam.normed) by_norm = norm_gradients<Driver>(sums, of.norm, state_type(p));
-  return {risen.up, by_norm, by_weights, by_planes, by_pixels, risen.learned};
+  return {risen.up, by_norm, by_weights, by_planes, by_pixels, risen.state, risen.learned};
 }
 
 // Writes the gradient of z. by_planes, by_pixels: each with the places of its maxima behind it, or

@@ -10,18 +10,19 @@ namespace attsnn {
 
 // What `rules` holds behind the neuron's own: which gates there are (1 TA, 2 CA, 4 SA), whether x has a type
 // before the neuron reads it, whether it is a result, whether there is a norm, how many inputs each stands
-// for, whether the neuron hands on x of one step as it is, and so its gradient: a seam that is a norm alone.
+// for, whether the neuron hands on x of one step as it is, and so its gradient: a seam that is a norm alone;
+// whether its state is given, and whether it is a result.
 struct SeamRules {
-  bool time, channel, space, rounded, membrane, normed, alone;
+  bool time, channel, space, rounded, membrane, normed, alone, given, final_state;
   int64_t repeats;
 
   explicit SeamRules(const std::vector<int64_t>& rules) {
-    STD_TORCH_CHECK(rules.size() == kNeuronRules + 6, "rules: wanted ", kNeuronRules + 6, " integers, got ",
+    STD_TORCH_CHECK(rules.size() == kNeuronRules + 8, "rules: wanted ", kNeuronRules + 8, " integers, got ",
                     rules.size());
     const int64_t* own = rules.data() + kNeuronRules;
     time = own[0] & 1, channel = own[0] & 2, space = own[0] & 4;
     rounded = own[1] != 0, membrane = own[2] != 0, normed = own[3] != 0, repeats = own[4];
-    alone = own[5] != 0;
+    alone = own[5] != 0, given = own[6] != 0, final_state = own[7] != 0;
   }
   bool by_plane() const { return time || channel; }
   bool relu() const { return by_plane() || space; }
@@ -202,17 +203,38 @@ inline Shape seam_shape(const Maps& maps, const std::optional<Tensor>& learned) 
   return {maps.steps, maps.samples * maps.sample_size(), channels, maps.channels_last ? 1 : maps.pixels()};
 }
 
-// What the neuron emits, and where wanted what it reads and what of it is kept: bits or checkpoints.
+// [N, C, H, W], in memory like one step of the maps.
+inline Tensor empty_state(const Tensor& like, const Maps& m, ScalarType state) {
+  const int64_t c = m.channels_last ? 1 : m.pixels(), w = m.channels_last ? m.channels : 1;
+  return empty_strided(like, {m.samples, m.channels, m.height, m.width}, {m.sample_size(), c, m.width * w, w},
+                       state);
+}
+
+template <class Real>
+const Real* state_data(const std::optional<Tensor>& tensor, const Maps& m, ScalarType state) {
+  if (!tensor) return nullptr;
+  const int64_t c = m.channels_last ? 1 : m.pixels(), w = m.channels_last ? m.channels : 1;
+  const int64_t sizes[] = {m.samples, m.channels, m.height, m.width};
+  const int64_t strides[] = {m.sample_size(), c, m.width * w, w};
+  bool fits = tensor->dim() == 4 && tensor->scalar_type() == state;
+  for (int d = 0; fits && d < 4; ++d)
+    fits = tensor->size(d) == sizes[d] && (sizes[d] <= 1 || tensor->stride(d) == strides[d]);
+  STD_TORCH_CHECK(fits, "a state must lie in memory like one step of the maps, in the state's type");
+  return const_data<Real>(tensor);
+}
+
+// What the neuron emits, and where wanted what it reads, its state, and what of it is kept: bits or
+// checkpoints.
 struct Applied {
   Tensor out;
-  std::vector<Tensor> membrane, kept;
+  std::vector<Tensor> membrane, state, kept;
 };
 
 template <class Cell, class Driver>
 Applied apply_pass(const Tensor& p, const Tensor& affine, const std::optional<Tensor>& spatial,
-                   const std::optional<Tensor>& shortcut, const std::optional<Tensor>& learned,
-                   const std::vector<double>& numbers, const std::vector<int64_t>& rules,
-                   const std::string& keep) {
+                   const std::optional<Tensor>& shortcut, const std::optional<Tensor>& v0,
+                   const std::optional<Tensor>& learned, const std::vector<double>& numbers,
+                   const std::vector<int64_t>& rules, const std::string& keep) {
   const Maps maps = maps_of(p);
   const SeamRules seam(rules);
   check_maps(shortcut, p, maps);
@@ -222,8 +244,10 @@ Applied apply_pass(const Tensor& p, const Tensor& affine, const std::optional<Te
   const Kept keeps(keep, maps.steps, neurons, state);
   STD_TORCH_CHECK(!keeps.bits || maps.samples <= 1 || maps.sample_size() % kNeuronsPerByte == 0,
                   "bits: a sample's neurons must fill whole bytes");
-  Applied result{empty_maps(p, maps), {}, {}};
+  STD_TORCH_CHECK(seam.given == v0.has_value(), "v0 is given where rules say so, and only there");
+  Applied result{empty_maps(p, maps), {}, {}, {}};
   if (seam.membrane) result.membrane = {empty_maps(p, maps)};
+  if (seam.final_state) result.state = {empty_state(p, maps, state)};
   if (keeps.any()) result.kept = {keeps.room(p)};
   if (neurons == 0) return result;
   dispatch_type(p.scalar_type(), [&]<class Io, class Real>() {
@@ -239,6 +263,8 @@ Applied apply_pass(const Tensor& p, const Tensor& affine, const std::optional<Te
               steps_of<const Io>(shortcut),
               seam.membrane ? steps_of<Io>(result.membrane[0]) : Steps<Io>{}};
     call.out = steps_of<Io>(result.out);
+    call.v0 = state_data<Real>(v0, maps, state);
+    call.v = seam.final_state ? data<Real>(result.state[0]) : nullptr;
     call.checkpoints = keeps.checkpoints ? data<Real>(result.kept[0]) : nullptr;
     call.bits = keeps.bits ? data<uint8_t>(result.kept[0]) : nullptr;
     Driver::forward(p, call, choices.firing);
@@ -247,19 +273,20 @@ Applied apply_pass(const Tensor& p, const Tensor& affine, const std::optional<Te
 }
 
 // The gradient of what the neuron reads, unless it is grad_out; its sums by plane and, with SA, by pixel; and
-// that of the constants.
+// those of the given state and of the constants.
 struct Risen {
   std::vector<Tensor> up;
   Tensor sums;
-  std::vector<Tensor> spatial, learned;
+  std::vector<Tensor> spatial, state, learned;
 };
 
-// kept: as the way there left it.
+// kept: as the way there left it; grad_v: of the state after the last step.
 template <class Cell, class Driver>
 Risen neuron_backward_pass(const Tensor& grad_out, const std::optional<Tensor>& grad_membrane,
                            const Tensor& p, const std::optional<Tensor>& membrane, const Tensor& affine,
                            const std::optional<Tensor>& spatial, const Tensor& centre,
-                           const std::optional<Tensor>& kept, const std::optional<Tensor>& learned,
+                           const std::optional<Tensor>& kept, const std::optional<Tensor>& v0,
+                           const std::optional<Tensor>& grad_v, const std::optional<Tensor>& learned,
                            const std::vector<double>& numbers, const std::vector<int64_t>& rules,
                            const std::string& keep) {
   const Maps maps = maps_of(p);
@@ -272,11 +299,13 @@ Risen neuron_backward_pass(const Tensor& grad_out, const std::optional<Tensor>& 
   const int64_t neurons = maps.samples * maps.sample_size(), pixels = maps.samples * maps.pixels();
   const Kept keeps(keep, maps.steps, neurons, state);
   keeps.check(keep, kept);
-  STD_TORCH_CHECK(!seam.alone || (maps.steps == 1 && !grad_membrane && !learned),
-                  "rules: a norm alone is of one step and has no membrane");
-  Risen result{{}, empty_flat(p, {2, maps.steps, maps.samples, maps.channels}, ScalarType::Double), {}, {}};
+  STD_TORCH_CHECK(!seam.alone || (maps.steps == 1 && !grad_membrane && !learned && !v0 && !grad_v),
+                  "rules: a norm alone is of one step and has neither membrane nor state");
+  Risen result{
+      {}, empty_flat(p, {2, maps.steps, maps.samples, maps.channels}, ScalarType::Double), {}, {}, {}};
   if (!seam.alone) result.up = {empty_maps(p, maps)};
   if (spatial) result.spatial = {empty_flat(p, {pixels}, state)};
+  if (v0) result.state = {empty_state(p, maps, state)};
   if (learned) result.learned = {torch::stable::new_zeros(*learned, learned->sizes())};
   if (neurons == 0) return result;
   dispatch_type(p.scalar_type(), [&]<class Io, class Real>() {
@@ -286,6 +315,9 @@ Risen neuron_backward_pass(const Tensor& grad_out, const std::optional<Tensor>& 
     call.shape = seam_shape(maps, learned);
     call.neuron = neuron_of<Cell, Real>(choices, numbers, learned, state);
     call.grad_out = steps_of<const Io>(grad_out);
+    call.grad_v = state_data<Real>(grad_v, maps, state);
+    call.v0 = state_data<Real>(v0, maps, state);
+    call.grad_v0 = v0 ? data<Real>(result.state[0]) : nullptr;
     call.x = {maps,
               steps_of<const Io>(p),
               affine_of<Real>(affine, maps),

@@ -26,6 +26,9 @@ struct Case {
   bool given_state = false, learned = false, bits = false, repeated = false, misaligned = false;
   Emit emit = Emit::kSpike;
   int surrogate = 0;
+  bool own_amount = false;  // of the soft reset
+  int levels = 0;
+  bool normalized = false;
 };
 
 template <class T>
@@ -68,9 +71,10 @@ void run(const Case& c) {
   const Shape shape{c.steps, n, c.channels, c.channel_stride};
   const Neuron<Lif, Real> neuron{{base[0], base[1], base[2], base[3], base[4]},
                                  c.learned ? learned.data() : nullptr,
-                                 {Real(c.hard), Real(!c.detach), Real(c.centred), c.start_at_reset, c.emit},
+                                 {Real(c.hard), Real(c.own_amount), Real(!c.detach),
+                                  Real(c.levels == 0 && c.centred), c.start_at_reset, c.emit},
                                  Real(0.1)};
-  const Firing firing{c.surrogate, 0.8, c.strict, c.soft};
+  const Firing firing{c.surrogate, 0.8, 1.5, c.strict, c.soft, c.levels, c.normalized};
   const bool checkpoints = !c.bits && c.steps > kCheckpointAbove;
   Sides<Io, Real> device(c, n), cpu(c, n);
   const auto forward_call = [&](Sides<Io, Real>& side) {
@@ -156,7 +160,8 @@ void launch_all() {
       for (const ScalarType type :
            {ScalarType::Double, ScalarType::Float, ScalarType::BFloat16, ScalarType::Half})
         dispatch_type(type, [&]<class Io, class Real>() {
-          of_type.template operator()<Io, Real>({surrogate, 1, false, soft});
+          of_type.template operator()<Io, Real>({surrogate, 1, 1, false, soft, 0, false});
+          of_type.template operator()<Io, Real>({surrogate, 1, 1, false, soft, 4, false});
         });
   launch_reduce<float>(nullptr, Shape{1, 1, 1, 1}, 1, nullptr, nullptr, Stream{});
   launch_reduce<double>(nullptr, Shape{1, 1, 1, 1}, 1, nullptr, nullptr, Stream{});
@@ -186,6 +191,33 @@ const std::map<std::string, std::function<void()>> kCases = {
        for (int s = 0; s < Surrogates<double>::kSize; ++s)
          run<Double, Double>(
              {.steps = 6, .neurons = 65, .hard = s % 2 == 0, .soft = true, .learned = true, .surrogate = s});
+     }},
+    {"own amount",
+     [] {
+       const Case c{.steps = 6, .neurons = 257, .hard = false, .own_amount = true};
+       for (const bool learned : {false, true}) {
+         Case own = c;
+         own.learned = learned;
+         run<float, float>(own);
+         own.detach = own.bits = true;
+         run<float, float>(own);
+       }
+     }},
+    {"levels",
+     [] {
+       for (const int64_t steps : {1, 4, 6, 13, 70})
+         for (const bool normalized : {false, true}) {
+           Case c{.steps = steps, .neurons = 259, .hard = false, .detach = !normalized, .levels = 4};
+           c.normalized = normalized;
+           c.given_state = steps == 6;
+           run<float, float>(c);
+           c.neurons = 65;
+           c.own_amount = c.learned = true;
+           run<Half, float>(c);
+           run<BFloat16, float>(c);
+           c.soft = normalized;
+           run<Double, Double>(c);
+         }
      }},
     {"bits",
      [] {

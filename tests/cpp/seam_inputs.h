@@ -25,7 +25,7 @@ struct Case {
   int64_t busy = int64_t(1) << 18;  // threads; fewer: longer walks
   // Of the neurons.
   bool shortcut = false, membrane = false, learned = false, bits = false, soft = false, given_state = false;
-  int surrogate = 0;
+  int surrogate = 0, levels = 0;
 
   Maps maps() const { return Maps{steps, samples, channels, height, width, last}.laid(); }
 };

@@ -75,11 +75,12 @@ void neurons(const Case& c) {
   const Real base[] = {Real(0.7), Real(0.9), Real(0.05), Real(0.4), Real(-0.1)};
   for (int64_t i = 0; i < learned.size(); ++i) learned[i] += base[i / c.channels];
   const Shape shape{c.steps, size, c.channels, c.last ? 1 : maps.pixels()};
-  const Neuron<Lif, Real> neuron{{base[0], base[1], base[2], base[3], base[4]},
-                                 c.learned ? learned.data() : nullptr,
-                                 {Real(1), Real(!c.bits), Real(1), false, Emit::kSpike},
-                                 Real(0.1)};
-  const Firing firing{c.surrogate, 0.8, false, c.soft};
+  const Neuron<Lif, Real> neuron{
+      {base[0], base[1], base[2], base[3], base[4]},
+      c.learned ? learned.data() : nullptr,
+      {Real(c.levels == 0), Real(c.levels > 0), Real(!c.bits), Real(c.levels == 0), false, Emit::kSpike},
+      Real(0.1)};
+  const Firing firing{c.surrogate, 0.8, 1, false, c.soft, c.levels, c.levels > 0};
   const bool kept = c.shortcut || c.membrane, checkpoints = !c.bits && c.steps > kCheckpointAbove;
   Results<Io, Real> ours(c, size), wanted(c, size);
 
@@ -126,7 +127,7 @@ void neurons(const Case& c) {
   }
 
   const Rules<Real>& rules = neuron.rules;
-  const Rectangular<Real> window(firing.scale);
+  const Rectangular<Real> window(firing.scale, firing.height);
   dispatch_firing<Real>(firing, [&](const auto& fire, const auto& surrogate) {
     const auto walk = [&](int64_t n, int64_t channel, int64_t pixel) {
       const int64_t i = maps.at(n, channel, pixel);
@@ -142,7 +143,7 @@ void neurons(const Case& c) {
         h[t] = Lif::charge(terms, t > 0 ? Real(1) : carried, before[t], x[t]);
         const Real s = fire(h[t], terms);
         before[t + 1] = Lif::reset(terms, rules, h[t], s);
-        wanted.out[t * size + i] = Io(s);
+        wanted.out[t * size + i] = Io(emitted(fire, s));
         const int code = (s > 0 ? 1 : 0) + (window.inside(h[t] - terms.centre) ? 2 : 0);
         wanted.bits[t * bytes_of_bits(size) + i / kNeuronsPerByte] |= code << i % kNeuronsPerByte * 2;
         if (checkpoints && (t + 1) % kCheckpointEvery == 0 && t + 1 < c.steps)
@@ -155,8 +156,8 @@ void neurons(const Case& c) {
         const Real gate = t > 0 ? Real(1) : carried;
         Lif::Sums<Real> own{};
         const Real grad_h =
-            Lif::back(terms, rules, rules.emit, h[t], fire(h[t], terms), surrogate.slope(h[t] - terms.centre),
-                      Real(grad_out[t * size + i]), grad_state, own);
+            Lif::back(terms, rules, rules.emit, h[t], fire(h[t], terms), slope_at(surrogate, h[t], terms),
+                      emitted(fire, Real(grad_out[t * size + i])), grad_state, own);
         if (!c.bits) Lif::back_charge(gate, grad_h, before[t], x[t], own);
         for (int k = 0; k < Lif::kConstants; ++k)
           reinterpret_cast<Real*>(&sums)[k] += reinterpret_cast<Real*>(&own)[k];
@@ -182,6 +183,64 @@ void neurons(const Case& c) {
   check_sums<Io, Real>(in, ours.up, by_plane, by_pixel);
   same("grad_v0", ours.grad_v0, wanted.grad_v0);
   if (c.learned) same("sums", ours.sums, wanted.sums);
+}
+
+// Steps [from, to) of a call, from the given state to `v`, and back from the gradient of `v` to that of the
+// state.
+template <class Io, class Real>
+void part(const Inputs<Io, Real>& in, int64_t from, int64_t to, const Real* v0, Real* v, const Real* grad_v,
+          Real* grad_v0, Io* out, Io* up) {
+  const int64_t size = step_size(in.maps);
+  Maps maps = in.maps;
+  maps.steps = to - from;
+  Affine<Real> affine = in.affine();
+  affine.a += from * affine.step, affine.b += from * affine.step;
+  const Steps<const Io> p{in.p.data() + from * size, size}, grad_out{in.up.data() + from * size, size};
+  const Shape shape{maps.steps, size, 1, 1};
+  const Neuron<Lif, Real> neuron{{Real(0.7), Real(0.9), Real(0.05), Real(0.4), Real(-0.1)},
+                                 nullptr,
+                                 {Real(1), Real(0), Real(1), Real(1), false, Emit::kSpike},
+                                 Real(0)};
+  const Firing firing{0, 0.8, 1, false, false, 0, false};
+  const SeamSource<Io, Real> source{maps, p, affine, in.sa(), in.floor, false, {}, {}};
+  Buffer<Real> checkpoints(maps.steps / kCheckpointEvery * size + 1);
+  SeamForward<Lif, Io, Real> forward{shape, neuron, source, {out + from * size, size}};
+  forward.v0 = v0, forward.v = v;
+  forward.checkpoints = maps.steps > kCheckpointAbove ? checkpoints.data() : nullptr;
+  launch_seam_forward(forward, firing, Stream{});
+  if (up == nullptr) return;
+  Buffer<double> sums(2 * maps.planes());
+  Buffer<Real> by_pixel(maps.samples * maps.pixels());
+  SeamBackward<Lif, Io, Real> backward{shape, neuron, grad_out, grad_v, source, v0, forward.checkpoints};
+  backward.grad_x = {maps,    {up + from * size, size}, {},       p,          affine,
+                     in.sa(), in.centre.data(),         in.floor, sums.data()};
+  if (in.c.spatial) backward.grad_x.grad_spatial = by_pixel.data();
+  backward.grad_v0 = grad_v0;
+  std::vector<Buffer<Real>> rooms;
+  launch_seam_backward(backward, firing,
+                       Scratch<Real>([&](int64_t numbers) { return rooms.emplace_back(numbers).data(); }),
+                       Stream{});
+}
+
+// Cut in two, the state handed on and its gradient handed back: the bits of the whole.
+template <class Io, class Real>
+void chunks(const Case& c, int64_t cut) {
+  const Inputs<Io, Real> in(c);
+  const int64_t size = step_size(in.maps), all = c.steps * size;
+  const auto v0 = normal<Real>(size, 24), grad_v = normal<Real>(size, 25);
+  const Real* given = c.given_state ? v0.data() : nullptr;
+  Buffer<Io> out(all), up(all), out_cut(all), up_cut(all);
+  Buffer<Real> v(size), v_cut(size), between(size), grad_v0(size), grad_v0_cut(size), grad_between(size);
+  part<Io, Real>(in, 0, c.steps, given, v.data(), grad_v.data(), grad_v0.data(), out.data(), up.data());
+  part<Io, Real>(in, 0, cut, given, between.data(), nullptr, nullptr, out_cut.data(), nullptr);
+  part<Io, Real>(in, cut, c.steps, between.data(), v_cut.data(), grad_v.data(), grad_between.data(),
+                 out_cut.data(), up_cut.data());
+  part<Io, Real>(in, 0, cut, given, between.data(), grad_between.data(), grad_v0_cut.data(), out_cut.data(),
+                 up_cut.data());
+  same("out", out_cut, out);
+  same("v", v_cut, v);
+  same("up", up_cut, up);
+  same("grad_v0", grad_v0_cut, grad_v0);
 }
 
 // Over three blocks of each grid, in both layouts.
@@ -302,6 +361,27 @@ Cases all_cases() {
       neurons<Double, Double>(c);
     }
   };
+  cases["chunks"] = [] {
+    for (const bool last : {false, true})
+      for (const auto& [steps, cut] : std::vector<std::pair<int64_t, int64_t>>{{3, 1}, {7, 5}, {70, 33}}) {
+        Case c{.steps = steps, .samples = 2, .channels = 6, .height = 3, .width = 7, .last = last};
+        c.spatial = c.given_state = steps == 7;
+        chunks<float, float>(c, cut);
+        chunks<Half, float>(c, cut);
+      }
+  };
+  cases["levels"] = [] {
+    for (const bool last : {false, true}) {
+      Case c{
+          .steps = 5, .samples = 2, .channels = 6, .height = 3, .width = 7, .last = last, .shortcut = true};
+      c.levels = 3;
+      neurons<float, float>(c);
+      c.given_state = c.learned = true;
+      neurons<BFloat16, float>(c);
+      c.soft = true;
+      neurons<Double, Double>(c);
+    }
+  };
   return cases;
 }
 
@@ -335,7 +415,8 @@ void launch_all() {
         dispatch_type(type, [&]<class Io, class Real>() {
           const Real learned = 0;
           for (const Real* constants : {&learned, static_cast<const Real*>(nullptr)})
-            launch_every_kernel<Io, Real>({0, 1, false, soft}, steps, constants);
+            for (const int64_t levels : {0, 4})
+              launch_every_kernel<Io, Real>({0, 1, 1, false, soft, levels, false}, steps, constants);
         });
 #endif
 }

@@ -1,0 +1,28 @@
+"""Layers over [T, N, ...]: what lies between two convolutions as one op, read-out, folding for inference,
+states from chunk to chunk of a sequence.
+"""
+
+from attsnn import ops  # noqa: F401  (it was found here before this was a package)
+
+from .folding import FOLDABLE, fold
+from .normed import NORMS, AveragePool, NormedLayer, Rate, over_time
+from .spiking import SpikingLayer, synchronise
+from .streaming import State, Stream, plainly, streamed
+from .watching import watch
+
+__all__ = [
+    "FOLDABLE",
+    "NORMS",
+    "AveragePool",
+    "NormedLayer",
+    "Rate",
+    "SpikingLayer",
+    "State",
+    "Stream",
+    "fold",
+    "over_time",
+    "plainly",
+    "streamed",
+    "synchronise",
+    "watch",
+]

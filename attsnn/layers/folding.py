@@ -1,0 +1,92 @@
+"""`fold`: batch norms into the layers before them, for inference."""
+
+import copy
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
+
+from attsnn.attention import as_made
+
+from .normed import NORMS, NormedLayer, weight_of
+from .spiking import SpikingLayer
+
+FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy of the model for inference, each batch norm put into the convolution or linear layer before it.
+
+    The copy is in evaluation mode and computes the same numbers but for rounding. Norms are found in every
+    `SpikingLayer` and `NormedLayer`, where `current` may be an `nn.Sequential` that ends in such a layer, and
+    behind their layer in any `nn.Sequential`, where an `nn.Identity` takes their place. Parametrised weights
+    become plain ones.
+
+    Raises ValueError for a norm that has no running statistics, or whose layer cannot take it, and for what
+    would be lost: hooks, old weight_norm, spectral_norm and pruning among them, and a forward of one's own.
+    """
+    _refuse_computed(model)
+    folded = copy.deepcopy(model).eval()
+    for place, module in list(folded.named_modules()):
+        if isinstance(module, SpikingLayer | NormedLayer) and None not in (module.current, module.norm):
+            scale = getattr(module, "norm_scale", 1.0)
+            name = f"{place}.norm".lstrip(".")
+            if isinstance(module.current, nn.Sequential):
+                module.current[-1] = _folded(module.current[-1], module.norm, name, scale)
+            else:
+                module.current = _folded(module.current, module.norm, name, scale)
+            module.norm = None
+        if not isinstance(module, nn.Sequential):
+            continue
+        # Not `named_children`: that leaves out a module's second place, and with it what lies between.
+        for (name, layer), (norm_name, norm) in pairwise(list(module._modules.items())):
+            if isinstance(norm, _BatchNorm) and isinstance(layer, FOLDABLE):
+                setattr(module, name, _folded(layer, norm, f"{place}.{norm_name}".lstrip(".")))
+                setattr(module, norm_name, nn.Identity())
+    return folded
+
+
+def _folded(layer: nn.Module, norm: _BatchNorm, name: str, scale: float = 1.0) -> nn.Module:
+    if norm.running_mean is None:
+        raise ValueError(f"{name} has no running statistics (track_running_stats=False) to fold")
+    if not isinstance(layer, FOLDABLE):
+        kinds = ", ".join(kind.__name__ for kind in FOLDABLE)
+        raise ValueError(f"{name} stands behind {type(layer).__name__}; it can be put into {kinds}")
+    for what, part, kinds in ((name, norm, NORMS), (f"the layer before {name}", layer, FOLDABLE)):
+        if not as_made(part, *kinds):
+            raise ValueError(
+                f"{what} ({type(part).__name__}) has hooks or a forward of its own, which a folded copy "
+                "would lose: take them away, or fold before you add them"
+            )
+        if is_parametrized(part):
+            _settle(part)
+    if scale != 1:  # of a copy
+        norm.weight = nn.Parameter(weight_of(norm, scale))
+    fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+    return fuse(layer, norm)
+
+
+def _settle(part: nn.Module) -> None:
+    """Gives a parametrised copy plain weights. Not `remove_parametrizations`: it changes the class, which the
+    copy and its original share.
+    """
+    values = {name: getattr(part, name).detach() for name in part.parametrizations}
+    part.__class__ = type(part).__bases__[0]  # behind the class that parametrising makes
+    del part.parametrizations
+    for name, value in values.items():
+        part.register_parameter(name, nn.Parameter(value))
+
+
+def _refuse_computed(model: nn.Module) -> None:
+    """A sentence where a hook has left a tensor with a graph, which PyTorch does not copy."""
+    for place, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                where = f"{place}.{name}".lstrip(".")
+                raise ValueError(
+                    f"{where} is computed by a hook (pruning, old weight_norm or spectral_norm), and cannot "
+                    "be copied: make it permanent first (prune.remove, remove_weight_norm, "
+                    "remove_spectral_norm)"
+                )

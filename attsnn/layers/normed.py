@@ -1,0 +1,183 @@
+"""Layers without neurons: what folds time into the batch, norms as the seams compute them, pools."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attsnn import ops
+from attsnn._extension import Backend
+from attsnn.attention import as_made
+from attsnn.ops.registration import NotScripted
+
+
+def over_time(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer that knows no time, applied to x [T, N, ...] with T folded into the batch."""
+    y = layer(x.flatten(0, 1))
+    return y.view(*x.shape[:2], *y.shape[1:])  # `unflatten` is as much again of Python
+
+
+SHAPES = {  # what a layer takes: its dimensions, and in words
+    nn.Conv2d: ((5,), "[T, N, C, H, W]"),
+    nn.Conv1d: ((4,), "[T, N, C, L]"),
+    nn.Linear: ((3, 4), "[T, N, F] or tokens [T, N, L, F]"),
+}
+
+
+def check_input(current: nn.Module | None, x: Tensor) -> None:
+    """Sentences for what a convolution or a linear layer would refuse in words of its own."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor with time first, [T, N, ...], got {type(x).__name__}")
+    kind = next((kind for kind in SHAPES if isinstance(current, kind)), None)
+    dims, want = SHAPES.get(kind, (range(3, 6), "[T, N, ...]"))
+    if x.dim() not in dims:
+        raise ValueError(
+            f"x must be {want}, steps before samples, got shape {tuple(x.shape)}: x[None] adds the steps, "
+            "x[:, None] the samples"
+        )
+    weight = current._parameters.get("weight") if kind else None  # None, too, where it is computed
+    if weight is None or weight.dtype == x.dtype:
+        return
+    asked = f"x must be {weight.dtype}, as the layer's weights are, got {x.dtype}"
+    if not x.is_floating_point():
+        raise TypeError(f"{asked}: x.float()")
+    device = x.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        raise TypeError(f"{asked}: convert either")
+
+
+NORMS = nn.BatchNorm1d, nn.SyncBatchNorm  # whose forward a seam may stand for, of 2d the same
+
+
+class AveragePool(NotScripted, nn.Module):
+    """`nn.AvgPool2d(pool)` of every step: [T, N, C, H, W] -> [T, N, C, H/pool, W/pool]."""
+
+    def __init__(self, pool: int, *, backend: Backend = "auto"):
+        super().__init__()
+        self.pool, self.backend = pool, backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.average_pool(x, self.pool, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        return str(self.pool)
+
+
+class NormedLayer(NotScripted, nn.Module):
+    """A convolution, or a linear layer, and its batch norm, without a neuron: [T, N, ...] -> [T, N, ...].
+
+    The norm is that of the seams: over (T, N, H, W), and over all processes where it is synchronised;
+    `backend` and `membrane_dtype` are as in `SpikingLayer`.
+    """
+
+    def __init__(
+        self,
+        current: nn.Module,
+        norm: _BatchNorm | None,
+        *,
+        membrane_dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ):
+        super().__init__()
+        check_norm(norm)
+        self.current, self.norm, self.membrane_dtype, self.backend = current, norm, membrane_dtype, backend
+
+    def forward(self, x: Tensor, repeats: int = 1) -> Tensor:
+        """`repeats`: how many equal inputs x stands for, T where a static image is given once; they count in
+        the running variance.
+        """
+        check_input(self.current, x)
+        z = widened(over_time(self.current, x), self.membrane_dtype)
+        return normed(z, self.norm, self.backend, repeats=repeats)
+
+
+class Rate(nn.Module):
+    """Read-out: the mean over T, [T, N, K] -> [N, K]; of spikes, the firing rate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(0)
+
+
+# ---- norms
+# ------------------------------------------------------------------------------------------
+
+
+def check_norm(norm: _BatchNorm | None) -> None:
+    if not isinstance(norm, _BatchNorm | None):
+        raise TypeError(f"norm must be a batch norm of torch.nn, or None, got {type(norm).__name__}")
+
+
+def widened(z: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return z if dtype is None else z.to(torch.promote_types(z.dtype, dtype))
+
+
+def normed(
+    z: Tensor,
+    norm: _BatchNorm | None,
+    backend: Backend,
+    *,
+    pool: int = 1,
+    repeats: int = 1,
+    scale: float = 1.0,
+    given: bool = False,
+) -> Tensor:
+    """Norm and pool alone: a seam of one step, T folded into N, that emits its neuron's first charge, which
+    is what the neuron reads. `given`: with the running statistics in training, too.
+    """
+    if norm is not None and not as_made(norm, *NORMS):
+        z, norm = called(z, norm, repeats, scale, given), None
+    if norm is None and pool == 1:
+        return z
+    asked = None if norm is None else norm_of(norm, scale, given)._replace(repeats=repeats)
+    how = {"emit": "membrane", "final_state": False, "backend": backend}
+    result = ops.seam(z.flatten(0, 1)[None], norm=asked, pool=pool, **how)
+    update(norm, result, backend)
+    return result.out.squeeze(0).unflatten(0, z.shape[:2])
+
+
+def called(z: Tensor, norm: _BatchNorm, repeats: int, scale: float, given: bool) -> Tensor:
+    """z through a norm that is not as PyTorch made it."""
+    what = f"{type(norm).__name__} has hooks or a forward of its own, so that it is called, and"
+    if given and norm.training:
+        raise ValueError(f"{what} takes the batch's statistics in training; step() wants the running ones")
+    if getattr(norm, "over_processes", False) and dist.is_initialized() and norm.training:
+        raise ValueError(f"{what} knows its own process alone: its statistics cannot be those of all")
+    if scale != 1 and not any(type(norm).forward is kind.forward for kind in NORMS):
+        raise ValueError(f"{what} norm_scale has no weight to multiply: let its forward do so")
+    normed = over_time(norm, z if repeats == 1 else z.expand(repeats, *z.shape[1:]))
+    if scale == 1:
+        return normed
+    bias = 0.0 if norm.bias is None else norm.bias.view(-1, *[1] * (normed.dim() - 3))
+    return (normed - bias) * scale + bias
+
+
+def norm_of(norm: _BatchNorm, scale: float = 1.0, given: bool = False) -> ops.Norm:
+    given = (given or not norm.training) and norm.running_mean is not None
+    mean, var = (norm.running_mean, norm.running_var) if given else (None, None)
+    group = group_of(norm) if norm.training and not given else None
+    return ops.Norm(weight_of(norm, scale), norm.bias, mean, var, norm.eps, group)
+
+
+def weight_of(norm: _BatchNorm, scale: float) -> Tensor | None:
+    """What a norm multiplies by; of one that learns nothing only the scale, where there is one."""
+    if scale == 1:
+        return norm.weight
+    return torch.full_like(norm.running_mean, scale) if norm.weight is None else norm.weight * scale
+
+
+def group_of(norm: _BatchNorm) -> "dist.ProcessGroup | None":
+    """The processes that share the norm's statistics; None: this one has its own."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    if not (isinstance(norm, nn.SyncBatchNorm) or getattr(norm, "over_processes", False)):
+        return None
+    group = getattr(norm, "process_group", None) or dist.group.WORLD
+    return group if dist.get_world_size(group) > 1 else None
+
+
+def update(norm: _BatchNorm | None, found: ops.SeamOutput, backend: Backend) -> None:
+    """The running statistics, as PyTorch's batch norm keeps them, where the batch has any."""
+    if found.batch_mean is None or not norm.training or norm.running_mean is None:
+        return
+    running = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    ops.update_running(*running, found.batch_mean, found.batch_var, norm.momentum, backend=backend)

@@ -1,0 +1,303 @@
+"""`SpikingLayer`: a convolution or linear layer and what lies between it and the next one as one op."""
+
+from itertools import chain, repeat
+from operator import contains
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import conv
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attsnn import ops
+from attsnn.attention import PFA, Attention, PrunedAttention, SpatialAttention, as_made
+from attsnn.neurons import LIF
+from attsnn.ops.registration import NotScripted
+
+from .normed import (
+    NORMS,
+    NormedLayer,
+    check_input,
+    check_norm,
+    norm_of,
+    normed,
+    over_time,
+    update,
+    widened,
+)
+
+CALLED = "the neuron has hooks or a forward of its own, so that it is called, and hands on no state"
+
+
+def _ends_in_linear(layer: nn.Module | None) -> bool:
+    """Whether the last convolution or linear layer in it is linear."""
+    inside = () if layer is None else layer.modules()
+    kinds = [part for part in inside if isinstance(part, nn.Linear | conv._ConvNd)]
+    return bool(kinds) and isinstance(kinds[-1], nn.Linear)
+
+
+def _transposed(tensor: Tensor | None) -> Tensor | None:
+    """Tokens [..., L, C] as a sequence [..., C, L] that lies channels-last, and back."""
+    return None if tensor is None else tensor.transpose(-1, -2)
+
+
+class SpikingLayer(NotScripted, nn.Module):
+    """A convolution or linear layer and what lies between it and the next one, which is one op (`ops.seam`).
+
+    Args:
+        current: `nn.Conv2d`, `nn.Conv1d` or `nn.Linear`, applied to every step; None: the layer starts with
+            the norm.
+        neuron: what emits the spikes; its `backend` is that of the whole op.
+        norm: `nn.BatchNorm2d`, `nn.BatchNorm1d` or `nn.SyncBatchNorm`, or None. Statistics are taken over
+            (T, N, H, W), and over all processes where it is synchronised
+            (`synchronise` makes it so, and `nn.SyncBatchNorm.convert_sync_batchnorm`).
+        pool: side and stride of an average pool.
+        attention: from `attsnn.attention.attention`, or a `PFA`, or None. A `PFA` and a `PrunedAttention`
+            are composed, between a seam that is a norm and one that is shortcut and neuron; `run` returns no
+            scores of them.
+        membrane: whether `forward` returns (emitted, membrane), the sum that the neuron reads, which a
+            residual network hands on.
+        membrane_dtype: at least the type of shortcut and membrane, in which then the whole op computes; what
+            is emitted keeps the convolution's type. None: all have the convolution's type.
+        norm_scale: multiplies the norm's weight where it is used, not where it is learned; alpha times the
+            threshold is the threshold-dependent batch norm (tdBN; Zheng et al., 2021).
+        tokens: whether a current of four dimensions is tokens [T, N, L, C], whose norm, gates and per-channel
+            constants follow the last dimension, or a sequence [T, N, C, L]. None: tokens where the last
+            convolution or linear layer in `current` is an `nn.Linear`.
+
+    Sequences and tokens go without a pool, SA and PFA, which are for maps.
+
+    Norm, gates and neuron are read by the op instead of called, as long as they are as they were made. One
+    that has a forward of its own, or hooks (pruning, old weight_norm and spectral_norm among them), is called
+    in its place, on [T N, C, H, W] or [T N, F] the norm, on [T, N, ...] the others.
+    """
+
+    def __init__(
+        self,
+        current: nn.Module | None,
+        neuron: LIF,
+        *,
+        norm: _BatchNorm | None = None,
+        pool: int = 1,
+        attention: Attention | PrunedAttention | PFA | nn.Identity | None = None,
+        membrane: bool = False,
+        membrane_dtype: torch.dtype | None = None,
+        norm_scale: float = 1.0,
+        tokens: bool | None = None,
+    ):
+        super().__init__()
+        check_norm(norm)
+        if not isinstance(neuron, LIF):
+            raise TypeError(f"neuron must be an attsnn.neurons.LIF, got {type(neuron).__name__}")
+        if not isinstance(attention, Attention | PrunedAttention | PFA | nn.Identity | None):
+            kind = type(attention).__name__
+            raise TypeError(
+                f"attention must come from attsnn.attention.attention, be a PFA, or None, got {kind}"
+            )
+        self.current, self.norm = current, norm
+        self.attention = None if isinstance(attention, nn.Identity) else attention
+        self.neuron, self.pool, self.membrane = neuron, pool, membrane
+        self.membrane_dtype, self.norm_scale = membrane_dtype, norm_scale
+        self.tokens = _ends_in_linear(current) if tokens is None else tokens
+
+    def run(self, x: Tensor, shortcut: Tensor | None = None, v0: Tensor | None = None) -> ops.SeamOutput:
+        """x [T, N, C, H, W], [T, N, C, L], [T, N, F] or tokens [T, N, L, F], a shortcut of the pooled maps'
+        shape, the state v0 [N, ...] that the chunk before left as `v`, None at rest; all that the op returns,
+        the gates' scores among it.
+        """
+        return self._through(x, shortcut, v0, final_state=True)
+
+    def _through(
+        self,
+        x: Tensor,
+        shortcut: Tensor | None,
+        v0: Tensor | None,
+        *,
+        final_state: bool,
+        given: bool = False,
+    ) -> ops.SeamOutput:
+        """`given`: with the running statistics in training, too."""
+        check_input(self.current, x)
+        z = x if self.current is None else over_time(self.current, x)
+        if z.dim() != 4 or not self.tokens:
+            return self._seam(z, shortcut, v0, final_state, given)
+        found = self._seam(*map(_transposed, (z, shortcut, v0)), final_state, given)
+        out, membrane, v = map(_transposed, (found.out, found.membrane, found.v))
+        return found._replace(out=out, membrane=membrane, v=v)
+
+    def _seam(
+        self, z: Tensor, shortcut: Tensor | None, v0: Tensor | None, final_state: bool, given: bool
+    ) -> ops.SeamOutput:
+        emitted, z = z.dtype, widened(z, self.membrane_dtype)
+        norm, pool, gates = self.norm, self.pool, None
+        reads = self._reads()
+        if not all(reads):
+            z = normed(z, norm, self.neuron.backend, pool=pool, scale=self.norm_scale, given=given)
+            norm, pool = None, 1
+        if self.attention is not None:
+            if reads.gates and reads.neuron:
+                gates = self.attention.gates(z)
+            else:
+                z = self._attended(z)
+        if not reads.neuron:
+            if v0 is not None:
+                raise ValueError(f"v0: {CALLED}")
+            z = z if shortcut is None else z + shortcut
+            out = self.neuron(z).to(emitted)
+            return ops.SeamOutput(out, z if self.membrane else None, None, None, ops.Scores(None, None, None))
+        result = ops.seam(
+            z,
+            norm=None if norm is None else norm_of(norm, self.norm_scale, given),
+            pool=pool,
+            gates=gates,
+            shortcut=shortcut,
+            membrane=self.membrane,
+            v0=v0,
+            final_state=final_state,
+            **self.neuron.arguments(),
+        )
+        update(norm, result, self.neuron.backend)
+        return result if result.out.dtype == emitted else result._replace(out=result.out.to(emitted))
+
+    def _attended(self, z: Tensor) -> Tensor:
+        """z through an attention that is called."""
+        if z.dim() != 4:
+            return self.attention(z)
+        if any(isinstance(part, SpatialAttention | PFA) for part in self.attention.modules()):
+            raise ValueError("attention: SA and PFA weigh the pixels of maps, and [T, N, C, L] has none")
+        return self.attention(z.unsqueeze(-2)).squeeze(-2)
+
+    def _reads(self) -> "_Reads":
+        """What of the children the op may read; looked at anew where a child or a hook is another one."""
+        if torch.compiler.is_compiling():
+            return self._look()
+        seen = self.__dict__.get("_seen")
+        if seen is None or not seen.still():
+            seen = _Seen(self)
+            self.__dict__["_seen"] = seen
+        return seen.reads
+
+    def _look(self) -> "_Reads":
+        norm, gates = self.norm, self.attention
+        return _Reads(
+            norm is None or as_made(norm, *NORMS),
+            gates is None or (isinstance(gates, Attention) and gates.read()),
+            as_made(self.neuron, LIF),
+        )
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_seen"}
+
+    def forward(
+        self,
+        x: Tensor,
+        shortcut: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        v0: Tensor | None = None,
+        final_state: bool = False,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """What the neuron emits; with `membrane`, (emitted, membrane); with `final_state` the neuron's state
+        behind them.
+
+        steps: how many, where x [1, N, ...] is the same at each: all but the neuron runs once. Not with an
+        attention, a shortcut or `membrane`. v0: as in `run`.
+        """
+        if steps is not None:
+            if isinstance(steps, torch.fx.Proxy):
+                raise TypeError(
+                    "torch.fx: a SpikingLayer looks at sizes; trace with attsnn's layers as leaves "
+                    "(Tracer.is_leaf_module)"
+                )
+            self._check_plain("steps", shortcut)
+            check_input(self.current, x)
+            charge = widened(over_time(self._current, x), self.membrane_dtype)
+            tokens = self.tokens and charge.dim() == 4
+            how = {"pool": self.pool, "repeats": steps, "scale": self.norm_scale}
+            charge = normed(_transposed(charge) if tokens else charge, self.norm, self.neuron.backend, **how)
+            how = {"steps": steps, "final_state": final_state}
+            emitted = self.neuron(charge, _transposed(v0) if tokens else v0, **how)
+            if not tokens:
+                return emitted
+            return tuple(map(_transposed, emitted)) if final_state else _transposed(emitted)
+        result = self._through(x, shortcut, v0, final_state=final_state)
+        if final_state and result.v is None:
+            raise ValueError(f"final_state: {CALLED}")
+        found = (
+            result.out,
+            *((result.membrane,) if self.membrane else ()),
+            *((result.v,) if final_state else ()),
+        )
+        return found if len(found) > 1 else result.out
+
+    def step(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One step [N, ...] of a sequence, from the state v that the step before returned: (emitted, v).
+
+        The norm takes its running statistics, as in evaluation, and leaves them as they are. Not with an
+        attention or `membrane`.
+        """
+        self._check_plain("step()")
+        if not as_made(self.neuron, LIF):
+            raise ValueError(f"step(): {CALLED}")
+        found = self._through(x[None], None, v, final_state=True, given=True)
+        return found.out[0], found.v
+
+    @property
+    def _current(self) -> nn.Module:
+        return nn.Identity() if self.current is None else self.current
+
+    def _check_plain(self, what: str, shortcut: Tensor | None = None) -> None:
+        if self.attention is not None or self.membrane or shortcut is not None:
+            raise ValueError(f"{what} is for a layer without attention, shortcut and membrane")
+
+    def extra_repr(self) -> str:
+        knobs = ("pool", "membrane", *(("norm_scale",) if self.norm_scale != 1 else ()))
+        return ", ".join(f"{k}={getattr(self, k)}" for k in knobs)
+
+
+class _Reads(NamedTuple):
+    norm: bool
+    gates: bool
+    neuron: bool
+
+
+class _Seen:
+    """What `_Reads` was made of, which hardly ever changes and is cheap to compare. No state of the layer:
+    it is not copied, saved or looked through.
+    """
+
+    __slots__ = ("children", "hooks", "own", "places", "reads")
+
+    def __init__(self, layer: SpikingLayer):
+        inner = [] if layer.attention is None else [*layer.attention.modules()]
+        read = [m for m in (layer.norm, layer.neuron, *inner) if m is not None]
+        of_each = (
+            (m._forward_pre_hooks, m._forward_hooks, m._backward_pre_hooks, m._backward_hooks) for m in read
+        )
+        self.hooks = tuple(chain.from_iterable(of_each))
+        self.own = tuple(m.__dict__ for m in read)  # where a forward of one's own may stand
+        self.places = (layer._modules, *(m._modules for m in inner if m._modules))
+        self.children = self.standing()
+        self.reads = layer._look()
+
+    def standing(self) -> list[nn.Module | None]:
+        """The children in their places."""
+        return [*chain.from_iterable(map(dict.values, self.places))]
+
+    def still(self) -> bool:
+        """Whether all is as it was, and no hook anywhere."""
+        same = not any(self.hooks) and self.standing() == self.children
+        return same and not any(map(contains, self.own, repeat("forward")))
+
+
+def synchronise(model: nn.Module) -> nn.Module:
+    """The model, its batch norms' statistics from now on those of all processes; norms outside of a
+    `SpikingLayer` or `NormedLayer` stay as they are.
+
+    As `nn.SyncBatchNorm.convert_sync_batchnorm`, but also where `DistributedDataParallel` refuses that: on
+    the CPU.
+    """
+    for module in model.modules():
+        if isinstance(module, SpikingLayer | NormedLayer) and module.norm is not None:
+            module.norm.over_processes = True
+    return model
