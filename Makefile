@@ -77,6 +77,7 @@ bench-models: setup
 	$(BENCH_PY) bench/model.py --budget 10 --columns attsnn composed "composed, published" SpikingJelly
 	$(BENCH_PY) bench/model.py --budget 10 --dtype bf16 --case "CSA 1x" --columns attsnn composed
 	$(BENCH_PY) bench/vae.py
+	$(BENCH_PY) bench/stream.py
 	$(PY) bench/report.py
 
 # On a machine with a GPU: the Python that is there (PYTHON=), nothing installed.  OUT=DIR: where results go

@@ -72,9 +72,9 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
     for tool in TOOLS if sanitizer else ():
         command = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, here, "--exercise"]
         found.append((tool, command, {}))
-    bench, seams, pfa, models, vae = (
+    bench, seams, pfa, models, vae, stream = (
         [python, f"bench/{name}.py", "--device", "cuda", "--out", str(out)]
-        for name in ("neuron", "seams", "pfa", "model", "vae")
+        for name in ("neuron", "seams", "pfa", "model", "vae", "stream")
     )
     if everything:
         found.append(("bench", [*bench, "--dtype", "fp32", "bf16", "fp16"], {}))
@@ -82,6 +82,7 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
         found.append(("pfa", [*pfa, "--dtype", "fp32", "bf16", "fp16", "--ready", "240"], {}))
         found.append(("models", [*models, "--dtype", "bf16", "fp32"], {}))
         found.append(("vae", vae, {}))
+        found.append(("stream", stream, {}))
         found.append(("growth", [*bench, "--growth"], {}))
         found.append(("cold start", [*bench, "--cold"], {}))
     else:
@@ -99,6 +100,7 @@ def parts(everything: bool, smoke: bool, out: Path) -> list[tuple[str, list[str]
         quick = ["--case", *cases.QUICK_MODELS, *short, "--columns", "attsnn", "composed"]
         found.append(("models", [*models, "--dtype", "bf16", *quick, "SpikingJelly"], {}))
         found.append(("vae", [*vae, "--budget", "1", "--cap", "6"], {}))
+        found.append(("stream", [*stream, "--budget", "0.5", "--cap", "2"], {}))
     return found
 
 

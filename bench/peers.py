@@ -370,8 +370,8 @@ def _compiled_seam(layer: SpikingLayer, z: Tensor) -> Seam:
 
 def _fused_seam(layer: SpikingLayer, z: Tensor) -> Seam:
     def seam(z: Tensor, shortcut: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        result = layer.run(z, shortcut)
-        return result.out, result.membrane
+        found = layer(z, shortcut)
+        return found if layer.membrane else (found, None)
 
     return seam
 

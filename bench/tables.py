@@ -10,12 +10,14 @@ from bench.peers import COLUMNS, OURS, SEAM_COLUMNS
 STALE = " (stale)"
 NOT_MEASURED = "not measured"  # nobody tried; a dash: it does not apply
 VAE_COLUMNS = (OURS, "attsnn, running", "published")
+STREAM_COLUMNS = (OURS, "whole window")
 COLUMNS_OF = {
     "neuron": COLUMNS,
     "seams": SEAM_COLUMNS,
     "model": MODEL_COLUMNS,
     "pfa": PFA_COLUMNS,
     "vae": dict.fromkeys(VAE_COLUMNS),
+    "stream": dict.fromkeys(STREAM_COLUMNS),
 }
 
 
@@ -64,7 +66,7 @@ def over_ours(found: Iterable[dict], name: str, ours: dict) -> str:
 def serves(name: str, line: dict) -> bool:
     """Whether a column has what the line measures; in a whole network another neuron stands in."""
     what = line["case"].split()[0] if line["bench"] == "seams" else line["neuron"]
-    return line["bench"] in ("model", "vae") or what in COLUMNS_OF[line["bench"]][name].serves
+    return line["bench"] in ("model", "vae", "stream") or what in COLUMNS_OF[line["bench"]][name].serves
 
 
 def gap(line: dict) -> str:
@@ -284,3 +286,20 @@ def vae_table(lines: list[dict]) -> str:
     rows.append(["step, peak MiB", *(c for line in peaks for c in (mib(line and line["peak_bytes"]), ""))])
     notes = [f"{line['column']}: {line['gap']}." for line in lines if line["gap"]]
     return f"\n**{caption(lines)}**\n\n{table(header, rows)}\n\n" + "\n".join(notes + remarks(lines))
+
+
+def stream_table(lines: list[dict]) -> str:
+    """One network that streams: a row for each number of steps before, time and memory of each column."""
+    columns = dict.fromkeys(line["column"] for line in lines)
+    timed = {(line["column"], line["row"]): line for line in lines}
+    header = ["", *(f"{name}, {what}" for name in columns for what in ("ms", "peak MiB"))]
+    if len(columns) > 1:
+        header.append("window / step")
+    rows = []
+    for row in dict.fromkeys(line["row"] for line in lines):
+        found = [timed[name, row] for name in columns]
+        cells = [cell for line in found for cell in (ms(line["seconds"][1]), mib(line["peak_bytes"]))]
+        rows.append([row, *cells, *(ratio(line) for line in found[1:])])
+    state = f"The state takes {lines[0]['state_bytes'] / 1024:.0f} KiB."
+    said = "\n".join([state, *remarks(lines)])
+    return f"\n**{caption(lines)}**\n\n{table(header, rows)}\n\n{said}"

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import cases, harness, model, networks, neuron, peers, pfa, report, seams, tables, vae
+from bench import cases, harness, model, networks, neuron, peers, pfa, report, seams, stream, tables, vae
 from bench import data as bench_data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,7 @@ def here(monkeypatch):
 
     def run(name: str, *words: str) -> str:
         out, scripts = io.StringIO(), {"neuron": neuron, "seams": seams, "pfa": pfa}
-        scripts |= {"model": model, "vae": vae}
+        scripts |= {"model": model, "vae": vae, "stream": stream}
         with contextlib.redirect_stdout(out):
             scripts[name.removesuffix(".py")].main(list(words))
         return out.getvalue()
@@ -102,13 +102,18 @@ def test_smoke_of_data(fused, capsys, monkeypatch):
             r".*\n\| step +\| +[\d.]+ \|(.*\n)+\| generation +\|(.*\n)+\| decode +\|(.*\n)+Calls of each col",
         ),
         (
+            ["stream.py", "--threads", "1"],
+            r"\*\*smoke, MA-SNN, 8x8, .*\*\*\n\n\| +\| attsnn, ms \| attsnn, peak MiB \| whole window, .*\n"
+            r".*\n\| T = 3 \| +[\d.]+ \| +[\d.]+ \|.*\n\| T = 9 \|.*x \(.*\n\nThe state takes \d+ KiB",
+        ),
+        (
             ["gpu.py"],  # as a process, which starts others
             r"\| pfa +\|    ok \|.*\n\| bench +\|    ok \|.*\n"
             r"\| seams +\|    ok \|.*\n\| models +\|    ok \|.*\n\n"
             r"\| above 0 MB +\| cases .*\n.*\n\| fp32, leaky, forward +\| +3 \|",
         ),
     ],
-    ids=["cases", "growth", "cold", "seams", "pfa", "models", "vae", "gpu"],
+    ids=["cases", "growth", "cold", "seams", "pfa", "models", "vae", "stream", "gpu"],
 )
 def test_smoke_leaves_the_results_alone(fused, here, words, table):
     before = {path: path.stat().st_mtime_ns for path in harness.RESULTS.glob("*")}

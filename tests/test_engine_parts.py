@@ -329,3 +329,36 @@ def test_bar_on_a_terminal_and_lines_when_piped(capfd, monkeypatch):
         else:
             assert captured.out.count("\n") == 1 and "samples/s" in captured.out and "left" in captured.out
             assert "loss 0.2500  accuracy 0.5000" in captured.out and not captured.err
+
+
+class Counting(nn.Module):
+    """Scores that change with time, from a state: the class is known from the step that the input names."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def run(self, x, state=None):  # x [1, N, 2]: the class, and the step from which on it shows
+        state = torch.zeros(x.shape[1]) if state is None else state
+        state = state + 1
+        shows = (state >= x[0, :, 1])[:, None]
+        return (torch.nn.functional.one_hot(x[0, :, 0].long(), 3) * shows)[None].float(), state
+
+
+def test_accuracy_after_each_step():
+    """Of windows that vote; one whose scores are all equal has no vote yet."""
+
+    def recording(label, *steps):  # a window each, of four steps
+        return torch.tensor([[[label, step]] * 4 for step in steps]).float(), label
+
+    recordings = [recording(0, 1), recording(2, 2), recording(1, 3), recording(1, 9)]
+    found = engine.evaluate_by_step(Counting(), engine.in_order(recordings, 3), 3)
+    assert found.accuracy == [0.25, 0.5, 0.75, 0.75] and found.recordings == 4 and found.known == 3
+    assert found.seconds_per_step > 0
+    assert "from step 3 of 4 on, 45 ms" in found.summary(15) and "75.00%" in found.summary(None)
+    voting = [recording(0, 1, 2, 3), recording(1, 2, 2, 9)]
+    assert engine.evaluate_by_step(Counting(), engine.in_order(voting, 2), 3).accuracy == [0.0, 1.0, 1.0, 1.0]
+    assert engine.OverTime([0.5, 0.9, 0.2, 1.0], 1, 0.0).known == 4
+    assert engine.OverTime([0.0, 0.0], 1, 0.0).known == 1
+    limited = engine.evaluate_by_step(Counting(), engine.in_order(recordings, 1), 3, limit=1)
+    assert limited.accuracy == [1.0] * 4 and limited.recordings == 1

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -230,6 +231,28 @@ def test_eval_takes_the_network_from_the_checkpoint(trained, store):
     assert table.splitlines()[2].split()[:1] == ["zero"] and "all" in table.splitlines()[-1]
     assert table in out  # the same numbers as at the end of the training
     assert not (run / "runs").exists()
+
+
+def test_how_soon_a_gesture_is_known(trained, store, tmp_path):
+    """--eval --stream: step by step, in the end what --eval says; with a picture."""
+    words = ["gesture", "--data", store, "--workers", 0, "--device", "cpu"]
+    few = {**TINY, "epochs": 1, "attention": "None", "limit-batches": 2}
+    assert dvs("gesture", "--data", store, *flags(**few), where=tmp_path).code == 0
+    words += ["--eval", "--checkpoint", "runs/gesture", "--limit-batches", 8]
+    whole, streamed = dvs(*words, where=tmp_path), dvs(*words, "--stream", where=tmp_path)
+    assert streamed.code == 0, streamed.err
+    table, last = streamed.out[streamed.out.index("step") :].split("\n\n")
+    rows = [line.split() for line in table.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[str(t), f"{60 * t}"] for t in range(1, 6)]
+    assert f"\naccuracy  {rows[-1][2]}" in re.sub(" {2,}", "  ", whole.out)
+    assert "95% of the last accuracy" in last and "ms a step and sample" in last
+    assert "picture: over_time.png" in last and (tmp_path / "over_time.png").stat().st_size > 5000
+    for wrong, sentence in (
+        ([*words[:-4], "--stream", "--checkpoint", trained[0]], "attention (Attention) weighs"),
+        (["gesture", "--data", store, "--stream"], "--stream is for --eval"),
+    ):
+        done = dvs(*wrong, where=tmp_path)
+        assert done.code == 2 and sentence in done.err and "Traceback" not in done.err, done.err
 
 
 def published(path: Path) -> Path:

@@ -109,6 +109,23 @@ def test_a_dry_run_needs_nothing_and_leaves_nothing(tmp_path, words):
         (("cifar", "textures", "--batch", "300", "--size", "8", "--limit-batches", "4"), 4),
         (("fmnist", "digits", "--batch", "64", "--steps", "1"), 20),  # 0.9 of 1,439
         (("vae", "digits", "--batch", "64", "--steps", "1"), 20),
+        (  # 0.9 of the published 1,176
+            (
+                "dvs",
+                "gesture",
+                "--batch",
+                "16",
+                "--steps",
+                "1",
+                "--temporal-ratio",
+                "1",
+                "--width",
+                "0.125",
+                "--downsample",
+                "16",
+            ),
+            66,
+        ),
         (
             (
                 "imagenet",

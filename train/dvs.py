@@ -10,6 +10,8 @@ torchrun --nproc-per-node 4 train/dvs.py cifar10_dvs_pfa --data STORE --precisio
 
 python train/dvs.py gesture --data STORE --eval --checkpoint runs/gesture
 
+python train/dvs.py gesture_code --data STORE --eval --stream --checkpoint runs/gesture_code
+
 STORE is what `python -m attsnn.data prepare` wrote, of any set: classes, sensor and split come from it. A
 part of the training recordings chooses the checkpoint, which is measured on the test set once. A run that was
 stopped goes on with --resume auto, on any number of processes.
@@ -36,7 +38,7 @@ from images import (
     weights_of,
 )
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from attsnn import data, engine, models, ops
 from attsnn.data.synthetic.samples import prepare_samples
@@ -82,9 +84,11 @@ class Recipe(engine.Training):
     schedule: engine.Schedule = "plateau"  # of lr; plateau: x 0.1 after 5 stale epochs
     test_batch: int = 16  # recordings of an evaluation step, each of `clips` windows
     synthetic: int | None = None  # so many recordings drawn by the program, in the set's own format
+    stream: bool = False  # of --eval: accuracy after each step, a step at a time; wants --attention None
+    out: Path = Path("over_time.png")  # the picture that --stream draws
     workers: int = 2  # processes that load data, for each training process
 
-    FREE: ClassVar[tuple[str, ...]] = (*engine.Training.FREE, "data")
+    FREE: ClassVar[tuple[str, ...]] = (*engine.Training.FREE, "data", "stream", "out")
     RANGES: ClassVar[tuple[engine.Range, ...]] = (
         *engine.Training.RANGES,
         engine.Range("at least 1", lambda v: v >= 1, ("steps", "downsample", "clips", "synthetic", "rank")),
@@ -229,10 +233,15 @@ def network(r: Recipe, classes: int, size: tuple[int, int], device: torch.device
 
 def forward(r: Recipe, model: nn.Module, x: Tensor, **how: bool) -> Tensor:
     """Frames [T, N, 2, H, W] to scores [N, classes] in float32; [T, N, classes] with every_step=True."""
-    if r.layout(x.device) is torch.channels_last:
-        x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
     with r.autocast(x.device):
-        return model(x, **how).float()
+        return model(laid(r, x), **how).float()
+
+
+def laid(r: Recipe, x: Tensor) -> Tensor:
+    """Frames [T, N, 2, H, W] in the layout of the recipe."""
+    if r.layout(x.device) is not torch.channels_last:
+        return x
+    return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
 
 
 def loss_of(r: Recipe) -> Callable:
@@ -268,8 +277,7 @@ def prepare(r: Recipe, processes: engine.Processes) -> engine.Prepared:
     device, opened = processes.device, open_data(r, processes)
     augment = data.EventAugment() if r.augment else None
     recordings, tested = opened("train", window=r.window, augment=augment), opened("test", window="clips")
-    fraction = 0.0 if chosen_on_test(vars(r)) else r.validation_fraction
-    chosen, held = engine.held_out(recordings.labels, fraction, r.seed, recordings.people)
+    chosen, held = engine.held_out(recordings.labels, held_fraction(r), r.seed, recordings.people)
     classes, size = recordings.classes, recordings.framing.shape[2:]
     engine.seed_all(r.seed)
     model = network(r, len(classes), size, device)
@@ -325,12 +333,19 @@ def train(r: Recipe, processes: engine.Processes) -> None:
 
 
 def facts(r: Recipe, processes: engine.Processes) -> tuple[tuple[int, int], int, int]:
-    """(height and width of frames, training recordings, classes), of the data if there are some."""
+    """(height and width of frames, recordings to train on, classes), of the data if there are some."""
     if r.data is None and r.synthetic is None:
         (height, width), count, classes = PUBLISHED[r.set]
+        count = round(count * (1 - held_fraction(r)))
         return (height // r.downsample, width // r.downsample), count, classes
     recordings = open_data(r, processes)("train")
-    return recordings.framing.shape[2:], len(recordings), len(recordings.classes)
+    chosen = engine.held_out(recordings.labels, held_fraction(r), r.seed, recordings.people)[0]
+    return recordings.framing.shape[2:], len(chosen), len(recordings.classes)
+
+
+def held_fraction(r: Recipe) -> float:
+    """Of the training recordings, the share that chooses the checkpoint."""
+    return 0.0 if chosen_on_test(vars(r)) else r.validation_fraction
 
 
 def noise(r: Recipe, processes: engine.Processes) -> engine.Step:
@@ -383,13 +398,40 @@ def evaluate(r: Recipe, processes: engine.Processes) -> None:
     share = {"rank": processes.rank, "world": processes.world}
     loader = engine.in_order(of_test(r, recordings), r.test_batch, r.workers, **share)
     how = measured(r, processes)
+    if r.stream:
+        return evaluate_over_time(r, model, loader, recordings, processes)
     scores = engine.evaluate(model, loader, len(recordings.classes), models.watch, **how)
     if processes.first:
         print(f"{scores.per_class(recordings.classes)}\n\n{engine.summary(scores, model)}")
 
 
+def evaluate_over_time(
+    r: Recipe,
+    model: nn.Module,
+    loader: DataLoader,
+    recordings: data.EventFrames,
+    processes: engine.Processes,
+) -> None:
+    """How soon is a gesture known? The accuracy after each step, as a table and a picture."""
+
+    def step(model: nn.Module, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+        with r.autocast(x.device):
+            return model.run(laid(r, x), state)
+
+    with engine.usage():
+        step(model.eval(), torch.zeros(1, 1, *recordings.framing.shape[1:], device=processes.device), None)
+    how = {"step": step, "processes": processes, "limit": r.limit_batches}
+    found = engine.evaluate_by_step(model, loader, len(recordings.classes), **how)
+    if processes.first:
+        print(found.summary(r.dt_ms))
+        for path in engine.pictures.over_time(r.out, found.accuracy, found.known, step_ms=r.dt_ms):
+            print(f"picture: {path}")
+
+
 def command(r: Recipe) -> None:
     r.check()
+    if r.stream and not r.eval:
+        raise engine.UsageError("--stream is for --eval: train first, then measure --checkpoint over time.")
     r.set_precision()
     what = evaluate if r.eval else dry_run if r.dry_run else train
     with engine.processes(r.device, r.threads, r.dist_timeout) as processes:

@@ -25,6 +25,7 @@ from .report import conclude, final
 from .rng import seed_all
 from .sampling import Batches, held_out, in_order, split
 from .setup import cosine, decayed, device, schedule, staircase
+from .streaming import OverTime, evaluate_by_step
 from .topk import TopK, top_k
 from .training import Schedule, Training
 from .trial import Step, piece_of, rows_of_trial, settled, step_of
@@ -38,6 +39,7 @@ __all__ = [
     "Loaded",
     "Measure",
     "NonFiniteError",
+    "OverTime",
     "Prepared",
     "Processes",
     "Range",
@@ -64,6 +66,7 @@ __all__ = [
     "duration",
     "ema_of",
     "evaluate",
+    "evaluate_by_step",
     "final",
     "find_checkpoint",
     "fit",

@@ -120,8 +120,7 @@ def evaluate(
         for name, tensor in seen.items():
             emitted[name] += (tensor != 0).double().mean() * len(out)
         finite = out.isfinite().all(1)
-        ballots = F.one_hot(out.argmax(1), classes) * finite[:, None]
-        confusion += _count(labels, ballots.reshape(len(labels), -1, classes))
+        confusion += count_votes(labels, out, finite)
         mean = loss(out, labels.repeat_interleave(len(out) // len(labels)))
         sums += sums.new_tensor([mean.item() * len(out), len(out), seconds, finite.sum().item()])
     names = max(processes.gather(sorted(emitted)), key=len)  # a process without a recording has none
@@ -156,10 +155,13 @@ def summary(scores: Scores, model: nn.Module) -> str:
     )
 
 
-def _count(labels: Tensor, ballots: Tensor) -> Tensor:
-    """[classes, classes + 1] from labels [N] and ballots [N, W, classes], of ones and zeros."""
-    windows, classes = ballots.shape[1:]
-    votes = ballots.sum(1)
+def count_votes(labels: Tensor, scores: Tensor, votes: Tensor) -> Tensor:
+    """A confusion [classes, classes + 1] from labels [N], scores [N W, classes] of W windows each, and which
+    windows vote [N W].
+    """
+    classes, windows = scores.shape[1], len(scores) // max(len(labels), 1)
+    ballots = F.one_hot(scores.argmax(1), classes) * votes[:, None]
+    votes = ballots.reshape(len(labels), windows, classes).sum(1)
     majority = 2 * votes.max(1).values > windows
     predicted = torch.where(majority, votes.argmax(1), classes)
     cells = torch.bincount(labels * (classes + 1) + predicted, minlength=classes * (classes + 1))

@@ -101,6 +101,13 @@ def recording(
     return _recording(path, frames, layers, step_ms, title, size=(6.8, 1.5 + 0.95 * len(layers)))
 
 
+def over_time(path: Path, accuracy: Sequence[float], known: int, *, step_ms: float | None) -> list[Path]:
+    """Accuracy after each step, with the step from which on it is known; `accuracy`, `known` are those of
+    `OverTime`. step_ms: length of a step; None: steps are numbered.
+    """
+    return _over_time(path, accuracy, known, step_ms, size=(4.4, 2.6))
+
+
 def grid(
     path: Path, rows: Sequence[Tensor], *, gap: int = 2, scale: int = 2, fill: float = 1.0
 ) -> list[Path]:
@@ -159,6 +166,19 @@ def _curves(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         right.axvline(best["epoch"], color=series[-1][1], linewidth=0.7, linestyle=":", label=label)
     left.legend()
     right.legend()
+
+
+@_picture
+def _over_time(figure: Any, accuracy: Sequence[float], known: int, step_ms: float | None) -> None:
+    axes = figure.subplots()
+    length, unit = (1.0, "steps") if step_ms is None else (step_ms, "ms")
+    times = [length * t for t in range(1, len(accuracy) + 1)]
+    axes.plot(times, [100 * a for a in accuracy], color=_HELD, marker="o", markersize=2.2)
+    label = f"within a twentieth of the last: {known * length:g} {unit}"
+    axes.axvline(known * length, color=_AVERAGED, linewidth=0.7, linestyle=":", label=label)
+    axes.set(xlabel=f"since the window began ({unit})", ylabel="accuracy (%)", xlim=(0, None), ylim=(0, 102))
+    axes.set_title("Accuracy over time")
+    axes.legend(loc="lower right")
 
 
 @_picture

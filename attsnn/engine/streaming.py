@@ -1,0 +1,97 @@
+"""Accuracy over time: what a network that streams knows after each step."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .classify import count_votes, own_batches
+from .processes import Processes
+from .record import table
+
+Step = Callable[[nn.Module, Tensor, object], tuple[Tensor, object]]
+NEARLY = 0.95  # of the last accuracy, from where on a class counts as known
+ROWS = 12  # of the printed table
+
+
+@dataclass
+class OverTime:
+    """`accuracy` [T], from 0 to 1, after each step, of so many `recordings`; the seconds that a step of one
+    window takes.
+    """
+
+    accuracy: list[float]
+    recordings: int
+    seconds_per_step: float
+
+    @property
+    def known(self) -> int:
+        """The number of steps from which on the accuracy is at least `NEARLY` that of the last."""
+        wanted = NEARLY * self.accuracy[-1]
+        below = [t for t, accuracy in enumerate(self.accuracy) if accuracy < wanted]
+        return max(below, default=-1) + 2
+
+    def sentence(self, step_ms: float | None) -> str:
+        """When it is known, in steps and, of steps that last so long, in milliseconds."""
+        after = "" if step_ms is None else f", {self.known * step_ms:g} ms"
+        return (
+            f"{NEARLY:.0%} of the last accuracy, {self.accuracy[-1]:.2%}, from step {self.known} of "
+            f"{len(self.accuracy)} on{after}"
+        )
+
+    def summary(self, step_ms: float | None) -> str:
+        """A table of a dozen steps, and the sentence."""
+        steps = len(self.accuracy)
+        shown = sorted({max(1, round(steps * k / ROWS)) for k in range(1, ROWS + 1)} | {self.known})
+        rows = [
+            (t, "-" if step_ms is None else f"{t * step_ms:g}", f"{self.accuracy[t - 1]:.2%}") for t in shown
+        ]
+        time = f"{1e3 * self.seconds_per_step:.2f} ms a step and sample"
+        head = ("step", "ms", f"accuracy of {self.recordings} recordings")
+        return f"{table(head, rows)}\n\n{self.sentence(step_ms)}; {time}"
+
+
+@torch.no_grad()
+def evaluate_by_step(
+    model: nn.Module,
+    loader: DataLoader,
+    classes: int,
+    *,
+    step: Step | None = None,
+    processes: Processes | None = None,
+    limit: int | None = None,
+) -> OverTime:
+    """As `evaluate`, but after every step, by the mean of the scores so far, which come one step at a time.
+
+    A window whose scores are all equal, as before the first spike, votes for no class.
+
+    Args:
+        step: (model, x [1, N W, ...], state) -> (scores [1, N W, classes], state), the first state being
+            None; default: the model's `run`.
+    """
+    processes, device = processes or Processes(), next(model.parameters()).device
+    step = step or (lambda model, x, state: model.run(x, state))
+    model.eval()
+    confusions, sums = [], torch.zeros(2, dtype=torch.float64, device=device)  # seconds, windows x steps
+    for batch in own_batches(loader, processes, limit, lambda: None):
+        sequences, labels = (tensor.to(device) for tensor in batch)
+        state, total = None, 0.0
+        for t, x in enumerate(sequences.flatten(0, 1).transpose(0, 1).unbind(0)):
+            began = time.perf_counter()
+            out, state = step(model, x[None], state)
+            total = total + out[0].double().cpu().to(device)  # waits for it
+            sums += sums.new_tensor([time.perf_counter() - began, len(x)])
+            decided = total.isfinite().all(1) & (total.amax(1) > total.amin(1))
+            found = count_votes(labels, total, decided)
+            confusions[t : t + 1] = [confusions[t] + found if t < len(confusions) else found]
+    steps = max(processes.gather(len(confusions)))  # a process without a recording has none
+    empty = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
+    counted = processes.sum(torch.stack([*confusions, *[empty] * (steps - len(confusions))])).cpu()
+    seconds, shown = processes.sum(sums).tolist()
+    totals = counted.sum((1, 2))
+    correct = counted.diagonal(dim1=1, dim2=2).sum(1)
+    accuracy = (correct / totals.clamp(min=1)).tolist()
+    return OverTime(accuracy, int(totals[0]), seconds / max(shown, 1))
