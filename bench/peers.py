@@ -370,7 +370,7 @@ def _compiled_seam(layer: SpikingLayer, z: Tensor) -> Seam:
 
 def _fused_seam(layer: SpikingLayer, z: Tensor) -> Seam:
     def seam(z: Tensor, shortcut: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        found = layer(z, shortcut)
+        found = SpikingLayer.forward(layer, z, shortcut)  # also where a column stands in its place
         return found if layer.membrane else (found, None)
 
     return seam

@@ -43,8 +43,8 @@ struct PiecewiseExp {
   Real k, peak, height;
   PiecewiseExp(double steepness, double tall)
       : k(Real(steepness)), peak(Real(steepness / 2) * Real(tall)), height(Real(tall)) {}
-  // As a quotient: of a product with exp(-|k z|) ptxas spills registers.
-  ATTSNN_INLINE Real slope(Real z) const { return peak / std::exp(std::fabs(k * z)); }
+  // Not of -|k z|, where ptxas spills registers.
+  ATTSNN_INLINE Real slope(Real z) const { return peak * std::exp(std::fmin(k * z, -k * z)); }
   ATTSNN_INLINE Real value(Real z) const {
     const Real half = Real(0.5) * std::exp(-std::fabs(k * z));
     return height * (z < 0 ? half : 1 - half);
