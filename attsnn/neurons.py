@@ -59,6 +59,8 @@ class LIF(NotScripted, nn.Module):
         check_rules(surrogate, emit, start)
         if isinstance(v_reset, str) and v_reset != "threshold":
             raise ValueError(f"v_reset must be a number, a tensor, None or 'threshold', got {v_reset!r}")
+        if isinstance(subtract, str):
+            raise ValueError(f"subtract must be a number, a tensor or None, the threshold, got {subtract!r}")
         check_reset(v_reset, subtract)
         self._constants = dict(zip(NAMES, (leak, gain, bias, threshold, v_reset, subtract), strict=True))
         learn = _names(learn)

@@ -49,10 +49,10 @@ STABLE_TORCH_LIBRARY(attsnn, m) {
       "Tensor batch_var, float momentum) -> ()");
   Neurons::for_each([&](auto type) {
     const std::string name = decltype(type)::type::kName;
-    m.def((name + "_forward(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, int learns, "
-                  "str keep, "
-                  "bool final_state, int steps=0) -> (Tensor out, Tensor v, Tensor kept)")
-              .c_str());
+    const std::string given = "(Tensor x, Tensor? v0, Tensor? learned, float[] numbers, int[] rules, ";
+    const std::string how = "int learns, str keep, bool final_state, int steps=0) -> ";
+    m.def((name + "_forward" + given + how + "(Tensor out, Tensor v, Tensor kept)").c_str());
+    m.def((name + "_counted" + given + how + "(Tensor out, Tensor v, Tensor kept, Tensor counts)").c_str());
     m.def((name +
            "_backward(Tensor grad_out, Tensor? grad_v, Tensor? x, Tensor? v0, Tensor? learned, Tensor kept, "
            "float[] numbers, int[] rules, int learns, str keep, bool wants_v0, bool shared=False) -> "

@@ -17,6 +17,7 @@ CASES = [
     "bits",
     "learned",
     "own amount",
+    "counts",
     "levels",
     "repeated",
 ]  # and "soft spikes"

@@ -435,7 +435,7 @@ def test_apply_has_the_reference_s_bits(fused, dtype, channels_last, plane):
     constants = {k: neuron[k] for k in reference.CONSTANTS}
     for emit, gates, added in itertools.product(("spike", "relu_membrane"), MASKS, (False, True)):
         packed = pack(p, constants, neuron["surrogate"], False, False, emit, "zero", False)
-        r, rules = shortcut if added else None, (*packed.rules, gates, added, added, 1, 1, 0, 0, 0)
+        r, rules = shortcut if added else None, (*packed.rules, gates, added, added, 1, 1, 0, 0, 0, 0)
         how = (*packed.numbers, 1e-5), rules, "input"
         planes, norm, weights = small_inputs(p, gates)
         forward = (p, r, None, planes, *norm, weights, None, *how)
@@ -552,14 +552,15 @@ def test_opcheck(fused):
         p, norm = pooled[0], (totals or given, gamma, beta)
         for keep, r, constants in (("nothing", None, None), ("input", p.flip(1), learned), ("bits", p, None)):
             carries = int(keep != "nothing" and steps == 65)
-            own = (gates, 1, int(keep == "input"), int(last), 2, 0, carries, carries)
+            own = (gates, 1, int(keep == "input"), int(last), 2, 0, carries, carries, int(last))
             how = numbers, (*rules, *own), keep
             v0 = torch.rand_like(p[0]) if carries else None
             forward = (p, r, v0, planes, *norm, weights, constants, *how)
             out, membrane, state, small = check(ours.lif_seam_forward, *forward)
             if keep == "nothing":
                 continue
-            states = [v0, *state] if carries else []
+            states = [v0, state[0]] if carries else []
+            assert len(state) == carries + last
             kept = membrane[0] if membrane else None, planes, weights, small, states, constants
             (up,), by_norm, _, by_planes, by_pixels, by_state, _ = check(
                 ours.lif_seam_backward, out, None, p, *kept, *how
@@ -572,7 +573,7 @@ def test_opcheck(fused):
     # A norm alone hands grad_out on as it is.
     z = maps(1, 2, 4, 6, 8)
     planes, norm, _ = small_inputs(z, 0)
-    rules = (1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0)
+    rules = (1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0)
     how = [1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1e-5], rules, "input"
     out, *_, small = check(ours.lif_seam_forward, z, None, None, planes, *norm, [], None, *how)
     assert check(ours.lif_seam_backward, out, None, z, None, planes, [], small, [], None, *how)[0] == []

@@ -17,7 +17,7 @@ SEAM = [
     *("more blocks than a launch takes", "more steps than a launch takes"),
 ]
 GATES = ["norm", "float", "double", "one gate", "space", "more blocks than a launch takes"]
-NEURON = [*TYPES, "shortcut", "bits", "steps", "tiles", "learned", "surrogates", "chunks", "levels"]
+NEURON = [*TYPES, "shortcut", "bits", "steps", "tiles", "learned", "surrogates", "chunks", "counts", "levels"]
 NEURON += ["more blocks than a launch takes"]
 # Every kernel whose threads wait for each other, once; the type changes nothing about that.
 RACES = [

@@ -183,6 +183,11 @@ def test_what_sequences_do_not_have(backend):
         layers.SpikingLayer(None, neuron, attention=pfa)(x)
     with pytest.raises(ValueError, match=r"x must be \[T, N, C, L\], steps before samples"):
         layers.SpikingLayer(nn.Conv1d(6, 6, 3).double(), neuron)(x[0])
+    tokens = layers.SpikingLayer(nn.Linear(LENGTH, 3).double(), neuron)
+    with pytest.raises(ValueError, match=r"v0 must be tokens \(3, 6, 3\), got shape \(3, 3, 6\)"):
+        tokens.run(x, v0=torch.zeros(3, 3, 6, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"shortcut must be tokens \(4, 3, 6, 3\), got shape \(4, 3, 3, 6\)"):
+        tokens.run(x, torch.zeros(4, 3, 3, 6, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"x must be \[T, N, F\] or tokens \[T, N, L, F\]"):
         layers.SpikingLayer(nn.Linear(5, 5).double(), neuron)(x[0, 0])
 
@@ -197,6 +202,20 @@ def test_a_norm_that_is_called_sees_channels(backend):
         layer.norm.register_forward_hook(lambda module, args, out: shapes.append(tuple(out.shape)))
         close64(layer(x), expected, 1e-12)
     assert shapes == [(STEPS * SAMPLES, CHANNELS, LENGTH)] * 2
+
+
+def test_a_norm_alone_follows_the_channels(backend):
+    """Of a layer without a neuron; L is C, so that no size could tell the two apart."""
+    for current, shape in ((nn.Linear(7, LENGTH), (LENGTH, 7)), (nn.Conv1d(7, LENGTH, 1), (7, LENGTH))):
+        torch.manual_seed(0)
+        norm = nn.BatchNorm1d(LENGTH)
+        nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+        layer = layers.NormedLayer(current, norm, backend=backend).double()
+        x = numbers(STEPS, SAMPLES, *shape)
+        z = current(x.flatten(0, 1))
+        linear = isinstance(current, nn.Linear)
+        wanted = norm(z.transpose(1, 2)).transpose(1, 2) if linear else norm(z)
+        close64(layer(x), wanted.view(STEPS, SAMPLES, LENGTH, LENGTH), 1e-12)
 
 
 def test_static_tokens_and_single_steps(backend):

@@ -149,6 +149,9 @@ def test_what_does_not_stream():
             net.run(x, wrong)
     with pytest.raises(ValueError, match="x must be frames"):
         net.run(x[0])
+    for steps in (0, 1.5, True):
+        with pytest.raises(ValueError, match="steps must be an integer of at least 1"):
+            network("ms_resnet18").run(frames("ms_resnet18"), steps=steps)
     net.features[0].norm = nn.BatchNorm2d(8, track_running_stats=False).double().eval()
     with pytest.raises(ValueError, match=r"features\.0\.norm has no running statistics"):
         net.run(x)
@@ -180,6 +183,10 @@ def test_modules_of_others_are_computed_or_refused():
     finally:
         del Residual.walk
     del net.features[-1]
+    net.features[1].forward = lambda x: x  # of one's own, which takes no state
+    with pytest.raises(ValueError, match="SpikingLayer has neurons whose state it does not hand on"):
+        net.run(x)
+    del net.features[1].forward
     calls = []
     handle = net.features.register_forward_hook(lambda *_: calls.append(1))
     with pytest.raises(ValueError, match="hooks of Sequential would not run"):

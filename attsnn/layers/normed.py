@@ -3,6 +3,7 @@
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules import conv
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attsnn import ops
@@ -46,6 +47,20 @@ def check_input(current: nn.Module | None, x: Tensor) -> None:
         raise TypeError(f"{asked}: convert either")
 
 
+def ends_in_linear(layer: nn.Module | None) -> bool:
+    """Whether the last convolution or linear layer in it is linear: what it returns are then features, or
+    tokens.
+    """
+    inside = () if layer is None else layer.modules()
+    kinds = [part for part in inside if isinstance(part, nn.Linear | conv._ConvNd)]
+    return bool(kinds) and isinstance(kinds[-1], nn.Linear)
+
+
+def transposed(tensor: Tensor | None) -> Tensor | None:
+    """Tokens [..., L, C] as a sequence [..., C, L] that lies channels-last, and back."""
+    return None if tensor is None else tensor.transpose(-1, -2)
+
+
 NORMS = nn.BatchNorm1d, nn.SyncBatchNorm  # whose forward a seam may stand for, of 2d the same
 
 
@@ -67,7 +82,7 @@ class NormedLayer(NotScripted, nn.Module):
     """A convolution, or a linear layer, and its batch norm, without a neuron: [T, N, ...] -> [T, N, ...].
 
     The norm is that of the seams: over (T, N, H, W), and over all processes where it is synchronised;
-    `backend` and `membrane_dtype` are as in `SpikingLayer`.
+    `backend`, `membrane_dtype` and `tokens` are as in `SpikingLayer`.
     """
 
     def __init__(
@@ -77,10 +92,12 @@ class NormedLayer(NotScripted, nn.Module):
         *,
         membrane_dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        tokens: bool | None = None,
     ):
         super().__init__()
         check_norm(norm)
         self.current, self.norm, self.membrane_dtype, self.backend = current, norm, membrane_dtype, backend
+        self.tokens = ends_in_linear(current) if tokens is None else tokens
 
     def forward(self, x: Tensor, repeats: int = 1) -> Tensor:
         """`repeats`: how many equal inputs x stands for, T where a static image is given once; they count in
@@ -88,6 +105,8 @@ class NormedLayer(NotScripted, nn.Module):
         """
         check_input(self.current, x)
         z = widened(over_time(self.current, x), self.membrane_dtype)
+        if z.dim() == 4 and self.tokens:
+            return transposed(normed(transposed(z), self.norm, self.backend, repeats=repeats))
         return normed(z, self.norm, self.backend, repeats=repeats)
 
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import conv
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attsnn import ops
@@ -19,26 +18,16 @@ from .normed import (
     NormedLayer,
     check_input,
     check_norm,
+    ends_in_linear,
     norm_of,
     normed,
     over_time,
+    transposed,
     update,
     widened,
 )
 
 CALLED = "the neuron has hooks or a forward of its own, so that it is called, and hands on no state"
-
-
-def _ends_in_linear(layer: nn.Module | None) -> bool:
-    """Whether the last convolution or linear layer in it is linear."""
-    inside = () if layer is None else layer.modules()
-    kinds = [part for part in inside if isinstance(part, nn.Linear | conv._ConvNd)]
-    return bool(kinds) and isinstance(kinds[-1], nn.Linear)
-
-
-def _transposed(tensor: Tensor | None) -> Tensor | None:
-    """Tokens [..., L, C] as a sequence [..., C, L] that lies channels-last, and back."""
-    return None if tensor is None else tensor.transpose(-1, -2)
 
 
 class SpikingLayer(NotScripted, nn.Module):
@@ -98,7 +87,7 @@ class SpikingLayer(NotScripted, nn.Module):
         self.attention = None if isinstance(attention, nn.Identity) else attention
         self.neuron, self.pool, self.membrane = neuron, pool, membrane
         self.membrane_dtype, self.norm_scale = membrane_dtype, norm_scale
-        self.tokens = _ends_in_linear(current) if tokens is None else tokens
+        self.tokens = ends_in_linear(current) if tokens is None else tokens
 
     def run(self, x: Tensor, shortcut: Tensor | None = None, v0: Tensor | None = None) -> ops.SeamOutput:
         """x [T, N, C, H, W], [T, N, C, L], [T, N, F] or tokens [T, N, L, F], a shortcut of the pooled maps'
@@ -121,8 +110,11 @@ class SpikingLayer(NotScripted, nn.Module):
         z = x if self.current is None else over_time(self.current, x)
         if z.dim() != 4 or not self.tokens:
             return self._seam(z, shortcut, v0, final_state, given)
-        found = self._seam(*map(_transposed, (z, shortcut, v0)), final_state, given)
-        out, membrane, v = map(_transposed, (found.out, found.membrane, found.v))
+        for name, other, shape in (("shortcut", shortcut, z.shape), ("v0", v0, z.shape[1:])):
+            if isinstance(other, Tensor) and other.shape != shape:
+                raise ValueError(f"{name} must be tokens {tuple(shape)}, got shape {tuple(other.shape)}")
+        found = self._seam(*map(transposed, (z, shortcut, v0)), final_state, given)
+        out, membrane, v = map(transposed, (found.out, found.membrane, found.v))
         return found._replace(out=out, membrane=membrane, v=v)
 
     def _seam(
@@ -214,12 +206,12 @@ class SpikingLayer(NotScripted, nn.Module):
             charge = widened(over_time(self._current, x), self.membrane_dtype)
             tokens = self.tokens and charge.dim() == 4
             how = {"pool": self.pool, "repeats": steps, "scale": self.norm_scale}
-            charge = normed(_transposed(charge) if tokens else charge, self.norm, self.neuron.backend, **how)
+            charge = normed(transposed(charge) if tokens else charge, self.norm, self.neuron.backend, **how)
             how = {"steps": steps, "final_state": final_state}
-            emitted = self.neuron(charge, _transposed(v0) if tokens else v0, **how)
+            emitted = self.neuron(charge, transposed(v0) if tokens else v0, **how)
             if not tokens:
                 return emitted
-            return tuple(map(_transposed, emitted)) if final_state else _transposed(emitted)
+            return tuple(map(transposed, emitted)) if final_state else transposed(emitted)
         result = self._through(x, shortcut, v0, final_state=final_state)
         if final_state and result.v is None:
             raise ValueError(f"final_state: {CALLED}")

@@ -29,7 +29,8 @@ class Stream:
         self.before, self.after = state, []
 
     def __call__(self, layer: nn.Module, *inputs, **how):
-        if type(layer).forward in (SpikingLayer.forward, LIF.forward):
+        own = "forward" in layer.__dict__  # which need not take a state
+        if not own and type(layer).forward in (SpikingLayer.forward, LIF.forward):
             *out, v = layer(*inputs, v0=self._next(), final_state=True, **how)
             self.after.append(v)
             return out[0] if len(out) == 1 else tuple(out)

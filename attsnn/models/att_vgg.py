@@ -26,7 +26,7 @@ from attsnn.layers import (
     streamed,
 )
 
-from .parts import EachStep
+from .parts import EachStep, asked_for
 from .registry import register
 from .sizes import check_attention, check_widths, scaled
 
@@ -135,7 +135,7 @@ class AttVGG(nn.Module):
 
         In evaluation mode, without an attention, which wants whole windows; else ValueError.
         """
-        spikes, state = streamed(self, self._spikes, state, x, self.plan.steps if steps is None else steps)
+        spikes, state = streamed(self, self._spikes, state, x, asked_for(steps, self.plan))
         return self.classifier(spikes), state
 
     def _spikes(self, call: Callable, x: Tensor, steps: int) -> Tensor:

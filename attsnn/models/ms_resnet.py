@@ -27,7 +27,7 @@ from attsnn.layers import (
     streamed,
 )
 
-from .parts import weighed
+from .parts import asked_for, weighed
 from .registry import register
 from .sizes import check_widths, scaled
 
@@ -209,7 +209,7 @@ class MSResNet(nn.Module):
 
         In evaluation mode, without an attention, which wants whole windows; else ValueError.
         """
-        spikes, state = streamed(self, self._spikes, state, x, self.plan.steps if steps is None else steps)
+        spikes, state = streamed(self, self._spikes, state, x, asked_for(steps, self.plan))
         return self.classifier(spikes.mean((3, 4))), state
 
     def _spikes(self, call: Callable, x: Tensor, steps: int) -> Tensor:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from attsnn._extension import Backend
-from attsnn.attention import PFA
+from attsnn.attention import PFA, check_counts
 from attsnn.layers import over_time
 
 
@@ -16,6 +16,14 @@ class EachStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return over_time(self.layer, x)
+
+
+def asked_for(steps: int | None, plan) -> int:
+    """Of a network of static images: how many steps more, those of its plan where nobody says."""
+    if steps is None:
+        return plan.steps
+    check_counts(steps=steps)
+    return steps
 
 
 def weighed(plan, channels: int, backend: Backend) -> nn.Module:

@@ -17,7 +17,7 @@ from attsnn._extension import Backend
 from attsnn.attention import check_counts
 from attsnn.layers import NormedLayer, Rate, SpikingLayer, State, plainly, streamed
 
-from .parts import EachStep, weighed
+from .parts import EachStep, asked_for, weighed
 from .registry import register
 from .sizes import check_attention, scaled
 
@@ -77,7 +77,7 @@ class PFAFMNIST(nn.Module):
 
         In evaluation mode, without an attention, which wants whole windows; else ValueError.
         """
-        return streamed(self, self._by_step, state, x, self.plan.steps if steps is None else steps)
+        return streamed(self, self._by_step, state, x, asked_for(steps, self.plan))
 
     def _by_step(self, call: Callable, x: Tensor, steps: int) -> Tensor:
         if x.shape[1:] != (1, SIDE, SIDE):

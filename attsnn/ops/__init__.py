@@ -18,8 +18,10 @@ from .pfa import pfa
 from .pool import average_pool
 from .running import update_running
 from .seam import seam
+from .tally import Counts, counting
 
 __all__ = [
+    "Counts",
     "Gates",
     "Norm",
     "PFAOutput",
@@ -28,6 +30,7 @@ __all__ = [
     "SeamOutput",
     "average_pool",
     "channel_gate",
+    "counting",
     "lif",
     "pfa",
     "seam",

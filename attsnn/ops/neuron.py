@@ -17,6 +17,7 @@ from attsnn._extension import Backend, compiled, say_reference, use_fused
 from attsnn.reference import EMITS, SURROGATES, Surrogate, rectangular, state_dtype
 from attsnn.reference.neuron import Constant, check_reset
 
+from . import tally
 from .registration import (
     refuse_beyond,
     refuse_recorded,
@@ -107,7 +108,10 @@ def lif(
         rules |= {"start": start, "levels": levels, "normalize": normalize, "soft": soft}
         if steps is not None:
             x = x.expand(steps, *x.shape[1:])
-        return reference.lif(x, v0, **{"v_reset": None, **constants}, **rules, final_state=final_state)
+        out, v = reference.lif(x, v0, **{"v_reset": None, **constants}, **rules, final_state=final_state)
+        if tally.asked():
+            tally.take(tally.counts_of(out, levels, normalize), out)
+        return out, v
     learned = stack(x, constants, soft)
     refuse_beyond("lif", x, v0, learned)
     x = x if _dense(x) else x.contiguous()
@@ -116,9 +120,12 @@ def lif(
     wanted = packed.learns or x.requires_grad or (v0 is not None and v0.requires_grad)
     wanted = wanted or torch.compiler.is_exporting()  # what is exported may be trained
     keep = packed.keep if torch.is_grad_enabled() and wanted else "nothing"
-    op = torch.ops.attsnn.lif_forward
-    how = packed.numbers, packed.rules, packed.learns, keep
-    out, v, _ = op(x, v0, learned, *how, final_state, steps or 0)
+    given = x, v0, learned, packed.numbers, packed.rules, packed.learns, keep, final_state, steps or 0
+    if tally.asked():
+        out, v, _, counts = torch.ops.attsnn.lif_counted(*given)
+        tally.take(counts, out)
+    else:
+        out, v, _ = torch.ops.attsnn.lif_forward(*given)
     return out, v if final_state else None
 
 
@@ -401,6 +408,12 @@ def _forward_shapes(x, v0, learned, numbers, rules, learns, keep, final_state, s
     return out, v, kept
 
 
+def _counted_shapes(x, *rest):
+    out, v, kept = _forward_shapes(x, *rest)
+    channels = x.shape[2] if x.dim() > 2 else 1
+    return out, v, kept, x.new_empty(out.shape[0] + channels, dtype=torch.int64)
+
+
 def _backward_shapes(
     grad_out, grad_v, x, v0, learned, kept, numbers, rules, learns, keep, wants_v0, shared=False
 ):
@@ -416,16 +429,17 @@ def _backward_shapes(
 
 def _setup_context(ctx, inputs, output) -> None:
     x, v0, learned, ctx.numbers, ctx.rules, ctx.learns, ctx.keep, final_state, steps = inputs
-    out, v, kept = output
+    out, v, *rest = output  # kept, and perhaps counts
+    kept = rest[0]
     ctx.shape, ctx.strides, ctx.dtype = out.shape, x.stride()[1:], x.dtype
     ctx.shared = steps > 1 and x.shape[0] == 1
     ctx.save_for_backward(x if ctx.keep == "input" else None, v0, learned, kept)
-    ctx.mark_non_differentiable(*((kept,) if final_state else (v, kept)))
+    ctx.mark_non_differentiable(*(rest if final_state else (v, *rest)))
     ctx.set_materialize_grads(False)
 
 
 def _make_backward(op):
-    def backward(ctx, grad_out, grad_v, _):
+    def backward(ctx, grad_out, grad_v, *_):
         if grad_out is None and grad_v is None:
             return (None,) * 9
         refuse_recorded("lif", ctx.keep)
@@ -452,6 +466,7 @@ if compiled() is not None:
             f"{_name}_forward",
             f"{_name}_backward",
             shapes=(_forward_shapes, _backward_shapes),
+            more={f"{_name}_counted": _counted_shapes},
             setup_context=_setup_context,
             gradient=_make_backward(getattr(torch.ops.attsnn, f"{_name}_backward")),
             name=_name,

@@ -3,7 +3,8 @@ it does not do.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch._C import _functorch
@@ -32,6 +33,7 @@ def register_gradient(
     setup_context: Callable,
     gradient: Callable,
     name: str,
+    more: Mapping[str, Callable] = MappingProxyType({}),
 ) -> None:
     """Registers an op and the op that is its gradient, which has none itself.
 
@@ -39,11 +41,13 @@ def register_gradient(
         shapes: the rules of both.
         setup_context, gradient: as `torch.library.register_autograd` takes them; `gradient` calls `backward`.
         name: what users call the op.
+        more: other ops that have the same gradient, with their rules.
     """
-    for op, shape in zip((forward, backward), shapes, strict=True):
+    for op, shape in {**dict(zip((forward, backward), shapes, strict=True)), **more}.items():
         register_shape(op, shape, name)
     gradient = telling_of_memory(gradient)
-    torch.library.register_autograd(f"attsnn::{forward}", gradient, setup_context=setup_context)
+    for op in (forward, *more):
+        torch.library.register_autograd(f"attsnn::{op}", gradient, setup_context=setup_context)
     torch.library.register_autograd(f"attsnn::{backward}", _refuse(TWICE.format(name)))
 
 

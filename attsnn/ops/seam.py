@@ -20,6 +20,7 @@ from attsnn.reference import Gates, Norm, Scores, SeamOutput, Surrogate, rectang
 from attsnn.reference.neuron import Constant
 from attsnn.reference.seam import as_sequences
 
+from . import tally
 from .neuron import as_read, check, five, like, pack, runs_fused, stack, typed, zeros_for
 from .registration import (
     TWICE,
@@ -113,7 +114,7 @@ def seam(
     if not runs_fused(backend, surrogate, z, shortcut, v0, *constants.values(), *beside):
         neuron = {"surrogate": surrogate, "strict": strict, "detach_reset": detach_reset, "soft": soft}
         neuron |= {"emit": emit, "start": start, "levels": levels, "normalize": normalize}
-        return reference.seam(
+        found = reference.seam(
             z,
             norm=norm,
             pool=pool,
@@ -124,6 +125,9 @@ def seam(
             final_state=final_state,
             **{"v_reset": None, **constants, **neuron},
         )
+        if tally.asked():
+            tally.take(tally.counts_of(found.out, levels, normalize), found.out)
+        return found
     learned = stack(z, constants, soft)
     dims = z.dim()
     if dims != 5:
@@ -146,6 +150,7 @@ def seam(
         and z.shape[0] == 1
         and gain == 1
         and not (membrane or final_state or v0 is not None),
+        counted=tally.asked(),
         numbers=packed.numbers,
         rules=packed.rules,
         keep=packed.keep,
@@ -159,15 +164,18 @@ def seam(
     else:  # autograd's own way there takes as long as a small seam
         results = iter(_outputs(plan, _computed(plan, *given, wanted=False)[0]))
     out, x, v = next(results), next(results) if membrane else None, next(results) if final_state else None
+    counts = next(results) if plan.counted else None
     mean, var = (next(results), next(results)) if plan.batch else (None, None)
     scores = Scores(*(next(results) if plan.gates & which else None for which in (TIME, CHANNEL, SPACE)))
     found = SeamOutput(out, x, mean, var, scores, v)
-    if dims == 5:
-        return found
     if dims == 4:
-        return as_sequences(found)
-    out, x, v = (None if t is None else t.flatten(-3) for t in (out, x, v))
-    return found._replace(out=out, membrane=x, v=v)
+        found = as_sequences(found)
+    elif dims == 3:
+        out, x, v = (None if t is None else t.flatten(-3) for t in (out, x, v))
+        found = found._replace(out=out, membrane=x, v=v)
+    if counts is not None:
+        tally.take(counts, found.out)
+    return found
 
 
 def _as_maps(tensor: Tensor, dims: int) -> Tensor:
@@ -193,6 +201,7 @@ class _Plan(NamedTuple):
     membrane: bool
     final_state: bool
     alone: bool  # as in SeamRules
+    counted: bool
     numbers: tuple[float, ...]
     rules: tuple[int, ...]
     keep: str
@@ -310,7 +319,7 @@ def _computed(plan, z, shortcut, v0, learned, weight, bias, mean, var, *weights,
 
 
 def _outputs(plan: _Plan, pieces: _Pieces) -> list[Tensor]:
-    """out, membrane, state; then what has no gradient: mean and variance, the gates."""
+    """out, membrane, state; then what has no gradient: counts, mean and variance, the gates."""
     time, channel, space = gates_in(pieces.small, plan.gates)
     return [
         *(pieces.out, *(pieces.membranes if plan.membrane else ()), *pieces.states),
@@ -332,8 +341,8 @@ def _rules(plan: _Plan, keep: str, shortcut: Tensor | None, v0: Tensor | None) -
     """The neuron's, and the seam's behind them."""
     rounded = shortcut is not None or plan.membrane
     membrane = plan.membrane or _keeps_membrane(plan, keep, shortcut)
-    states = v0 is not None, plan.final_state
-    own = SeamRules(plan.gates, rounded, membrane, plan.normed, plan.repeats, plan.alone, *states)
+    last = v0 is not None, plan.final_state, plan.counted
+    own = SeamRules(plan.gates, rounded, membrane, plan.normed, plan.repeats, plan.alone, *last)
     return (*plan.rules, *map(int, own))
 
 
@@ -447,7 +456,7 @@ def _plan_of(numbers: Sequence[float], flags: Sequence[int], keep: str) -> _Plan
     normed, batch, repeats, pool, gates, membrane, final_state, alone, *rules = flags
     return _Plan(
         *(bool(normed), bool(batch), eps, None, repeats, pool, gates),
-        *(bool(membrane), bool(final_state), bool(alone), tuple(of_neuron), tuple(rules), keep),
+        *(bool(membrane), bool(final_state), bool(alone), False, tuple(of_neuron), tuple(rules), keep),
     )
 
 

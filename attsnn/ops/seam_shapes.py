@@ -32,6 +32,7 @@ class SeamRules(NamedTuple):
     alone: bool  # the neuron hands on x of one step as it is, and so its gradient
     given: bool  # the state before the first step
     final_state: bool  # is a result
+    counted: bool  # what is emitted
 
 
 def rules_of(rules: Sequence[int]) -> SeamRules:
@@ -165,7 +166,7 @@ def _forward_shapes(
     p, shortcut, v0, planes, statistics, weight, bias, weights, learned, numbers, rules, keep
 ):
     (steps, samples, channels, height, width), state = p.shape, state_dtype(p)
-    gates, _, membrane, *_, final_state = rules_of(rules)
+    gates, _, membrane, *_, final_state, counted = rules_of(rules)
     by_sample = samples if gates & BY_PLANE else 1
 
     def real(*shape: int, dtype: torch.dtype = state) -> Tensor:
@@ -190,13 +191,14 @@ def _forward_shapes(
     elif keep == "input" and steps > CHECKPOINT_ABOVE:
         small.append(real((steps - 1) // CHECKPOINT_EVERY, neurons))
     states = [_state_like(p)] if final_state else []
+    states += [real(steps + channels, dtype=torch.int64)] if counted else []
     return maps_like(p), [maps_like(p)] if membrane else [], states, small
 
 
 def _backward_shapes(
     grad_out, grad_membrane, p, membrane, planes, weights, small, states, learned, numbers, rules, keep
 ):
-    gates, _, _, normed, _, alone, given, _ = rules_of(rules)
+    gates, _, _, normed, _, alone, given, *_ = rules_of(rules)
     state, channels = state_dtype(p), p.shape[2]
     of_norm = []
     if normed:

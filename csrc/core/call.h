@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 
+#include "counts.h"
 #include "fire.h"
 #include "lif.h"
 
@@ -73,6 +74,7 @@ struct Forward {
   Real* v = nullptr;            // null: not wanted
   Real* checkpoints = nullptr;  // [(T - 1) / kCheckpointEvery, neurons], or null
   uint8_t* bits = nullptr;      // [T, bytes_of_bits(neurons)], or null
+  Counts counts;                // of what is emitted
 };
 
 template <class Cell, class Real, class Source, class Gradient, class Sink>

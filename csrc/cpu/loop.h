@@ -2,7 +2,9 @@
 // in the nearest cache. neuron.cpp gives it memory and threads.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <memory>
+#include <vector>
 
 #include "core/neurons.h"
 #include "cpu/isa.h"
@@ -88,7 +90,7 @@ template <class Cell, class Real, bool kArrays>
 struct Workspace {
   RowTerms<Cell, Real, kArrays> terms;
   alignas(64) Real arrays[kArrays ? Cell::kTerms * kTile : 1];
-  alignas(64) Real v[kTile], grad_v[kTile], sums[Cell::kConstants * kTile];
+  alignas(64) Real v[kTile], grad_v[kTile], sums[Cell::kConstants * kTile], counted[kTile];
   alignas(64) Real in[kRowSteps][kTile], out[kRowSteps][kTile], x[kRowSteps][kTile];
   alignas(64) Real slope[kRowSteps][kTile], before[kRowSteps][kTile];
   alignas(64) Real h[kCheckpointAbove][kTile];  // of one chunk of steps
@@ -116,14 +118,60 @@ Real start_state(const Neuron<Cell, Real>& neuron, const Real* given, int64_t co
   return neuron.rules.start_at_reset ? 1 : 0;
 }
 
+// What the tiles of a range count, before it is added to what all do.
+class Tally {
+ public:
+  Tally(const Counts& counts, int64_t steps) : counts_(counts) {
+    if (counts.wanted()) by_step_.assign(steps, 0), by_channel_.assign(counts.channels, 0);
+  }
+  int64_t* at(int64_t t) { return by_step_.data() + t; }
+
+  // The neurons from `first` on, of which each counted so much.
+  template <class Real>
+  void take(int64_t first, int64_t count, const Real* by_neuron) {
+    const int64_t stride = counts_.channel_stride;
+    for (int64_t j = 0; j < count;) {
+      const int64_t place = (first + j) / stride, c = place % counts_.channels;
+      if (stride == 1) {
+        const int64_t run = std::min(count - j, counts_.channels - c);
+        for (int64_t k = 0; k < run; ++k) by_channel_[c + k] += int64_t(by_neuron[j + k]);
+        j += run;
+      } else {
+        const int64_t run = std::min(count - j, (place + 1) * stride - first - j);
+        double sum = 0;
+        for (int64_t k = 0; k < run; ++k) sum += by_neuron[j + k];
+        by_channel_[c] += int64_t(sum);
+        j += run;
+      }
+    }
+  }
+
+  // Other ranges do the same at the same time.
+  ~Tally() {
+    const auto add = [](const std::vector<int64_t>& from, int64_t* to) {
+      for (size_t i = 0; i < from.size(); ++i)
+        if (from[i] != 0) std::atomic_ref(to[i]).fetch_add(from[i], std::memory_order_relaxed);
+    };
+    add(by_step_, counts_.by_step);
+    add(by_channel_, counts_.by_channel);
+  }
+
+ private:
+  Counts counts_;
+  std::vector<int64_t> by_step_, by_channel_;
+};
+
+inline constexpr int64_t kCountedSteps = 4096;  // after which a neuron's float is emptied: it stays exact
+
 template <class Cell, class Real, bool kArrays, class Fire>
 void forward_tile(const ForwardTiles<Cell, Real>& call, const Fire& fire, const Rectangular<Real>& window,
-                  int64_t first, int64_t count, Workspace<Cell, Real, kArrays>& w) {
+                  int64_t first, int64_t count, Workspace<Cell, Real, kArrays>& w, Tally& tally) {
   const Rules<Real> rules = call.neuron.rules;
   w.load(call.neuron, call.shape, first, count);
   const auto terms = w.terms;
   const Real start = start_state(call.neuron, call.v0 ? call.v0 + first : nullptr, count, w);
-  const auto run = [&]<bool kSpike, bool kBits>() {
+  const auto run = [&]<bool kSpike, bool kBits, bool kCount>() {
+    if constexpr (kCount) std::fill_n(w.counted, count, Real(0));
     forward_in_groups<kGroup<Fire>>(0, call.shape.steps, [&]<int kSteps>(int64_t t) {
       if (call.checkpoints != nullptr && t > 0 && t % kCheckpointEvery == 0)
         std::copy_n(w.v, count, call.checkpoints + (t / kCheckpointEvery - 1) * call.shape.neurons + first);
@@ -131,19 +179,28 @@ void forward_tile(const ForwardTiles<Cell, Real>& call, const Fire& fire, const 
       const auto out = rows_for<kSteps>(*call.out, t, first, w.out);
       Rows<uint8_t, kSteps> packed{};
       if constexpr (kBits) packed = packed_rows<kSteps>(call.bits, call.shape, t, first);
-      with_isa<forward_rows<Cell, Real, kArrays, kSpike, kBits, kSteps, Fire>>(
-          count, terms, rules, fire, window, t > 0 ? Real(1) : start, x, &w.v[0], out, packed);
+      with_isa<forward_rows<Cell, Real, kArrays, kSpike, kBits, kCount, kSteps, Fire>>(
+          count, terms, rules, fire, window, t > 0 ? Real(1) : start, x, &w.v[0], out, packed,
+          kCount ? &w.counted[0] : nullptr, kCount ? tally.at(t) : nullptr);
       write_rows(out, *call.out, t, first, count);
+      if (kCount && (t + kSteps) % kCountedSteps < kSteps) {
+        tally.take(first, count, w.counted);
+        std::fill_n(w.counted, count, Real(0));
+      }
     });
+    if constexpr (kCount) tally.take(first, count, w.counted);
   };
-  if constexpr (kSpikesAlone<Fire>)
-    run.template operator()<true, false>();
-  else if (call.bits != nullptr)
-    run.template operator()<true, true>();
-  else if (rules.emit == Emit::kSpike)
-    run.template operator()<true, false>();
-  else
-    run.template operator()<false, false>();
+  const auto choose = [&]<bool kCount>() {
+    if constexpr (kSpikesAlone<Fire>)
+      run.template operator()<true, false, kCount>();
+    else if (call.bits != nullptr)
+      run.template operator()<true, true, kCount>();
+    else if (rules.emit == Emit::kSpike)
+      run.template operator()<true, false, kCount>();
+    else
+      run.template operator()<false, false, kCount>();
+  };
+  call.counts.wanted() ? choose.template operator()<true>() : choose.template operator()<false>();
   if (call.v != nullptr) std::copy_n(w.v, count, call.v + first);
 }
 
@@ -269,11 +326,12 @@ void over_tiles(int64_t begin, int64_t end, const F& f) {
 template <class Cell, class Real>
 void forward_tiles(const ForwardTiles<Cell, Real>& call, const Firing& firing, int64_t begin, int64_t end) {
   const Rectangular<Real> window(firing.scale, firing.height);
+  Tally tally(call.counts, call.shape.steps);
   const auto run = [&]<bool kArrays>() {
     dispatch_fire<Real>(firing, [&](const auto& chosen) {
       with_step(chosen, [&](const auto& fire) {
         over_tiles<Cell, Real, kArrays>(begin, end, [&](int64_t first, int64_t count, auto& workspace) {
-          forward_tile(call, fire, window, first, count, workspace);
+          forward_tile(call, fire, window, first, count, workspace, tally);
         });
       });
     });

@@ -88,8 +88,8 @@ template <class Cell, class Io, class Real, class F>
 void with_rows(const ForwardCall<Cell, Io, Real>& call, const F& f) {
   const MemorySource<Io, Real> x(call.x);
   const MemorySink<Io, Real> out(call.out);
-  f(ForwardTiles<Cell, Real>{call.shape, call.neuron, &x, &out, call.v0, call.v, call.checkpoints,
-                             call.bits});
+  f(ForwardTiles<Cell, Real>{call.shape, call.neuron, &x, &out, call.v0, call.v, call.checkpoints, call.bits,
+                             call.counts});
 }
 template <class Cell, class Io, class Real, class F>
 void with_rows(const BackwardCall<Cell, Io, Real>& call, const F& f) {

@@ -12,6 +12,7 @@ namespace {
 
 struct CpuDriver {
   static constexpr bool kSumsSteps = true;
+  static constexpr int64_t kCountCopies = 1;
 
   // f(begin, end) for ranges of whole tiles. Tiles depend on the shape alone, never on the number of threads.
   template <class F>
@@ -51,6 +52,7 @@ STABLE_TORCH_LIBRARY_IMPL(attsnn, CPU, m) {
   Neurons::for_each([&](auto type) {
     using Cell = typename decltype(type)::type;
     m.impl((std::string(Cell::kName) + "_forward").c_str(), TORCH_BOX((&neuron_forward<Cell, CpuDriver>)));
+    m.impl((std::string(Cell::kName) + "_counted").c_str(), TORCH_BOX((&neuron_counted<Cell, CpuDriver>)));
     m.impl((std::string(Cell::kName) + "_backward").c_str(), TORCH_BOX((&neuron_backward<Cell, CpuDriver>)));
   });
 }

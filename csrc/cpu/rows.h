@@ -71,28 +71,40 @@ struct Rows {
   T* of[kSteps];
 };
 
-// Forward: from x and v to what is emitted and the new v; where kBits, also two bits a neuron.
-template <class Cell, class Real, bool kArrays, bool kSpike, bool kBits, int kSteps, class Fire>
+// Forward: from x and v to what is emitted and the new v; where kBits, also two bits a neuron; where kCount,
+// what is emitted is counted by neuron and by step.
+template <class Cell, class Real, bool kArrays, bool kSpike, bool kBits, bool kCount, int kSteps, class Fire>
 ATTSNN_INLINE void forward_rows(int64_t count, RowTerms<Cell, Real, kArrays> terms, Rules<Real> rules,
                                 Fire fire, Rectangular<Real> window, Real carried, Rows<const Real, kSteps> x,
-                                Real* __restrict v, Rows<Real, kSteps> out, Rows<uint8_t, kSteps> packed) {
+                                Real* __restrict v, Rows<Real, kSteps> out, Rows<uint8_t, kSteps> packed,
+                                Real* __restrict by_neuron, int64_t* __restrict by_step) {
   const Emit emit = kSpike ? Emit::kSpike : rules.emit;
   alignas(64) uint8_t codes[kSteps][kBits ? kTile : 1];
+  int32_t total[kSteps] = {};
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) {
     const auto c = terms[j];
-    Real state = v[j];
+    Real state = v[j], mine = 0;
 #pragma GCC unroll 4
     for (int k = 0; k < kSteps; ++k) {
       const Real h = Cell::charge(c, k == 0 ? carried : Real(1), state, x.of[k][j]), s = fire(h, c);
       state = Cell::reset(c, rules, h, s);
-      out.of[k][j] = Cell::emit(c, emit, h, emitted(fire, s));
+      const Real value = Cell::emit(c, emit, h, emitted(fire, s));
+      out.of[k][j] = value;
+      if constexpr (kCount) {
+        const Real one = attsnn::counted(fire, s, value);
+        mine += one;
+        total[k] += int32_t(one);
+      }
       if constexpr (kBits) codes[k][j] = uint8_t((s > 0 ? 1 : 0) | (window.inside(h - c.centre) ? 2 : 0));
     }
     v[j] = state;
+    if constexpr (kCount) by_neuron[j] += mine;
   }
   if constexpr (kBits)
     for (int k = 0; k < kSteps; ++k) pack_row(count, codes[k], packed.of[k]);
+  if constexpr (kCount)
+    for (int k = 0; k < kSteps; ++k) by_step[k] += total[k];
 }
 
 // The same for the membrane h alone, which the backward pass recomputes.

@@ -39,6 +39,8 @@ void on_one_thread(const Work& work, int64_t task) {
 }
 
 struct CpuSeamDriver {
+  static constexpr int64_t kCountCopies = 1;
+
   // The works on small tensors: a thread is a team.
   template <class Work>
   static void each(const Tensor&, int64_t tasks, const Work& work) {
@@ -114,8 +116,8 @@ struct CpuSeamDriver {
   static void forward(const Tensor&, const SeamForward<Cell, Io, Real>& call, const Firing& firing) {
     const SeamRows<Io, Real> x(call.x);
     const MemorySink<Io, Real> out(call.out);
-    const ForwardTiles<Cell, Real> rows{call.shape, call.neuron,      &x,       &out, call.v0,
-                                        call.v,     call.checkpoints, call.bits};
+    const ForwardTiles<Cell, Real> rows{call.shape, call.neuron,      &x,        &out,       call.v0,
+                                        call.v,     call.checkpoints, call.bits, call.counts};
     over_ranges(call.x.maps,
                 [&](int64_t, int64_t begin, int64_t end) { forward_tiles(rows, firing, begin, end); });
   }

@@ -12,6 +12,7 @@ namespace {
 
 struct CudaDriver {
   static constexpr bool kSumsSteps = false;
+  static constexpr int64_t kCountCopies = 64;
 
   template <class Cell, class Io, class Real>
   static void forward(const Tensor& x, const ForwardCall<Cell, Io, Real>& call, const Firing& firing) {
@@ -38,6 +39,7 @@ STABLE_TORCH_LIBRARY_IMPL(attsnn, CUDA, m) {
   Neurons::for_each([&](auto type) {
     using Cell = typename decltype(type)::type;
     m.impl((std::string(Cell::kName) + "_forward").c_str(), TORCH_BOX((&neuron_forward<Cell, CudaDriver>)));
+    m.impl((std::string(Cell::kName) + "_counted").c_str(), TORCH_BOX((&neuron_counted<Cell, CudaDriver>)));
     m.impl((std::string(Cell::kName) + "_backward").c_str(), TORCH_BOX((&neuron_backward<Cell, CudaDriver>)));
   });
 }

@@ -26,12 +26,17 @@ void launch_forward_with(const Forward<Cell, Real, Source, Steps<Io>>& call, con
   constexpr int kVector = kWideVector<Io>;
   const bool aligned =
       rows_aligned(call.x, kAccess<Io, kVector>) && rows_aligned(call.out, kAccess<Io, kVector>);
-  const int64_t blocks = blocks_for(call.shape.neurons, kVector * kForwardThreads);
-  const auto kernel = call.neuron.learned
-                          ? neuron_forward_kernel<Cell, Io, Real, Source, Fire, kVector, true>
-                          : neuron_forward_kernel<Cell, Io, Real, Source, Fire, kVector, false>;
-  launch(stream, kernel, blocks, kForwardThreads, 0, call, fire,
-         Rectangular<Real>(firing.scale, firing.height), aligned);
+  const auto go = [&]<bool kLearned, bool kCount>() {
+    constexpr int kThreads = kLearned && kCount ? kRegisterThreads : kForwardThreads;  // else it would spill
+    launch(stream, neuron_forward_kernel<Cell, Io, Real, Source, Fire, kVector, kLearned, kCount>,
+           blocks_for(call.shape.neurons, kVector * kThreads), kThreads, 0, call, fire,
+           Rectangular<Real>(firing.scale, firing.height), aligned);
+  };
+  const bool counted = call.counts.wanted();
+  if (call.neuron.learned)
+    counted ? go.template operator()<true, true>() : go.template operator()<true, false>();
+  else
+    counted ? go.template operator()<false, true>() : go.template operator()<false, false>();
 }
 
 template <class Cell, class Io, class Real>

@@ -4,6 +4,7 @@
 #pragma once
 #include "core/call.h"
 #include "core/surrogate.h"
+#include "cuda/counted.cuh"
 #include "cuda/lanes.cuh"
 
 #ifndef ATTSNN_DYNAMIC_SHARED  // the host-run tests bring their own
@@ -12,8 +13,8 @@
 
 namespace attsnn {
 
-template <class Cell, class Io, class Real, class Source, class Fire, int kVector, bool kLearned>
-__global__ void __launch_bounds__(kForwardThreads)
+template <class Cell, class Io, class Real, class Source, class Fire, int kVector, bool kLearned, bool kCount>
+__global__ void __launch_bounds__(kLearned&& kCount ? kRegisterThreads : kForwardThreads)
     neuron_forward_kernel(Forward<Cell, Real, Source, Steps<Io>> call, Fire fire, Rectangular<Real> window,
                           bool aligned) {
   const Lanes<Cell, Real, kVector, kLearned> lanes(call.neuron, call.shape, slot_in_row<kVector>(call.shape),
@@ -26,6 +27,7 @@ __global__ void __launch_bounds__(kForwardThreads)
   typename SourceRows<Source, kVector, false>::Raw raw[kAhead];
   Real v[kVector];
   Real carried = lanes.start(call.neuron, call.v0, v);
+  Counter<Real, kVector> counter(call.counts);
   for (int64_t t0 = 0; t0 < call.shape.steps; t0 += kAhead) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i)
@@ -41,16 +43,21 @@ __global__ void __launch_bounds__(kForwardThreads)
       rows.keep(t, lanes, x);
       Pack<Io, kVector> out;
       uint32_t codes = 0;
+      int sum = 0;
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
         const auto& c = lanes.terms(j);
         const Real h = Cell::charge(c, carried, v[j], x[j]);
         const Real s = fire(h, c);
         v[j] = Cell::reset(c, rules, h, s);
-        out[j] = Io(Cell::emit(c, rules.emit, h, emitted(fire, s)));
+        const Real value = Cell::emit(c, rules.emit, h, emitted(fire, s));
+        out[j] = Io(value);
+        if constexpr (kCount)
+          if (j < lanes.count) sum += counter.take(j, counted(fire, s, value));
         codes |= uint32_t((s > 0 ? 1 : 0) | (window.inside(h - c.centre) ? 2 : 0)) << 2 * j;
       }
       carried = 1;
+      if constexpr (kCount) counter.step(t, sum);
       store<kVector>(call.out[t] + lanes.first, out, lanes.count, lanes.whole);
       if (call.bits != nullptr)
 #pragma unroll
@@ -63,6 +70,7 @@ __global__ void __launch_bounds__(kForwardThreads)
     }
   }
   if (call.v != nullptr) lanes.put(v, call.v);
+  if constexpr (kCount) counter.finish(lanes);
 }
 
 // What a thread carries back through time: the gradient of the state, and, where constants learn, their sums.

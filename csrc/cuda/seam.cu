@@ -13,6 +13,8 @@ namespace attsnn {
 namespace {
 
 struct CudaSeamDriver {
+  static constexpr int64_t kCountCopies = 64;
+
   template <class Work>
   static void each(const Tensor& like, int64_t tasks, const Work& work) {
     on_device_of(like, [&](Stream stream) { launch_each(tasks, work, stream); });

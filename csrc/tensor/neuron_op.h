@@ -243,12 +243,26 @@ Neuron<Cell, Real> neuron_of(const Choices& choices, const std::vector<double>& 
   return neuron;
 }
 
+// int64 [copies, T + C]: what is emitted, by step and then by channel.
+inline Tensor empty_counts(const Tensor& like, int64_t copies, int64_t steps, int64_t channels) {
+  const int64_t sizes[] = {copies, steps + channels};
+  return torch::stable::new_zeros(like, Sizes(sizes, 2), ScalarType::Long);
+}
+inline Counts counts_in(const Tensor& counts, int64_t steps, int64_t channels, int64_t channel_stride) {
+  int64_t* by_step = data<int64_t>(counts);
+  return {by_step, by_step + steps, channels, channel_stride, counts.size(0), counts.size(1)};
+}
+inline Tensor sum_of_copies(const Tensor& counts) {
+  const int64_t copies = 0;
+  return torch::stable::sum(counts, Sizes(&copies, 1), false);
+}
+
+// With `counted` a fourth result, the counts.
 template <class Cell, class Driver>
-std::tuple<Tensor, Tensor, Tensor> neuron_forward(const Tensor& x, const std::optional<Tensor>& v0,
-                                                  const std::optional<Tensor>& learned,
-                                                  const std::vector<double>& numbers,
-                                                  const std::vector<int64_t>& rules, int64_t /*learns*/,
-                                                  std::string keep, bool final_state, int64_t steps) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> neuron_forward_counting(
+    bool counted, const Tensor& x, const std::optional<Tensor>& v0, const std::optional<Tensor>& learned,
+    const std::vector<double>& numbers, const std::vector<int64_t>& rules, const std::string& keep,
+    bool final_state, int64_t steps) {
   Geometry geometry(x, learned);
   STD_TORCH_CHECK(steps == 0 || x.size(0) == 1 || x.size(0) == steps,
                   "x must have one time step, or `steps`");
@@ -262,7 +276,9 @@ std::tuple<Tensor, Tensor, Tensor> neuron_forward(const Tensor& x, const std::op
   Tensor out = geometry.steps(x, x.scalar_type(), shape.steps);
   Tensor v = final_state ? geometry.step(x, state) : empty_flat(x, {0}, state);
   Tensor kept = keeps.room(x);
-  if (shape.neurons == 0) return {out, v, kept};
+  const int64_t channels = x.dim() > 2 ? x.size(2) : 1, stride = x.dim() > 2 ? x.stride(2) : 1;
+  Tensor counts = counted ? empty_counts(x, Driver::kCountCopies, shape.steps, channels) : kept;
+  if (shape.neurons == 0) return {out, v, kept, counted ? sum_of_copies(counts) : counts};
   dispatch_type(x.scalar_type(), [&]<class Io, class Real>() {
     ForwardCall<Cell, Io, Real> call{};
     call.shape = shape;
@@ -273,9 +289,33 @@ std::tuple<Tensor, Tensor, Tensor> neuron_forward(const Tensor& x, const std::op
     call.v = final_state ? data<Real>(v) : nullptr;
     call.checkpoints = keeps.checkpoints ? data<Real>(kept) : nullptr;
     call.bits = keeps.bits ? data<uint8_t>(kept) : nullptr;
+    // Of one channel a stride means nothing.
+    if (counted) call.counts = counts_in(counts, shape.steps, channels, channels > 1 ? stride : 1);
     Driver::forward(x, call, choices.firing);
   });
+  return {out, v, kept, counted ? sum_of_copies(counts) : counts};
+}
+
+template <class Cell, class Driver>
+std::tuple<Tensor, Tensor, Tensor> neuron_forward(const Tensor& x, const std::optional<Tensor>& v0,
+                                                  const std::optional<Tensor>& learned,
+                                                  const std::vector<double>& numbers,
+                                                  const std::vector<int64_t>& rules, int64_t /*learns*/,
+                                                  std::string keep, bool final_state, int64_t steps) {
+  const auto [out, v, kept, counts] =
+      neuron_forward_counting<Cell, Driver>(false, x, v0, learned, numbers, rules, keep, final_state, steps);
   return {out, v, kept};
+}
+
+template <class Cell, class Driver>
+std::tuple<Tensor, Tensor, Tensor, Tensor> neuron_counted(const Tensor& x, const std::optional<Tensor>& v0,
+                                                          const std::optional<Tensor>& learned,
+                                                          const std::vector<double>& numbers,
+                                                          const std::vector<int64_t>& rules,
+                                                          int64_t /*learns*/, std::string keep,
+                                                          bool final_state, int64_t steps) {
+  return neuron_forward_counting<Cell, Driver>(true, x, v0, learned, numbers, rules, keep, final_state,
+                                               steps);
 }
 
 template <class Cell, class Driver>

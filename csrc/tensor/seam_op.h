@@ -88,8 +88,9 @@ struct Small {
   static NormAsRead read(const Tensors& four) { return {four[0], four[1], four[2], four[3]}; }
 };
 
-// What the neuron emits, where `rules` want them the membrane it reads and its state after the last step, and
-// `small`. statistics: as in norm_of; numbers: behind the neuron's the norm's epsilon.
+// What the neuron emits, where `rules` want them the membrane it reads, its state after the last step and, in
+// the same list, the counts, and `small`. statistics: as in norm_of; numbers: behind the neuron's the norm's
+// epsilon.
 template <class Cell, class Driver>
 std::tuple<Tensor, Tensors, Tensors, Tensors> seam_forward(
     const Tensor& p, const std::optional<Tensor>& shortcut, const std::optional<Tensor>& v0,
@@ -107,7 +108,9 @@ std::tuple<Tensor, Tensors, Tensors, Tensors> seam_forward(
   const Applied applied =
       apply_pass<Cell, Driver>(p, small.affine, small.map(), shortcut, v0, learned, numbers, rules, keep);
   if (!applied.kept.empty()) small.kept = applied.kept[0];
-  return {applied.out, applied.membrane, applied.state, small.list()};
+  Tensors states = applied.state;
+  states.insert(states.end(), applied.counts.begin(), applied.counts.end());
+  return {applied.out, applied.membrane, states, small.list()};
 }
 
 // `up`, the gradient of what the neuron reads, unless it is grad_out; where there is a norm the sums of the

@@ -11,18 +11,19 @@ namespace attsnn {
 // What `rules` holds behind the neuron's own: which gates there are (1 TA, 2 CA, 4 SA), whether x has a type
 // before the neuron reads it, whether it is a result, whether there is a norm, how many inputs each stands
 // for, whether the neuron hands on x of one step as it is, and so its gradient: a seam that is a norm alone;
-// whether its state is given, and whether it is a result.
+// whether its state is given, and whether it is a result; whether what it emits is counted.
 struct SeamRules {
-  bool time, channel, space, rounded, membrane, normed, alone, given, final_state;
+  bool time, channel, space, rounded, membrane, normed, alone, given, final_state, counted;
   int64_t repeats;
 
   explicit SeamRules(const std::vector<int64_t>& rules) {
-    STD_TORCH_CHECK(rules.size() == kNeuronRules + 8, "rules: wanted ", kNeuronRules + 8, " integers, got ",
+    STD_TORCH_CHECK(rules.size() == kNeuronRules + 9, "rules: wanted ", kNeuronRules + 9, " integers, got ",
                     rules.size());
     const int64_t* own = rules.data() + kNeuronRules;
     time = own[0] & 1, channel = own[0] & 2, space = own[0] & 4;
     rounded = own[1] != 0, membrane = own[2] != 0, normed = own[3] != 0, repeats = own[4];
     alone = own[5] != 0, given = own[6] != 0, final_state = own[7] != 0;
+    counted = own[8] != 0;
   }
   bool by_plane() const { return time || channel; }
   bool relu() const { return by_plane() || space; }
@@ -223,11 +224,11 @@ const Real* state_data(const std::optional<Tensor>& tensor, const Maps& m, Scala
   return const_data<Real>(tensor);
 }
 
-// What the neuron emits, and where wanted what it reads, its state, and what of it is kept: bits or
-// checkpoints.
+// What the neuron emits, and where wanted what it reads, its state, what was counted, and what of it is kept:
+// bits or checkpoints.
 struct Applied {
   Tensor out;
-  std::vector<Tensor> membrane, state, kept;
+  std::vector<Tensor> membrane, state, counts, kept;
 };
 
 template <class Cell, class Driver>
@@ -245,11 +246,15 @@ Applied apply_pass(const Tensor& p, const Tensor& affine, const std::optional<Te
   STD_TORCH_CHECK(!keeps.bits || maps.samples <= 1 || maps.sample_size() % kNeuronsPerByte == 0,
                   "bits: a sample's neurons must fill whole bytes");
   STD_TORCH_CHECK(seam.given == v0.has_value(), "v0 is given where rules say so, and only there");
-  Applied result{empty_maps(p, maps), {}, {}, {}};
+  Applied result{empty_maps(p, maps), {}, {}, {}, {}};
   if (seam.membrane) result.membrane = {empty_maps(p, maps)};
   if (seam.final_state) result.state = {empty_state(p, maps, state)};
+  if (seam.counted) result.counts = {empty_counts(p, Driver::kCountCopies, maps.steps, maps.channels)};
   if (keeps.any()) result.kept = {keeps.room(p)};
-  if (neurons == 0) return result;
+  if (neurons == 0) {
+    if (seam.counted) result.counts = {sum_of_copies(result.counts[0])};
+    return result;
+  }
   dispatch_type(p.scalar_type(), [&]<class Io, class Real>() {
     SeamForward<Cell, Io, Real> call{};
     call.shape = seam_shape(maps, learned);
@@ -267,8 +272,12 @@ Applied apply_pass(const Tensor& p, const Tensor& affine, const std::optional<Te
     call.v = seam.final_state ? data<Real>(result.state[0]) : nullptr;
     call.checkpoints = keeps.checkpoints ? data<Real>(result.kept[0]) : nullptr;
     call.bits = keeps.bits ? data<uint8_t>(result.kept[0]) : nullptr;
+    if (seam.counted)
+      call.counts = counts_in(result.counts[0], maps.steps, maps.channels,
+                              maps.channels_last || maps.channels == 1 ? 1 : maps.pixels());
     Driver::forward(p, call, choices.firing);
   });
+  if (seam.counted) result.counts = {sum_of_copies(result.counts[0])};
   return result;
 }
 

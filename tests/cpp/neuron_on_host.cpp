@@ -28,7 +28,7 @@ struct Case {
   int surrogate = 0;
   bool own_amount = false;  // of the soft reset
   int levels = 0;
-  bool normalized = false;
+  bool normalized = false, counted = false;
 };
 
 template <class T>
@@ -48,6 +48,7 @@ struct Sides {
   Buffer<Io> out, grad_x;
   Buffer<Real> v, checkpoints, grad_v0, sums;
   Buffer<uint8_t> bits;
+  Buffer<int64_t> counts;
   Sides(const Case& c, int64_t n)
       : out(c.steps * n, c.misaligned, Io(NAN)),
         grad_x(c.steps * n, c.misaligned, Io(NAN)),
@@ -55,7 +56,8 @@ struct Sides {
         checkpoints(std::max<int64_t>(1, (c.steps - 1) / kCheckpointEvery) * n, false, Real(NAN)),
         grad_v0(n, false, Real(NAN)),
         sums(Lif::kConstants * n, false, Real(NAN)),
-        bits(c.steps * bytes_of_bits(n), false, 0xaa) {}
+        bits(c.steps * bytes_of_bits(n), false, 0xaa),
+        counts(4 * (c.steps + c.channels)) {}
 };
 
 template <class Io, class Real>
@@ -87,6 +89,10 @@ void run(const Case& c) {
     call.v = side.v.data();
     call.checkpoints = checkpoints ? side.checkpoints.data() : nullptr;
     call.bits = c.bits ? side.bits.data() : nullptr;
+    if (c.counted) {
+      int64_t* by_step = side.counts.data();
+      call.counts = {by_step, by_step + c.steps, c.channels, c.channel_stride, 4, c.steps + c.channels};
+    }
     return call;
   };
   const auto backward_call = [&](Sides<Io, Real>& side) {
@@ -108,6 +114,16 @@ void run(const Case& c) {
   with_rows(backward_call(cpu), [&](const auto& rows) { backward_tiles(rows, firing, 0, n); });
   launch_forward(forward_call(device), firing, Stream{});
   launch_backward(backward_call(device), firing, Stream{});
+
+  const int64_t counted = c.steps + c.channels;
+  for (int64_t i = 0; i < counted; ++i)  // of all copies
+    for (Sides<Io, Real>* side : {&device, &cpu})
+      for (int copy = 1; copy < 4; ++copy) {
+        side->counts[i] += side->counts[copy * counted + i];
+        side->counts[copy * counted + i] = 0;
+      }
+  same("counts", device.counts, cpu.counts);
+  if (c.counted && cpu.counts[0] == 0) std::printf("nothing was counted\n"), std::exit(1);
 
   same("out", device.out, cpu.out);
   same("v", device.v, cpu.v);
@@ -137,6 +153,9 @@ void launch_every_kernel(const Firing& firing, int64_t steps, const Real* learne
   ForwardCall<Lif, Io, Real> forward{};
   forward.shape = shape;
   forward.neuron.learned = learned;
+  launch_forward(forward, firing, Stream{});
+  int64_t count = 0;
+  forward.counts.by_step = &count;
   launch_forward(forward, firing, Stream{});
   BackwardCall<Lif, Io, Real> backward{};
   backward.shape = shape;
@@ -202,6 +221,21 @@ const std::map<std::string, std::function<void()>> kCases = {
          own.detach = own.bits = true;
          run<float, float>(own);
        }
+     }},
+    {"counts",
+     [] {
+       for (const int64_t n : {5 * 43, 5 * 431})
+         for (const int64_t stride : {1, 43}) {
+           Case c{.steps = 6, .neurons = n, .channels = 5, .channel_stride = stride, .counted = true};
+           run<float, float>(c);
+           c.detach = c.bits = true;
+           run<Half, float>(c);
+           c.bits = false, c.learned = true, c.emit = Emit::kMembrane;
+           run<BFloat16, float>(c);
+           c.emit = Emit::kSpike, c.hard = false, c.levels = 4, c.normalized = true;
+           run<float, float>(c);
+           run<Double, Double>(c);
+         }
      }},
     {"levels",
      [] {

@@ -26,6 +26,7 @@ struct Case {
   // Of the neurons.
   bool shortcut = false, membrane = false, learned = false, bits = false, soft = false, given_state = false;
   int surrogate = 0, levels = 0;
+  bool counted = false;
 
   Maps maps() const { return Maps{steps, samples, channels, height, width, last}.laid(); }
 };

@@ -92,6 +92,10 @@ void neurons(const Case& c) {
   forward.v = ours.v.data();
   forward.checkpoints = checkpoints ? ours.checkpoints.data() : nullptr;
   forward.bits = c.bits ? ours.bits.data() : nullptr;
+  Buffer<int64_t> counts(2 * (c.steps + c.channels));
+  if (c.counted)
+    forward.counts = {counts.data(),       counts.data() + c.steps, c.channels, shape.channel_stride, 2,
+                      c.steps + c.channels};
   launch_seam_forward(forward, firing, Stream{});
 
   source.shortcut = {};
@@ -175,6 +179,20 @@ void neurons(const Case& c) {
         for (int64_t pixel = 0; pixel < maps.pixels(); ++pixel) walk(n, channel, pixel);
   });
   same("out", ours.out, wanted.out);
+  for (int64_t t = 0; c.counted && t < c.steps; ++t) {
+    int64_t all = 0;
+    for (int64_t i = 0; i < size; ++i) all += ours.out[t * size + i] != Io(0) ? 1 : 0;
+    same("counts by step", t, counts[t] + counts[c.steps + c.channels + t], all);
+  }
+  for (int64_t channel = 0; c.counted && channel < c.channels; ++channel) {
+    int64_t all = 0;
+    for (int64_t t = 0; t < c.steps; ++t)
+      for (int64_t n = 0; n < c.samples; ++n)
+        for (int64_t i = 0; i < maps.pixels(); ++i)
+          all += ours.out[t * size + maps.at(n, channel, i)] != Io(0) ? 1 : 0;
+    same("counts by channel", channel, counts[c.steps + channel] + counts[2 * c.steps + c.channels + channel],
+         all);
+  }
   same("v", ours.v, wanted.v);
   if (kept) same("membrane", ours.membrane, wanted.membrane);
   if (checkpoints) same("checkpoints", ours.checkpoints, wanted.checkpoints);
@@ -361,6 +379,15 @@ Cases all_cases() {
       neurons<Double, Double>(c);
     }
   };
+  cases["counts"] = [] {
+    for (const bool last : {false, true}) {
+      Case c{.steps = 5, .samples = 2, .channels = 12, .height = 5, .width = 7, .last = last};
+      c.counted = true;
+      neurons<float, float>(c);
+      c.shortcut = c.learned = true;
+      neurons<BFloat16, float>(c);
+    }
+  };
   cases["chunks"] = [] {
     for (const bool last : {false, true})
       for (const auto& [steps, cut] : std::vector<std::pair<int64_t, int64_t>>{{3, 1}, {7, 5}, {70, 33}}) {
@@ -394,6 +421,9 @@ void launch_every_kernel(const Firing& firing, int64_t steps, const Real* learne
   SeamForward<Lif, Io, Real> forward{};
   forward.shape = shape;
   forward.neuron.learned = learned;
+  launch_seam_forward(forward, firing, Stream{});
+  int64_t count = 0;
+  forward.counts.by_step = &count;
   launch_seam_forward(forward, firing, Stream{});
   SeamBackward<Lif, Io, Real> backward{};
   backward.shape = shape;

@@ -1,0 +1,58 @@
+"""What neurons emit, counted where it is computed: no further pass over memory on the kernels."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_open: list[list["Counts"]] = []  # of those that ask, the one within the others last
+
+
+class Counts(NamedTuple):
+    """Of one call of a neuron: by_step [T] and by_channel [C], int64, the emitted values that are not zero,
+    of integer spikes (`levels`) their sum; shape: of what was emitted, [T, N, C, ...] or [T, N].
+    """
+
+    by_step: Tensor
+    by_channel: Tensor
+    shape: tuple[int, ...]
+
+
+@contextmanager
+def counting() -> Iterator[list[Counts]]:
+    """Collects the `Counts` of every `ops.lif` and `ops.seam` that is called inside, in their order; where
+    one is opened inside of another, both collect. Not of what torch.compile and torch.export run.
+    """
+    found: list[Counts] = []
+    _open.append(found)
+    try:
+        yield found
+    finally:
+        _open.remove(found)
+
+
+def asked() -> bool:
+    """Whether anybody collects."""
+    return bool(_open) and not torch.compiler.is_compiling()
+
+
+def take(flat: Tensor, out: Tensor) -> None:
+    """The counts [T + C] of what was emitted."""
+    by_step, by_channel = flat.split([len(out), len(flat) - len(out)])
+    for found in _open:
+        found.append(Counts(by_step, by_channel, tuple(out.shape)))
+
+
+@torch.no_grad()
+def counts_of(out: Tensor, levels: int | None, normalize: bool) -> Tensor:
+    """The same of a tensor that is there."""
+    channels = out.shape[2] if out.dim() > 2 else 1
+    if levels is None:
+        values = (out != 0).to(torch.int64)
+    else:
+        values = (out.double() * levels if normalize else out).round().to(torch.int64)
+    maps = values.reshape(*out.shape[:2], channels, math.prod(out.shape[3:]))
+    return torch.cat([maps.sum((1, 2, 3)), maps.sum((0, 1, 3))])
