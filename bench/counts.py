@@ -34,26 +34,23 @@ NEURONS = {
 }
 
 
-def functions(kind: str, make: Callable, x: Tensor, training: bool) -> dict[str, Callable[[], object]]:
+def functions(kind: str, make: Callable, x: Tensor) -> dict[str, Callable[[], object]]:
     """A forward pass as it is, and counted."""
     module = make(backend="fused")
     if kind == "seam":
         module = SpikingLayer(None, module, norm=nn.BatchNorm2d(x.shape[2]).to(x.device).eval())
-    x = x.requires_grad_(training)
 
     def plain() -> Tensor:
         return module(x)
 
-    def counted() -> Tensor:
+    def counted() -> tuple[Tensor, ops.Counts]:
         with ops.counting() as found:
-            out = module(x)
-        plain.found = found[0]
-        return out
+            return module(x), found[0]
 
-    out = counted().detach()
+    out, found = counted()
     values = out.long() if make is neurons.ilif else out != 0
     right = values.sum((1, 2, 3, 4)), values.sum((0, 1, 3, 4))
-    if not all(map(torch.equal, (plain.found.by_step, plain.found.by_channel), right)):
+    if not all(map(torch.equal, (found.by_step, found.by_channel), right)):
         raise GapError("refused: not what is emitted")
     return {"plain": plain, "counted": counted}
 
@@ -74,9 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
             if last:
                 x = x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
             x = x.to(chosen.device)
-            times = harness.measure(
-                functions(kind, make, x, False), chosen.device, **{**how, "flush": place == FAR}
-            )
+            times = harness.measure(functions(kind, make, x), chosen.device, **{**how, "flush": place == FAR})
             runs = zip(times["counted"].runs, times["plain"].runs, strict=True)
             low, middle, high = sorted(counted / plain for counted, plain in runs)
             layout = "channels-last" if last else "by channel"

@@ -13,12 +13,20 @@ _open: list[list["Counts"]] = []  # of those that ask, the one within the others
 
 class Counts(NamedTuple):
     """Of one call of a neuron: by_step [T] and by_channel [C], int64, the emitted values that are not zero,
-    of integer spikes (`levels`) their sum; shape: of what was emitted, [T, N, C, ...] or [T, N].
+    of integer spikes (`levels`) their sum. flat: both, one behind the other; shape: of what was emitted,
+    [T, N, C, ...] or [T, N].
     """
 
-    by_step: Tensor
-    by_channel: Tensor
-    shape: tuple[int, ...]
+    flat: Tensor
+    shape: torch.Size
+
+    @property
+    def by_step(self) -> Tensor:
+        return self.flat[: self.shape[0]]
+
+    @property
+    def by_channel(self) -> Tensor:
+        return self.flat[self.shape[0] :]
 
 
 @contextmanager
@@ -41,9 +49,8 @@ def asked() -> bool:
 
 def take(flat: Tensor, out: Tensor) -> None:
     """The counts [T + C] of what was emitted."""
-    by_step, by_channel = flat.split([len(out), len(flat) - len(out)])
     for found in _open:
-        found.append(Counts(by_step, by_channel, tuple(out.shape)))
+        found.append(Counts(flat, out.shape))
 
 
 @torch.no_grad()

@@ -18,11 +18,17 @@ struct Counts {
   ATTSNN_INLINE bool wanted() const { return by_step != nullptr; }
 };
 
-// What one emitted value counts; `out` as it is before it is rounded to its type.
-template <class Fire, class Real>
+// What one emitted value counts, `out` as it is before it is rounded to its type: of a spike itself, of a
+// soft integer spike the nearest.
+template <bool kSpike, class Fire, class Real>
 ATTSNN_INLINE Real counted(const Fire& fire, Real s, Real out) {
-  if constexpr (requires { fire.surrogate.levels; })
-    return nearest(s);  // of a soft spike the nearest
+  constexpr bool kLevels = requires { fire.surrogate.levels; };
+  if constexpr (kSpike && kLevels && requires { fire.whole(); })
+    return s;
+  else if constexpr (kLevels)
+    return nearest(s);
+  else if constexpr (kSpike && !requires { fire.surrogate; })
+    return s;
   else
     return out != 0 ? Real(1) : Real(0);
 }

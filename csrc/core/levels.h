@@ -31,6 +31,7 @@ struct LevelFire {
   ATTSNN_INLINE Real operator()(Real h, const Terms& terms) const {
     return nearest(surrogate.value(h / terms.threshold));
   }
+  static constexpr bool whole() { return true; }  // not so of the soft spike
 };
 
 // The slope of any surrogate, and its primitive, at h.

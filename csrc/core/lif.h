@@ -3,6 +3,8 @@
 // bit everywhere. Rules enter as factors 0 or 1: a product with 1 and a sum with 0 round to nothing, and a
 // step has no branch. Where a rule cuts h out of a gradient it selects instead: h may be infinite.
 #pragma once
+#include <limits>
+
 #include "host_device.h"
 
 namespace attsnn {
@@ -66,9 +68,16 @@ struct Lif {
 
   template <class Real>
   static ATTSNN_INLINE Real emit(const Terms<Real>& c, Emit what, Real h, Real s) {
+    // NaN stays NaN. One rule in two forms, as in `back`: GCC does not vectorise around the first.
+#if defined(__CUDA_ARCH__)
     const Real u = what == Emit::kReluOvershoot ? h - c.threshold : h;
-    const Real rectified = u <= 0 ? Real(0) : u;  // NaN stays NaN
+    const Real rectified = u <= 0 ? Real(0) : u;
     return what == Emit::kSpike ? s : what == Emit::kMembrane ? h : rectified;
+#else
+    const Real floor = what == Emit::kMembrane ? -std::numeric_limits<Real>::infinity() : Real(0);
+    const Real u = h - (what == Emit::kReluOvershoot ? c.threshold : Real(0));
+    return what == Emit::kSpike ? s : u <= floor ? floor : u;
+#endif
   }
 
   // Gradients of the five constants, summed over the steps of one neuron.

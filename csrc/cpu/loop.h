@@ -170,7 +170,7 @@ void forward_tile(const ForwardTiles<Cell, Real>& call, const Fire& fire, const 
   w.load(call.neuron, call.shape, first, count);
   const auto terms = w.terms;
   const Real start = start_state(call.neuron, call.v0 ? call.v0 + first : nullptr, count, w);
-  const auto run = [&]<bool kSpike, bool kBits, bool kCount>() {
+  const auto run = [&]<Emit kEmit, bool kBits, bool kCount>() {
     if constexpr (kCount) std::fill_n(w.counted, count, Real(0));
     forward_in_groups<kGroup<Fire>>(0, call.shape.steps, [&]<int kSteps>(int64_t t) {
       if (call.checkpoints != nullptr && t > 0 && t % kCheckpointEvery == 0)
@@ -179,9 +179,12 @@ void forward_tile(const ForwardTiles<Cell, Real>& call, const Fire& fire, const 
       const auto out = rows_for<kSteps>(*call.out, t, first, w.out);
       Rows<uint8_t, kSteps> packed{};
       if constexpr (kBits) packed = packed_rows<kSteps>(call.bits, call.shape, t, first);
-      with_isa<forward_rows<Cell, Real, kArrays, kSpike, kBits, kCount, kSteps, Fire>>(
+      constexpr bool kWithin = kCount && !kSpikesAlone<Fire>;
+      with_isa<forward_rows<Cell, Real, kArrays, kEmit, kBits, kWithin, kSteps, Fire>>(
           count, terms, rules, fire, window, t > 0 ? Real(1) : start, x, &w.v[0], out, packed,
           kCount ? &w.counted[0] : nullptr, kCount ? tally.at(t) : nullptr);
+      if constexpr (kCount && kSpikesAlone<Fire>)
+        with_isa<count_rows<Real, kSteps>>(count, out, fire.surrogate.portion, &w.counted[0], tally.at(t));
       write_rows(out, *call.out, t, first, count);
       if (kCount && (t + kSteps) % kCountedSteps < kSteps) {
         tally.take(first, count, w.counted);
@@ -191,14 +194,18 @@ void forward_tile(const ForwardTiles<Cell, Real>& call, const Fire& fire, const 
     if constexpr (kCount) tally.take(first, count, w.counted);
   };
   const auto choose = [&]<bool kCount>() {
+    const auto emits = [&]<Emit kEmit>() { run.template operator()<kEmit, false, kCount>(); };
     if constexpr (kSpikesAlone<Fire>)
-      run.template operator()<true, false, kCount>();
+      return emits.template operator()<Emit::kSpike>();
     else if (call.bits != nullptr)
-      run.template operator()<true, true, kCount>();
+      return run.template operator()<Emit::kSpike, true, kCount>();
     else if (rules.emit == Emit::kSpike)
-      run.template operator()<true, false, kCount>();
-    else
-      run.template operator()<false, false, kCount>();
+      return emits.template operator()<Emit::kSpike>();
+    else if (rules.emit == Emit::kMembrane)
+      return emits.template operator()<Emit::kMembrane>();
+    else if (rules.emit == Emit::kReluMembrane)
+      return emits.template operator()<Emit::kReluMembrane>();
+    emits.template operator()<Emit::kReluOvershoot>();
   };
   call.counts.wanted() ? choose.template operator()<true>() : choose.template operator()<false>();
   if (call.v != nullptr) std::copy_n(w.v, count, call.v + first);

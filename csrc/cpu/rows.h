@@ -71,14 +71,21 @@ struct Rows {
   T* of[kSteps];
 };
 
+// A whole number from 0 to 2^22 as an integer. Around a conversion of a float that may be anything a loop
+// does not vectorise.
+ATTSNN_INLINE int32_t as_integer(float value) {
+  constexpr float kShift = 12582912;
+  return __builtin_bit_cast(int32_t, value + kShift) - __builtin_bit_cast(int32_t, kShift);
+}
+ATTSNN_INLINE int32_t as_integer(double value) { return int32_t(value); }
+
 // Forward: from x and v to what is emitted and the new v; where kBits, also two bits a neuron; where kCount,
 // what is emitted is counted by neuron and by step.
-template <class Cell, class Real, bool kArrays, bool kSpike, bool kBits, bool kCount, int kSteps, class Fire>
+template <class Cell, class Real, bool kArrays, Emit kEmit, bool kBits, bool kCount, int kSteps, class Fire>
 ATTSNN_INLINE void forward_rows(int64_t count, RowTerms<Cell, Real, kArrays> terms, Rules<Real> rules,
                                 Fire fire, Rectangular<Real> window, Real carried, Rows<const Real, kSteps> x,
                                 Real* __restrict v, Rows<Real, kSteps> out, Rows<uint8_t, kSteps> packed,
                                 Real* __restrict by_neuron, int64_t* __restrict by_step) {
-  const Emit emit = kSpike ? Emit::kSpike : rules.emit;
   alignas(64) uint8_t codes[kSteps][kBits ? kTile : 1];
   int32_t total[kSteps] = {};
 #pragma GCC ivdep
@@ -89,12 +96,12 @@ ATTSNN_INLINE void forward_rows(int64_t count, RowTerms<Cell, Real, kArrays> ter
     for (int k = 0; k < kSteps; ++k) {
       const Real h = Cell::charge(c, k == 0 ? carried : Real(1), state, x.of[k][j]), s = fire(h, c);
       state = Cell::reset(c, rules, h, s);
-      const Real value = Cell::emit(c, emit, h, emitted(fire, s));
+      const Real value = Cell::emit(c, kEmit, h, emitted(fire, s));
       out.of[k][j] = value;
       if constexpr (kCount) {
-        const Real one = attsnn::counted(fire, s, value);
+        const Real one = attsnn::counted<kEmit == Emit::kSpike>(fire, s, value);
         mine += one;
-        total[k] += int32_t(one);
+        total[k] += as_integer(one);
       }
       if constexpr (kBits) codes[k][j] = uint8_t((s > 0 ? 1 : 0) | (window.inside(h - c.centre) ? 2 : 0));
     }
@@ -105,6 +112,26 @@ ATTSNN_INLINE void forward_rows(int64_t count, RowTerms<Cell, Real, kArrays> ter
     for (int k = 0; k < kSteps; ++k) pack_row(count, codes[k], packed.of[k]);
   if constexpr (kCount)
     for (int k = 0; k < kSteps; ++k) by_step[k] += total[k];
+}
+
+// Counts integer spikes of rows that were emitted, `times` what was: in a loop of its own, as forward_rows
+// would not vectorise around it.
+template <class Real, int kSteps>
+ATTSNN_INLINE void count_rows(int64_t count, Rows<Real, kSteps> out, Real times, Real* __restrict by_neuron,
+                              int64_t* __restrict by_step) {
+  int32_t total[kSteps] = {};
+#pragma GCC ivdep
+  for (int64_t j = 0; j < count; ++j) {
+    Real mine = 0;
+#pragma GCC unroll 4
+    for (int k = 0; k < kSteps; ++k) {
+      const Real n = nearest(out.of[k][j] * times);
+      mine += n;
+      total[k] += as_integer(n);
+    }
+    by_neuron[j] += mine;
+  }
+  for (int k = 0; k < kSteps; ++k) by_step[k] += total[k];
 }
 
 // The same for the membrane h alone, which the backward pass recomputes.

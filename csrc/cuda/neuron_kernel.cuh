@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kLearned&& kCount ? kRegisterThreads : kForwar
         const Real value = Cell::emit(c, rules.emit, h, emitted(fire, s));
         out[j] = Io(value);
         if constexpr (kCount)
-          if (j < lanes.count) sum += counter.take(j, counted(fire, s, value));
+          if (j < lanes.count) sum += counter.take(j, counted<false>(fire, s, value));
         codes |= uint32_t((s > 0 ? 1 : 0) | (window.inside(h - c.centre) ? 2 : 0)) << 2 * j;
       }
       carried = 1;

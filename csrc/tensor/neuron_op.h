@@ -243,17 +243,31 @@ Neuron<Cell, Real> neuron_of(const Choices& choices, const std::vector<double>& 
   return neuron;
 }
 
-// int64 [copies, T + C]: what is emitted, by step and then by channel.
-inline Tensor empty_counts(const Tensor& like, int64_t copies, int64_t steps, int64_t channels) {
-  const int64_t sizes[] = {copies, steps + channels};
-  return torch::stable::new_zeros(like, Sizes(sizes, 2), ScalarType::Long);
+// int64 [T + C]: what is emitted, by step and then by channel; of a driver that wants copies so many of them.
+template <class Driver>
+Tensor empty_counts(const Tensor& like, int64_t steps, int64_t channels) {
+  const int64_t sizes[] = {Driver::kCountCopies, steps + channels};
+  if constexpr (Driver::kCountCopies > 1) {
+    return torch::stable::new_zeros(like, Sizes(sizes, 2), ScalarType::Long);
+  } else {  // not through the dispatcher, as `empty_strided` says
+    const Tensor counts = empty_flat(like, {sizes[1]}, ScalarType::Long);
+    std::fill_n(data<int64_t>(counts), sizes[1], int64_t(0));
+    return counts;
+  }
 }
 inline Counts counts_in(const Tensor& counts, int64_t steps, int64_t channels, int64_t channel_stride) {
   int64_t* by_step = data<int64_t>(counts);
-  return {by_step, by_step + steps, channels, channel_stride, counts.size(0), counts.size(1)};
+  const bool copies = counts.dim() == 2;
+  return {by_step,
+          by_step + steps,
+          channels,
+          channel_stride,
+          copies ? counts.size(0) : 1,
+          copies ? counts.size(1) : 0};
 }
 inline Tensor sum_of_copies(const Tensor& counts) {
   const int64_t copies = 0;
+  if (counts.dim() == 1) return counts;
   return torch::stable::sum(counts, Sizes(&copies, 1), false);
 }
 
@@ -277,7 +291,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> neuron_forward_counting(
   Tensor v = final_state ? geometry.step(x, state) : empty_flat(x, {0}, state);
   Tensor kept = keeps.room(x);
   const int64_t channels = x.dim() > 2 ? x.size(2) : 1, stride = x.dim() > 2 ? x.stride(2) : 1;
-  Tensor counts = counted ? empty_counts(x, Driver::kCountCopies, shape.steps, channels) : kept;
+  Tensor counts = counted ? empty_counts<Driver>(x, shape.steps, channels) : kept;
   if (shape.neurons == 0) return {out, v, kept, counted ? sum_of_copies(counts) : counts};
   dispatch_type(x.scalar_type(), [&]<class Io, class Real>() {
     ForwardCall<Cell, Io, Real> call{};

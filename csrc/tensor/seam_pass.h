@@ -249,7 +249,7 @@ Applied apply_pass(const Tensor& p, const Tensor& affine, const std::optional<Te
   Applied result{empty_maps(p, maps), {}, {}, {}, {}};
   if (seam.membrane) result.membrane = {empty_maps(p, maps)};
   if (seam.final_state) result.state = {empty_state(p, maps, state)};
-  if (seam.counted) result.counts = {empty_counts(p, Driver::kCountCopies, maps.steps, maps.channels)};
+  if (seam.counted) result.counts = {empty_counts<Driver>(p, maps.steps, maps.channels)};
   if (keeps.any()) result.kept = {keeps.room(p)};
   if (neurons == 0) {
     if (seam.counted) result.counts = {sum_of_copies(result.counts[0])};
