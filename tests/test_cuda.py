@@ -103,6 +103,65 @@ def test_seams_equal_the_cpu(gates, channels_last, neuron):
                 same_bits(gpu[name], again[name], f"{name}, twice")
 
 
+FIRING = {
+    "an amount": {**NUMBERS, "bias": 0.0, "v_reset": None, "subtract": 0.55},
+    "integers": {"leak": 0.25, "v_reset": None, "levels": 4, "threshold": 0.7, "detach_reset": True},
+    "shares": {"leak": 0.25, "v_reset": None, "levels": 3, "threshold": 0.7, "normalize": True},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", FIRING)
+def test_amounts_and_integer_spikes_equal_the_cpu(kind, dtype):
+    for steps, shape in ((1, (3, 5, 7)), (6, (2, 33)), (16, (3, 64)), (70, (3, 5, 7, 3))):
+        x = make((steps, *shape), None, dtype)
+        v0 = make(shape, None, reference.state_dtype(x))
+        cpu, gpu = (run("fused", x.to(d), v0.to(d), **FIRING[kind]) for d in ("cpu", "cuda"))
+        for a, b, what in zip(gpu[:2], cpu[:2], ("out", "v"), strict=True):
+            same_bits(a.cpu(), b, what)
+        for key, grad in cpu[2].items():
+            same_bits(gpu[2][key].cpu(), grad, key)
+
+
+@pytest.mark.parametrize("gates", [None, "TCSA"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_state_of_a_seam_equals_the_cpu(gates, channels_last):
+    """In and out, with both gradients."""
+    for steps, neuron in ((5, MA_SNN), (70, MA_SNN), (5, MS_RESNET)):
+        z, w = maps(steps, 2, 6, 5, 8, channels_last=channels_last), weights_of(6, steps)
+        r = maps(steps, 2, 6, 5, 8, seed=1) if neuron is MS_RESNET else None
+        found = []
+        for device in ("cpu", "cuda"):
+            there = {k: v.to(device) for k, v in w.items()}
+            shortcut = None if r is None else r.to(device)
+            given = {"norm": "train", "gates": gates, "shortcut": shortcut, "neuron": neuron}
+            found.append(run_seam("fused", z.to(device), there, v0=z[0].to(device), **given))
+        for name, value in found[0].items():
+            close64(found[1][name].cpu(), value, 1e-9, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_counts_are_those_of_what_is_emitted(dtype, channels_last):
+    """Of neurons and seams, learned constants and integer spikes among them; of many blocks."""
+    torch.manual_seed(0)
+    made = {
+        "spikes": neurons.ms_resnet(threshold=0.2, backend="fused"),
+        "learned": neurons.PLIF(channels=12, backend="fused"),
+        "membranes": neurons.ma_snn(emit="relu_membrane", backend="fused"),
+        "integers": neurons.ilif(threshold=0.3, backend="fused"),
+    }
+    x = maps(6, 4, 12, 33, 40, channels_last=channels_last, dtype=dtype).cuda()
+    for name, neuron in made.items():
+        layer = layers.SpikingLayer(None, neuron, norm=nn.BatchNorm2d(12)).cuda()
+        for module_ in (layer.neuron, layer):
+            with ops.counting() as found:
+                out = module_(x).detach()
+            values = out.double().round() if name == "integers" else (out != 0).double()
+            assert found[0].by_step.tolist() == values.sum((1, 2, 3, 4)).long().tolist(), name
+            assert found[0].by_channel.tolist() == values.sum((0, 1, 3, 4)).long().tolist(), name
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("way", WAYS, ids=[fusion for _, fusion in WAYS])
 @pytest.mark.parametrize("name", PFA_SHAPES)
