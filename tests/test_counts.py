@@ -149,6 +149,16 @@ def test_whole_networks(backend):
     assert [int(c.by_step.sum()) for c in found] == [int((s != 0).sum()) for s in seen.values()]
 
 
+def test_a_norm_alone_is_no_neuron(backend):
+    """Stem and shortcuts of a residual network are seams, too, and emit nothing that counts."""
+    net = models.create("ms_resnet18", width=0.125, steps=3, backend=backend)
+    x = 3 * torch.rand(2, 3, 32, 32)
+    with layers.watch(net) as seen, ops.counting() as found:
+        net(x)
+    assert [int(c.by_step.sum()) for c in found] == [int((s != 0).sum()) for s in seen.values()]
+    assert len(found) == 17
+
+
 def test_the_same_for_any_number_of_threads(fused):
     code = (
         "import torch; from attsnn import neurons, ops; torch.set_num_threads({}); torch.manual_seed(0); "

@@ -1,5 +1,7 @@
 """Layers without neurons: what folds time into the batch, norms as the seams compute them, pools."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from attsnn import ops
 from attsnn._extension import Backend
 from attsnn.attention import as_made
+from attsnn.ops import tally
 from attsnn.ops.registration import NotScripted
 
 
@@ -149,7 +152,8 @@ def normed(
         return z
     asked = None if norm is None else norm_of(norm, scale, given)._replace(repeats=repeats)
     how = {"emit": "membrane", "final_state": False, "backend": backend}
-    result = ops.seam(z.flatten(0, 1)[None], norm=asked, pool=pool, **how)
+    with tally.pausing() if tally.asked() else nullcontext():
+        result = ops.seam(z.flatten(0, 1)[None], norm=asked, pool=pool, **how)
     update(norm, result, backend)
     return result.out.squeeze(0).unflatten(0, z.shape[:2])
 

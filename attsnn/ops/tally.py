@@ -42,6 +42,16 @@ def counting() -> Iterator[list[Counts]]:
         _open.remove(found)
 
 
+@contextmanager
+def pausing() -> Iterator[None]:
+    """Nobody collects inside: of a norm alone, say, which is a seam whose neuron stands for none."""
+    held, _open[:] = list(_open), []
+    try:
+        yield
+    finally:
+        _open[:] = held
+
+
 def asked() -> bool:
     """Whether anybody collects."""
     return bool(_open) and not torch.compiler.is_compiling()

@@ -1,7 +1,6 @@
 // Integer spikes (I-LIF; Luo et al., SpikeYOLO, 2024): as many as the membrane holds thresholds, rounded half
-// to even, at most so many. A way to fire, and the slope that goes with it: 1 / threshold where 0 <= h /
-// threshold
-// <= levels. What is emitted may be divided by the levels. The formulas are those of
+// to even, at most so many. A way to fire, and the slope that goes with it: 1 / threshold where u is from 0
+// to `levels`, u being h / threshold. What is emitted may be divided by the levels. The formulas are those of
 // attsnn/reference/neuron.py.
 #pragma once
 #include "host_device.h"
