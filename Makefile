@@ -1,5 +1,6 @@
 # make demo   sets up, builds and trains an attention spiking network on event recordings of handwriting
-# make test   sets up, builds and runs every test; make test-long: and abuses runs more often
+# make test   sets up, builds and runs every test; make test-long: and abuses runs more often; make test-peers: what
+#             compares with SpikingJelly, which it installs
 # make setup  their common part; a second call does nothing that is up to date
 # make bench  measures on the CPU, beside the peers that `make bench-peers` installs, and renders the tables;
 #             make bench-models: whole networks
@@ -15,7 +16,7 @@ PY := $(VENV)/bin/python
 TORCH := $(shell sed -n -e '/^torch==/p' -e '/^torchvision==/p' requirements.txt)
 SOURCES := $(shell find csrc tests/cpp -type f) CMakeLists.txt setup.py
 
-.PHONY: always setup demo test test-long bench bench-models bench-peers gpu bench-gpu lint clean
+.PHONY: always setup demo test test-long test-peers bench bench-models bench-peers gpu bench-gpu lint clean
 setup: $(VENV)/.built
 
 $(PY):
@@ -59,6 +60,10 @@ $(PEERS)/.installed: bench/peers.txt $(VENV)/.built
 	$(PY) -c "import site; print(site.getsitepackages()[0])" > $$($(PEERS)/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r bench/peers.txt
 	@touch $@
+
+# What compares with the peers, in their environment.
+test-peers: $(PEERS)/.installed
+	PYTHONPATH=$(CURDIR) $(PEERS)/bin/python -m pytest -q tests/test_profile_peers.py
 
 # With the peers where `make bench-peers` has set them up, in less than five minutes: columns that take long to
 # be ready or to be timed are left to the scripts, which try every one.

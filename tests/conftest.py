@@ -35,6 +35,7 @@ SKIPS = (
     "no AVX-512",
     "less than 12 GiB free",
     "no git checkout",
+    "no SpikingJelly",
 )
 
 

@@ -11,9 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "attsnn"
 LIGHT = {"torch", "numpy", "tqdm", "safetensors", "PIL", "tyro"}  # the core dependencies
 MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
-    "__init__": {"attention", "layers", "models", "neurons", "ops", "reference"},
+    "__init__": {"attention", "layers", "models", "neurons", "ops", "profile", "reference"},
     "_extension": {"_C"},
     "_files": set(),
+    "_text": set(),
     "reference": set(),
     "ops": {"_extension", "reference"},
     "neurons": {"_extension", "ops", "reference"},
@@ -21,7 +22,8 @@ MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "layers": {"_extension", "ops", "neurons", "attention"},
     "models": {"_extension", "attention", "layers", "neurons"},
     "data": {"_extension", "_files"},
-    "engine": {"_files"},
+    "profile": {"_files", "_text", "attention", "layers", "neurons", "ops"},
+    "engine": {"_files", "_text"},
     "metrics": set(),
 }
 # What a room may import beside LIGHT, inside functions only.

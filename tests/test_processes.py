@@ -74,6 +74,14 @@ def seen(tmp_path_factory, hung):
     return Seen([json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)], folder)
 
 
+def test_profiles_add_up(seen):
+    """Of both processes: each count, rate and energy is that of one process with all samples."""
+    for found, whole, _ in seen.of("profiled"):
+        assert found["counts"] == whole["counts"] and found["samples"] == 7
+        assert found["total"] == whole["total"] and found["rate_by_step"] == whole["rate_by_step"]
+    assert [samples for *_, samples in seen.of("profiled")] == [5, 2]
+
+
 @pytest.mark.parametrize("check", ["equal_shares", "unequal_shares", "unequal_shares_in_pieces"])
 def test_a_step_is_that_of_one_process(seen, check):
     """Att-MS-ResNet-18 in float64, T = 2: gradients, weights, running statistics, loss and accuracy."""

@@ -24,6 +24,7 @@ from attsnn.engine import pictures
 from attsnn.engine.loop import Fit
 from attsnn.engine.sampling import Share
 from attsnn.layers import synchronise
+from attsnn.profile import profile
 
 FOLDER = Path(sys.argv[1]) if __name__ == "__main__" else Path()
 BACKEND = "reference" if _extension.compiled() is None else "fused"
@@ -370,6 +371,20 @@ def counts(processes):
     alone = engine.top_k(model, whole, faults=data.BadImages(5, report=False))
     limited = engine.top_k(model, loader, processes, limit=1, faults=bad)
     return {"together": vars(scores), "alone": vars(alone), "bad": bad.reasons, "limited": limited.samples}
+
+
+@check
+def profiled(processes):
+    """Five images and two: the sum of both profiles is that of all seven in one process."""
+    model, (x, _) = network("att_ms_resnet18").eval(), images(7)
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    share = x[:5] if processes.first else x[5:]
+    with torch.no_grad(), profile(wrapped) as own:
+        wrapped(share)
+    with torch.no_grad(), profile(model) as whole:
+        model(x)
+    found = own.sum_over_processes()
+    return [found.as_dict(), whole.as_dict(), own.samples]
 
 
 @check

@@ -1,5 +1,7 @@
 """The training engine: one loop for every task. It knows no model and no data set."""
 
+from attsnn._text import table
+
 from . import losses
 from .begin import Beginning, Prepared, begin, recorded
 from .checkpoint import Checkpoint, load_weights, weights_in
@@ -20,7 +22,7 @@ from .loop import fit
 from .opening import reporting
 from .processes import Processes, leave, processes
 from .progress import duration
-from .record import Run, table
+from .record import Run
 from .report import conclude, final
 from .rng import seed_all
 from .sampling import Batches, held_out, in_order, split

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from attsnn._text import table
+
 from . import losses
 from .processes import Processes
-from .record import table
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 Observe = Callable[[nn.Module], AbstractContextManager[Mapping[str, Tensor]]]

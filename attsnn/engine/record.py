@@ -18,7 +18,7 @@ import math
 import os
 import signal
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -258,16 +258,6 @@ def _signature(path: Path) -> tuple[int, ...] | None:
         found = (path / "config.json").stat()
         return found.st_ino, found.st_size, found.st_mtime_ns
     return None
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table for the terminal: the first column to the left, the others to the right."""
-    texts = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in texts
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def _sentence(row: Mapping[str, Any], epochs: int | None, left: float | None) -> str:

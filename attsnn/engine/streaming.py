@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from attsnn._text import table
+
 from .classify import count_votes, own_batches
 from .processes import Processes
-from .record import table
 
 Step = Callable[[nn.Module, Tensor, object], tuple[Tensor, object]]
 NEARLY = 0.95  # of the last accuracy, from where on a class counts as known

@@ -11,6 +11,16 @@ from attsnn.neurons import LIF
 from .spiking import SpikingLayer
 
 
+def refuse_compiled(model: nn.Module, what: str) -> None:
+    """A sentence for a model, or a part of one, whose layers no hook sees."""
+    for name, module in model.named_modules():
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise ValueError(
+                f"{what}() sees nothing of what torch.compile runs ({name or 'the model'} is compiled): "
+                f"{what} and call the original, `compiled._orig_mod`, or the model before `model.compile()`"
+            )
+
+
 @contextmanager
 def watch(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     """Collects what each `SpikingLayer`, and each LIF outside of one, emits, [T, N, ...], detached, by its
@@ -21,12 +31,7 @@ def watch(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     Raises ValueError for a compiled model, whose layers no hook sees; watch and call the original. Where
     nothing ran, a warning says so.
     """
-    for name, module in model.named_modules():
-        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
-            raise ValueError(
-                f"watch() sees nothing of what torch.compile runs ({name or 'the model'} is compiled): watch "
-                "and call the original, `compiled._orig_mod`, or the model before `model.compile()`"
-            )
+    refuse_compiled(model, "watch")
     seen: dict[str, Tensor | list[Tensor]] = {}
 
     def remember(name: str):

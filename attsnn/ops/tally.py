@@ -1,14 +1,12 @@
 """What neurons emit, counted where it is computed: no further pass over memory on the kernels."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-_open: list[list["Counts"]] = []  # of those that ask, the one within the others last
 
 
 class Counts(NamedTuple):
@@ -29,22 +27,35 @@ class Counts(NamedTuple):
         return self.flat[self.shape[0] :]
 
 
+Told = Callable[[Counts, Tensor], None]
+_open: list[Told] = []  # of those that ask, the one within the others last
+
+
+@contextmanager
+def telling(told: Told) -> Iterator[None]:
+    """Calls told(counts, emitted tensor) for every `ops.lif` and `ops.seam` that is called inside; where one
+    is opened inside of another, both are told. Not of what torch.compile and torch.export run.
+    """
+    _open.append(told)
+    try:
+        yield
+    finally:
+        _open.remove(told)
+
+
 @contextmanager
 def counting() -> Iterator[list[Counts]]:
     """Collects the `Counts` of every `ops.lif` and `ops.seam` that is called inside, in their order; where
     one is opened inside of another, both collect. Not of what torch.compile and torch.export run.
     """
     found: list[Counts] = []
-    _open.append(found)
-    try:
+    with telling(lambda counts, _: found.append(counts)):
         yield found
-    finally:
-        _open.remove(found)
 
 
 @contextmanager
 def pausing() -> Iterator[None]:
-    """Nobody collects inside: of a norm alone, say, which is a seam whose neuron stands for none."""
+    """Nobody is told inside: of a norm alone, say, which is a seam whose neuron stands for none."""
     held, _open[:] = list(_open), []
     try:
         yield
@@ -53,14 +64,14 @@ def pausing() -> Iterator[None]:
 
 
 def asked() -> bool:
-    """Whether anybody collects."""
+    """Whether anybody wants to know."""
     return bool(_open) and not torch.compiler.is_compiling()
 
 
 def take(flat: Tensor, out: Tensor) -> None:
     """The counts [T + C] of what was emitted."""
-    for found in _open:
-        found.append(Counts(flat, out.shape))
+    for told in _open:
+        told(Counts(flat, out.shape), out)
 
 
 @torch.no_grad()

@@ -1,0 +1,15 @@
+"""What a network does for its results, from the kernels' counts: rates, synaptic operations and energy.
+
+    with profile(model) as p:
+        model(x)
+    print(p)
+
+docs/energy.md has every formula, its source and its limits.
+"""
+
+from .comparing import PUBLISHED, Comparison, Published, compare
+from .energy import MODELS, Costs
+from .profiling import profile
+from .result import Profile, Row
+
+__all__ = ["MODELS", "PUBLISHED", "Comparison", "Costs", "Profile", "Published", "Row", "compare", "profile"]

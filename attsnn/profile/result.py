@@ -1,0 +1,344 @@
+"""What a profile says: rates, operations and energy by layer and in all, why, and in which form."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from attsnn._files import replace_file
+from attsnn._text import markdown, table
+
+from . import energy
+from .energy import Costs, Operations
+from .records import Layer, add
+
+NJ = 1e-3  # of a picojoule
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer, or all: numbers of one sample, all its steps. Energies in nJ, by `energy.MODELS`."""
+
+    layer: str
+    output: tuple[int, ...]  # shape of a step
+    parameters: int
+    neurons: int
+    spikes: float
+    rate: float | None  # of a neuron and step; of integer spikes their mean
+    dense: float  # multiply-accumulates of the non-spiking twin
+    synaptic: float
+    macs: float
+    additions: float
+    multiplications: float
+    energy: dict[str, float]
+
+
+class Profile:
+    """What `profile` found, of one sample each: `rows`, `total`, `nasar`, `energy`; `layers` holds the
+    counts of all samples. Ready when the profile's block has ended.
+    """
+
+    def __init__(self, costs: Costs, samples: int | None = None):
+        self.costs, self._samples = costs, samples
+        self.layers: dict[str, Layer] | None = None
+        self.left_out: dict[str, int] = {}
+        self.parameters = 0
+
+    # ---- filling
+
+    def fill(self, layers: dict[str, Layer], samples: int, parameters: int, left_out: dict[str, int]) -> None:
+        """What `profile` does at its end."""
+        self.layers, self.parameters, self.left_out = layers, parameters, dict(left_out)
+        if self._samples is None:
+            self._samples = samples
+
+    def with_costs(self, **costs: Any) -> "Profile":
+        """The same counts under other `Costs`: `p.with_costs(e_mac=3.2, per_step=True)`."""
+        other = Profile(replace(self.costs, **costs), self._samples)
+        other.fill(self._found, self.samples, self.parameters, self.left_out)
+        return other
+
+    def sum_over_processes(self, group: "dist.ProcessGroup | None" = None) -> "Profile":
+        """The profile of all samples of all processes, each of which calls it; counts are integers, so that
+        their sums are exact. A process that ran nothing adds nothing.
+        """
+        parts = [None] * dist.get_world_size(group)
+        dist.all_gather_object(parts, (self._found, self._samples or 0, self.left_out), group=group)
+        layers: dict[str, Layer] = {}
+        left_out: dict[str, int] = {}
+        for found, _, missing in parts:
+            for name, layer in found.items():
+                if name in layers:
+                    add(layers[name], layer)
+                else:
+                    layers[name] = layer
+            for what, count in missing.items():
+                left_out[what] = left_out.get(what, 0) + count
+        whole = Profile(self.costs)
+        whole.fill(layers, sum(samples for _, samples, _ in parts), self.parameters, left_out)
+        return whole
+
+    @property
+    def _found(self) -> dict[str, Layer]:
+        if self.layers is None:
+            raise RuntimeError("the profile is not ready: leave its `with` block first")
+        return self.layers
+
+    @property
+    def samples(self) -> int:
+        """How many were shown, in all batches."""
+        self._found  # noqa: B018
+        if not self._samples:
+            raise ValueError(
+                "profile: the network itself was not called, so that nobody knows how many samples there "
+                "were: call it, or say profile(model, samples=N)"
+            )
+        return self._samples
+
+    # ---- numbers
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return [self._row(layer) for layer in self._found.values()]
+
+    def _row(self, layer: Layer) -> Row:
+        n, neurons, costs = self.samples, layer.neurons, self.costs
+        synapses = [*layer.synapses.values()]
+        found = energy.operations(layer, costs)
+        computed = found.energy(costs) / n
+        costs_of = {
+            "papers": energy.papers(layer, self._found, n, costs),
+            "operations": computed,
+            "memory": computed + costs.e_byte * energy.traffic(layer, costs) / n,
+            "lemaire": energy.lemaire(layer, n, costs),
+        }
+        output = neurons.shape if neurons else synapses[-1].out_shape if synapses else ()
+        return Row(
+            layer.name,
+            tuple(output),
+            layer.parameters,
+            neurons.size if neurons else 0,
+            neurons.spikes / n if neurons else 0.0,
+            neurons.rate if neurons else None,
+            sum(s.dense * s.shown for s in synapses) / n,
+            *(count / n for count in found),
+            {name: NJ * value for name, value in costs_of.items()},
+        )
+
+    @cached_property
+    def total(self) -> Row:
+        """The sum over the layers; its parameters are all the network's, its rate that of all neurons."""
+        rows, layers = self.rows, [la.neurons for la in self._found.values() if la.neurons]
+        updates = sum(n.updates for n in layers)
+        sums = {name: sum(getattr(row, name) for row in rows) for name in ("neurons", "spikes", *_COUNTS)}
+        return Row(
+            "total",
+            (),
+            self.parameters,
+            rate=sum(n.spikes for n in layers) / updates if updates else None,
+            energy={name: sum(row.energy[name] for row in rows) for name in energy.MODELS},
+            **sums,
+        )
+
+    def __getitem__(self, name: str) -> Row:
+        for row in self.rows:
+            if row.layer == name:
+                return row
+        raise KeyError(f"no layer {name!r} ran; those that did: {', '.join(self._found)}")
+
+    def rates(self) -> dict[str, float]:
+        """Of each layer of neurons: spikes of a neuron and step."""
+        return {row.layer: row.rate for row in self.rows if row.rate is not None}
+
+    def rate_by_step(self, name: str) -> list[float]:
+        """NSAR of a layer, or of all neurons with "total": spikes of step t by neurons, for each t."""
+        layers = self._found.values() if name == "total" else [self._layer(name)]
+        layers = [layer.neurons for layer in layers if layer.neurons is not None]
+        steps = max((n.steps for n in layers), default=0)
+        alike = [n for n in layers if n.steps == steps and len(n.by_step) == steps]
+        found = []
+        for t in range(steps):
+            spikes = sum(n.by_step[t] for n in alike)
+            found.append(spikes / max(sum(n.updates / steps for n in alike), 1))
+        return found
+
+    @property
+    def nasar(self) -> float:
+        """Network average spiking activity rate: spikes by neurons and steps (Attention SNN, TPAMI 2023; in
+        the journal NASFR). NaN of a network without neurons of ours.
+        """
+        return math.nan if self.total.rate is None else self.total.rate
+
+    @property
+    def nasfr(self) -> float:
+        """`nasar`, by its other name."""
+        return self.nasar
+
+    @property
+    def spikes(self) -> float:
+        """Of a sample: nasar times neurons times steps."""
+        return self.total.spikes
+
+    def energy(self, model: str = "papers") -> float:
+        """nJ of a sample by one of `energy.MODELS`."""
+        if model not in energy.MODELS:
+            raise ValueError(f"model must be one of {', '.join(energy.MODELS)}, got {model!r}")
+        return self.total.energy[model]
+
+    @property
+    def gates(self) -> float:
+        """Delta MAC: multiply-accumulates of the gates' generation and refinement, of a sample. Derived."""
+        return sum(energy.gate_macs(layer, self.costs) for layer in self._found.values()) / self.samples
+
+    @property
+    def twin(self) -> float:
+        """nJ of a sample of the non-spiking network of the same layers: e_mac FL. It looks once at an image,
+        at each step at frames.
+        """
+        every = [s for layer in self._found.values() for s in layer.synapses.values()]
+        image = any(s.shown > 1 for s in every)
+        terms = (energy.term(s, self._found, self.samples) for s in every)
+        return NJ * self.costs.e_mac * sum(t.fl * (1 if image else t.steps) for t in terms)
+
+    def r_ee(self, other: "Profile | None" = None) -> float:
+        """Energy of another network by this one's, the papers' model: r_EE = E_base / (E_base + Delta E).
+        Default: of the non-spiking twin. NaN where this network takes none.
+        """
+        base, own = self.twin if other is None else other.energy(), self.energy()
+        return base / own if own else math.nan
+
+    def _layer(self, name: str) -> Layer:
+        self[name]
+        return self._found[name]
+
+    # ---- reasons
+
+    def explain(self, name: str) -> str:
+        """The formulas of a layer's numbers, with the values that went in."""
+        from .reasons import explain
+
+        return explain(self, self._layer(name))
+
+    # ---- forms
+
+    def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Head and rows of the table."""
+        return _HEAD, [_cells(row) for row in (*self.rows, self.total)]
+
+    def _below(self) -> list[str]:
+        """What stands below the table."""
+        total, twin = self.total, self.r_ee()
+        lines = [
+            f"Of one sample, the mean of {self.samples:,}: {total.neurons:,} neurons, {total.spikes:,.0f} "
+            f"spikes, NASAR {self.nasar:.4f}."
+        ]
+        e = ", ".join(f"{name} {nj(value)}" for name, value in total.energy.items())
+        lines.append(f"Energy: {e}; r_EE against the non-spiking twin {twin:.2f} (papers' model).")
+        if self.gates:
+            when = "at every step" if self.costs.per_step else "once a window"
+            lines.append(f"Gates: {self.gates:,.0f} MACs, derived counts, generated {when}.")
+        for what, count in self.left_out.items():
+            lines.append(f"Not counted: {what}, {count} calls.")
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join([table(*self.cells()), "", *self._below()])
+
+    def __repr__(self) -> str:
+        return "Profile(not ready)" if self.layers is None else f"Profile({len(self.layers)} layers)"
+
+    def markdown(self) -> str:
+        return "\n\n".join([markdown(*self.cells()), *self._below()]) + "\n"
+
+    def csv(self) -> str:
+        """A line a layer, and one for the total; energies in nJ."""
+        text = io.StringIO()
+        write = csv.writer(text, lineterminator="\n")
+        write.writerow([*_FIELDS, *(f"{name}_nj" for name in energy.MODELS)])
+        for row in (*self.rows, self.total):
+            values = [getattr(row, name) for name in _FIELDS]
+            values[1] = "x".join(map(str, row.output))
+            write.writerow(["" if v is None else v for v in (*values, *row.energy.values())])
+        return text.getvalue()
+
+    def json(self) -> str:
+        """All of it: rows, totals, the counts that they come from, and the costs."""
+        return json.dumps(self.as_dict(), indent=1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """`json` as Python values."""
+        return {
+            "samples": self.samples,
+            "nasar": None if math.isnan(self.nasar) else self.nasar,
+            "r_ee_twin": None if math.isnan(self.r_ee()) else self.r_ee(),
+            "gate_macs": self.gates,
+            "costs_pj": asdict(self.costs),
+            "rows": [asdict(row) for row in self.rows],
+            "total": asdict(self.total),
+            "rate_by_step": {name: self.rate_by_step(name) for name in self.rates()},
+            "left_out": self.left_out,
+            "counts": {name: asdict(layer) for name, layer in self._found.items()},
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Writes a .csv, .json, .md or .txt file."""
+        path = Path(path)
+        forms: dict[str, Callable[[], str]] = {
+            ".csv": self.csv,
+            ".json": self.json,
+            ".md": self.markdown,
+            ".txt": self.__str__,
+        }
+        if path.suffix not in forms:
+            raise ValueError(f"path must end in {', '.join(forms)}, got {path.name!r}")
+        replace_file(path, forms[path.suffix]().encode())
+
+
+_COUNTS = (*("dense", "synaptic"), *Operations._fields[1:])
+_FIELDS = ("layer", "output", "parameters", "neurons", "spikes", "rate", *_COUNTS)
+_HEAD = (
+    "layer",
+    "output",
+    "parameters",
+    "rate",
+    "twin's MACs",
+    "synaptic",
+    "MACs",
+    "additions",
+    "mult.",
+    *energy.MODELS,
+)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    counts = [getattr(row, name) for name in _COUNTS]
+    return (
+        row.layer,
+        " x ".join(map(str, row.output)) or "-",
+        f"{row.parameters:,}",
+        "-" if row.rate is None else f"{row.rate:.2%}",
+        *map(amount, counts),
+        *map(nj, row.energy.values()),
+    )
+
+
+def amount(value: float) -> str:
+    """A count with three digits: 1.18 M."""
+    for unit, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def nj(value: float) -> str:
+    """An energy in nJ with three digits and its unit."""
+    unit, name = next((u for u in ((1e6, "mJ"), (1e3, "uJ")) if value >= u[0]), (1.0, "nJ"))
+    return f"{value / unit:.3g} {name}"
+    raise AssertionError
