@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import ops
 from ._extension import Backend
+from .ops import tally
 from .ops.pfa import RANKS, check_rules
 from .ops.registration import NotScripted
 
@@ -97,7 +98,9 @@ class TemporalAttention(_Excitation):
     def gate(self, x: Tensor) -> Tensor:
         """[T, N, 1, ...]."""
         self.check(x)
-        return ops.temporal_gate(x, *self.weights(x.dtype))
+        gate = ops.temporal_gate(x, *self.weights(x.dtype))
+        tally.scored("TA", gate.detach().flatten(1))
+        return gate
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gate(x) * x
@@ -111,7 +114,9 @@ class ChannelAttention(_Excitation):
 
     def gate(self, x: Tensor) -> Tensor:
         """[1, N, C, 1, 1]."""
-        return ops.channel_gate(x, *self.weights(x.dtype))
+        gate = ops.channel_gate(x, *self.weights(x.dtype))
+        tally.scored("CA", gate.detach()[0].flatten(1))
+        return gate
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gate(x) * x
@@ -129,7 +134,9 @@ class SpatialAttention(NotScripted, nn.Module):
         return as_made(self.conv, nn.Conv2d)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.spatial_gate(x, _weight_of(self.conv, nn.Conv2d, x.dtype)) * x
+        gate = ops.spatial_gate(x, _weight_of(self.conv, nn.Conv2d, x.dtype))
+        tally.scored("SA", gate.detach()[0, :, 0])
+        return gate * x
 
 
 GATES = TemporalAttention, ChannelAttention, SpatialAttention

@@ -11,6 +11,7 @@ from attsnn import reference
 from attsnn._extension import Backend, compiled, use_fused
 from attsnn.reference import FUSIONS, SCALES, PFAOutput, PFAScores, state_dtype
 
+from . import tally
 from .neuron import as_read, check, like
 from .registration import (
     refuse_batched,
@@ -66,7 +67,9 @@ def pfa(
     refuse_tracing("pfa")
     _check(x, spatial, temporal, channel, scale, fusion)
     if not use_fused(backend, x.device.type):
-        return reference.pfa(x, spatial, temporal, channel, scale=scale, fusion=fusion)
+        found = reference.pfa(x, spatial, temporal, channel, scale=scale, fusion=fusion)
+        tally.scored("PFA", found.scores)
+        return found
     if not (_lies(x, last=False) or _lies(x, last=True)):
         raise ValueError(
             f"x must be contiguous or channels-last in every sample x[t, n], got strides {x.stride()}: call "
@@ -79,7 +82,9 @@ def pfa(
     keep = torch.is_grad_enabled() and wanted
     factor = 1 / rank if scale == "mean" else 1.0
     out, *scores, _ = torch.ops.attsnn.pfa_forward(x, *weights, factor, FUSIONS.index(fusion), keep)
-    return PFAOutput(out, PFAScores(*scores))
+    found = PFAOutput(out, PFAScores(*scores))
+    tally.scored("PFA", found.scores)
+    return found
 
 
 def check_rules(scale: str, fusion: str) -> None:

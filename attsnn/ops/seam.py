@@ -127,7 +127,7 @@ def seam(
         )
         if tally.asked():
             tally.take(tally.counts_of(found.out, levels, normalize), found.out)
-        return found
+        return _told(found)
     learned = stack(z, constants, soft)
     dims = z.dim()
     if dims != 5:
@@ -175,6 +175,13 @@ def seam(
         found = found._replace(out=out, membrane=x, v=v)
     if counts is not None:
         tally.take(counts, found.out)
+    return _told(found)
+
+
+def _told(found: SeamOutput) -> SeamOutput:
+    for kind, scores in zip(("TA", "CA", "SA"), found.scores, strict=True):
+        if scores is not None:
+            tally.scored(kind, scores)
     return found
 
 

@@ -1,4 +1,6 @@
-"""What neurons emit, counted where it is computed: no further pass over memory on the kernels."""
+"""What neurons emit, counted where it is computed: no further pass over memory on the kernels; and what gates
+gave.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -41,6 +43,28 @@ def telling(told: Told) -> Iterator[None]:
         yield
     finally:
         _open.remove(told)
+
+
+Scored = Callable[[str, Tensor | tuple[Tensor, ...]], None]
+_scoring: list[Scored] = []
+
+
+@contextmanager
+def telling_scores(told: Scored) -> Iterator[None]:
+    """Calls told(kind, scores) for every gate that is applied inside, without gradient: "TA" [T, N], "CA" [N,
+    C], "SA" [N, H, W], "PFA" the factors of its map (`PFAScores`).
+    """
+    _scoring.append(told)
+    try:
+        yield
+    finally:
+        _scoring.remove(told)
+
+
+def scored(kind: str, scores: Tensor | tuple[Tensor, ...]) -> None:
+    """A gate of that kind gave these."""
+    for told in _scoring:
+        told(kind, scores)
 
 
 @contextmanager

@@ -1,14 +1,12 @@
-"""Listens to a network while it runs: which layers computed what on which values.
+"""Collects which layers computed what on which values.
 
-Nothing of the network is changed. The neurons' counts come from the kernels (`ops.tally`); convolutions,
-linear layers and products of matrices are seen where PyTorch calls them, whoever does, so that a layer is
-known by its weight; and modules by hooks of all modules, which hang on none of them.
+Convolutions, linear layers and products of matrices are seen where PyTorch calls them, whoever does, so that
+a layer is known by its weight.
 """
 
 import math
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,8 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.modules import module as every_module
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
@@ -27,6 +23,8 @@ from attsnn.neurons import LIF
 from attsnn.ops import tally
 
 from . import gates
+from .listening import Listener
+from .origins import Origins
 from .records import Layer, Neurons, Synapses, add, summed
 from .values import Values
 
@@ -51,84 +49,43 @@ LEFT_OUT = {  # what multiplies and is not counted
 WATCHED = (SpikingLayer, LIF, NormedLayer, AveragePool, *gates.MODULES)
 
 
-class Collector(TorchFunctionMode):
-    """What ran, by layer; `layers` holds it behind the end."""
+class Collector(Listener):
+    """What ran, by layer; `finish` says it behind the end."""
 
     def __init__(self, model: nn.Module, read: bool):
-        super().__init__()
-        self.model, self.read, self.thread = model, read, threading.get_ident()
+        super().__init__(model, "profile")
+        self.read = read
         self.layers: dict[str, Layer] = {}
         self.left_out: dict[str, int] = defaultdict(int)
-        self.samples = 0
-        self._fresh = False  # whether the network was called, and no neuron of it ran since
-        self._origins: dict[int, tuple[StorageWeakRef, dict[str, bool]]] = {}
-        self._stack: list[nn.Module] = []
-        self._ran: list[str] = []  # layers of neurons
-        self._inside: list[list[Synapses]] = []  # of the watched modules that run: what ran in them
-        self._stepping: SpikingLayer | None = None  # whose current ran last, called step by step
+        self._origins = Origins()
+        self._ran: dict[str, int] = {}  # layer of neurons: when it ran last
+        self._before: str | None = None  # which of them ran last of all
+        self._runs = 0
         self._values: dict[str, Values] = {}  # of the synapses of that name
         self._counts: dict[tuple[str, int], Tensor] = {}  # of the layer of that name, in so many steps
-        self._name_modules()
-
-    def _name_modules(self) -> None:
-        self.names: dict[nn.Module, str] = {}
-        self.owners: dict[nn.Module, nn.Module] = {}  # the layer of ours that a module is a part of
-        self.weights: dict[int, nn.Module] = {}
-        self.parts: set[nn.Module] = set()  # of gates
-        self.gated: set[int] = set()  # weights of gates
-        for name, module in self.model.named_modules():
-            self.names[module] = name
+        self._weights: dict[int, nn.Module] = {}
+        self._parts: set[nn.Module] = set()  # of gates
+        self._gated: set[int] = set()  # weights of gates
+        for module in self.names:
             weight = module._parameters.get("weight")
             if weight is not None:
-                self.weights.setdefault(id(weight), module)
-            if isinstance(module, SpikingLayer | NormedLayer):
-                for part in module.modules():
-                    self.owners.setdefault(part, module)
+                self._weights.setdefault(id(weight), module)
             if isinstance(module, gates.MODULES):
-                self.gated.update(map(id, module.parameters()))
-                self.parts.update(list(module.modules())[1:])
-
-    # ---- modules
+                self._gated.update(map(id, module.parameters()))
+                self._parts.update(list(module.modules())[1:])
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        before = every_module.register_module_forward_pre_hook(self._enter)
-        after = every_module.register_module_forward_hook(self._leave, with_kwargs=True)
-        try:
-            with tally.telling(self._emitted), self:
-                yield
-        finally:
-            before.remove()
-            after.remove()
-            self._origins.clear()
+        with super().listening(), _Functions(self):
+            yield
+        self._origins = Origins()
 
-    def _mine(self, module: nn.Module) -> bool:
-        return threading.get_ident() == self.thread and module in self.names
+    # ---- modules
 
-    def _enter(self, module: nn.Module, args: tuple) -> None:
-        if not self._mine(module):
-            return
-        if module is self.model:
-            self._fresh = True
-            self._stack.clear()  # of a call that ended in an exception
-            self._inside.clear()
-        self._stack.append(module)
-        if isinstance(module, WATCHED):
-            self._inside.append([])
-
-    def _leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if not self._mine(module) or module not in self._stack:
-            return
-        while self._stack[-1] is not module:  # what ended in an exception
-            if isinstance(self._stack.pop(), WATCHED):
-                self._inside.pop()
-        self._stack.pop()
+    def left(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any) -> None:
         if not isinstance(module, WATCHED):
             return
-        inside = self._inside.pop()
-        if self._inside:
-            self._inside[-1] += inside
-        self._shown(module, args, kwargs, inside)
+        self._shown(module, args, kwargs)
         if isinstance(module, SpikingLayer) and kwargs.get("shortcut", args[1:2] or None) is not None:
             emitted = output[0] if isinstance(output, tuple) else output
             self._layer(module).added += emitted.numel()
@@ -136,36 +93,28 @@ class Collector(TorchFunctionMode):
             layer = self._layer(module)
             layer.pool = module.pool
             layer.pooled += output.numel()
-        elif isinstance(module, gates.MODULES) and module not in self.parts and not self._read(module):
+        elif isinstance(module, gates.MODULES) and module not in self._parts and not self._read(module):
             self._gate(self._layer(module), module, output.shape)
 
-    def _shown(self, module: nn.Module, args: tuple, kwargs: dict, inside: list[Synapses]) -> None:
+    def _shown(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
         """What a layer computed once for all steps, as it was told."""
         steps = kwargs.get("steps") or kwargs.get("repeats") or 1
         if steps == 1 or not args or args[0].shape[0] != 1:
             return
         alone = isinstance(module, LIF) and module not in self.owners
-        for synapses in self._behind(args[0]) if alone else inside:
-            synapses.shown = steps
+        names = self._origins.of(args[0]) if alone else (self.name_of(module),)
+        for name in names:
+            for synapses in self.layers[name].synapses.values() if name in self.layers else ():
+                synapses.shown = steps
 
     def _read(self, module: nn.Module) -> bool:
         """Whether a `SpikingLayer` may read these gates in place of calling them: they count with it."""
         owner = self.owners.get(module)
         return type(module) is Attention and isinstance(owner, SpikingLayer) and owner.attention is module
 
-    def _behind(self, x: Tensor) -> list[Synapses]:
-        """The synapses whose currents x is made of."""
-        names = self._origin(x)
-        found = []
-        for name in names:
-            layer = self.layers.get(name)
-            found += [] if layer is None else layer.synapses.values()
-        return found
-
     def _layer(self, module: nn.Module) -> Layer:
         """The layer of a module: that of a layer of ours around it, else its own."""
-        owner = self.owners.get(module, module)
-        name = self.names[owner] or type(owner).__name__
+        owner, name = self.owners.get(module, module), self.name_of(module)
         if name not in self.layers:
             layer = self.layers[name] = Layer(name)
             layer.parameters = sum(p.numel() for p in owner.parameters())
@@ -185,16 +134,10 @@ class Collector(TorchFunctionMode):
 
     # ---- neurons
 
-    def _emitted(self, counts: tally.Counts, out: Tensor) -> None:
-        if threading.get_ident() != self.thread:
-            return
-        module, self._stepping = self._neuron_of(), None
+    def fired(self, module: nn.Module | None, counts: tally.Counts, out: Tensor) -> None:
         if module is None:
             self.left_out["neurons that no LIF and no SpikingLayer called"] += 1
             return
-        if self._fresh:
-            self._fresh = False
-            self.samples += out.shape[1]
         layer = self._layer(module)
         neuron = module.neuron if isinstance(module, SpikingLayer) else module
         if layer.neurons is None:
@@ -211,65 +154,47 @@ class Collector(TorchFunctionMode):
         self._counts[key] = counts.flat + self._counts[key] if key in self._counts else counts.flat
         layer.neurons.updates += out.numel()
         layer.neurons.steps = max(layer.neurons.steps, out.shape[0])
-        self._ran.append(layer.name)
-        self._tag(out, {layer.name: True})
+        self._ran[layer.name] = self._runs = self._runs + 1
+        self._before = layer.name
+        self._origins.tag(out, {layer.name: True})
         if isinstance(module, SpikingLayer):
             if type(module.attention) is Attention:
                 self._gate(layer, module.attention, out.shape)
             if module.pool > 1:
                 layer.pooled += out.numel()
 
-    def _neuron_of(self) -> nn.Module | None:
-        """The layer whose neurons just fired: the one that runs, or of a single step the one whose
-        convolution or linear layer ran last.
-        """
-        for module in reversed(self._stack):
-            if isinstance(module, SpikingLayer):
-                return module
-            if isinstance(module, LIF):
-                owner = self.owners.get(module)
-                return owner if isinstance(owner, SpikingLayer) else module
-        return self._stepping
-
     # ---- functions
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if threading.get_ident() != self.thread:
-            return out
+    def called(self, func: Callable, args: tuple, kwargs: dict, out: Any) -> None:
+        """A function of PyTorch returned out."""
         if func in WEIGHED:
             self._weighed(func, out, *args, **kwargs)
         elif func in PRODUCTS:
-            self._product(out, *args[:2])
+            self._product(out, *(*args, *kwargs.values())[:2])
         else:
             if func in LEFT_OUT and not self._in_gate():
                 self.left_out[LEFT_OUT[func]] += 1
-            self._passed((*args, *kwargs.values()), out)
-        return out
+            self._origins.passed((*args, *kwargs.values()), out)
 
     def _in_gate(self) -> bool:
         """Whether what runs belongs to a gate, or to what a `SpikingLayer` computes without its current."""
-        inner = bool(self._stack) and isinstance(self._stack[-1], SpikingLayer)
-        return inner or any(isinstance(module, gates.MODULES) for module in self._stack)
+        inner = bool(self.stack) and isinstance(self.stack[-1], SpikingLayer)
+        return inner or any(isinstance(module, gates.MODULES) for module in self.stack)
 
     def _weighed(
-        self, func, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *how, **more
+        self, func, out: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None, *how, **more
     ):
-        kind, space, transposed = WEIGHED[func]
-        module = self.weights.get(id(weight))
-        if module in self.parts or id(weight) in self.gated:
+        (kind, space, transposed), x = WEIGHED[func], input
+        module = self._weights.get(id(weight))
+        if module in self._parts or id(weight) in self._gated:
             return
         if module is None:
             if self._in_gate():
                 return
-            module = self._stack[-1] if self._stack else None
+            module = self.stack[-1] if self.stack else None
         if module is None or module not in self.names:
             self.left_out[f"{kind} outside of the network's modules"] += 1
             return
-        owner = self.owners.get(module)
-        if isinstance(owner, SpikingLayer) and owner not in self._stack:
-            self._stepping = owner
         layer, name = self._layer(module), self.names[module]
         synapses = layer.synapses.get(name)
         if synapses is None:
@@ -299,14 +224,12 @@ class Collector(TorchFunctionMode):
         if self.read:
             values = self._values.setdefault(synapses.name, Values(synapses))
             values.add(x, len(lead), partial(_counting, func, synapses, how, more), self._unit(synapses))
-        if self._inside:
-            self._inside[-1].append(synapses)
-        self._tag(out, {layer.name: False})
+        self._origins.tag(out, {layer.name: False})
 
     def _product(self, out: Tensor, a: Tensor, b: Tensor) -> None:
-        if self._in_gate() or not self._stack:
+        if self._in_gate() or not self.stack:
             return
-        module = self._stack[-1]
+        module = self.stack[-1]
         layer = self._layer(module)
         name = f"{self.names[module]}.matmul".removeprefix(".")
         synapses = layer.synapses.get(name)
@@ -323,56 +246,24 @@ class Collector(TorchFunctionMode):
         self._fed(synapses, a, b)
         if self.read:
             self._values.setdefault(synapses.name, Values(synapses)).add_product(a, b, out)
-        self._tag(out, {layer.name: False})
+        self._origins.tag(out, {layer.name: False})
 
     def _fed(self, synapses: Synapses, *inputs: Tensor) -> None:
         """Where its input comes from."""
         origin = {}
         for x in inputs:
-            origin |= self._origin(x)
+            origin |= self._origins.of(x)
         synapses.first = synapses.first and not origin
         if origin and all(origin.values()):
-            last = max(origin, key=lambda name: _last(self._ran, name))
+            last = max(origin, key=self._ran.get)
             synapses.feeders[last] = synapses.feeders.get(last, 0) + sum(x.numel() for x in inputs)
-        if self._ran:
-            synapses.before = self._ran[-1]
+        synapses.before = self._before
 
     def _unit(self, synapses: Synapses) -> int:
         """What makes integers of its input: the levels of normalised integer spikes."""
         names = [*synapses.feeders]
         neurons = self.layers[names[-1]].neurons if names else None
         return neurons.levels if neurons is not None and neurons.normalize else 1
-
-    # ---- where values come from: of each storage the layers, and whether those are spikes or currents
-
-    def _origin(self, x: Tensor) -> dict[str, bool]:
-        if not self._origins:
-            return {}
-        try:
-            found = self._origins.get(x.untyped_storage()._cdata)
-        except NotImplementedError:  # no storage: sparse, or of a compiler
-            return {}
-        return found[1] if found is not None and not found[0].expired() else {}
-
-    def _tag(self, x: Tensor, origin: dict[str, bool]) -> None:
-        try:
-            storage = x.untyped_storage()
-        except NotImplementedError:
-            return
-        self._origins[storage._cdata] = (StorageWeakRef(storage), origin)
-
-    def _passed(self, args: tuple, out: Any) -> None:
-        """What a function returns comes from where its arguments do."""
-        if not isinstance(out, Tensor | tuple | list):
-            return
-        origin: dict[str, bool] = {}
-        for part in _tensors(args):
-            for name, spikes in self._origin(part).items():
-                origin[name] = origin.get(name, True) and spikes
-        if origin:
-            for part in _tensors(out):
-                if not self._origin(part):
-                    self._tag(part, origin)
 
     # ---- the end
 
@@ -387,18 +278,18 @@ class Collector(TorchFunctionMode):
         return self.layers
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    """Those in it, in lists and tuples of any depth."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from _tensors(value)
+class _Functions(TorchFunctionMode):
+    """Tells a collector what PyTorch is called for."""
 
+    def __init__(self, collector: Collector):
+        super().__init__()
+        self.collector = collector
 
-def _last(names: list[str], name: str) -> int:
-    """Where it stands last; -1: nowhere."""
-    return len(names) - 1 - names[::-1].index(name) if name in names else -1
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if self.collector.here:
+            self.collector.called(func, args, kwargs or {}, out)
+        return out
 
 
 def _arguments(transposed: bool) -> tuple[str, ...]:

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from attsnn.layers.watching import refuse_compiled
-
 from .collect import Collector
 from .energy import Costs
 from .result import Profile
@@ -31,13 +29,7 @@ def profile(
     Raises ValueError for a compiled model, whose layers nobody sees, and for `nn.DataParallel`.
     """
     prices = Costs(**costs)
-    refuse_compiled(model, "profile")
-    if isinstance(model, nn.DataParallel):
-        raise ValueError("profile() does not see the copies of nn.DataParallel: profile its `module`")
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
-    found = Profile(prices, samples)
-    collector = Collector(model, read)
+    found, collector = Profile(prices, samples), Collector(model, read)
     with collector.listening():
         yield found
     parameters = sum(p.numel() for p in model.parameters())

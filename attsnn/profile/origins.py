@@ -1,0 +1,53 @@
+"""Where values come from: of each storage the layers that made it, and whether from spikes or currents."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+Origin = Mapping[str, bool]  # layer: whether its spikes are in it, not its current
+
+
+class Origins:
+    """Storages are known as long as they live; no tensor is kept alive."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[StorageWeakRef, Origin]] = {}
+
+    def of(self, x: Tensor) -> Origin:
+        """Empty: of nobody that is known."""
+        if not self._known:
+            return {}
+        try:
+            found = self._known.get(x.untyped_storage()._cdata)
+        except NotImplementedError:  # no storage: sparse, or of a compiler
+            return {}
+        return found[1] if found is not None and not found[0].expired() else {}
+
+    def tag(self, x: Tensor, origin: Origin) -> None:
+        """x comes from there."""
+        try:
+            storage = x.untyped_storage()
+        except NotImplementedError:
+            return
+        self._known[storage._cdata] = (StorageWeakRef(storage), origin)
+
+    def passed(self, args: tuple, out: Any) -> None:
+        """What a function returns comes from where its arguments do, but for what is known."""
+        origin: dict[str, bool] = {}
+        for part in tensors(args):
+            for name, spikes in self.of(part).items():
+                origin[name] = origin.get(name, True) and spikes
+        for part in tensors(out) if origin else ():
+            if not self.of(part):
+                self.tag(part, origin)
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    """Those in it, in lists and tuples of any depth."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from tensors(value)
