@@ -6,6 +6,7 @@ from attsnn import ops  # noqa: F401  (it was found here before this was a packa
 
 from .folding import FOLDABLE, fold
 from .normed import NORMS, AveragePool, NormedLayer, Rate, over_time
+from .settling import settle
 from .spiking import SpikingLayer, synchronise
 from .streaming import State, Stream, plainly, streamed
 from .watching import watch
@@ -22,6 +23,7 @@ __all__ = [
     "fold",
     "over_time",
     "plainly",
+    "settle",
     "streamed",
     "synchronise",
     "watch",

@@ -1,5 +1,6 @@
 """Layers without neurons: what folds time into the batch, norms as the seams compute them, pools."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -154,7 +155,7 @@ def normed(
     how = {"emit": "membrane", "final_state": False, "backend": backend}
     with tally.pausing() if tally.asked() else nullcontext():
         result = ops.seam(z.flatten(0, 1)[None], norm=asked, pool=pool, **how)
-    update(norm, result, backend)
+    update(norm, result, z, backend, repeats)
     return result.out.squeeze(0).unflatten(0, z.shape[:2])
 
 
@@ -198,9 +199,18 @@ def group_of(norm: _BatchNorm) -> "dist.ProcessGroup | None":
     return group if dist.get_world_size(group) > 1 else None
 
 
-def update(norm: _BatchNorm | None, found: ops.SeamOutput, backend: Backend) -> None:
-    """The running statistics, as PyTorch's batch norm keeps them, where the batch has any."""
+def update(
+    norm: _BatchNorm | None, found: ops.SeamOutput, z: Tensor, backend: Backend, repeats: int = 1
+) -> None:
+    """The running statistics, as PyTorch's batch norm keeps them, where the batch z has any."""
     if found.batch_mean is None or not norm.training or norm.running_mean is None:
+        return
+    if norm in settling:
+        settling[norm](found.batch_mean, found.batch_var, repeats * z.numel() // z.shape[2])
         return
     running = norm.running_mean, norm.running_var, norm.num_batches_tracked
     ops.update_running(*running, found.batch_mean, found.batch_var, norm.momentum, backend=backend)
+
+
+# What takes a norm's statistics in place of its running ones (`settle`): mean, unbiased variance, values.
+settling: dict[_BatchNorm, Callable[[Tensor, Tensor, int], None]] = {}

@@ -148,7 +148,7 @@ class SpikingLayer(NotScripted, nn.Module):
             final_state=final_state,
             **self.neuron.arguments(),
         )
-        update(norm, result, self.neuron.backend)
+        update(norm, result, z, self.neuron.backend)
         return result if result.out.dtype == emitted else result._replace(out=result.out.to(emitted))
 
     def _attended(self, z: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ class Listener:
         return self._stepping
 
     def _scored(self, kind: str, scores: Tensor | tuple[Tensor, ...]) -> None:
-        gated = [m for m in self.stack if isinstance(m, SpikingLayer | MODULES)]
+        gated = [m for m in self.stack if isinstance(m, (SpikingLayer, *MODULES))]
         if self.here and gated:
             self.scored(self.name_of(gated[0]), kind, scores)
 
