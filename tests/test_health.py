@@ -1,14 +1,17 @@
 """Running statistics that settle, and what a network's health says."""
 
 import copy
+import json
 
 import pytest
+import test_engine
 import torch
+from test_train_imagenet import SMALL, flags, imagenet, rows
 from torch import nn
 from torch.nn.modules import module as every_module
 
-from attsnn import layers, models, neurons
-from attsnn.profile import health, rates, scores, sentences
+from attsnn import engine, layers, models, neurons
+from attsnn.profile import health, profile, rates, scores, sentences
 
 
 def whole(layer, batches):
@@ -161,9 +164,10 @@ def test_rates_and_scores(backend):
     ("training", "evaluation", "kind", "said"),
     [
         ({"a": 0.2, "b": 0.1}, {"a": 0.0, "b": 0.1}, "silent",
-         "1 of 2 layers (a) fire nothing in evaluation, but in training: the norms' running statistics"),
+         "1 of 2 layers (a) fire in training and not in evaluation: the norms' running statistics are not"),
         ({"a": 0.2, "b": 0.0}, {"a": 0.0, "b": 0.0}, "silent",
          "2 of 2 layers (a, b) fire nothing in evaluation, 1 of them nor in training"),
+        ({"a": 0.2, "b": 0.5}, {"a": 0.0, "b": 0.1}, "silent", "fire in training and not in evaluation"),
         ({"a": 0.9}, {"a": 0.99}, "always", "1 of 1 layers (a) fire at every step"),
         ({"a": 0.3, "b": 0.1}, {"a": 0.05, "b": 0.1}, "apart",
          "1 of 2 layers (a) fire otherwise in evaluation than in training, a at 5.00% and 30.00%"),
@@ -232,3 +236,84 @@ def test_what_is_ill():
     images = torch.rand(2, 1, 16, 16)
     found = health(vae, images, lambda m, b: models.fsvae.loss(m(b), b))
     assert len(found.evaluation) == 12
+
+
+# ---- in a training
+# ------------------------------------------------------------------------------------------
+
+
+def see(**given) -> engine.Inside:
+    return engine.Inside(rates, sentences, layers.settle, profile)._replace(**given)
+
+
+def spiking() -> nn.Module:
+    """For test_engine's signals [T, N, 6] of four classes."""
+    torch.manual_seed(0)
+    first = layers.SpikingLayer(nn.Linear(6, 12), neurons.leaky(), norm=nn.BatchNorm1d(12))
+    last = layers.SpikingLayer(nn.Linear(12, 4), neurons.leaky(), norm=nn.BatchNorm1d(4))
+    return nn.Sequential(first, nn.Dropout(0.3), last, layers.Rate())
+
+
+@pytest.mark.parametrize("step", [4, 9, 13])
+def test_settled_statistics_resume_to_the_same_bits(tmp_path, step):
+    """Stopped within an epoch, at its end, and in the next; rates, health and statistics are as if never."""
+    how = {"inside": see(), "settle": 3}
+    whole, whole_run = test_engine.train(tmp_path / "whole", model=spiking(), **how)
+    with pytest.raises(engine.StoppedError):
+        loss = test_engine.stopping_at(step)
+        test_engine.train(tmp_path / "run", model=spiking(), loss=loss, **how)
+    model, run = test_engine.train(tmp_path / "run", model=spiking(), resume="auto", **how)
+    assert test_engine.equal(whole, model)
+    kept = ("epoch", "test_loss", "test_accuracy", "health")
+    assert [[row.get(k) for k in kept] for row in run.rows()] == [
+        [row.get(k) for k in kept] for row in whole_run.rows()
+    ]
+    fresh = copy.deepcopy(model)
+    batches = engine.Batches(test_engine.Recordings(), 8, 3, key=lambda i, s: (i, s))
+    layers.settle(fresh, [batch for _, batch in batches.epoch(1, 0, 3)], lambda m, b: m(b[0].transpose(0, 1)))
+    assert test_engine.equal(fresh, model)
+
+
+def test_settling_changes_no_weight(tmp_path):
+    """Only what evaluation reads; averaged weights have statistics of their own."""
+    plain, _ = test_engine.train(tmp_path / "plain", model=spiking())
+    settled = spiking()
+    update = engine.Update(ema=engine.ema_of(settled, 0.5))
+    test_engine.train(tmp_path / "settled", model=settled, inside=see(), settle=2, update=update)
+    for (name, a), b in zip(plain.named_parameters(), settled.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(plain[0].norm.running_var, settled[0].norm.running_var)
+    assert not torch.equal(update.ema.module[0].norm.running_mean, settled[0].norm.running_mean)
+    with pytest.raises(ValueError, match="settle: give `inside`"):
+        test_engine.train(tmp_path / "blind", model=spiking(), settle=2)
+
+
+def test_sentences_are_printed_once_and_recorded(tmp_path, capsys):
+    """While it lasts a finding is said once; said again when it comes back."""
+    told = iter([{"silent": "A."}, {"silent": "A.", "apart": "B."}, {}, {"silent": "A."}])
+    inside = see(sentences=lambda training, evaluation: next(told))
+    _, run = test_engine.train(tmp_path / "run", model=spiking(), inside=inside, epochs=4)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("health: ")]
+    assert lines == ["health: A.", "health: B.", "health: A."]
+    assert [row.get("health") for row in run.rows()] == ["A.", "A. B.", None, "A."]
+
+
+def test_the_trainer_says_that_nothing_fires(tmp_path, without_curves):
+    """The first epochs of a small run, and with --settle; what is kept of the chosen checkpoint."""
+    words = ["--synthetic", 40, "--epochs", 2, "--batch", 8, *flags(**SMALL)]
+    done = imagenet(*words, "--name", "plain", where=tmp_path)
+    assert done.code == 0 and "fire in training and not in evaluation" in done.out
+    silent = rows(tmp_path / "runs" / "plain")
+    assert "--settle 20" in silent[0]["health"]
+    done = imagenet(*words, "--name", "settled", "--settle", 4, where=tmp_path)
+    assert done.code == 0 and "not in evaluation" not in done.out
+    found = json.loads((tmp_path / "runs" / "settled" / "profile.json").read_text())
+    assert found["nasar"] > 0.05 and found["total"]["energy"]["papers"] > 0
+    assert "r_EE against the non-spiking twin" in done.out
+    done = imagenet(*words, "--name", "compiled", "--settle", 4, "--compile", where=tmp_path)
+    assert done.code == 2 and "--settle does not go with --compile" in done.err
+    checkpoint = tmp_path / "runs" / "settled"
+    done = imagenet("--eval", "--checkpoint", checkpoint, "--settle", 4, where=tmp_path)
+    assert done.code == 2 and "--settle does not go with --eval: it is for training" in done.err
+    done = imagenet("--eval", "--checkpoint", checkpoint, *flags(**SMALL), where=tmp_path)
+    assert done.code == 0 and "NASAR" in done.err

@@ -82,6 +82,15 @@ def test_profiles_add_up(seen):
     assert [samples for *_, samples in seen.of("profiled")] == [5, 2]
 
 
+def test_settled_statistics_are_those_of_all_processes(seen):
+    """Every value weighs the same, whoever has it, and both processes hold the same bits; of norms that meet
+    in each batch the variance is exact where shares are equal, and here they are 3 and 2 images.
+    """
+    first, second = seen.of("settled")
+    assert first == second
+    assert max(*first["own"][:2], first["shared"][0]) < 1e-12 < first["shared"][1] < 1e-4
+
+
 @pytest.mark.parametrize("check", ["equal_shares", "unequal_shares", "unequal_shares_in_pieces"])
 def test_a_step_is_that_of_one_process(seen, check):
     """Att-MS-ResNet-18 in float64, T = 2: gradients, weights, running statistics, loss and accuracy."""

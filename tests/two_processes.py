@@ -23,7 +23,7 @@ from attsnn import _extension, data, engine, models
 from attsnn.engine import pictures
 from attsnn.engine.loop import Fit
 from attsnn.engine.sampling import Share
-from attsnn.layers import synchronise
+from attsnn.layers import settle, synchronise
 from attsnn.profile import profile
 
 FOLDER = Path(sys.argv[1]) if __name__ == "__main__" else Path()
@@ -385,6 +385,26 @@ def profiled(processes):
         model(x)
     found = own.sum_over_processes()
     return [found.as_dict(), whole.as_dict(), own.samples]
+
+
+@check
+def settled(processes):
+    """Two batches in each process, of 3 and 1 images and of 2 and 1: of the first norm, whose input hangs on
+    no other, the error to all in one batch; of a later one the mean. Norms of their own, and shared ones.
+    """
+    (x, _), found = images(7), {}
+    for kind in ("own", "shared"):
+        model = network("att_ms_resnet18")
+        stem, first = copy.deepcopy(model.stem.current), model.stages[0][0].first
+        model = synchronise(model) if kind == "shared" else model
+        settle(model, [x[:3], x[3:4]] if processes.first else [x[4:6], x[6:]])
+        z = stem(x).transpose(0, 1).flatten(1)
+        n = z.shape[1]
+        want = z.mean(1), z.var(1, correction=0) * (2 * n / (2 * n - 1))
+        got = model.stem.norm.running_mean, model.stem.norm.running_var
+        errors = [(a - b).abs().max().item() for a, b in zip(got, want, strict=True)]
+        found[kind] = [*errors, first.norm.running_mean.tolist()]
+    return found
 
 
 @check

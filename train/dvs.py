@@ -28,6 +28,7 @@ import torch.nn.functional as F
 import tyro
 from images import (
     CHOSEN_ON_TEST,
+    INSIDE,
     Loss,
     Weights,
     chosen_on_test,
@@ -312,6 +313,7 @@ def prepare(r: Recipe, processes: engine.Processes) -> engine.Prepared:
         bits={"backend": "fused" if ops.use_fused(r.backend, device.type) else "reference"},
         start=partial(start_from, r, model, weights),
         exempt=("attention",),
+        inside=INSIDE,
     )
 
 
@@ -327,7 +329,7 @@ def train(r: Recipe, processes: engine.Processes) -> None:
         share = {"rank": processes.rank, "world": processes.world}
         test = engine.in_order(of_test(r, tested), r.test_batch, r.workers, **share)
         shown = test, tested.classes, models.watch, r.dt_ms
-        engine.conclude(begun.run, model, *shown, **measured(r, processes))
+        engine.conclude(begun.run, model, *shown, inside=begun.rules["inside"], **measured(r, processes))
     if processes.first and chosen_on_test(vars(r)):
         print(CHOSEN_ON_TEST, flush=True)
 
@@ -400,9 +402,14 @@ def evaluate(r: Recipe, processes: engine.Processes) -> None:
     how = measured(r, processes)
     if r.stream:
         return evaluate_over_time(r, model, loader, recordings, processes)
-    scores = engine.evaluate(model, loader, len(recordings.classes), models.watch, **how)
+    classes = recordings.classes
+
+    def measure(model: nn.Module) -> engine.Scores:
+        return engine.evaluate(model, loader, len(classes), **how)
+
+    scores, found = engine.profiled(INSIDE, model, measure, processes)
     if processes.first:
-        print(f"{scores.per_class(recordings.classes)}\n\n{engine.summary(scores, model)}")
+        print(f"{scores.per_class(classes)}\n\n{engine.summary(scores, model)}\n\n{found.summary()}")
 
 
 def evaluate_over_time(

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from attsnn import data, engine, models, ops
-from attsnn.layers import synchronise
+from attsnn.layers import settle, synchronise
 from attsnn.models.convert import load_any
+from attsnn.profile import profile, rates, sentences
 
 Loss = Literal["cross_entropy", "mse", "tet"]
 T = TypeVar("T", bound=engine.Training)
 OUTPUTS = ("classifier.weight", "classifier.current.weight")  # what has a row for each class
 DRAWN_CLASSES = 10  # of what --synthetic draws
 CHOSEN_ON_TEST = "The checkpoint was chosen on the test set: this is no result on unseen samples."
+INSIDE = engine.Inside(rates, sentences, settle, profile)  # of every network of ours
 Classes = Sequence[str] | int | None  # their names, or how many; None: those of the data
 
 
@@ -297,6 +299,7 @@ def prepare(r: ImageTraining, task: Task, processes: engine.Processes) -> engine
         period=max(task.rising(r), 1) if "rising_schedule" in parity else None,
         faults=bad,
         on_epoch=mixing.at,
+        inside=INSIDE,
     )
 
 
@@ -307,12 +310,17 @@ def train(r: ImageTraining, task: Task, processes: engine.Processes) -> None:
     trial = partial(step_on_noise, task=task, processes=processes)
     with engine.begin(r, processes, partial(prepare, task=task, processes=processes), trial) as begun:
         engine.fit(*begun.parts, **begun.rules)
-        if not task.validates:
-            return
         r, model = begun.options, begun.parts[0]
+        inside = begun.rules["inside"]
+        if not task.validates:  # what chose is what is reported: it only remains to see inside
+            if inside is not None and begun.run.last() is not None:
+                engine.load_best(begun.run, model)
+                engine.keep_profile(begun.run, model, begun.rules["evaluate"], inside, processes)
+            return
         test = task.open(r, "test", r.size, processes)
         bad = data.BadImages(r.max_bad, report=processes.first)
-        engine.final(begun.run, model, Validation(r, "test", test, processes, bad))
+        measured = Validation(r, "test", test, processes, bad)
+        engine.final(begun.run, model, measured, inside, processes)
     if processes.first and chosen_on_test(vars(r)):
         print(CHOSEN_ON_TEST, flush=True)
 
@@ -454,8 +462,10 @@ def evaluate(r: ImageTraining, task: Task, processes: engine.Processes) -> None:
                 model = network(r, task, number_of(classes), processes.device, steps)
                 takes(model, 1, task.channels, size, size)
             engine.load_weights(model, weights, r.checkpoint)
-            scores = validation.scores(model)
+            scores, found = engine.profiled(INSIDE, model, validation.scores, processes)
             rows.append((size, steps, f"{scores.top1:.2%}", f"{scores.top5:.2%}", scores.samples))
+            if processes.first and found.counted:  # beside the table, which programs read
+                print(f"{size} pixels, T = {steps}:\n{found.summary()}\n", file=sys.stderr)
     if processes.first:
         print(engine.table(("size", "T", "top-1", "top-5", "images"), rows))
 

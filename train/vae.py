@@ -29,6 +29,7 @@ import torch.nn.functional as F
 import tyro
 from images import (
     CHOSEN_ON_TEST,
+    INSIDE,
     Transform,
     Weights,
     chosen_on_test,
@@ -337,6 +338,7 @@ def prepare(r: Recipe, processes: engine.Processes, watched: list[Watched]) -> e
         exempt=("attention",),
         faults=bad,
         on_epoch=watched[0].at,
+        inside=INSIDE,
         called=f"{name} error" if r.ema is None else None,
         bits={"backend": "fused" if ops.use_fused(r.backend, device.type) else "reference"},
     )
@@ -354,7 +356,8 @@ def train(r: Recipe, processes: engine.Processes) -> None:
         r, model = begun.options, begun.parts[0]
         test = open_images(r, "test", processes)
         bad = data.BadImages(r.max_bad, report=processes.first)
-        found = engine.final(begun.run, model, Validation(r, "test", test, processes, bad))
+        measured = Validation(r, "test", test, processes, bad)
+        found = engine.final(begun.run, model, measured, begun.rules["inside"], processes)
         if processes.first:
             with begun.run.writing("draw the pictures"):
                 paths = [
@@ -449,7 +452,7 @@ def evaluate(r: Recipe, processes: engine.Processes) -> None:
     bad = data.BadImages(r.max_bad, report=processes.first)
     with engine.usage():
         test = Validation(r, "test", open_images(r, "test", processes), processes, bad)
-    found = test(model)
+    found, profile = engine.profiled(INSIDE, model, test, processes)
     rows = [
         (name.replace("test_", ""), f"{value:.4f}") for name, value in found.items() if "loss" not in name
     ]
@@ -463,7 +466,7 @@ def evaluate(r: Recipe, processes: engine.Processes) -> None:
         rows += distances(r, model, test, processes) if r.distance_by else []
         rows += frechet_inception(r, model, processes) if r.fid else []
     if processes.first:
-        print(engine.table(("measured on the test set", "value"), rows))
+        print(f"{engine.table(('measured on the test set', 'value'), rows)}\n\n{profile.summary()}")
 
 
 # ---- what others see in the images

@@ -17,13 +17,14 @@ from .errors import (
     command,
     usage,
 )
+from .inside import Inside, profiled
 from .load import Loaded, described, load
 from .loop import fit
 from .opening import reporting
 from .processes import Processes, leave, processes
 from .progress import duration
 from .record import Run
-from .report import conclude, final
+from .report import conclude, final, keep_profile, load_best
 from .rng import seed_all
 from .sampling import Batches, held_out, in_order, split
 from .setup import cosine, decayed, device, schedule, staircase
@@ -38,6 +39,7 @@ __all__ = [
     "Beginning",
     "Checkpoint",
     "CheckpointError",
+    "Inside",
     "Loaded",
     "Measure",
     "NonFiniteError",
@@ -76,7 +78,9 @@ __all__ = [
     "in_order",
     "inherit",
     "leave",
+    "keep_profile",
     "load",
+    "load_best",
     "load_weights",
     "losses",
     "one_hot_mse",
@@ -84,6 +88,7 @@ __all__ = [
     "processes",
     "recorded",
     "reporting",
+    "profiled",
     "rows_of_trial",
     "schedule",
     "seed_all",

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .config import as_json
 from .errors import usage
+from .inside import Inside
 from .loop import Evaluate, Loss
 from .opening import recorded as recipe_of
 from .opening import reporting
@@ -40,6 +41,7 @@ class Prepared:
     period: int | None = None  # epochs in which a cosine falls, where it rises again
     faults: Faults | None = None
     on_epoch: Callable[[int], None] | None = None
+    inside: Inside | None = None  # what looks into the network
     called: str | None = None  # `choose` in words
     bits: Mapping[str, Any] = field(default_factory=dict)  # as `Run.open` takes them, over `Training.bits`
 
@@ -99,11 +101,15 @@ def _beginning(
         print(f"{run.path}: the checkpoint of the {which} is the result.", flush=True)
     seed_all(t.seed, processes.rank)
     update = t.update(p.model)
+    inside = p.inside
     if t.compile:
         p.model.compile()
+        inside = None
+        if p.inside is not None and processes.first:
+            print("--compile: nobody sees the layers' rates, and what is wrong with them is not said.")
     rules = {
         **{"loss": p.loss, "evaluate": p.evaluate, "choose": before + p.choose, "lowest": p.lowest},
         **{"run": run, "epochs": t.epochs, "update": update, "processes": processes, "faults": p.faults},
-        **{"save_every": t.save_minutes, "on_epoch": p.on_epoch},
+        **{"save_every": t.save_minutes, "on_epoch": p.on_epoch, "inside": inside, "settle": t.settle},
     }
     return Beginning(t, run, (p.model, optimizer, schedule, p.batches), rules)

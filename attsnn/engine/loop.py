@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from . import checkpoint, rng
 from .errors import CheckpointError, NonFiniteError, StoppedError
+from .inside import Inside, Rates
 from .lineage import better
 from .processes import Faults, Processes
 from .progress import Progress
@@ -38,6 +39,7 @@ class Position:
     samples: int = 0  # samples taken in the epoch
     lr: float | None = None  # learning rate of the last step
     sums: dict[str, float] = field(default_factory=dict)  # sample-weighted sums of its metrics
+    rates: dict[str, float] = field(default_factory=dict)  # of the layers, in its last step
     best: float | None = None
 
     def count(self, metrics: Mapping[str, float], samples: int) -> None:
@@ -52,7 +54,7 @@ class Position:
 
     def close_epoch(self) -> None:
         """Moves on to the next epoch."""
-        self.epoch, self.batch, self.samples, self.sums = self.epoch + 1, 0, 0, {}
+        self.epoch, self.batch, self.samples, self.sums, self.rates = self.epoch + 1, 0, 0, {}, {}
 
 
 @dataclass
@@ -69,9 +71,13 @@ class Fit:
     stop: StopRequest = field(default_factory=lambda: StopRequest(Processes()))
     faults: Faults | None = None
     save_every: float = math.inf  # minutes
+    inside: Inside | None = None
+    settle: int = 0  # batches before an evaluation
     position: Position = field(default_factory=Position)
     saved: tuple[int, int] | None = None  # (epoch, batch) of the last checkpoint written
     due: bool = False  # whether the first process wants one
+    said: frozenset[str] = frozenset()  # the kinds of what is wrong with them
+    news: list[str] = field(default_factory=list)  # sentences on what was not so in the epoch before
 
     def __post_init__(self) -> None:
         self.shared = self.processes.share(self.model)
@@ -126,6 +132,25 @@ class Fit:
             lambda: self.run.save(self.position.step, model, optimizer, state, best, averaged)
         )
         self.saved, self.saved_at = (self.position.epoch, self.position.batch), time.monotonic()
+
+    @contextlib.contextmanager
+    def watching(self, wanted: bool) -> Iterator[None]:
+        """Sees the layers' rates, of this process's share."""
+        if self.inside is None or not wanted:
+            yield
+            return
+        with self.inside.rates(self.model) as rates:
+            yield
+        self.position.rates = dict(rates)
+
+    def health(self, evaluation: Rates | None) -> dict[str, str]:
+        """What the rates say, {"health": ...}; nothing where nothing is wrong."""
+        if not evaluation or not self.position.rates:
+            return {}
+        found = self.inside.sentences(self.position.rates, evaluation)
+        self.news = [sentence for kind, sentence in found.items() if kind not in self.said]
+        self.said = frozenset(found)
+        return {"health": " ".join(found.values())} if found else {}
 
     def step(self, share: Share, batch: Any) -> dict[str, float]:
         """One update. Returns its metrics; raises NonFiniteError, before any weight has changed."""
@@ -196,6 +221,8 @@ def fit(
     processes: Processes | None = None,
     faults: Faults | None = None,
     save_every: float = math.inf,
+    inside: Inside | None = None,
+    settle: int = 0,
 ) -> None:
     """Trains until `epochs` epochs are done, from the start or from the checkpoint `run` was opened with.
 
@@ -212,6 +239,10 @@ def fit(
         processes: those that the run shares its batches with; default: this one alone.
         faults: reads the batches, counts unreadable samples and ends the run where there are too many.
         save_every: minutes between the checkpoints within an epoch.
+        inside: sees the layers' rates in the last step of an epoch and in the evaluation, and says what is
+            wrong with them; that is printed when it is new, and recorded as `health`.
+        settle: so many batches of the epoch, with their own statistics in all norms, make the running
+            statistics before each evaluation, by `inside`.
 
     Raises:
         NonFiniteError: loss or gradient norm is not finite; no weight has changed. Or a weight or a number
@@ -219,10 +250,13 @@ def fit(
         StoppedError: SIGINT or SIGTERM; the step was finished and everything saved.
         CheckpointError: a checkpoint could not be written, or does not fit.
     """
+    if settle and inside is None:
+        raise ValueError("settle: give `inside`, which knows the norms")
     processes = processes or Processes()
     with run.outcome(), StopRequest(processes) as stop, processes.explained():
         update = update or Update()
-        state = Fit(model, optimizer, schedule, loss, run, update, processes, stop, faults, save_every)
+        parts = model, optimizer, schedule, loss, run, update, processes, stop, faults, save_every
+        state = Fit(*parts, inside, settle)
         state.restore()
         processes.from_first(lambda: run.rewind(state.position.epoch))
         while state.position.epoch < epochs:
@@ -233,7 +267,7 @@ def fit(
             seconds = time.perf_counter() - started
             speed = (state.position.samples - from_sample) / seconds
             began = time.perf_counter()
-            measured = _evaluate(state, evaluate)
+            measured = _evaluate(state, evaluate, batches)
             evaluating = time.perf_counter() - began
             if isinstance(schedule, ReduceLROnPlateau):
                 schedule.step(state.position.means()["loss"])
@@ -257,7 +291,8 @@ def _train_epoch(state: Fit, batches: Batches, epochs: int) -> float:
         waiting = _Waiting(batches.epoch(position.epoch, position.batch))
         for share, batch in waiting:
             batch = batch if state.faults is None else state.faults.take(batch)
-            position.count(state.step(share, _to(batch, state.processes.device)), share.total)
+            with state.watching(position.batch + 1 == len(batches)):
+                position.count(state.step(share, _to(batch, state.processes.device)), share.total)
             progress.update(share.total, position.means(), waiting.seconds)
             if stop.number is not None:
                 break
@@ -284,21 +319,41 @@ class _Waiting:
             self.seconds += time.perf_counter() - began
 
 
-def _evaluate(state: Fit, evaluate: Evaluate) -> Mapping[str, float | None]:
+def _evaluate(state: Fit, evaluate: Evaluate, batches: Batches) -> Mapping[str, Any]:
     """Evaluates without touching the random generators; interrupted, it is done again after resuming."""
     try:
         with rng.kept(), state.stop.at_once():
+            _settle(state, state.model, batches)
             state.processes.align(state.model)
             state.check()
-            measured = evaluate(state.model.eval(), state.stop.poll)
+            with (
+                contextlib.nullcontext() if state.inside is None else state.inside.rates(state.model) as rates
+            ):
+                measured = evaluate(state.model.eval(), state.stop.poll)
+            measured = {**measured, **state.health(rates)}
             if state.update.ema is None:
                 return measured
+            _settle(state, state.update.ema.module, batches)
             state.processes.align(state.update.ema.module)
             averaged = evaluate(state.update.ema.module.eval(), state.stop.poll)
             return {**measured, **{f"ema_{name}": value for name, value in averaged.items()}}
     except StoppedError:
         _answer(state)
         raise
+
+
+def _settle(state: Fit, model: nn.Module, batches: Batches) -> None:
+    """Gives the norms the statistics of the first batches of the epoch."""
+    if not state.settle:
+        return
+
+    def first() -> Iterator[Any]:
+        for _, batch in batches.epoch(state.position.epoch, 0, state.settle):
+            state.stop.poll()
+            batch = batch if state.faults is None else state.faults.take(batch)
+            yield _to(batch, state.processes.device)
+
+    state.inside.settle(model, first(), lambda model, batch: state.loss(model, batch))
 
 
 def _close_epoch(
@@ -326,6 +381,9 @@ def _close_epoch(
         position.best = value
     position.close_epoch()
     state.processes.from_first(lambda: state.run.record(row, epochs, left))
+    for sentence in state.news if state.processes.first else ():
+        print(f"health: {sentence}", flush=True)
+    state.news = []
     state.save({"name": name, "value": value, "lowest": lowest}, best)
 
 

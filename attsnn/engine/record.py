@@ -9,6 +9,7 @@ runs/<name>/config.json     the resolved recipe, versions, command line, commit
             .lock           while a process has the run
             exit.json       how the last command ended: {"code": the exit code, "said": its sentence}; of a
                             process but the first, where it failed, exit-rank<r>.json
+            profile.json    rates, operations and energy of the chosen checkpoint on the test set
             *.png           pictures
 """
 

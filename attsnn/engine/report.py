@@ -1,7 +1,7 @@
 """The end of a run: the chosen checkpoint, measured once on the test set, as a table and pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -9,21 +9,59 @@ from torch.utils.data import DataLoader
 
 from . import checkpoint, pictures
 from .classify import Observe, evaluate, summary
+from .inside import Inside, profiled
 from .processes import Processes
 from .record import Run
 
+T = TypeVar("T")
 
-def final(run: Run, model: nn.Module, measure: Callable[[nn.Module], Mapping[str, Any]]) -> Mapping[str, Any]:
+
+def final(
+    run: Run,
+    model: nn.Module,
+    measure: Callable[[nn.Module], Mapping[str, Any]],
+    inside: Inside | None = None,
+    processes: Processes | None = None,
+    profiles: Callable[[Any], None] = lambda profile: None,
+) -> Mapping[str, Any]:
     """Loads the best checkpoint into `model`, its averaged weights where there are some, and records what
-    `measure` finds of it as the row that is final; returns that. Called in every process.
+    `measure` finds of it as the row that is final; returns that. With `inside`, rates and energy meanwhile
+    are printed, kept as profile.json, and handed to `profiles`. Called in every process.
     """
-    best = checkpoint.find(run.path)
-    checkpoint.load_weights(model, checkpoint.weights_in(best), best.path)
-    found = measure(model)
+    best = load_best(run, model)
+    found = keep_profile(run, model, measure, inside, processes, profiles)
     epoch, step = (best.state["position"][name] for name in ("epoch", "step"))
     row = next((row for row in run.recorded() if row["epoch"] == epoch), {"epoch": epoch, "step": step})
     run.rewind(epoch=max((row["epoch"] for row in run.recorded()), default=epoch))
     run.record({**row, **found, "final": True})
+    return found
+
+
+def load_best(run: Run, model: nn.Module) -> checkpoint.Checkpoint:
+    """The best checkpoint, its weights in `model`."""
+    best = checkpoint.find(run.path)
+    checkpoint.load_weights(model, checkpoint.weights_in(best), best.path)
+    return best
+
+
+def keep_profile(
+    run: Run,
+    model: nn.Module,
+    measure: Callable[[nn.Module], T],
+    inside: Inside | None,
+    processes: Processes | None = None,
+    profiles: Callable[[Any], None] = lambda profile: None,
+) -> T:
+    """What `measure` finds of the model; rates and energy meanwhile are printed, kept as profile.json, and
+    handed to `profiles`.
+    """
+    processes = processes or Processes()
+    found, profile = profiled(inside, model, measure, processes)
+    if profile is not None and profile.counted and processes.first:
+        with run.writing("keep the profile"):
+            profile.save(run.path / "profile.json")
+        print(f"\n{profile.summary()}", flush=True)
+        profiles(profile)
     return found
 
 
@@ -35,21 +73,24 @@ def conclude(
     observe: Observe,
     step_ms: float | None,
     processes: Processes | None = None,
+    inside: Inside | None = None,
     **how: Any,
 ) -> None:
     """Records and prints the scores of the best checkpoint on the test set, and draws the pictures.
 
     `test`, `classes`, `observe` and `how` are those of `evaluate`; a step of the recordings lasts `step_ms`,
-    None where steps are equally many events.
+    None where steps are equally many events. `inside` as in `final`; then rates come from there, and
+    `observe` sees one recording alone.
     """
     processes = processes or Processes()
     scores = []
 
     def measure(model: nn.Module) -> dict[str, float]:
-        scores.append(evaluate(model, test, len(classes), observe, processes=processes, **how))
+        watching = observe if inside is None else None
+        scores.append(evaluate(model, test, len(classes), watching, processes=processes, **how))
         return {"test_loss": scores[0].loss, "test_accuracy": scores[0].accuracy}
 
-    final(run, model, measure)
+    final(run, model, measure, inside, processes, lambda profile: scores[0].rates.update(profile.rates()))
     if not processes.first:
         return
     with run.writing("draw the pictures"):

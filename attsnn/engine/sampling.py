@@ -151,12 +151,13 @@ class Batches:
         """Batches in an epoch."""
         return self._count
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Share, Any]]:
-        """Yields (share, loaded batch) of `epoch`, from batch `start` on."""
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Share, Any]]:
+        """Yields (share, loaded batch) of `epoch`, from batch `start` on, before `stop`."""
         epoch = 0 if self._frozen else epoch
         seeds = sample_seeds(int(self._indices.max()) + 1, self.seed, epoch)
         shuffled = self._indices[order(len(self._indices), self.seed, epoch)]
-        slices = [shuffled[b * self.batch : (b + 1) * self.batch] for b in range(start, self._count)]
+        count = self._count if stop is None else min(self._count, stop)
+        slices = [shuffled[b * self.batch : (b + 1) * self.batch] for b in range(start, count)]
         shares = [Share(whole[self._rank :: self._world].tolist(), len(whole)) for whole in slices]
         self._plan[:] = [[self.key(i, int(seeds[i])) for i in share.indices] for share in shares]
         if shares:

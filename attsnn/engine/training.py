@@ -22,7 +22,9 @@ Schedule = Literal["constant", "cosine", "step", "plateau", "onecycle"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Layout = Literal["gpu", "auto", "yes", "no"]
 AT_LEAST_1 = ("epochs", "batch", "accumulate", "limit_batches", "test_batch", "step_epochs")
-AT_LEAST_0 = ("lr", "lr_end", "warmup_epochs", "weight_decay", "save_minutes", "workers", "threads")
+AT_LEAST_0 = (
+    *("lr", "lr_end", "warmup_epochs", "weight_decay", "save_minutes", "workers", "threads", "settle"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Training:
     channels_last: Layout = "gpu"  # the layout of images; gpu: on one alone; auto: where it is faster here
     compile: bool = False  # torch.compile the model
     sync_norm: bool = True  # batch statistics over all processes
+    settle: int = 0  # batches of training whose statistics norms evaluate with; 0: the running ones
     init_from: Path | None = None  # weights to start from: what --checkpoint takes
     seed: int = 0  # of the first weights, the order of the samples, and what augments them
     name: str | None = None  # of the run directory; default: the recipe's, or the next free number
@@ -83,6 +86,10 @@ class Training:
         if len(measuring) > 1:
             flags = " and ".join(f"--{flag.replace('_', '-')}" for flag in measuring)
             raise UsageError(f"{flags} are different commands: give one of them.")
+        if self.settle and (measuring or self.compile):
+            flag = "compile" if self.compile else measuring[0].replace("_", "-")
+            why = "norms are not seen in what torch.compile runs" if self.compile else "it is for training"
+            raise UsageError(f"--settle does not go with --{flag}: {why}.")
         if measuring:
             return
         if self.checkpoint is not None:

@@ -19,7 +19,10 @@ APART = 3.0  # factor between rates in training and in evaluation
 SOME = 0.001  # rate below which a factor says nothing
 STUCK = 0.01  # of 0 or 1, within which all scores of a gate are stuck
 NAMED = 4  # layers that a sentence names
-SETTLE = "Train on, or take them from batches (--settle 20; attsnn.layers.settle)."
+SETTLE = (
+    "the norms' running statistics are not those of the batches yet; train on, or take them from some "
+    "batches (--settle 20, attsnn.layers.settle)"
+)
 
 Rates = Mapping[str, float]
 
@@ -39,27 +42,28 @@ def findings(training: Rates, evaluation: Rates) -> list[Finding]:
     if silent:
         also = [name for name in silent if not training.get(name, 0)]
         if not also:
-            why = "but in training: the norms' running statistics are not the batches' yet. " + SETTLE
+            said = f"{_of(silent, every)} fire in training and not in evaluation: {SETTLE}."
         else:
-            those = "all of them" if len(also) == len(silent) else f"{len(also)} of them"
-            why = (
-                f"{those} nor in training: their currents do not reach the threshold; lower it, or raise "
-                "weights of layers or norms."
+            those = "all" if len(also) == len(silent) else f"{len(also)} of them"
+            said = (
+                f"{_of(silent, every)} fire nothing in evaluation, {those} nor in training: their currents "
+                "do not reach the threshold; lower it, or raise weights of layers or norms."
             )
-        said = f"{_of(silent, every)} fire nothing in evaluation, {why}"
         found.append(Finding("silent", tuple(silent), said))
     always = [name for name, rate in evaluation.items() if rate >= ALWAYS]
     if always:
         said = f"{_of(always, every)} fire at every step, and say nothing by that: raise the threshold."
         found.append(Finding("always", tuple(always), said))
     factors = {name: _factor(training.get(name), rate) for name, rate in evaluation.items()}
+    if silent and not also:
+        return found  # of one cause with rates that differ
     apart = sorted((name for name, f in factors.items() if f >= APART), key=factors.get, reverse=True)
     if apart:
         name = apart[0]
         said = (
             f"{_of(apart, every)} fire otherwise in evaluation than in training, {name} at "
             f"{evaluation[name]:.2%} and {training[name]:.2%}: augmentation or dropout changes what they "
-            f"see, or the norms' running statistics are not the batches' yet. {SETTLE}"
+            f"see, or {SETTLE}."
         )
         found.append(Finding("apart", tuple(apart), said))
     return found

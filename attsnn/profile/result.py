@@ -92,10 +92,16 @@ class Profile:
         return self.layers
 
     @property
+    def counted(self) -> bool:
+        """Whether it is known how many samples there were: neurons of ours ran in calls of the network, or
+        `samples` says it. Without, no number of a sample can be had.
+        """
+        return self.layers is not None and bool(self._samples)
+
+    @property
     def samples(self) -> int:
         """How many were shown, in all batches."""
-        self._found  # noqa: B018
-        if not self._samples:
+        if self._found is not None and not self.counted:
             raise ValueError(
                 "profile: the network itself was not called, so that nobody knows how many samples there "
                 "were: call it, or say profile(model, samples=N)"
@@ -251,6 +257,18 @@ class Profile:
     def __str__(self) -> str:
         return "\n".join([table(*self.cells()), "", *self._below()])
 
+    def summary(self, most: int = 40) -> str:
+        """A narrower table, of neurons and synapses alone; of more layers than `most` the total."""
+        rows = [row for row in self.rows if row.rate is not None or row.dense]
+        rows = [*(rows if len(rows) <= most else []), self.total]
+        cells = []
+        for row in rows:
+            rate = "-" if row.rate is None else f"{row.rate:.2%}"
+            output = " x ".join(map(str, row.output)) or "-"
+            cells.append((row.layer, output, rate, amount(row.synaptic), amount(row.macs), *_shown(row)))
+        head = ("layer", "output", "rate", "synaptic", "MACs", *(f"{name}" for name in _SHOWN))
+        return "\n".join([table(head, cells), "", *self._below()])
+
     def __repr__(self) -> str:
         return "Profile(not ready)" if self.layers is None else f"Profile({len(self.layers)} layers)"
 
@@ -299,6 +317,13 @@ class Profile:
         if path.suffix not in forms:
             raise ValueError(f"path must end in {', '.join(forms)}, got {path.name!r}")
         replace_file(path, forms[path.suffix]().encode())
+
+
+_SHOWN = ("papers", "operations", "memory")  # in the narrower table
+
+
+def _shown(row: Row) -> list[str]:
+    return [nj(row.energy[name]) for name in _SHOWN]
 
 
 _COUNTS = (*("dense", "synaptic"), *Operations._fields[1:])
