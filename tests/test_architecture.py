@@ -12,6 +12,7 @@ PACKAGE = ROOT / "attsnn"
 LIGHT = {"torch", "numpy", "tqdm", "safetensors", "PIL", "tyro"}  # the core dependencies
 MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "__init__": {"attention", "layers", "models", "neurons", "ops", "profile", "reference"},
+    "__main__": {"plot"},
     "_extension": {"_C"},
     "_files": set(),
     "_text": set(),
@@ -23,12 +24,14 @@ MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "models": {"_extension", "attention", "layers", "neurons"},
     "data": {"_extension", "_files"},
     "profile": {"_files", "_text", "attention", "layers", "neurons", "ops"},
-    "engine": {"_files", "_text"},
+    "plot": {"_files", "_text"},
+    "engine": {"_files", "_text", "plot"},
     "metrics": set(),
 }
 # What a room may import beside LIGHT, inside functions only.
 EXTRAS = {
     "engine": {"matplotlib"},
+    "plot": {"matplotlib", "jinja2"},
     "data": {"torchvision", "scipy"},
     "metrics": {"cleanfid", "torchvision"},
 }

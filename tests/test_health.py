@@ -243,7 +243,7 @@ def test_what_is_ill():
 
 
 def see(**given) -> engine.Inside:
-    return engine.Inside(rates, sentences, layers.settle, profile)._replace(**given)
+    return engine.Inside(rates, sentences, layers.settle, profile, scores)._replace(**given)
 
 
 def spiking() -> nn.Module:

@@ -17,14 +17,14 @@ from torch.utils.data import Dataset, Subset
 from attsnn import data, engine, models, ops
 from attsnn.layers import settle, synchronise
 from attsnn.models.convert import load_any
-from attsnn.profile import profile, rates, sentences
+from attsnn.profile import profile, rates, scores, sentences
 
 Loss = Literal["cross_entropy", "mse", "tet"]
 T = TypeVar("T", bound=engine.Training)
 OUTPUTS = ("classifier.weight", "classifier.current.weight")  # what has a row for each class
 DRAWN_CLASSES = 10  # of what --synthetic draws
 CHOSEN_ON_TEST = "The checkpoint was chosen on the test set: this is no result on unseen samples."
-INSIDE = engine.Inside(rates, sentences, settle, profile)  # of every network of ours
+INSIDE = engine.Inside(rates, sentences, settle, profile, scores)  # of every network of ours
 Classes = Sequence[str] | int | None  # their names, or how many; None: those of the data
 
 
@@ -315,14 +315,27 @@ def train(r: ImageTraining, task: Task, processes: engine.Processes) -> None:
         if not task.validates:  # what chose is what is reported: it only remains to see inside
             if inside is not None and begun.run.last() is not None:
                 engine.load_best(begun.run, model)
-                engine.keep_profile(begun.run, model, begun.rules["evaluate"], inside, processes)
+                validation = begun.rules["evaluate"]
+                engine.keep_profile(begun.run, model, validation, inside, processes)
+                see(begun.run, model, validation, inside)
             return
         test = task.open(r, "test", r.size, processes)
         bad = data.BadImages(r.max_bad, report=processes.first)
         measured = Validation(r, "test", test, processes, bad)
         engine.final(begun.run, model, measured, inside, processes)
+        see(begun.run, model, measured, inside)
     if processes.first and chosen_on_test(vars(r)):
         print(CHOSEN_ON_TEST, flush=True)
+
+
+def see(run: engine.Run, model: nn.Module, validation: Validation, inside: engine.Inside | None) -> None:
+    """Draws what the gates of the network give for some of the images."""
+    if inside is None or not validation.processes.first:
+        return
+    dataset, device = validation.loader.dataset, validation.processes.device
+    images = torch.stack([dataset[i][0] for i in range(min(8, len(dataset)))]).to(device)
+    for path in engine.draw_gates(run, model, partial(forward, validation.r), images, inside):
+        print(f"picture: {path}", flush=True)
 
 
 def counted(r: Any, published: tuple[str, int], validates: bool = True) -> tuple[str, int]:

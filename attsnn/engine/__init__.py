@@ -24,7 +24,7 @@ from .opening import reporting
 from .processes import Processes, leave, processes
 from .progress import duration
 from .record import Run
-from .report import conclude, final, keep_profile, load_best
+from .report import conclude, draw_gates, final, keep_profile, load_best
 from .rng import seed_all
 from .sampling import Batches, held_out, in_order, split
 from .setup import cosine, decayed, device, schedule, staircase
@@ -67,6 +67,7 @@ __all__ = [
     "described",
     "device",
     "difference",
+    "draw_gates",
     "duration",
     "ema_of",
     "evaluate",

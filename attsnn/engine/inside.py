@@ -16,13 +16,15 @@ Rates = Mapping[str, float]
 class Inside(NamedTuple):
     """rates: in the block, the firing rate of each layer, filled when it ends; sentences: what is wrong by
     the rates in training and in evaluation, by its kind; settle: (model, batches, forward) gives the norms
-    the statistics of the batches; profile: in the block, rates and energy, an `attsnn.profile.Profile`.
+    the statistics of the batches; profile: in the block, rates and energy, an `attsnn.profile.Profile`;
+    scores: in the block, what the gates give, by the layer's name and the gate's kind.
     """
 
     rates: Callable[[nn.Module], AbstractContextManager[Rates]]
     sentences: Callable[[Rates, Rates], Mapping[str, str]]
     settle: Callable[[nn.Module, Iterable[Any], Callable[[nn.Module, Any], Any]], Any]
     profile: Callable[[nn.Module], AbstractContextManager[Any]]
+    scores: Callable[[nn.Module], AbstractContextManager[Mapping[str, Mapping[str, Any]]]]
 
 
 def profiled(

@@ -10,6 +10,7 @@ runs/<name>/config.json     the resolved recipe, versions, command line, commit
             exit.json       how the last command ended: {"code": the exit code, "said": its sentence}; of a
                             process but the first, where it failed, exit-rank<r>.json
             profile.json    rates, operations and energy of the chosen checkpoint on the test set
+            confusion.json  what the test recordings were taken for
             *.png           pictures
 """
 

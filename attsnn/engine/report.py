@@ -1,11 +1,15 @@
 """The end of a run: the chosen checkpoint, measured once on the test set, as a table and pictures."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+from attsnn._files import replace_file
 
 from . import checkpoint, pictures
 from .classify import Observe, evaluate, summary
@@ -94,11 +98,13 @@ def conclude(
     if not processes.first:
         return
     with run.writing("draw the pictures"):
+        found = {"classes": list(classes), "counts": scores[0].confusion.tolist()}
+        replace_file(run.path / "confusion.json", json.dumps(found).encode())
         confusion = pictures.confusion(run.path / "confusion.png", scores[0].confusion, classes)
     paths = [
         run.path / "curves.png",
         *confusion,
-        *_example(run, model, test, classes, observe, step_ms),
+        *_example(run, model, test, classes, observe, step_ms, inside),
     ]
     print(f"\n{scores[0].per_class(classes)}\n\n{summary(scores[0], model)}\n")
     print("\n".join(f"picture: {path}" for path in paths if path.exists()), flush=True)
@@ -112,13 +118,37 @@ def _example(
     classes: Sequence[str],
     observe: Observe,
     step_ms: float | None,
+    inside: Inside | None,
 ) -> list:
-    """The first window of the first test recording, on its way through the network."""
+    """The first window of the first test recording on its way through the network, and the gates' scores."""
     windows, label = test.dataset[0]
     frames = windows[0]
+    x = frames[:, None].to(next(model.parameters()).device)
     with observe(model) as seen:
-        out = model(frames[:, None].to(next(model.parameters()).device))
+        out = model(x)
     layers = {name: emitted[:, 0] for name, emitted in seen.items()}
     title = f"A test recording of {classes[label]}, taken for {classes[out.argmax(1).item()]}"
     with run.writing("draw the pictures"):
-        return pictures.recording(run.path / "recording.png", frames, layers, step_ms=step_ms, title=title)
+        drawn = pictures.recording(run.path / "recording.png", frames, layers, step_ms=step_ms, title=title)
+    if inside is None:
+        return drawn
+    return drawn + draw_gates(run, model, nn.Module.__call__, x, inside, frames)
+
+
+@torch.no_grad()
+def draw_gates(
+    run: Run,
+    model: nn.Module,
+    forward: Callable[[nn.Module, Tensor], Any],
+    x: Tensor,
+    inside: Inside,
+    frames: Tensor | None = None,
+) -> list[Path]:
+    """Draws what the gates of the network give for some samples x as attention.png; nothing of one without.
+    `frames`: as `pictures.gates` takes them.
+    """
+    with inside.scores(model.eval()) as scores:
+        forward(model, x)
+    title = f"What the gates give, {'a test sample' if frames is not None else f'{len(x)} samples'}"
+    with run.writing("draw the pictures"):
+        return pictures.gates(run.path / "attention.png", scores, frames=frames, title=title)

@@ -1,0 +1,131 @@
+"""Attention in pictures: what each gate gave, over time, channels and space; the factors of a PFA."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .figures import HEAT, HELD, picture
+
+KINDS = ("TA", "CA", "SA", "PFA time", "PFA channels", "PFA space")
+_TITLES = {
+    "TA": "time (TA)",
+    "CA": "channels (CA)",
+    "SA": "space (SA)",
+    "PFA time": "time, by rank",
+    "PFA channels": "channels, by rank",
+    "PFA space": "space, mean over ranks",
+}
+_UNITS = {"TA": "step", "CA": "channel", "PFA time": "step", "PFA channels": "channel"}
+
+Scores = Mapping[str, Mapping[str, Any]]
+
+
+def gates(path: Path, scores: Scores, *, frames: Tensor | None = None, title: str = "") -> list[Path]:
+    """The scores of every layer's gates, a row a layer: a line over the steps, its band from the lowest to
+    the highest sample; a bar for each channel, the mean over samples; a map over the pixels of the first
+    sample, over its input where `frames` are given. Of a PFA the three factors of the first sample.
+
+    Args:
+        scores: as `attsnn.profile.scores` gives them: "TA" [T, N], "CA" [N, C], "SA" [N, H, W], "PFA"
+            (spatial [N, R, H, W], temporal [N, T, R], channel [N, C, R]).
+        frames: [T, C, H, W], of the first sample.
+    """
+    parts = {name: by_kind(found) for name, found in scores.items()}
+    kinds = [kind for kind in KINDS if any(kind in part for part in parts.values())]
+    if not kinds:
+        return []
+    size = 1.0 + 2.1 * len(kinds), 0.55 + 1.15 * len(parts)
+    return _gates(path, parts, kinds, frames, title, size=size)
+
+
+def by_kind(found: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The scores of a layer by the panels that they fill."""
+    parts = {kind: _array(found[kind]) for kind in ("TA", "CA", "SA") if kind in found}
+    if "PFA" in found:
+        spatial, temporal, channel = (_array(factor) for factor in found["PFA"])
+        parts |= {
+            "PFA time": temporal[0].T,
+            "PFA channels": channel[0].T,
+            "PFA space": spatial[:, :].mean(1),
+        }
+    return parts
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(torch.as_tensor(values).detach().float().cpu())
+
+
+@picture
+def _gates(
+    figure: Any,
+    parts: Mapping[str, Mapping[str, np.ndarray]],
+    kinds: list[str],
+    frames: Tensor | None,
+    title: str,
+) -> None:
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9)
+    panels = figure.subplots(len(parts), len(kinds), squeeze=False)
+    for row, (name, found) in zip(panels, parts.items(), strict=True):
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axes, kind in zip(row, kinds, strict=True):
+            if kind in found:
+                _PANELS[kind](axes, found[kind], frames)
+            else:
+                axes.axis("off")
+                if axes is row[0]:  # the layer's name stays
+                    axes.axis("on")
+                    axes.set(xticks=[], yticks=[])
+                    axes.spines[:].set_visible(False)
+    for i, kind in enumerate(kinds):
+        panels[0, i].set_title(_TITLES[kind])
+        last = max(k for k, found in enumerate(parts.values()) if kind in found)
+        panels[last, i].set_xlabel(_UNITS.get(kind, ""))
+
+
+def _time(axes: Any, scores: np.ndarray, _: Tensor | None) -> None:  # [T, N]
+    steps = np.arange(1, len(scores) + 1)
+    axes.fill_between(steps, scores.min(1), scores.max(1), color=HELD, alpha=0.2, linewidth=0)
+    axes.plot(steps, scores.mean(1), color=HELD)
+    axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], xlim=(1, max(len(scores), 2)))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _channels(axes: Any, scores: np.ndarray, _: Tensor | None) -> None:  # [N, C]
+    axes.bar(np.arange(scores.shape[1]), scores.mean(0), width=1.0, color=HELD)
+    axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], xlim=(-0.5, scores.shape[1] - 0.5))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _space(axes: Any, scores: np.ndarray, frames: Tensor | None) -> None:  # [N, H, W]
+    height, width = scores.shape[1:]
+    extent = (0, width, height, 0)
+    if frames is not None:
+        seen = frames.abs().sum((0, 1)).cpu().numpy()
+        axes.imshow(seen / max(seen.max(), 1e-9), cmap="gray_r", extent=extent, aspect="equal")
+    shown = axes.imshow(
+        scores[0], cmap=HEAT, vmin=0, vmax=1, extent=extent, alpha=1.0 if frames is None else 0.6
+    )
+    axes.set(xticks=[], yticks=[])
+    axes.figure.colorbar(shown, ax=axes, ticks=[0, 0.5, 1], fraction=0.08)
+
+
+def _factor(axes: Any, scores: np.ndarray, _: Tensor | None) -> None:  # [R, T] or [R, C]
+    shown = axes.imshow(scores, cmap=HEAT, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.set(yticks=[])
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.figure.colorbar(shown, ax=axes, ticks=[0, 0.5, 1], fraction=0.08)
+
+
+_PANELS = {
+    "TA": _time,
+    "CA": _channels,
+    "SA": _space,
+    "PFA time": _factor,
+    "PFA channels": _factor,
+    "PFA space": _space,
+}
