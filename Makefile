@@ -1,4 +1,5 @@
-# make demo   sets up, builds and trains an attention spiking network on event recordings of handwriting
+# make demo   sets up, builds and trains a spiking network without and with attention on event recordings of
+#             handwriting, and writes a page that compares them
 # make test   sets up, builds and runs every test; make test-long: and abuses runs more often; make test-peers: what
 #             compares with SpikingJelly, which it installs
 # make setup  their common part; a second call does nothing that is up to date
@@ -39,8 +40,11 @@ $(VENV)/.built: $(VENV)/.installed $(VENV)/.wish pyproject.toml $(SOURCES)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
+# A second call goes on where the first was stopped, and measures again what is done; `rm -r runs` begins anew.
 demo: setup
-	$(PY) train/dvs.py samples
+	$(PY) train/dvs.py samples --attention None --name plain --resume auto
+	$(PY) train/dvs.py samples --name samples --resume auto
+	$(PY) -m attsnn report runs/plain runs/samples
 
 # Two workers, a file to one of them: many tests wait for a process or a disc. Their threads wait asleep. The
 # order of the files is that of tests/conftest.py. What runs the CUDA kernels on the host is built first.

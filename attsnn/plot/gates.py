@@ -10,14 +10,14 @@ from torch import Tensor
 
 from .figures import HEAT, HELD, picture
 
-KINDS = ("TA", "CA", "SA", "PFA time", "PFA channels", "PFA space")
+KINDS = ("TA", "CA", "SA", "PFA time", "PFA channels", "PFA map")
 _TITLES = {
     "TA": "time (TA)",
     "CA": "channels (CA)",
     "SA": "space (SA)",
     "PFA time": "time, by rank",
     "PFA channels": "channels, by rank",
-    "PFA space": "space, mean over ranks",
+    "PFA map": "map over pixels",
 }
 _UNITS = {"TA": "step", "CA": "channel", "PFA time": "step", "PFA channels": "channel"}
 
@@ -27,7 +27,8 @@ Scores = Mapping[str, Mapping[str, Any]]
 def gates(path: Path, scores: Scores, *, frames: Tensor | None = None, title: str = "") -> list[Path]:
     """The scores of every layer's gates, a row a layer: a line over the steps, its band from the lowest to
     the highest sample; a bar for each channel, the mean over samples; a map over the pixels of the first
-    sample, over its input where `frames` are given. Of a PFA the three factors of the first sample.
+    sample, over its input where `frames` are given. Of a PFA, of the first sample: its factors over time and
+    channels, a row a rank, and its map over the pixels.
 
     Args:
         scores: as `attsnn.profile.scores` gives them: "TA" [T, N], "CA" [N, C], "SA" [N, H, W], "PFA"
@@ -50,7 +51,8 @@ def by_kind(found: Mapping[str, Any]) -> dict[str, np.ndarray]:
         parts |= {
             "PFA time": temporal[0].T,
             "PFA channels": channel[0].T,
-            "PFA space": spatial[:, :].mean(1),
+            "PFA map": np.einsum("nrhw,ntr,ncr->nhw", spatial, temporal, channel)
+            / (spatial.shape[1] * temporal.shape[1] * channel.shape[1]),
         }
     return parts
 
@@ -96,8 +98,9 @@ def _time(axes: Any, scores: np.ndarray, _: Tensor | None) -> None:  # [T, N]
 
 
 def _channels(axes: Any, scores: np.ndarray, _: Tensor | None) -> None:  # [N, C]
-    axes.bar(np.arange(scores.shape[1]), scores.mean(0), width=1.0, color=HELD)
-    axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], xlim=(-0.5, scores.shape[1] - 0.5))
+    count = scores.shape[1]
+    axes.bar(np.arange(1, count + 1), scores.mean(0), width=1.0, color=HELD)
+    axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], xlim=(0.5, count + 0.5))
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
@@ -114,8 +117,16 @@ def _space(axes: Any, scores: np.ndarray, frames: Tensor | None) -> None:  # [N,
     axes.figure.colorbar(shown, ax=axes, ticks=[0, 0.5, 1], fraction=0.08)
 
 
+def _map(axes: Any, scores: np.ndarray, _: Tensor | None) -> None:  # [N, H, W], small: products
+    shown = axes.imshow(scores[0], cmap=HEAT, vmin=0, aspect="equal", interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.figure.colorbar(shown, ax=axes, fraction=0.08)
+
+
 def _factor(axes: Any, scores: np.ndarray, _: Tensor | None) -> None:  # [R, T] or [R, C]
-    shown = axes.imshow(scores, cmap=HEAT, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    extent = (0.5, scores.shape[1] + 0.5, scores.shape[0], 0)
+    look = {"cmap": HEAT, "vmin": 0, "vmax": 1, "aspect": "auto", "interpolation": "nearest"}
+    shown = axes.imshow(scores, extent=extent, **look)
     axes.set(yticks=[])
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.figure.colorbar(shown, ax=axes, ticks=[0, 0.5, 1], fraction=0.08)
@@ -127,5 +138,5 @@ _PANELS = {
     "SA": _space,
     "PFA time": _factor,
     "PFA channels": _factor,
-    "PFA space": _space,
+    "PFA map": _map,
 }
