@@ -364,6 +364,10 @@ def train(r: Recipe, processes: engine.Processes) -> None:
                     begun.run.path / "curves.png",
                     *draw_pictures(r, begun.run.path, model, test, "test"),
                 ]
+            if begun.rules["inside"] is not None:
+                shown = torch.stack([test[i][0] for i in range(min(8, len(test)))]).to(processes.device)
+                encode = type(model).encode
+                paths += engine.draw_gates(begun.run, model, encode, shown, begun.rules["inside"])
             rows = [
                 ("error of a reconstruction", f"{found['test_error']:.4f}"),
                 ("distance of posterior and prior", f"{found['test_distance']:.4f}"),

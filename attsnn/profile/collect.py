@@ -287,7 +287,9 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if self.collector.here:
+        # Two calls of three ask for a shape or a type.
+        tensors = isinstance(out, Tensor | tuple | list) and not isinstance(out, torch.Size)
+        if tensors and self.collector.here:
             self.collector.called(func, args, kwargs or {}, out)
         return out
 
