@@ -411,6 +411,27 @@ def test_reasons_hold_the_numbers():
         assert part in text, text
     with pytest.raises(KeyError, match="no layer 'two' ran; those that did: 0, 1"):
         p.explain("two")
+    total = p.explain("total")
+    assert "NASAR      = spikes / (neurons * steps) = 26 / 96 = 0.270833" in total
+    assert f"r_EE       = twin / papers = {p.r_ee():.4f}" in total
+
+
+def test_inputs_that_are_not_read(tmp_path):
+    """The papers' model holds; what is not known is not a number, and no 0."""
+    net = nn.Sequential(
+        layers.SpikingLayer(nn.Linear(3, 4), neurons.leaky(threshold=0.01)), nn.Linear(4, 2), layers.Rate()
+    )
+    x = torch.rand(5, 3, 3)
+    with profile(net) as whole, profile(net, read=False) as p:
+        net(x)
+    assert p.rates() == whole.rates() and p["1"].energy["papers"] == whole["1"].energy["papers"]
+    assert math.isnan(p.energy("operations")) and math.isnan(p["1"].synaptic)
+    found = json.loads(p.json())
+    assert found["total"]["energy"]["memory"] is None and found["total"]["macs"] is None
+    assert "Inputs were not read" in str(p) and "NaN" not in p.json() and "nan" not in str(p) + p.csv()
+    assert "unknown: inputs were not read" in p.explain("1")
+    assert "1: the first layer's input was not read" in p.explain("0")
+    p.save(tmp_path / "p.csv")
 
 
 def test_forms(tmp_path):

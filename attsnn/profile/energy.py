@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .records import Gate, Layer, Neurons, Synapses
+from .records import REAL, UNREAD, Gate, Layer, Neurons, Synapses
 
 MODELS = ("papers", "operations", "memory", "lemaire")
 
@@ -134,8 +134,9 @@ def term(s: Synapses, layers: Mapping[str, Layer], samples: int) -> Term:
     if s.first:
         return Term(fl, steps, *_first(s, s.rows > samples))
     if neurons is None:
-        if s.real or not s.inputs:
-            return Term(fl, steps, 1.0, True, "1: it reads real values, before any neurons of ours")
+        if s.values in (REAL, UNREAD) or not s.inputs:
+            what = "what was not read" if s.values == UNREAD else "real values"
+            return Term(fl, steps, 1.0, True, f"1: it reads {what}, before any neurons of ours")
         why = f"{s.spikes:,} spikes / {s.inputs:,} inputs, as read: no neurons of ours feed it"
         return Term(fl, steps, s.spikes / s.inputs, False, why)
     why = f"{neurons.spikes:,} / {neurons.updates:,} of {feeder}, which feeds it"
@@ -146,6 +147,8 @@ def term(s: Synapses, layers: Mapping[str, Layer], samples: int) -> Term:
 
 def _first(s: Synapses, frames: bool) -> tuple[float, bool, str]:
     """Phi_0: of frames, one a step, the share of values that are not zero; of an image 1."""
+    if s.values == UNREAD:
+        return 1.0, True, "1: the first layer's input was not read"
     if s.alive and (frames or not s.real):
         return s.alive / s.inputs, True, f"{s.alive:,} / {s.inputs:,} inputs that are not zero"
     return 1.0, True, "1: the first layer reads an image"

@@ -22,14 +22,14 @@ def profile(
         samples: how many are shown, where the network is not called itself but by a method (`sample`, say);
             else they are counted, by the neurons' second dimension.
         read: whether to read each layer's input, too, for which of its outputs its spikes reach, and whether
-            it has spikes at all. Without, counts come from the kernels alone: then `papers` is the only
-            energy that holds.
+            it has spikes at all. Without, counts come from the kernels alone, and `papers` is the only energy
+            that is known.
         costs: fields of `Costs`: e_mac, e_ac, e_byte in pJ, per_step and so on.
 
     Raises ValueError for a compiled model, whose layers nobody sees, and for `nn.DataParallel`.
     """
     prices = Costs(**costs)
-    found, collector = Profile(prices, samples), Collector(model, read)
+    found, collector = Profile(prices, samples, read), Collector(model, read)
     with collector.listening():
         yield found
     parameters = sum(p.numel() for p in model.parameters())

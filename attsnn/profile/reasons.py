@@ -25,10 +25,14 @@ def explain(profile: "Profile", layer: Layer) -> str:
             f"    generation = {gate.formula}, {when} = {count:,.0f} MACs",
             f"    refinement = values that it multiplies = {gate.refined / n:,.0f}",
         ]
-    found = energy.operations(layer, costs)
     lines += [
         "  papers     = "
         f"sum of e T FL Phi + e_mac (generation + refinement) = {row.energy['papers']:,.3f} nJ",
+    ]
+    if not profile.read:
+        return "\n".join([*lines, "  operations = unknown: inputs were not read"])
+    found = energy.operations(layer, costs)
+    lines += [
         f"  additions  = {_additions(layer, n, costs)} = {found.additions / n:,.1f}",
         f"  mult.      = {_multiplications(layer, n)} = {found.multiplications / n:,.1f}",
         f"  operations = e_ac additions + (e_mac - e_ac) mult. = {costs.e_ac} pJ * {found.additions / n:,.1f}"
@@ -38,6 +42,25 @@ def explain(profile: "Profile", layer: Layer) -> str:
         f" * {energy.traffic(layer, costs) / n:,.1f} = {row.energy['memory']:,.3f} nJ",
         f"  lemaire    = 32-bit operations, addressing and SRAM = {row.energy['lemaire']:,.3f} nJ",
     ]
+    return "\n".join(lines)
+
+
+def explain_total(profile: "Profile") -> str:
+    total, costs, n = profile.total, profile.costs, profile.samples
+    neurons = [layer.neurons for layer in profile.layers.values() if layer.neurons]
+    spikes, updates = sum(x.spikes for x in neurons), sum(x.updates for x in neurons)
+    gates = 1e-3 * costs.e_mac * profile.gates
+    lines = [
+        f"total: of one sample, the mean of {n:,}; each sum is over {len(profile.layers)} layers",
+        f"  neurons    = {total.neurons:,}, {updates / n:,.0f} updates",
+        f"  NASAR      = spikes / (neurons * steps) = {spikes:,} / {updates:,} = {profile.nasar:.6f}",
+        f"  papers     = {total.energy['papers']:,.3f} nJ, of it e_mac Delta MAC of the gates = {costs.e_mac} pJ"
+        f" * {profile.gates:,.0f} = {gates:,.3f} nJ",
+        f"  twin       = e_mac sum of FL = {profile.twin:,.3f} nJ",
+        f"  r_EE       = twin / papers = {profile.r_ee():.4f}",
+    ]
+    for name in ("operations", "memory", "lemaire") if profile.read else ():
+        lines.append(f"  {name:<10} = sum of the layers' = {total.energy[name]:,.3f} nJ")
     return "\n".join(lines)
 
 
@@ -67,6 +90,8 @@ def _synapses(s: Synapses, profile: "Profile") -> list[str]:
     ]
     if s.shown > 1:
         lines.append(f"    T        = {s.shown}: computed once, for its input is the same at each step")
+    if not profile.read:
+        return lines
     if s.real:
         lines.append(f"    MACs     = all, its input being real = {s.dense / n:,.0f}")
     else:

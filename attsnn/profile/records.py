@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-BINARY, INTEGER, REAL = "binary", "integer", "real"
+KINDS = UNREAD, BINARY, INTEGER, REAL = "not read", "binary", "integer", "real"
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Synapses:
     alive: int = 0  # input values that are not zero
     spikes: int = 0  # the sum of the input values, where they are binary or integer
     fan_out: int = 0  # the same sum, each weighed by the number of outputs that it reaches
-    values: str = BINARY  # what the input's values are
+    values: str = UNREAD  # what the input's values are, one of KINDS
     feeders: dict[str, int] = field(default_factory=dict)  # layer whose spikes it read: how many values
     first: bool = False  # whether it read what no layer before it computed
     before: str | None = None  # the layer of neurons that ran last before it
@@ -119,7 +119,7 @@ def add(one, other) -> None:
     for name in SUMS[type(one)]:
         setattr(one, name, getattr(one, name) + getattr(other, name))
     if isinstance(one, Synapses):
-        one.values = max(one.values, other.values, key=(BINARY, INTEGER, REAL).index)
+        one.values = max(one.values, other.values, key=KINDS.index)
         for name, count in other.feeders.items():
             one.feeders[name] = one.feeders.get(name, 0) + count
     elif isinstance(one, Neurons):

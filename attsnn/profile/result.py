@@ -45,8 +45,8 @@ class Profile:
     counts of all samples. Ready when the profile's block has ended.
     """
 
-    def __init__(self, costs: Costs, samples: int | None = None):
-        self.costs, self._samples = costs, samples
+    def __init__(self, costs: Costs, samples: int | None = None, read: bool = True):
+        self.costs, self._samples, self.read = costs, samples, read
         self.layers: dict[str, Layer] | None = None
         self.left_out: dict[str, int] = {}
         self.parameters = 0
@@ -61,7 +61,7 @@ class Profile:
 
     def with_costs(self, **costs: Any) -> "Profile":
         """The same counts under other `Costs`: `p.with_costs(e_mac=3.2, per_step=True)`."""
-        other = Profile(replace(self.costs, **costs), self._samples)
+        other = Profile(replace(self.costs, **costs), self._samples, self.read)
         other.fill(self._found, self.samples, self.parameters, self.left_out)
         return other
 
@@ -81,7 +81,7 @@ class Profile:
                     layers[name] = layer
             for what, count in missing.items():
                 left_out[what] = left_out.get(what, 0) + count
-        whole = Profile(self.costs)
+        whole = Profile(self.costs, read=self.read)
         whole.fill(layers, sum(samples for _, samples, _ in parts), self.parameters, left_out)
         return whole
 
@@ -117,14 +117,14 @@ class Profile:
     def _row(self, layer: Layer) -> Row:
         n, neurons, costs = self.samples, layer.neurons, self.costs
         synapses = [*layer.synapses.values()]
-        found = energy.operations(layer, costs)
-        computed = found.energy(costs) / n
-        costs_of = {
-            "papers": energy.papers(layer, self._found, n, costs),
-            "operations": computed,
-            "memory": computed + costs.e_byte * energy.traffic(layer, costs) / n,
-            "lemaire": energy.lemaire(layer, n, costs),
-        }
+        counts = Operations(*[math.nan] * 4)
+        costs_of = {"papers": energy.papers(layer, self._found, n, costs)}
+        if self.read:
+            counts = energy.operations(layer, costs)
+            computed = counts.energy(costs) / n
+            costs_of["operations"] = computed
+            costs_of["memory"] = computed + costs.e_byte * energy.traffic(layer, costs) / n
+            costs_of["lemaire"] = energy.lemaire(layer, n, costs)
         output = neurons.shape if neurons else synapses[-1].out_shape if synapses else ()
         return Row(
             layer.name,
@@ -134,8 +134,8 @@ class Profile:
             neurons.spikes / n if neurons else 0.0,
             neurons.rate if neurons else None,
             sum(s.dense * s.shown for s in synapses) / n,
-            *(count / n for count in found),
-            {name: NJ * value for name, value in costs_of.items()},
+            *(count / n for count in counts),
+            {name: NJ * costs_of.get(name, math.nan) for name in energy.MODELS},
         )
 
     @cached_property
@@ -227,10 +227,10 @@ class Profile:
     # ---- reasons
 
     def explain(self, name: str) -> str:
-        """The formulas of a layer's numbers, with the values that went in."""
-        from .reasons import explain
+        """The formulas of a layer's numbers with the values that went in; of "total" those of the network."""
+        from .reasons import explain, explain_total
 
-        return explain(self, self._layer(name))
+        return explain_total(self) if name == "total" else explain(self, self._layer(name))
 
     # ---- forms
 
@@ -245,11 +245,13 @@ class Profile:
             f"Of one sample, the mean of {self.samples:,}: {total.neurons:,} neurons, {total.spikes:,.0f} "
             f"spikes, NASAR {self.nasar:.4f}."
         ]
-        e = ", ".join(f"{name} {nj(value)}" for name, value in total.energy.items())
+        e = ", ".join(f"{name} {nj(value)}" for name, value in total.energy.items() if value == value)
         lines.append(f"Energy: {e}; r_EE against the non-spiking twin {twin:.2f} (papers' model).")
         if self.gates:
             when = "at every step" if self.costs.per_step else "once a window"
             lines.append(f"Gates: {self.gates:,.0f} MACs, derived counts, generated {when}.")
+        if not self.read:
+            lines.append("Inputs were not read: operations, and what they and memory take, are unknown.")
         for what, count in self.left_out.items():
             lines.append(f"Not counted: {what}, {count} calls.")
         return lines
@@ -283,7 +285,7 @@ class Profile:
         for row in (*self.rows, self.total):
             values = [getattr(row, name) for name in _FIELDS]
             values[1] = "x".join(map(str, row.output))
-            write.writerow(["" if v is None else v for v in (*values, *row.energy.values())])
+            write.writerow([_known(v) for v in (*values, *row.energy.values())])
         return text.getvalue()
 
     def json(self) -> str:
@@ -291,11 +293,14 @@ class Profile:
         return json.dumps(self.as_dict(), indent=1)
 
     def as_dict(self) -> dict[str, Any]:
-        """`json` as Python values."""
+        """`json` as Python values; None for what is not known."""
+        return _known(self._as_dict())
+
+    def _as_dict(self) -> dict[str, Any]:
         return {
             "samples": self.samples,
-            "nasar": None if math.isnan(self.nasar) else self.nasar,
-            "r_ee_twin": None if math.isnan(self.r_ee()) else self.r_ee(),
+            "nasar": self.nasar,
+            "r_ee_twin": self.r_ee(),
             "gate_macs": self.gates,
             "costs_pj": asdict(self.costs),
             "rows": [asdict(row) for row in self.rows],
@@ -354,8 +359,19 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def _known(value: Any) -> Any:
+    """None for each NaN in it."""
+    if isinstance(value, dict):
+        return {name: _known(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_known(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def amount(value: float) -> str:
     """A count with three digits: 1.18 M."""
+    if math.isnan(value):
+        return "-"
     for unit, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= unit:
             return f"{value / unit:.3g}{letter}"
@@ -364,6 +380,8 @@ def amount(value: float) -> str:
 
 def nj(value: float) -> str:
     """An energy in nJ with three digits and its unit."""
+    if math.isnan(value):
+        return "-"
     unit, name = next((u for u in ((1e6, "mJ"), (1e3, "uJ")) if value >= u[0]), (1.0, "nJ"))
     return f"{value / unit:.3g} {name}"
     raise AssertionError
