@@ -54,8 +54,8 @@ def explain_total(profile: "Profile") -> str:
         f"total: of one sample, the mean of {n:,}; each sum is over {len(profile.layers)} layers",
         f"  neurons    = {total.neurons:,}, {updates / n:,.0f} updates",
         f"  NASAR      = spikes / (neurons * steps) = {spikes:,} / {updates:,} = {profile.nasar:.6f}",
-        f"  papers     = {total.energy['papers']:,.3f} nJ, of it e_mac Delta MAC of the gates = {costs.e_mac} pJ"
-        f" * {profile.gates:,.0f} = {gates:,.3f} nJ",
+        f"  papers     = {total.energy['papers']:,.3f} nJ, of it e_mac Delta MAC of the gates ="
+        f" {costs.e_mac} pJ * {profile.gates:,.0f} = {gates:,.3f} nJ",
         f"  twin       = e_mac sum of FL = {profile.twin:,.3f} nJ",
         f"  r_EE       = twin / papers = {profile.r_ee():.4f}",
     ]
