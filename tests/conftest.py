@@ -82,11 +82,14 @@ def fused():
 
 @pytest.fixture(scope="module")
 def without_curves():
-    """They take longer than the epochs of a test; test_engine_parts.py and test_train_dvs.py draw them."""
+    """They take longer than the epochs of a test, and so do the gates; test_engine_parts.py, test_plot.py and
+    test_train_dvs.py draw them.
+    """
     from attsnn.engine import pictures
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "curves", lambda *_: [])
+        patch.setattr(pictures, "gates", lambda *_, **__: [])
         yield
 
 

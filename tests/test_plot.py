@@ -147,8 +147,14 @@ def profile_of(rate, gates=0.0):
             "rate_by_step": {name: [rate, rate * 2] for name in LAYERS}}  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def attention_png(tmp_path_factory):
+    (path,) = plot.gates(tmp_path_factory.mktemp("gates") / "attention.png", gate_scores())
+    return path.read_bytes()
+
+
 @pytest.fixture
-def runs(tmp_path):
+def runs(tmp_path, attention_png):
     """Two of them, as trainers leave them, and what is hostile to a page in their words."""
 
     def make(name, attention, accuracy, rate, gates, correct):
@@ -172,7 +178,7 @@ def runs(tmp_path):
         files = {"model.safetensors": {"bytes": 1234, "sha256": "ab" * 32}}
         (saved / "manifest.json").write_text(json.dumps({"files": files}))
         (saved / "state.json").write_text('{"position": {"epoch": 3}}')
-        plot.gates(run / "attention.png", gate_scores())
+        (run / "attention.png").write_bytes(attention_png)
         return run
 
     return [

@@ -134,13 +134,11 @@ class Tally {
       const int64_t place = (first + j) / stride, c = place % counts_.channels;
       if (stride == 1) {
         const int64_t run = std::min(count - j, counts_.channels - c);
-        for (int64_t k = 0; k < run; ++k) by_channel_[c + k] += int64_t(by_neuron[j + k]);
+        with_isa<add_counts<Real>>(run, by_neuron + j, &by_channel_[c]);
         j += run;
       } else {
         const int64_t run = std::min(count - j, (place + 1) * stride - first - j);
-        double sum = 0;
-        for (int64_t k = 0; k < run; ++k) sum += by_neuron[j + k];
-        by_channel_[c] += int64_t(sum);
+        with_isa<sum_counts<Real>>(run, by_neuron + j, &by_channel_[c]);
         j += run;
       }
     }

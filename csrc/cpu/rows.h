@@ -134,7 +134,23 @@ ATTSNN_INLINE void count_rows(int64_t count, Rows<Real, kSteps> out, Real times,
   for (int k = 0; k < kSteps; ++k) by_step[k] += total[k];
 }
 
-// The same for the membrane h alone, which the backward pass recomputes.
+// Adds what neurons counted to their channel, in whole numbers, which vectorise: a row of kTile neurons, each
+// of which counts at most 256 a step, stays within 32 bits for kCountedSteps.
+template <class Real>
+ATTSNN_INLINE void sum_counts(int64_t count, const Real* __restrict from, int64_t* __restrict to) {
+  int32_t sum = 0;
+  for (int64_t j = 0; j < count; ++j) sum += as_integer(from[j]);
+  *to += sum;
+}
+
+// The same where each neuron has a channel of its own.
+template <class Real>
+ATTSNN_INLINE void add_counts(int64_t count, const Real* __restrict from, int64_t* __restrict to) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < count; ++j) to[j] += as_integer(from[j]);
+}
+
+// forward_rows for the membrane h alone, which the backward pass recomputes.
 template <class Cell, class Real, bool kArrays, int kSteps, class Fire>
 ATTSNN_INLINE void charge_rows(int64_t count, RowTerms<Cell, Real, kArrays> terms, Rules<Real> rules,
                                Fire fire, Real carried, Rows<const Real, kSteps> x, Real* __restrict v,
