@@ -65,9 +65,18 @@ $(PEERS)/.installed: bench/peers.txt $(VENV)/.built
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r bench/peers.txt
 	@touch $@
 
-# What compares with the peers, in their environment.
-test-peers: $(PEERS)/.installed
-	PYTHONPATH=$(CURDIR) $(PEERS)/bin/python -m pytest -q tests/test_profile_peers.py
+# The same with SpikingJelly as most published networks want it.
+OLD_PEERS := .venv-peers-old
+$(OLD_PEERS)/.installed: $(VENV)/.built
+	$(PYTHON) -m venv $(OLD_PEERS)
+	$(PY) -c "import site; print(site.getsitepackages()[0])" > $$($(OLD_PEERS)/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
+	$(OLD_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps spikingjelly==0.0.0.0.14
+	@touch $@
+
+# What compares with the peers, in their environments.
+test-peers: $(PEERS)/.installed $(OLD_PEERS)/.installed
+	PYTHONPATH=$(CURDIR) $(PEERS)/bin/python -m pytest -q tests/test_profile_peers.py tests/test_accelerate.py
+	PYTHONPATH=$(CURDIR) $(OLD_PEERS)/bin/python -m pytest -q tests/test_accelerate.py
 
 # With the peers where `make bench-peers` has set them up, in less than five minutes: columns that take long to
 # be ready or to be timed are left to the scripts, which try every one.
@@ -101,4 +110,4 @@ lint: setup
 	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 clean:
-	rm -rf build dist runs attsnn/_C.* *.egg-info $(VENV)/.built $(PEERS)
+	rm -rf build dist runs attsnn/_C.* *.egg-info $(VENV)/.built $(PEERS) $(OLD_PEERS)

@@ -1,6 +1,7 @@
 """attsnn: attention spiking neural networks on fused C++ and CUDA kernels."""
 
-from . import attention, layers, models, neurons, ops, profile, reference
+from . import attention, interop, layers, models, neurons, ops, profile, reference
+from .interop import accelerate
 
 __version__ = "0.1.0"
-__all__ = ["attention", "layers", "models", "neurons", "ops", "profile", "reference"]
+__all__ = ["accelerate", "attention", "interop", "layers", "models", "neurons", "ops", "profile", "reference"]

@@ -172,10 +172,14 @@ class PLIF(LIF):
         self._constants |= {"leak": "1 - sigmoid(w)", "gain": "sigmoid(w)", "bias": bias}  # as they are shown
 
     def constants(self) -> dict[str, Constant | None]:
-        values, gain = super().constants(), torch.sigmoid(self.w)
-        v_reset = values["v_reset"]
-        bias = 0.0 if v_reset is None else v_reset * gain
-        return {**values, "leak": 1 - gain, "gain": gain, "bias": bias}
+        values = super().constants()
+        return {**values, **parametric(self.w, values["v_reset"])}
+
+
+def parametric(w: Tensor, v_reset: Constant | None) -> dict[str, Constant]:
+    """leak, gain and bias of a neuron whose 1/tau is sigmoid(w)."""
+    gain = torch.sigmoid(w)
+    return {"leak": 1 - gain, "gain": gain, "bias": 0.0 if v_reset is None else v_reset * gain}
 
 
 def _names(learn: Iterable[str]) -> tuple[str, ...]:

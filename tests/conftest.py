@@ -36,6 +36,7 @@ SKIPS = (
     "less than 12 GiB free",
     "no git checkout",
     "no SpikingJelly",
+    "no snnTorch",
     "no Chromium",
 )
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "attsnn"
 LIGHT = {"torch", "numpy", "tqdm", "safetensors", "PIL", "tyro"}  # the core dependencies
 MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
-    "__init__": {"attention", "layers", "models", "neurons", "ops", "profile", "reference"},
+    "__init__": {"attention", "interop", "layers", "models", "neurons", "ops", "profile", "reference"},
     "__main__": {"plot"},
     "_extension": {"_C"},
     "_files": set(),
@@ -23,6 +23,7 @@ MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "layers": {"_extension", "ops", "neurons", "attention"},
     "models": {"_extension", "attention", "layers", "neurons"},
     "data": {"_extension", "_files"},
+    "interop": {"_text", "attention", "layers", "models", "neurons", "ops", "reference"},
     "profile": {"_files", "_text", "attention", "layers", "neurons", "ops"},
     "plot": {"_files", "_text"},
     "engine": {"_files", "_text", "plot"},

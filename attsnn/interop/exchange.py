@@ -1,0 +1,271 @@
+"""Neurons of other packages that compute with our kernels: the same objects, their class exchanged for a
+subclass of their own, which overrides the steps alone.
+
+Parameters, keys of the state dict, hooks, the state, `isinstance` and what finds modules by it (`reset_net`,
+`set_step_mode`, snnTorch's `utils.reset`) hold by construction. No package is imported: classes are known by
+their exact names.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attsnn import neurons, ops
+from attsnn.reference import state_dtype
+
+from .surrogates import NoneOfOursError, surrogate_of
+
+V2, V1, V0 = (
+    "spikingjelly.activation_based.neuron.",  # 2.0: a file a neuron
+    "spikingjelly.activation_based.neuron",  # 0.0.0.0.13 and 14
+    "spikingjelly.clock_driven.neuron",  # to 0.0.0.0.14
+)
+CONSTANTS = (
+    "tau",
+    "v_threshold",
+    "v_reset",
+    "decay_input",
+    "detach_reset",
+)  # their names of numbers and rules
+
+
+class Kind(NamedTuple):
+    """What a class is: as what it is shown, what computes its constants, and how it steps."""
+
+    shown: str
+    constants: Callable[[Any], dict[str, Any]]
+    steps: type
+
+
+# ---- constants: the keywords of `ops.lif`
+# ------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1024)
+def _leaky(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate) -> dict[str, Any]:
+    how = {"decay_input": decay_input, "detach_reset": detach_reset, "surrogate": surrogate}
+    return neurons.leaky(tau, v_threshold, v_reset, **how).arguments()
+
+
+@functools.lru_cache(maxsize=1024)
+def _integrating(v_threshold, v_reset, detach_reset, surrogate) -> dict[str, Any]:
+    how = {"detach_reset": detach_reset, "surrogate": surrogate}
+    return neurons.integrate_and_fire(v_threshold, v_reset, **how).arguments()
+
+
+def leaky(m: Any) -> dict[str, Any]:
+    values = [getattr(m, name) for name in CONSTANTS]
+    return _leaky(*values, surrogate_of(m.surrogate_function))
+
+
+def integrating(m: Any) -> dict[str, Any]:
+    return _integrating(m.v_threshold, m.v_reset, m.detach_reset, surrogate_of(m.surrogate_function))
+
+
+def parametric(m: Any) -> dict[str, Any]:
+    fixed = _integrating(m.v_threshold, m.v_reset, m.detach_reset, surrogate_of(m.surrogate_function))
+    learned = neurons.parametric(m.w, m.v_reset)
+    return {**fixed, **learned, **({} if m.decay_input else {"gain": 1.0})}
+
+
+def snntorch_fire(m: Any) -> dict[str, Any]:
+    """Of the comparison alone, which has no state."""
+    threshold = m.threshold
+    return {"threshold": threshold, "strict": True, "surrogate": surrogate_of(m.spike_grad)}
+
+
+# ---- steps
+# ------------------------------------------------------------------------------------------
+
+
+class Exchanged:
+    """What all of them have. `_theirs` is the class that was exchanged, `_kind` how it is computed."""
+
+    _theirs: type
+    _kind: Kind
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        state = self.__getstate__() if hasattr(type(self), "__getstate__") else self.__dict__
+        return _made_again, (self._theirs,), state
+
+    def _ours(self) -> dict[str, Any] | None:
+        """The neuron's constants as they are now; None where it has since become one that is kept."""
+        if getattr(self, "store_v_seq", False) or getattr(self, "_neuron_precision", None) is not None:
+            return None
+        try:
+            return self._kind.constants(self)
+        except NoneOfOursError:
+            return None
+
+
+def _made_again(theirs: type) -> nn.Module:
+    """Of a copy or a pickle, before its state is given."""
+    kind = KINDS[theirs.__module__, theirs.__qualname__]
+    own = exchanged(theirs, kind)
+    return own.__new__(own)
+
+
+class _Stateful(Exchanged):
+    """SpikingJelly's, whose state is `v`."""
+
+    def _stepped(self, x: Tensor, ours: dict[str, Any]) -> Tensor:
+        """x [T, N, ...] from the state, which goes on, in the graph."""
+        out, self.v = ops.lif(x, _state(self, x), **ours)
+        return out
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Of the membrane to the threshold, of x as the module takes it; the state stays."""
+        sequence = x if self._sequences() else x[None]
+        how = {**self._kind.constants(self), "emit": "membrane", "final_state": False}
+        found = ops.lif(sequence, _state(self, sequence), **how)[0] - self.v_threshold
+        return found if self._sequences() else found[0]
+
+    def _sequences(self) -> bool:
+        """Whether it takes [T, N, ...], not a step."""
+        return self.step_mode == "m"
+
+
+class SpikingJellySteps(_Stateful):
+    """`single_step_forward` and `multi_step_forward`, by which modules of 0.0.0.0.13 and later step."""
+
+    def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        ours = None if args or kwargs else self._ours()
+        if ours is None:
+            return super().single_step_forward(x, *args, **kwargs)
+        return self._stepped(x[None], ours)[0]
+
+    def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        ours = None if args or kwargs else self._ours()
+        if ours is None:
+            return super().multi_step_forward(x_seq, *args, **kwargs)
+        return self._stepped(x_seq, ours)
+
+
+class ClockSteps(_Stateful):
+    """A neuron of `clock_driven` that takes a step [N, ...]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ours = self._ours()
+        return super().forward(x) if ours is None else self._stepped(x[None], ours)[0]
+
+    def _sequences(self) -> bool:
+        return False
+
+
+class ClockSequences(_Stateful):
+    """A neuron of `clock_driven` that takes a sequence [T, N, ...]."""
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        ours = self._ours()
+        return super().forward(x_seq) if ours is None else self._stepped(x_seq, ours)
+
+    def _sequences(self) -> bool:
+        return True
+
+
+def _state(m: Any, x: Tensor) -> Tensor | None:
+    """What `m.v` is for x; None at rest."""
+    v, shape, dtype = m.v, x.shape[1:], state_dtype(x)
+    rest = 0.0 if m.v_reset is None else m.v_reset
+    if not isinstance(v, Tensor):
+        return None if v == rest else torch.full(shape, v, dtype=dtype, device=x.device)
+    if v.shape != shape and type(m)._theirs.__module__.startswith(V2):
+        return None  # 2.0 begins anew where the batch has another size
+    return v.to(dtype=dtype, device=x.device).expand(shape)
+
+
+class SnnTorchSteps(Exchanged):
+    """`snntorch.Leaky`, whose step is the user's: the same arithmetic, its comparisons as one op each."""
+
+    def mem_reset(self, mem: Tensor) -> Tensor:
+        if self._ours() is None:
+            return super().mem_reset(mem)
+        return (mem.detach() > self.threshold.detach()).to(mem.dtype)
+
+    def fire(self, mem: Tensor) -> Tensor:
+        ours = self._ours()
+        if ours is None:
+            return super().fire(mem)
+        fired = ops.lif(mem[None], None, final_state=False, **ours)[0][0]
+        return fired.float()  # as theirs, whatever the membrane's type
+
+    def distances(self, *args: Any) -> Tensor:
+        """Of the membrane to the threshold, of what the module takes; the state stays."""
+        before = self.mem
+        self.forward(*args)
+        found, self.mem = self.mem - self.threshold, before
+        return found
+
+
+# ---- which
+# ------------------------------------------------------------------------------------------
+
+KINDS: dict[tuple[str, str], Kind] = {
+    (f"{V2}integrate_and_fire", "IFNode"): Kind("IF", integrating, SpikingJellySteps),
+    (f"{V2}lif", "LIFNode"): Kind("LIF", leaky, SpikingJellySteps),
+    (f"{V2}plif", "ParametricLIFNode"): Kind("PLIF", parametric, SpikingJellySteps),
+    (V1, "IFNode"): Kind("IF", integrating, SpikingJellySteps),
+    (V1, "LIFNode"): Kind("LIF", leaky, SpikingJellySteps),
+    (V1, "ParametricLIFNode"): Kind("PLIF", parametric, SpikingJellySteps),
+    (V0, "IFNode"): Kind("IF", integrating, ClockSteps),
+    (V0, "LIFNode"): Kind("LIF", leaky, ClockSteps),
+    (V0, "ParametricLIFNode"): Kind("PLIF", parametric, ClockSteps),
+    (V0, "MultiStepIFNode"): Kind("IF", integrating, ClockSequences),
+    (V0, "MultiStepLIFNode"): Kind("LIF", leaky, ClockSequences),
+    (V0, "MultiStepParametricLIFNode"): Kind("PLIF", parametric, ClockSequences),
+    ("snntorch._neurons.leaky", "Leaky"): Kind("the firing of Leaky", snntorch_fire, SnnTorchSteps),
+}
+PEERS = ("spikingjelly", "snntorch", "norse")
+
+
+def name_of(kind: type) -> str:
+    return f"{kind.__module__.split('.')[0]}'s {kind.__qualname__}"
+
+
+def kind_of(module: nn.Module) -> Kind | None:
+    """What a module is by its exact class."""
+    return KINDS.get((type(module).__module__, type(module).__qualname__))
+
+
+def reason_to_keep(module: Any) -> str | None:
+    """Why a neuron of the table keeps computing as it does, in words; None: it can be exchanged."""
+    try:
+        if getattr(module, "store_v_seq", False):
+            return "it stores the membrane of every step (store_v_seq=True)"
+        if getattr(module, "_neuron_precision", None) is not None:
+            return "it computes in a precision of its own"
+        if "forward" in module.__dict__:
+            return "it has a forward of its own"
+        if hasattr(module, "spike_grad"):
+            return _reason_of_leaky(module)
+        surrogate_of(module.surrogate_function)
+    except NoneOfOursError as error:
+        return str(error)
+    return None
+
+
+def _reason_of_leaky(m: Any) -> str | None:
+    """Of snnTorch's, whose steps we leave as they are."""
+    if m.surrogate_disable:
+        return "it has no surrogate (surrogate_disable=True)"
+    if m.inhibition:
+        return "its neurons inhibit each other"
+    if m.state_quant:
+        return "its state is quantised"
+    if m.graded_spikes_factor.requires_grad or bool((m.graded_spikes_factor != 1).any()):
+        return "its spikes are graded"
+    surrogate_of(m.spike_grad)
+    return None
+
+
+@functools.cache
+def exchanged(theirs: type, kind: Kind) -> type:
+    """The subclass of a class that computes with our kernels."""
+    return type(
+        theirs.__name__,
+        (kind.steps, theirs),
+        {"__module__": __name__, "__doc__": theirs.__doc__, "_theirs": theirs, "_kind": kind},
+    )

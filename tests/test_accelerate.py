@@ -1,0 +1,423 @@
+"""Networks of SpikingJelly and snnTorch on our kernels, in their environments (`make test-peers`).
+
+One environment has SpikingJelly 2.0 and snnTorch, another one SpikingJelly 0.0.0.0.14 with its
+`clock_driven`; what is not installed is skipped by name.
+"""
+
+import copy
+import importlib
+import importlib.util
+import itertools
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from attsnn import accelerate, interop
+from attsnn.interop import exchange, surrogates, verifying
+
+if not any(map(importlib.util.find_spec, ("spikingjelly", "snntorch"))):
+    pytest.skip("no SpikingJelly: make test-peers", allow_module_level=True)
+
+
+def found(name: str):
+    """A module of a peer, or None."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+jelly, clock = found("spikingjelly.activation_based.neuron"), found("spikingjelly.clock_driven.neuron")
+functional = found("spikingjelly.activation_based.functional")
+snntorch = found("snntorch")
+TWO = jelly is not None and hasattr(jelly, "ILIFNode")  # SpikingJelly 2.0
+
+needs_jelly = pytest.mark.skipif(jelly is None, reason="no SpikingJelly")
+needs_two = pytest.mark.skipif(not TWO, reason="no SpikingJelly 2.0")
+needs_clock = pytest.mark.skipif(clock is None, reason="no SpikingJelly with clock_driven")
+needs_snntorch = pytest.mark.skipif(snntorch is None, reason="no snnTorch")
+
+RULES = [
+    dict(zip(("v_reset", "detach_reset"), values, strict=True))
+    for values in itertools.product((0.0, -0.2, None), (False, True))
+]
+
+
+def kinds(module, names):
+    """Classes of neurons with their arguments."""
+    for name in names:
+        for rules in RULES:
+            if "LIF" not in name:
+                yield name, getattr(module, name), rules
+                continue
+            for decay in (False, True):
+                tau = "init_tau" if "Parametric" in name else "tau"
+                yield name, getattr(module, name), {**rules, "decay_input": decay, tau: 2.5}
+
+
+def both(theirs, x, calls=2, seed=0):
+    """(spikes, gradients of x, of parameters, state) of a module over several calls without a reset."""
+    results = []
+    for module in (copy.deepcopy(theirs), accelerated(copy.deepcopy(theirs), x)):
+        inputs = [x.clone().requires_grad_() for _ in range(calls)]
+        outs = [module(each) for each in inputs]
+        draw = torch.Generator().manual_seed(seed)
+        sum((o * torch.randn(o.shape, generator=draw, dtype=o.dtype)).sum() for o in outs).backward()
+        grads = [each.grad for each in inputs] + [p.grad for p in module.parameters()]
+        results.append((outs, grads, module.v))
+    return results
+
+
+def accelerated(module, x):
+    report = accelerate(module, x)
+    assert report.covered == 1, report
+    return module
+
+
+def must_equal(results):
+    (outs, grads, v), (own_outs, own_grads, own_v) = results
+    assert all(map(torch.equal, outs, own_outs)) and sum(float(o.sum()) for o in outs) > 0
+    for a, b in zip((*grads, v), (*own_grads, own_v), strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def currents(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1.3
+
+
+# ---- the table
+# ------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_what_is_installed():
+    """Every name of the table that a package here should have is there, under that very name."""
+    seen = 0
+    for where, name in exchange.KINDS:
+        module = found(where)
+        if module is None:
+            continue
+        own = vars(module).get(name)
+        if own is not None and not own.__module__.startswith(f"{where}."):  # as 2.0 hands on its own
+            assert (own.__module__, own.__qualname__) == (where, name)
+            seen += 1
+    assert seen >= (3 if TWO else 9 if clock else 0) + (snntorch is not None)
+    for where in surrogates.SPIKINGJELLY:
+        module = found(where)
+        for name in surrogates.CLASSES if module is not None else ():
+            assert hasattr(module, name) or (name in ("Rect", "SuperSpike") and not TWO), name
+
+
+@needs_jelly
+def test_surrogates():
+    """Their slopes are ours, at points off the kinks."""
+    module = importlib.import_module("spikingjelly.activation_based.surrogate")
+    x = torch.linspace(-3, 3, 601, dtype=torch.float64) + 1e-3
+    how = {"PiecewiseLeakyReLU": {"w": 0.7, "c": 0.0}}
+    for name in surrogates.CLASSES:
+        if not hasattr(module, name):
+            continue
+        for alpha in (1.0, 2.0, 3.0):
+            function = getattr(module, name)(**how.get(name, {"alpha": alpha}))
+            z = x.clone().requires_grad_()
+            function(z).sum().backward()
+            ours = surrogates.surrogate_of(function).slope(x)
+            assert torch.allclose(z.grad, ours, rtol=1e-6, atol=1e-9), name
+
+
+# ---- neurons
+# ------------------------------------------------------------------------------------------
+
+
+@needs_jelly
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_neurons_of_spikingjelly(mode):
+    """Over two calls with the state between, in every rule; then `reset_net`, and the class back."""
+    x = currents(5, 3, 4, 6) if mode == "m" else currents(3, 4, 6)
+    for name, make, how in kinds(jelly, ("IFNode", "LIFNode", "ParametricLIFNode")):
+        theirs = make(**how).double()
+        functional.set_step_mode(theirs, mode)
+        must_equal(both(theirs, x))
+        report = accelerate(theirs, x)
+        assert isinstance(theirs, make) and type(theirs) is not make, name
+        first = theirs(x)
+        assert not torch.equal(first, theirs(x)) or not first.any() or how["v_reset"] == 0.0
+        functional.reset_net(theirs)
+        assert torch.equal(theirs(x), first)
+        functional.reset_net(theirs)
+        assert report.restore() is theirs and type(theirs) is make and torch.equal(theirs(x), first)
+
+
+@needs_clock
+def test_neurons_of_clock_driven():
+    single = ("IFNode", "LIFNode", "ParametricLIFNode")
+    for name, make, how in kinds(clock, (*single, *(f"MultiStep{name}" for name in single))):
+        x = currents(5, 3, 4, 6) if name.startswith("Multi") else currents(3, 4, 6)
+        must_equal(both(make(**how).double(), x))
+
+
+@needs_snntorch
+@pytest.mark.parametrize("mechanism", ["subtract", "zero", "none"])
+@pytest.mark.parametrize("delay", [True, False])
+def test_leaky(mechanism, delay):
+    """Steps of one's own loop, hidden state and given, learned constants, and `utils.reset`."""
+    from snntorch import surrogate, utils
+
+    for learns, grad in itertools.product(
+        (False, True), (None, surrogate.fast_sigmoid(25), surrogate.sigmoid(10))
+    ):
+        how = {"reset_mechanism": mechanism, "reset_delay": delay, "spike_grad": grad}
+        theirs = snntorch.Leaky(0.9, learn_beta=learns, learn_threshold=learns, **how).double()
+        results = []
+        for module in (copy.deepcopy(theirs), copy.deepcopy(theirs)):
+            if results:
+                assert accelerate(module, currents(3, 7)).covered == 1
+            x, mem, total = currents(6, 3, 7).requires_grad_(), torch.zeros(3, 7, dtype=torch.float64), 0.0
+            for step in x:
+                spikes, mem = module(step, mem)
+                total = total + (spikes * torch.arange(7.0)).sum() + mem.square().sum()
+            total.backward()
+            results.append((total.detach(), x.grad, [p.grad for p in module.parameters()]))
+        (total, grad_x, own), (total2, grad_x2, own2) = results
+        assert torch.equal(total, total2) and torch.allclose(grad_x, grad_x2, rtol=1e-5)
+        assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(own, own2, strict=True))
+
+    net = nn.Sequential(nn.Linear(7, 5), snntorch.Leaky(0.8, init_hidden=True, **how)).double()
+    report, x = accelerate(net, currents(3, 7)), currents(3, 7)
+    first = [net(x) for _ in range(4)]
+    utils.reset(net)
+    assert all(map(torch.equal, first, [net(x) for _ in range(4)])) and "Leaky" in str(report)
+
+
+@needs_jelly
+def test_copies_and_pickles():
+    net = nn.Sequential(nn.Linear(6, 5), jelly.LIFNode(tau=1.7), nn.Linear(5, 4), jelly.ParametricLIFNode())
+    functional.set_step_mode(net, "m")
+    x = currents(4, 3, 6).float()
+    keys, hooked = list(net.state_dict()), []
+    net[1].register_forward_hook(lambda module, args, out: hooked.append(out.shape))
+    accelerate(net, x)
+    assert list(net.state_dict()) == keys and not hooked  # they do not run on the copies that verify
+    want = net(x)
+    assert hooked == [(4, 3, 5)]
+    net[1]._forward_hooks.clear()
+    functional.reset_net(net)
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):  # noqa: S301
+        assert torch.equal(twin(x), want) and type(twin[1]) is type(net[1]) and twin[1] is not net[1]
+        assert isinstance(twin[3], jelly.ParametricLIFNode)
+    assert [line.why for line in accelerate(net, x).lines] == ["it has been exchanged before"] * 2
+
+
+# ---- what is kept
+# ------------------------------------------------------------------------------------------
+
+
+@needs_jelly
+def test_what_is_kept_says_why():
+    surrogate = importlib.import_module("spikingjelly.activation_based.surrogate")
+
+    class Own(jelly.LIFNode):
+        def neuronal_charge(self, x):
+            self.v = x
+
+    net = nn.ModuleDict(
+        {
+            "good": jelly.IFNode(),
+            "own": Own(),
+            "stores": jelly.LIFNode(store_v_seq=True),
+            "soft": jelly.LIFNode(surrogate_function=surrogate.Sigmoid(spiking=False)),
+            "odd": jelly.LIFNode(surrogate_function=surrogate.S2NN()),
+            "leaks": jelly.LIFNode(surrogate_function=surrogate.PiecewiseLeakyReLU()),
+            "other": jelly.IzhikevichNode(),
+            "mine": jelly.IFNode(),
+        }
+    )
+    net["mine"].forward = lambda x: x
+    report = accelerate(net, dry_run=True)
+    why = {line.name: line.why for line in report.lines}
+    assert report.covered == 1 and [line.name for line in report.lines if line.now] == ["good"]
+    assert "a subclass of spikingjelly's LIFNode" in why["own"] and "store_v_seq" in why["stores"]
+    assert "soft (spiking=False)" in why["soft"] and "S2NN is none of ours" in why["odd"]
+    assert "leaks (c=0.01)" in why["leaks"] and "no neuron of ours" in why["other"]
+    assert "a forward of its own" in why["mine"]
+    assert "1 of 8 neuron layers would compute" in str(report)
+    assert type(net["good"]) is jelly.IFNode  # a dry run changes nothing
+    with pytest.raises(ValueError, match="give an example"):
+        accelerate(net)
+    assert "No neuron of SpikingJelly's" in str(accelerate(nn.Linear(2, 2), torch.rand(1, 2)))
+
+
+@needs_jelly
+def test_what_changes_afterwards():
+    """A rule that we do not have, asked for later, is computed by theirs; another constant by ours."""
+    node = jelly.LIFNode(step_mode="m")
+    x = currents(5, 3, 4).float() + 1
+    accelerate(node, x)
+    node.v_threshold = 0.3
+    other = jelly.LIFNode(step_mode="m", v_threshold=0.3)
+    assert torch.equal(node(x), other(x))
+    functional.reset_net(node), functional.reset_net(other)
+    node.store_v_seq = other.store_v_seq = True
+    assert torch.equal(node(x), other(x)) and torch.allclose(node.v_seq, other.v_seq)
+
+
+# ---- the verification
+# ------------------------------------------------------------------------------------------
+
+
+@needs_jelly
+def test_a_mismatch_is_found_and_nothing_changes(monkeypatch):
+    net = nn.Sequential(nn.Linear(6, 5), jelly.IFNode(), nn.Linear(5, 4), jelly.LIFNode())
+    functional.set_step_mode(net, "m")
+    x = currents(4, 3, 6).float()
+    wrong = {**exchange.leaky(net[3]), "leak": 0.4}
+    where = type(net[3]).__module__, "LIFNode"
+    kind = exchange.KINDS[where]._replace(constants=lambda m: wrong)
+    monkeypatch.setitem(exchange.KINDS, where, kind)
+    state, rng = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    with pytest.raises(interop.MismatchError, match=r"^3: "):
+        accelerate(net, x)
+    assert type(net[1]) is jelly.IFNode and type(net[3]) is jelly.LIFNode
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+@needs_jelly
+def test_everything_else_is_as_before():
+    """Parameters, gradients, buffers, the state with its graph, modes, types and random numbers."""
+    net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), jelly.LIFNode(v_threshold=0.3))
+    x = currents(3, 6).float()
+    net(x).sum().backward()
+    kept = net[3].v
+    before = copy.deepcopy([*net.parameters(), *net.buffers()]), [p.grad.clone() for p in net.parameters()]
+    rng = torch.get_rng_state()
+    report = accelerate(net, x)
+    assert net[3].v is kept and all(m.training for m in net.modules())
+    assert all(map(torch.equal, before[0], [*net.parameters(), *net.buffers()]))
+    assert all(map(torch.equal, before[1], [p.grad for p in net.parameters()]))
+    assert torch.equal(rng, torch.get_rng_state()) and net[0].weight.dtype == torch.float32
+    assert "outputs and gradients are equal to 1e-9" in str(report) and "In float32 0 of" in str(report)
+
+
+@needs_jelly
+def test_values_on_the_threshold_are_counted():
+    """Rounding decides there: SpikingJelly charges in another order."""
+    node = jelly.LIFNode(tau=4 / 3, decay_input=False, step_mode="m").double()
+    x = torch.randint(-8, 9, (16, 40, 25), generator=torch.Generator().manual_seed(0)).double() / 8
+    report = accelerate(node, x)
+    assert "values on the threshold, where rounding decides" in str(report)
+    assert verifying.BOUNDS[torch.float64].near == 1e-9
+
+
+# ---- whole networks
+# ------------------------------------------------------------------------------------------
+
+
+def zoo():
+    model = "spikingjelly.activation_based.model"
+    surrogate = importlib.import_module("spikingjelly.activation_based.surrogate")
+    how = {"spiking_neuron": jelly.LIFNode, "surrogate_function": surrogate.ATan(), "detach_reset": True}
+    if_node = {**how, "spiking_neuron": jelly.IFNode}
+
+    def of(file, name, **more):
+        return getattr(importlib.import_module(f"{model}.{file}"), name)(**more)
+
+    images, events = (2, 2, 3, 32, 32), (2, 2, 2, 128, 128)
+    small = {"T": 2, "num_classes": 10}
+    plif = {**how, "spiking_neuron": jelly.ParametricLIFNode}
+    return {
+        "SEW-ResNet18": (lambda: of("sew_resnet", "sew_resnet18", cnf="ADD", num_classes=10, **if_node),
+                         images),
+        "MS-ResNet18": (lambda: of("ms_resnet", "ms_resnet18", **small, **how), images),
+        "MaxResNet18": (lambda: of("ms_resnet", "max_resnet18", **small, **how), images),
+        "MA-SNN": (lambda: of("masnn", "MASNN", T=2, channels=(8, 8, 8), fc_hidden=16, reduction_t=1, **how),
+                   (2, 2, 2, 32, 32)),
+        "Att-MS-ResNet18": (lambda: of("masnn", "att_ms_resnet18", **small), images),
+        "Spikformer": (lambda: of("spikformer", "spikformer_cifar10", **small, **how), images),
+        "QKFormer": (lambda: of("qkformer", "QKFormer", **small, embed_dims=96, num_heads=(1, 2, 2),
+                                depths=(1, 1, 1), **how), (2, 1, 3, 64, 64)),
+        "SDT": (lambda: of("spike_driven_transformer", "SpikeDrivenTransformer", **small, embed_dims=64,
+                           num_heads=2, depths=1, **how), (2, 1, 3, 64, 64)),
+        "DVSGestureNet": (lambda: of("parametric_lif_net", "DVSGestureNet", channels=8, **plif), events),
+        "VGG11": (lambda: of("spiking_vgg", "spiking_vgg11_bn", num_classes=10, **if_node), images),
+    }  # fmt: skip
+
+
+ZOO = ("SEW-ResNet18", "MS-ResNet18", "MaxResNet18", "MA-SNN", "Att-MS-ResNet18", "Spikformer", "QKFormer",
+       "SDT", "DVSGestureNet", "VGG11")  # fmt: skip
+
+
+@needs_two
+@pytest.mark.parametrize("name", ZOO)
+def test_networks_of_spikingjelly(name):
+    """Every neuron layer of the zoo's, verified, in training."""
+    make, shape = zoo()[name]
+    net, x = make(), torch.rand(shape)
+    functional.set_step_mode(net, "m")
+    report = accelerate(net, x)
+    neurons = sum(isinstance(m, jelly.BaseNode) for m in net.modules())
+    assert report.covered == len(report.lines) == neurons > 3, report
+    assert "In float32 0 of" in str(report)
+
+
+@needs_clock
+def test_a_block_of_a_transformer_of_clock_driven():
+    """As Spikformer's users write it for 0.0.0.0.12: T and N folded by hand, multi-step neurons."""
+
+    class Block(nn.Module):
+        def __init__(self, dim=8, heads=2):
+            super().__init__()
+            self.heads = heads
+            for name in "qkv":
+                setattr(self, f"{name}_linear", nn.Linear(dim, dim))
+                setattr(self, f"{name}_bn", nn.BatchNorm1d(dim))
+                setattr(self, f"{name}_lif", clock.MultiStepLIFNode(tau=2.0, detach_reset=True))
+            self.attn_lif = clock.MultiStepLIFNode(tau=2.0, v_threshold=0.5, detach_reset=True)
+
+        def one(self, name, x):
+            t, b, n, c = x.shape
+            y = getattr(self, f"{name}_linear")(x.flatten(0, 1))
+            y = getattr(self, f"{name}_bn")(y.transpose(-1, -2)).transpose(-1, -2).reshape(t, b, n, c)
+            y = getattr(self, f"{name}_lif")(y)
+            return y.reshape(t, b, n, self.heads, c // self.heads).permute(0, 1, 3, 2, 4)
+
+        def forward(self, x):
+            q, k, v = (self.one(name, x) for name in "qkv")
+            y = (q @ k.transpose(-2, -1)) @ v * 0.25
+            return self.attn_lif(y.transpose(2, 3).reshape(x.shape))
+
+    net, x = Block(), torch.rand(4, 3, 5, 8) * 3
+    report = accelerate(net, x)
+    assert report.covered == 4 and "0 of" in str(report)
+    exchange_was = net(x)
+    clock_functional = importlib.import_module("spikingjelly.clock_driven.functional")
+    clock_functional.reset_net(net), report.restore()
+    assert torch.equal(net(x), exchange_was)
+
+
+@needs_snntorch
+def test_the_convolutional_network_of_a_tutorial():
+    """snnTorch's: two convolutions, a linear layer, each with Leaky, stepped by the network itself."""
+    from snntorch import surrogate
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            how = {"beta": 0.5, "spike_grad": surrogate.fast_sigmoid(25)}
+            self.conv1, self.lif1 = nn.Conv2d(1, 4, 5), snntorch.Leaky(**how)
+            self.conv2, self.lif2 = nn.Conv2d(4, 8, 5), snntorch.Leaky(**how)
+            self.fc, self.lif3 = nn.Linear(8 * 4 * 4, 10), snntorch.Leaky(**how)
+
+        def forward(self, x):
+            mems, spikes = [lif.reset_mem() for lif in (self.lif1, self.lif2, self.lif3)], []
+            for _ in range(5):
+                s, mems[0] = self.lif1(nn.functional.max_pool2d(self.conv1(x), 2), mems[0])
+                s, mems[1] = self.lif2(nn.functional.max_pool2d(self.conv2(s), 2), mems[1])
+                s, mems[2] = self.lif3(self.fc(s.flatten(1)), mems[2])
+                spikes.append(s)
+            return torch.stack(spikes)
+
+    net = Net()
+    report = accelerate(net, 3 * torch.rand(4, 1, 28, 28))
+    assert report.covered == 3 and "15 calls" in str(report) and "In float32 0 of" in str(report)
