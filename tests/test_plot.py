@@ -16,6 +16,7 @@ import torch
 from attsnn import plot
 from attsnn.__main__ import main
 from attsnn.plot import page, reading, saying
+from attsnn.plot.figures import colours
 from attsnn.reference import PFAScores
 
 pytest.importorskip("matplotlib", reason="extra plot")
@@ -109,21 +110,29 @@ def test_rates_hold_the_numbers():
 
     networks = {"plain": {"a": 0.25, "b": 0.5}, "gated": {"a": 0.125}}
     steps = {"plain": {"a": [0.2, 0.3], "b": [0.4, 0.6]}, "gated": {"a": [0.1, 0.15]}}
-    left, right = drawn(_rates, networks, steps, ["a", "b"]).axes
+    left, right = drawn(_rates, networks, steps, ["a", "b"], colours(networks)).axes
     assert [bar.get_width() for bar in left.patches] == [25, 50, 12.5, 0]
     lines = {line.get_label(): line.get_ydata().tolist() for line in right.get_lines()}
     assert lines["plain"] == pytest.approx([30, 45]) and lines["gated"] == pytest.approx([10, 15])
-    colours = {line.get_label(): line.get_color() for line in right.get_lines()}
-    assert colours["plain"] == "#0072b2" and colours["gated"] == "#d55e00"
+    shades = {line.get_label(): line.get_color() for line in right.get_lines()}
+    assert shades["plain"] == "#0072b2" and shades["gated"] == "#d55e00"
+
+
+def test_a_network_has_one_colour_in_every_figure():
+    assert colours(["b"], ["a", "b"]) == {"b": "#d55e00"} and colours(["b"])["b"] == "#0072b2"
 
 
 def test_several_trainings():
     from attsnn.plot.training import _compared, _energy
 
-    left, right = drawn(_compared, {"one": rows(), "two": rows(4, 0.2)}).axes
+    left, right = drawn(_compared, {"one": rows(), "two": rows(4, 0.2)}, colours(["one", "two"])).axes
     assert [line.get_label() for line in left.get_lines()][1::2] == ["one", "two"]
     assert right.get_lines()[3].get_ydata().tolist() == pytest.approx([20, 30, 40, 50])
-    (axes,) = drawn(_energy, [plot.Point("one", 0.9, 4e3), plot.Point("two", 0.8, 9e3)], "papers").axes
+    images = [{"epoch": 1, "train_loss": 1.0, "train_error": 0.5, "val_loss": 1.0, "val_error": 0.6}]
+    left, right = drawn(_compared, {"one": rows(), "vae": images}, colours(["one", "vae"])).axes
+    assert len(left.get_lines()) == 4 and len(right.get_lines()) == 2
+    points = [plot.Point("one", 0.9, 4e3), plot.Point("two", 0.8, 9e3)]
+    (axes,) = drawn(_energy, points, "papers", colours(["one", "two"])).axes
     assert [point.get_offsets().tolist() for point in axes.collections] == [[[4.0, 90.0]], [[9.0, 80.0]]]
     assert [text.get_text() for text in axes.texts] == ["one", "two"]
 
@@ -177,14 +186,12 @@ def runs(tmp_path, attention_png):
         (run / "best").write_text("ckpt-20")
         files = {"model.safetensors": {"bytes": 1234, "sha256": "ab" * 32}}
         (saved / "manifest.json").write_text(json.dumps({"files": files}))
-        (saved / "state.json").write_text('{"position": {"epoch": 3}}')
+        data = {"identity": "the same"}
+        (saved / "state.json").write_text(json.dumps({"position": {"epoch": 3}, "data": data}))
         (run / "attention.png").write_bytes(attention_png)
         return run
 
-    return [
-        make("plain", None, 0.9, 0.3, 0.0, 17),
-        make("samples", "TCSA", 0.925, 0.1, 1e5, 18),
-    ]
+    return [make("plain", None, 0.9, 0.3, 0.0, 17), make("samples", "TCSA", 0.925, 0.1, 1e5, 18)]
 
 
 class Tags(HTMLParser):
@@ -227,6 +234,7 @@ def test_what_the_page_says(runs, capsys):
         "python train/dvs.py samples --name 'samples' & <b>",
     ):
         assert part in said, part
+    assert "different data" not in said
     page_of = Tags(text)
     sources = [attrs["src"] for tag, attrs in page_of.tags if tag == "img"]
     assert len(sources) == 7 and all(source.startswith("data:image/") for source in sources)
@@ -247,8 +255,10 @@ def test_what_is_not_there_is_named(runs, tmp_path, capsys):
     assert "Side by side" not in said
     twin = tmp_path / "other" / "samples"
     shutil.copytree(runs[1], twin)
+    (twin / "ckpt-20" / "state.json").write_text('{"data": {"identity": "another"}}')
     assert main(["report", str(runs[1]), str(twin), "--out", str(tmp_path / "two.html")]) == 0
-    assert str(twin) in words((tmp_path / "two.html").read_text())
+    said = words((tmp_path / "two.html").read_text())
+    assert str(twin) in said and "They were trained on different data" in said
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 2
     assert "is no run directory: it has no config.json that can be read" in capsys.readouterr().err

@@ -5,7 +5,7 @@ file's name. Needs matplotlib (the extra `plot`); without it one sentence says s
 import contextlib
 import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,12 @@ def drawn(
 def colour(number: int) -> str:
     """Of the so-manieth network or layer."""
     return COLOURS[number % len(COLOURS)]
+
+
+def colours(names: Iterable[str], order: Sequence[str] | None = None) -> dict[str, str]:
+    """Of each name, by its place in `order`, their own by default: the same in every figure of a page."""
+    places = {name: i for i, name in enumerate(order or names)}
+    return {name: colour(places.get(name, len(places))) for name in names}
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def _card(run: Read) -> dict[str, str]:
 
 def _together(runs: Sequence[Read]) -> list[Figure]:
     """Pictures that hold every run."""
-    found = []
+    found, order = [], [run.name for run in runs]
     rows = {run.name: run.rows for run in runs if run.rows}
     profiles = {run.name: run.profile for run in runs if run.profile}
     points = [
@@ -118,14 +118,16 @@ def _together(runs: Sequence[Read]) -> list[Figure]:
     ]
     if len(points) > 1:
         alt = "; ".join(f"{p.name}: {p.accuracy:.2%} at {energy(p.energy)}" for p in points)
-        found += _figure("Energy and accuracy", alt, training.energy, points, model="papers' model")
+        found += _figure(
+            "Energy and accuracy", alt, training.energy, points, model="papers' model", order=order
+        )
     alt = "Loss and accuracy of each epoch, of training and of held-out samples."
-    found += _figure("Training", alt, training.compared, rows)
+    found += _figure("Training", alt, training.compared, rows, order=order)
     if profiles:
         rates = {name: _rates(profile) for name, profile in profiles.items()}
         steps = {name: profile["rate_by_step"] for name, profile in profiles.items()}
         alt = "Firing rates of each layer and over the steps; the tables below have the numbers."
-        found += _figure("Firing rates", alt, spikes.rates, rates, steps, wide=True)
+        found += _figure("Firing rates", alt, spikes.rates, rates, steps, order=order, wide=True)
     return found
 
 

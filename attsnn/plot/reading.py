@@ -37,7 +37,7 @@ class Read:
     profile: dict[str, Any] | None
     confusion: dict[str, Any] | None
     ended: dict[str, Any] | None  # exit.json
-    checkpoints: list[dict[str, Any]]  # name, epoch, whether best or last, files with sizes and hashes
+    checkpoints: list[dict[str, Any]]  # name, epoch, whether best or last, data, files with sizes and hashes
     pictures: dict[str, bytes]
     missing: list[str] = field(default_factory=list)
 
@@ -66,6 +66,11 @@ class Read:
     def accuracy(self) -> float | None:
         found = self.result
         return found[1] if found is not None and found[0].endswith("accuracy") else None
+
+    @property
+    def data(self) -> Any:
+        """What names the data that it was trained on, by its checkpoints."""
+        return next((saved["data"] for saved in self.checkpoints if saved["data"]), None)
 
     @property
     def plain(self) -> bool:
@@ -114,6 +119,7 @@ def _checkpoints(path: Path) -> list[dict[str, Any]]:
                 "epoch": state.get("position", {}).get("epoch"),
                 "best": folder.name == named["best"],
                 "last": folder.name == named["last"],
+                "data": state.get("data"),
                 "files": [
                     {"name": name, "bytes": about.get("bytes"), "sha256": about.get("sha256")}
                     for name, about in files.items()

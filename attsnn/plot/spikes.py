@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .figures import HELD, colour, picture
+from .figures import HELD, colour, colours, picture
 
 _OFF, _ON = (0.16, 0.35, 0.72), (0.85, 0.24, 0.16)
 _RASTER_ROWS = 160  # neurons of a layer that fit into its panel
@@ -103,6 +103,8 @@ def rates(
     path: Path,
     networks: Mapping[str, Mapping[str, float]],
     steps: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    *,
+    order: Sequence[str] | None = None,
 ) -> list[Path]:
     """Firing rates by layer, of several networks side by side, and over the steps.
 
@@ -110,12 +112,14 @@ def rates(
         networks: by name, the rate of each layer (`Profile.rates`).
         steps: by name, of each layer the rate at every step (`Profile.rate_by_step`); drawn of one network by
             layer, of several as the mean of their layers.
+        order: names of networks, by whose places colours are given.
     """
     names = list(dict.fromkeys(name for found in networks.values() for name in found))
     if not names:
         return []
     height = 0.9 + max(0.16 * len(names) * max(len(networks), 1.4), 1.6)
-    return _rates(path, networks, steps or {}, names, size=(6.8, min(height, 12)))
+    shades = colours(networks, order)
+    return _rates(path, networks, steps or {}, names, shades, size=(6.8, min(height, 12)))
 
 
 @picture
@@ -134,13 +138,14 @@ def _rates(
     networks: Mapping[str, Mapping[str, float]],
     steps: Mapping[str, Mapping[str, Sequence[float]]],
     names: list[str],
+    shades: Mapping[str, str],
 ) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1.3, 1)) if steps else (figure.subplots(), None)
     width = 0.8 / len(networks)
     for i, (network, found) in enumerate(networks.items()):
         places = np.arange(len(names)) + (i - (len(networks) - 1) / 2) * width
         values = [100 * found.get(name, 0.0) for name in names]
-        left.barh(places, values, height=width, color=colour(i), label=network)
+        left.barh(places, values, height=width, color=shades[network], label=network)
     left.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 20 else 5)
     left.invert_yaxis()
     left.set(xlabel="rate (%)", title="Firing rate by layer")
@@ -152,8 +157,7 @@ def _rates(
         (found,) = steps.values()
         lines = {name: (values, colour(i)) for i, (name, values) in enumerate(found.items())}
     else:
-        order = {name: i for i, name in enumerate(networks)}
-        lines = {name: (_mean(found), colour(order.get(name, 0))) for name, found in steps.items()}
+        lines = {name: (_mean(found), shades[name]) for name, found in steps.items()}
     for name, (values, shade) in lines.items():
         times = np.arange(1, len(values) + 1)
         right.plot(times, 100 * np.asarray(values), color=shade, label=name, drawstyle="steps-mid")

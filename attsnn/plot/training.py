@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from .figures import AVERAGED, HELD, SLANTED, TRAIN, colour, picture
+from .figures import AVERAGED, HELD, SLANTED, TRAIN, colours, picture
 
 _FEW = 40  # classes whose counts and names fit at full size
 
@@ -117,26 +117,34 @@ class Point(NamedTuple):
     energy: float
 
 
-def compared(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Path]:
+def compared(
+    path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]], *, order: Sequence[str] | None = None
+) -> list[Path]:
     """Loss and accuracy of several runs by epoch: held-out samples as a line, training dashed; `runs`: the
-    rows of each by its name.
+    rows of each by its name; `order`: names, by whose places colours are given.
     """
     runs = {name: [row for row in rows if not row.get("final")] for name, rows in runs.items()}
     runs = {name: rows for name, rows in runs.items() if rows}
-    return _compared(path, runs, size=(6.4, 2.7)) if runs else []
+    return _compared(path, runs, colours(runs, order), size=(6.4, 2.7)) if runs else []
 
 
-def energy(path: Path, points: Sequence[Point], *, model: str = "papers") -> list[Path]:
-    """Accuracy against energy, a point a network; up and to the left is better."""
-    return _energy(path, points, model, size=(3.8, 2.7)) if points else []
+def energy(
+    path: Path, points: Sequence[Point], *, model: str = "papers", order: Sequence[str] | None = None
+) -> list[Path]:
+    """Accuracy against energy, a point a network; up and to the left is better. `order`: as of `compared`."""
+    shades = colours([point.name for point in points], order)
+    return _energy(path, points, model, shades, size=(3.8, 2.7)) if points else []
 
 
 @picture
-def _compared(figure: Any, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _compared(
+    figure: Any, runs: Mapping[str, Sequence[Mapping[str, Any]]], shades: Mapping[str, str]
+) -> None:
     left, right = figure.subplots(1, 2)
-    for i, (name, rows) in enumerate(runs.items()):
-        scored = any("train_accuracy" in row for row in rows)
-        panels = ((left, "loss", 1), (right, "accuracy" if scored else "error", 100 if scored else 1))
+    scored = any("train_accuracy" in row for rows in runs.values() for row in rows)
+    # Beside networks that classify the error of one that makes images has no place.
+    panels = ((left, "loss", 1), (right, "accuracy" if scored else "error", 100 if scored else 1))
+    for name, rows in runs.items():
         for axes, metric, scale in panels:
             for which in ("train", *_held(rows)):
                 points = [
@@ -147,7 +155,7 @@ def _compared(figure: Any, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> N
                 if points:
                     dashed = {"linestyle": (0, (3, 2)), "linewidth": 0.9} if which == "train" else {}
                     label = name if axes is left and which != "train" else None
-                    axes.plot(*zip(*points, strict=True), color=colour(i), label=label, **dashed)
+                    axes.plot(*zip(*points, strict=True), color=shades[name], label=label, **dashed)
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set(ylabel=f"{metric} (%)" if scale == 100 else metric, title=metric.capitalize())
@@ -167,17 +175,18 @@ def _held(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 @picture
-def _energy(figure: Any, points: Sequence[Point], model: str) -> None:
+def _energy(figure: Any, points: Sequence[Point], model: str, shades: Mapping[str, str]) -> None:
     axes = figure.subplots()
     unit, letter = (1e6, "mJ") if min(p.energy for p in points) >= 1e5 else (1e3, "µJ")
-    for i, point in enumerate(points):
-        axes.scatter(point.energy / unit, 100 * point.accuracy, color=colour(i), s=28, zorder=3)
+    for point in points:
+        shade = shades[point.name]
+        axes.scatter(point.energy / unit, 100 * point.accuracy, color=shade, s=28, zorder=3)
         axes.annotate(
             point.name,
             (point.energy / unit, 100 * point.accuracy),
             xytext=(5, 4),
             textcoords="offset points",
-            color=colour(i),
+            color=shade,
         )
     axes.margins(0.25)
     axes.set(xlabel=f"energy of a sample ({letter}), {model}", ylabel="accuracy (%)")
