@@ -16,6 +16,7 @@ from torch import nn
 
 from attsnn import accelerate, interop
 from attsnn.interop import exchange, surrogates, verifying
+from attsnn.profile import rates
 
 if not any(map(importlib.util.find_spec, ("spikingjelly", "snntorch"))):
     pytest.skip("no SpikingJelly: make test-peers", allow_module_level=True)
@@ -356,6 +357,9 @@ def test_networks_of_spikingjelly(name):
     net, x = make(), torch.rand(shape)
     functional.set_step_mode(net, "m")
     report = accelerate(net, x)
+    with torch.no_grad(), rates(net) as fired:
+        net(x)
+    assert list(fired) and set(fired) == {line.name for line in report.lines}
     neurons = sum(isinstance(m, jelly.BaseNode) for m in net.modules())
     assert report.covered == len(report.lines) == neurons > 3, report
     assert "In float32 0 of" in str(report)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as every_module
 
-from attsnn import attention, layers, models, neurons
+from attsnn import attention, layers, models, neurons, ops
 from attsnn.profile import MODELS, PUBLISHED, Costs, Profile, compare, profile
 from attsnn.profile.records import Layer, Neurons
 
@@ -508,6 +508,23 @@ def test_inside_of_a_larger_network():
     assert list(p.layers) == ["part", "head"] and p.samples == own.samples == 3
     assert list(own.layers) == ["SpikingLayer"] and own.spikes == p.spikes
     assert p.layers["head"].synapses["head"].feeders == {"part": 3 * 4}
+
+
+def test_neurons_of_others():
+    """A module of one's own that calls the op has a row, and feeds the next layer; outside it is named."""
+
+    class Own(nn.Module):
+        def forward(self, x):
+            return ops.lif(x, threshold=0.3)[0]
+
+    net, x = nn.Sequential(nn.Linear(3, 4), Own(), nn.Linear(4, 2)), torch.rand(5, 3, 3)
+    with torch.no_grad(), profile(net) as p:
+        out = net[1](net[0](x))
+        net(x)
+        ops.lif(x)
+    assert p["1"].rate == pytest.approx(out.mean().item()) and p.samples == 3
+    assert [*p.layers["2"].synapses["2"].feeders] == ["1"]
+    assert p.left_out == {"neurons outside of the network's modules": 1}
 
 
 def test_compare():

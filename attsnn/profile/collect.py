@@ -136,20 +136,12 @@ class Collector(Listener):
 
     def fired(self, module: nn.Module | None, counts: tally.Counts, out: Tensor) -> None:
         if module is None:
-            self.left_out["neurons that no LIF and no SpikingLayer called"] += 1
+            self.left_out["neurons outside of the network's modules"] += 1
             return
         layer = self._layer(module)
         neuron = module.neuron if isinstance(module, SpikingLayer) else module
         if layer.neurons is None:
-            leak = neuron.constants()["leak"]
-            layer.neurons = Neurons(
-                shape=tuple(out.shape[2:]),
-                leaks=isinstance(leak, Tensor) or leak != 1,
-                emit=neuron.emit,
-                levels=neuron.levels,
-                normalize=neuron.normalize,
-                word=8 if out.dtype == torch.float64 else 4,
-            )
+            layer.neurons = _neurons(neuron, out)
         key = layer.name, out.shape[0]
         self._counts[key] = counts.flat + self._counts[key] if key in self._counts else counts.flat
         layer.neurons.updates += out.numel()
@@ -276,6 +268,18 @@ class Collector(Listener):
         for values in self._values.values():
             values.finish()
         return self.layers
+
+
+def _neurons(neuron: nn.Module, out: Tensor) -> Neurons:
+    """The record of a layer that emits out; of a module of somebody else's, which calls the op, as if it
+    leaked and fired.
+    """
+    found = Neurons(shape=tuple(out.shape[2:]), word=8 if out.dtype == torch.float64 else 4)
+    if isinstance(neuron, LIF):
+        leak = neuron.constants()["leak"]
+        found.leaks = isinstance(leak, Tensor) or leak != 1
+        found.emit, found.levels, found.normalize = neuron.emit, neuron.levels, neuron.normalize
+    return found
 
 
 class _Functions(TorchFunctionMode):

@@ -106,8 +106,8 @@ class Listener:
         self.fired(module, counts, out)
 
     def _neuron(self) -> nn.Module | None:
-        """The layer whose neurons just fired: the one that runs, or of a single step the one whose
-        convolution or linear layer ran last.
+        """The layer whose neurons just fired: the one that runs; of a single step the one whose convolution
+        or linear layer ran last; or the module that called the op itself.
         """
         for module in reversed(self.stack):
             if isinstance(module, SpikingLayer):
@@ -115,7 +115,7 @@ class Listener:
             if isinstance(module, LIF):
                 owner = self.owners.get(module)
                 return owner if isinstance(owner, SpikingLayer) else module
-        return self._stepping
+        return self._stepping or (self.stack[-1] if self.stack else None)
 
     def _scored(self, kind: str, scores: Tensor | tuple[Tensor, ...]) -> None:
         gated = [m for m in self.stack if isinstance(m, (SpikingLayer, *MODULES))]
