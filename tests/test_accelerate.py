@@ -242,7 +242,7 @@ def test_what_is_kept_says_why():
     assert "soft (spiking=False)" in why["soft"] and "S2NN is none of ours" in why["odd"]
     assert "leaks (c=0.01)" in why["leaks"] and "no neuron of ours" in why["other"]
     assert "a forward of its own" in why["mine"]
-    assert "1 of 8 neuron layers would compute" in str(report)
+    assert "1 of 8 neuron layers would be exchanged" in str(report)
     assert type(net["good"]) is jelly.IFNode  # a dry run changes nothing
     with pytest.raises(ValueError, match="give an example"):
         accelerate(net)
@@ -363,6 +363,17 @@ def test_networks_of_spikingjelly(name):
     neurons = sum(isinstance(m, jelly.BaseNode) for m in net.modules())
     assert report.covered == len(report.lines) == neurons > 3, report
     assert "In float32 0 of" in str(report)
+
+
+@needs_two
+@needs_snntorch
+def test_the_bench(capsys):
+    """Every network, without the compiler."""
+    from bench import accelerate as bench
+
+    bench.main(["--smoke", "--threads", "1", "--columns", "as it is", "attsnn"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 6 and all(row.count(" ms") == 2 and row.count("x |") == 1 for row in rows)
 
 
 @needs_clock

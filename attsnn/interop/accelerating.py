@@ -32,7 +32,7 @@ class Report:
 
     @property
     def covered(self) -> int:
-        """Neuron layers that compute, or would compute, with our kernels."""
+        """Neuron layers that are, or would be, exchanged."""
         return sum(line.now is not None for line in self.lines)
 
     def restore(self) -> nn.Module:
@@ -44,8 +44,8 @@ class Report:
 
     def __str__(self) -> str:
         rows = [(line.name or "the network", line.was, line.now or "kept", line.why) for line in self.lines]
-        verb = "would compute" if self.dry_run else "compute"
-        head = f"{self.covered} of {len(self.lines)} neuron layers {verb} with attsnn's kernels."
+        verb = "would be" if self.dry_run else "are"
+        head = f"{self.covered} of {len(self.lines)} neuron layers {verb} exchanged."
         if not self.lines:
             head = "No neuron of SpikingJelly's or snnTorch's was found: nothing changed."
         parts = [table(("layer", "was", "is", "why"), rows)] if rows else []
@@ -57,7 +57,8 @@ class Report:
 
 def accelerate(network: nn.Module, example: Any = None, *, dry_run: bool = False) -> Report:
     """Lets the neurons of a network of SpikingJelly (2.0, 0.0.0.0.14, and `clock_driven` of those and of
-    0.0.0.0.12) or snnTorch compute with our kernels, in place, to the same results.
+    0.0.0.0.12) compute with our kernels, in place, to the same results; of snnTorch's, whose steps are the
+    user's, the reset is a comparison.
 
     A neuron stays the object that it is; its class becomes a subclass of its own, which overrides the steps.
     So the state dict, hooks, `isinstance`, `reset_net`, `set_step_mode` and `utils.reset` are as before, and

@@ -71,10 +71,9 @@ def parametric(m: Any) -> dict[str, Any]:
     return {**fixed, **learned, **({} if m.decay_input else {"gain": 1.0})}
 
 
-def snntorch_fire(m: Any) -> dict[str, Any]:
-    """Of the comparison alone, which has no state."""
-    threshold = m.threshold
-    return {"threshold": threshold, "strict": True, "surrogate": surrogate_of(m.spike_grad)}
+def comparing(m: Any) -> dict[str, Any]:
+    """Of what fires where it is above the threshold."""
+    return {"surrogate": surrogate_of(m.spike_grad)}
 
 
 # ---- steps
@@ -178,19 +177,14 @@ def _state(m: Any, x: Tensor) -> Tensor | None:
 
 
 class SnnTorchSteps(Exchanged):
-    """`snntorch.Leaky`, whose step is the user's: the same arithmetic, its comparisons as one op each."""
+    """`snntorch.Leaky`, whose step is the user's: only its reset, which has no gradient, is the comparison
+    alone. To fire by an op of one step was tried and is slower.
+    """
 
     def mem_reset(self, mem: Tensor) -> Tensor:
         if self._ours() is None:
             return super().mem_reset(mem)
         return (mem.detach() > self.threshold.detach()).to(mem.dtype)
-
-    def fire(self, mem: Tensor) -> Tensor:
-        ours = self._ours()
-        if ours is None:
-            return super().fire(mem)
-        fired = ops.lif(mem[None], None, final_state=False, **ours)[0][0]
-        return fired.float()  # as theirs, whatever the membrane's type
 
     def distances(self, *args: Any) -> Tensor:
         """Of the membrane to the threshold, of what the module takes; the state stays."""
@@ -216,7 +210,7 @@ KINDS: dict[tuple[str, str], Kind] = {
     (V0, "MultiStepIFNode"): Kind("IF", integrating, ClockSequences),
     (V0, "MultiStepLIFNode"): Kind("LIF", leaky, ClockSequences),
     (V0, "MultiStepParametricLIFNode"): Kind("PLIF", parametric, ClockSequences),
-    ("snntorch._neurons.leaky", "Leaky"): Kind("the firing of Leaky", snntorch_fire, SnnTorchSteps),
+    ("snntorch._neurons.leaky", "Leaky"): Kind("comparison for the reset", comparing, SnnTorchSteps),
 }
 PEERS = ("spikingjelly", "snntorch", "norse")
 
