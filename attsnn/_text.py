@@ -1,5 +1,6 @@
-"""Tables of text."""
+"""Tables of text, and numbers in them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,3 +21,20 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
     )
+
+
+def amount(value: float | None) -> str:
+    """A count with three digits: 1.18 M; "-" where there is none."""
+    return _digits(value, (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
+
+
+def joules(nj: float | None, micro: str = "u") -> str:
+    """An energy in nJ with three digits and its unit; "-" where there is none. `micro`: how to write µ."""
+    return _digits(nj, (1e6, " mJ"), (1e3, f" {micro}J"), (1.0, " nJ"))
+
+
+def _digits(value: float | None, *units: tuple[float, str]) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    unit, name = next((u for u in units if abs(value) >= u[0]), units[-1])
+    return f"{value / unit:.3g}{name}"

@@ -15,6 +15,7 @@ import torch
 
 from attsnn import plot
 from attsnn.__main__ import main
+from attsnn._text import amount, joules
 from attsnn.plot import page, reading, saying
 from attsnn.plot.figures import colours
 from attsnn.reference import PFAScores
@@ -290,7 +291,9 @@ def test_answers(runs):
     assert better({"test_error": 0.1}, {"test_accuracy": 0.2}) is None
     denser = saying.verdicts(base, run)
     assert {v.question: v.answer for v in denser}["Is it sparser?"] == "no"
-    assert saying.energy(2.5e6) == "2.5 mJ" and saying.count(1234.0) == "1.23 k"
+    assert saying.energy(2.5e6) == "2.5 mJ" and amount(1234.0) == "1.23 k"
+    assert saying.energy(-1500.0) == "-1.5 µJ" and joules(1500.0) == "1.5 uJ"  # a terminal may know no µ
+    assert saying.energy(None) == joules(float("nan")) == amount(None) == "-" and amount(0) == "0"
 
 
 def test_epochs_with_one_sentence_stand_together():

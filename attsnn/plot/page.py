@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from attsnn._files import replace_file
+from attsnn._text import amount
 
 from . import spikes, training
 from .figures import _matplotlib
 from .reading import PICTURES, Read, finite, read
-from .saying import base_of, count, energy, verdicts
+from .saying import base_of, energy, verdicts
 
 SAME = ("name", "runs_dir", "resume", "dry_run", "eval", "checkpoint")  # options that say nothing of a result
 
@@ -42,7 +43,7 @@ class Figure(NamedTuple):
 def report(paths: Sequence[Path], out: Path) -> list[Read]:
     """Writes the page of these run directories to `out`; returns what was read.
 
-    Raises NoRunError for a folder that is no run, ValueError where two runs have one name.
+    Runs of one name are called by their folders, too. Raises NoRunError for a folder that is no run.
     """
     runs = [read(path) for path in paths]
     names = [run.name for run in runs]
@@ -219,7 +220,7 @@ def _layers(run: Read) -> Table:
                 Cell(" × ".join(map(str, row["output"])) or "-", float(np.prod(row["output"] or [0]))),
                 Cell(f"{row['parameters']:,}", row["parameters"]),
                 Cell("-" if rate is None else f"{rate:.2%}", -1.0 if rate is None else rate),
-                *(Cell(count(value), value) for value in counts),
+                *(Cell(amount(value), value) for value in counts),
                 *(Cell(energy(value), value) for value in row["energy"].values()),
             ]
         )
@@ -238,7 +239,7 @@ def _energies(run: Read) -> list[str]:
     if twin is not None:
         said.append(f"r_EE against the non-spiking twin, papers' model: {twin:.2f}.")
     if profile["gate_macs"]:
-        said.append(f"The gates take {count(profile['gate_macs'])} MACs (derived counts).")
+        said.append(f"The gates take {amount(profile['gate_macs'])} MACs (derived counts).")
     return said
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from attsnn._text import joules
+
 from .reading import Read
 
 
@@ -106,13 +108,6 @@ def _why(run: Read, base: Read) -> Verdict | None:
     return Verdict("Why?", f"r_EE {theirs / ours:.2f}", said)
 
 
-def energy(nj: float) -> str:
-    """With three digits and its unit."""
-    unit, name = next((u for u in ((1e6, "mJ"), (1e3, "µJ")) if abs(nj) >= u[0]), (1.0, "nJ"))
-    return f"{nj / unit:.3g} {name}"
-
-
-def count(value: float) -> str:
-    """With three digits."""
-    unit, letter = next((u for u in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if abs(value) >= u[0]), (1.0, ""))
-    return f"{value / unit:.3g}{letter}"
+def energy(nj: float | None) -> str:
+    """As a page writes it."""
+    return joules(nj, micro="µ")

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attsnn._text import markdown, table
+from attsnn._text import amount, joules, markdown, table
+from attsnn.layers.settling import AsItWas
 
 from .profiling import profile
-from .result import Profile, amount, nj
+from .result import Profile
 
 Batch = Tensor | tuple[Tensor, Tensor]
 
@@ -59,7 +60,7 @@ class Comparison:
         for name, p in self.profiles.items():
             row = [name, *([f"{self.accuracy[name]:.2%}"] if self.accuracy else []), f"{p.parameters:,}"]
             row += [amount(p.spikes), f"{p.nasar:.4f}", amount(p.gates)]
-            row += [*map(nj, p.total.energy.values()), f"{self.r_ee(name):.3g}", f"{p.r_ee():.3g}"]
+            row += [*map(joules, p.total.energy.values()), f"{self.r_ee(name):.3g}", f"{p.r_ee():.3g}"]
             if self.published:
                 known = self.published.get(name)
                 row += ["-", "-"] if known is None else [f"{known.r_ee:g}", f"{known.nasar:g}"]
@@ -103,13 +104,12 @@ def compare(
         batches = list(batches)
     profiles, accuracy = {}, {}
     for name, network in networks.items():
-        modes = {module: module.training for module in network.modules()}
+        was = AsItWas(network)
         network.eval()
         try:
             profiles[name], accuracy[name] = _measured(network, batches, forward, costs)
         finally:
-            for module, mode in modes.items():
-                module.training = mode
+            was.restore()
     plain = [name for name, p in profiles.items() if not p.gates]
     base = base or (plain[0] if len(plain) == 1 else next(iter(networks)))
     shown = {name: share for name, share in accuracy.items() if share is not None}

@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from attsnn._files import replace_file
-from attsnn._text import markdown, table
+from attsnn._text import amount, joules, markdown, table
 
 from . import energy
 from .energy import Costs, Operations
@@ -245,7 +245,7 @@ class Profile:
             f"Of one sample, the mean of {self.samples:,}: {total.neurons:,} neurons, {total.spikes:,.0f} "
             f"spikes, NASAR {self.nasar:.4f}."
         ]
-        e = ", ".join(f"{name} {nj(value)}" for name, value in total.energy.items() if value == value)
+        e = ", ".join(f"{name} {joules(value)}" for name, value in total.energy.items() if value == value)
         lines.append(f"Energy: {e}; r_EE against the non-spiking twin {twin:.2f} (papers' model).")
         if self.gates:
             when = "at every step" if self.costs.per_step else "once a window"
@@ -268,7 +268,7 @@ class Profile:
             rate = "-" if row.rate is None else f"{row.rate:.2%}"
             output = " x ".join(map(str, row.output)) or "-"
             cells.append((row.layer, output, rate, amount(row.synaptic), amount(row.macs), *_shown(row)))
-        head = ("layer", "output", "rate", "synaptic", "MACs", *(f"{name}" for name in _SHOWN))
+        head = ("layer", "output", "rate", "synaptic", "MACs", *_SHOWN)
         return "\n".join([table(head, cells), "", *self._below()])
 
     def __repr__(self) -> str:
@@ -328,7 +328,7 @@ _SHOWN = ("papers", "operations", "memory")  # in the narrower table
 
 
 def _shown(row: Row) -> list[str]:
-    return [nj(row.energy[name]) for name in _SHOWN]
+    return [joules(row.energy[name]) for name in _SHOWN]
 
 
 _COUNTS = (*("dense", "synaptic"), *Operations._fields[1:])
@@ -355,7 +355,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.parameters:,}",
         "-" if row.rate is None else f"{row.rate:.2%}",
         *map(amount, counts),
-        *map(nj, row.energy.values()),
+        *map(joules, row.energy.values()),
     )
 
 
@@ -366,22 +366,3 @@ def _known(value: Any) -> Any:
     if isinstance(value, list):
         return [_known(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def amount(value: float) -> str:
-    """A count with three digits: 1.18 M."""
-    if math.isnan(value):
-        return "-"
-    for unit, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= unit:
-            return f"{value / unit:.3g}{letter}"
-    return f"{value:.3g}"
-
-
-def nj(value: float) -> str:
-    """An energy in nJ with three digits and its unit."""
-    if math.isnan(value):
-        return "-"
-    unit, name = next((u for u in ((1e6, "mJ"), (1e3, "uJ")) if value >= u[0]), (1.0, "nJ"))
-    return f"{value / unit:.3g} {name}"
-    raise AssertionError
