@@ -75,8 +75,8 @@ $(OLD_PEERS)/.installed: $(VENV)/.built
 
 # What compares with the peers, in their environments.
 test-peers: $(PEERS)/.installed $(OLD_PEERS)/.installed
-	PYTHONPATH=$(CURDIR) $(PEERS)/bin/python -m pytest -q tests/test_profile_peers.py tests/test_accelerate.py
-	PYTHONPATH=$(CURDIR) $(OLD_PEERS)/bin/python -m pytest -q tests/test_accelerate.py
+	PYTHONPATH=$(CURDIR) $(PEERS)/bin/python -m pytest -q tests/test_profile_peers.py tests/test_accelerate.py tests/test_fusing.py
+	PYTHONPATH=$(CURDIR) $(OLD_PEERS)/bin/python -m pytest -q tests/test_accelerate.py tests/test_fusing.py
 
 # With the peers where `make bench-peers` has set them up, in less than five minutes: columns that take long to
 # be ready or to be timed are left to the scripts, which try every one.

@@ -1,10 +1,12 @@
 """Networks of SpikingJelly and snnTorch as they are, compiled, and after `attsnn.accelerate`.
 
-python bench/accelerate.py [--device cpu|cuda] [--case SEW ...] [--columns ...] [--threads 2] [--smoke]
+python bench/accelerate.py [--device cpu|cuda] [--dtype bf16] [--case SEW ...] [--columns ...] [--threads 2]
+                           [--smoke]
 
-Rows: a training step and an inference, each from a state that was reset. `accelerate` verifies the outputs
-before anything is timed. Peak memory is that of a training step, on a GPU. Nothing is recorded. A column that
-cannot run says why. Needs the peers: make bench-peers.
+Rows: a training step and an inference, each from a state that was reset, and beside them how many times as
+fast as the network as it is; the peak memory of a step. `accelerate` verifies the outputs before anything is
+timed. "Bare" is the network without norms and neurons, faster than which no kernel of theirs can make it.
+Nothing is recorded. A column that cannot run says why. Needs the peers: make bench-peers.
 """
 
 import copy
@@ -18,26 +20,31 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attsnn import accelerate
 from bench import harness, tables
 from bench.peers import OURS
 
-COLUMNS = ("as it is", "torch.compile", OURS)
+AS_IT_IS, COMPILED, FUSED, LAST, BARE = (
+    "as it is", "torch.compile", f"{OURS}, fused", f"{OURS}, fused, channels-last", "bare",
+)  # fmt: skip
+COLUMNS = (AS_IT_IS, COMPILED, OURS, FUSED, LAST, BARE)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, what resets it, and its input."""
+    """A network, what resets it, its input, and a small one, on which it is verified."""
 
     name: str
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
     smoke: tuple[int, ...]
     reset: Callable[[nn.Module], object] = lambda net: None
+    device: str = ""  # that it is for alone
 
 
-def _jelly(module: str, name: str, **how) -> nn.Module:
+def _jelly(module: str, name: str, num_classes: int = 10, **how) -> nn.Module:
     from importlib import import_module
 
     from spikingjelly.activation_based import functional, neuron, surrogate
@@ -48,7 +55,9 @@ def _jelly(module: str, name: str, **how) -> nn.Module:
         "detach_reset": True,
         **how,
     }
-    net = getattr(import_module(f"spikingjelly.activation_based.model.{module}"), name)(num_classes=10, **how)
+    net = getattr(import_module(f"spikingjelly.activation_based.model.{module}"), name)(
+        num_classes=num_classes, **how
+    )
     functional.set_step_mode(net, "m")
     return net
 
@@ -87,6 +96,9 @@ class Tutorial(nn.Module):
 CASES = (
     Case("SEW-ResNet18, T=4", lambda: _jelly("sew_resnet", "sew_resnet18", cnf="ADD"), (4, 8, 3, 64, 64),
          (2, 1, 3, 32, 32), _reset),
+    # The row of SpikingJelly's own comparison of its backends (pull request 740), with --dtype bf16.
+    Case("SEW-ResNet18 at 224, T=4", lambda: _jelly("sew_resnet", "sew_resnet18", 1000, cnf="ADD"),
+         (4, 112, 3, 224, 224), (2, 1, 3, 32, 32), _reset, "cuda"),
     Case("Spikformer for CIFAR-10, T=4", lambda: _jelly("spikformer", "spikformer_cifar10", T=4),
          (4, 4, 3, 32, 32), (4, 1, 3, 32, 32), _reset),
     Case("snnTorch's tutorial network, 25 steps", Tutorial, (32, 1, 28, 28), (2, 1, 28, 28)),
@@ -110,42 +122,58 @@ def functions(net: nn.Module, case: Case, x: Tensor, called: nn.Module) -> dict[
     return {"training step": step, "inference": inference}
 
 
-def measure(case: Case, chosen) -> list[tuple[str, ...]]:
+class Nothing(nn.Module):
+    """In the place of a norm or a neuron."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def column(name: str, net: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Module]:
+    """A copy of the network as that column has it, and what is called."""
+    own = copy.deepcopy(net)
+    if name == BARE:
+        neurons = {line.name for line in accelerate(own, dry_run=True).lines}
+        norms = {key for key, module in own.named_modules() if isinstance(module, _BatchNorm)}
+        for key in neurons | norms:
+            own.set_submodule(key, Nothing())
+    if name == LAST:
+        own = own.to(memory_format=torch.channels_last)
+    if name in (OURS, FUSED, LAST):
+        accelerate(own, example, fuse=name != OURS)
+    return own, torch.compile(own) if name == COMPILED else own
+
+
+def measure(case: Case, chosen, dtype: str) -> list[tuple[str, ...]]:
     """Rows of the table."""
     torch.manual_seed(0)
-    x = torch.rand(case.smoke if chosen.smoke else case.shape).to(chosen.device)
-    net, rows, gaps = case.make().to(chosen.device), {}, {}
-    for column in chosen.columns:
-        own = copy.deepcopy(net)
-        if column == OURS:
-            accelerate(own, x)
-        called = torch.compile(own) if column == "torch.compile" else own
-        found = functions(own, case, x, called)
+    kind = {"device": chosen.device, "dtype": harness.DTYPES[dtype]}
+    x, example = (torch.rand(shape, **kind) for shape in (case.shape, case.smoke))
+    net, rows, gaps = case.make().to(**kind), {}, {}
+    for name in chosen.columns:
         try:
-            for function in found.values():
+            own, called = column(name, net, example)
+            rows[name] = functions(own, case, example if chosen.smoke else x, called)
+            for function in rows[name].values():
                 function()
         except Exception as error:  # what a compiler says has no common type
-            gaps[column] = type(error).__name__
-            continue
-        rows[column] = found
+            gaps[name] = type(error).__name__
+            rows.pop(name, None)
     shown = []
     for what in ("training step", "inference"):
         how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
-        times = harness.measure(
-            {c: r[what] for c, r in rows.items()}, chosen.device, **{**how, "flush": False}
-        )
-        own = times.get(OURS)
+        timed = {name: row[what] for name, row in rows.items()}
+        times = harness.measure(timed, chosen.device, **{**how, "flush": False})
+        first = times.get(AS_IT_IS)
         cells = []
-        for column in chosen.columns:
-            if column in gaps:
-                cells.append(gaps[column])
-            elif own is None or column == OURS:
-                cells.append(f"{tables.ms(times[column].median)} ms")
-            else:
-                ratio = times[column].median / own.median
-                cells.append(f"{tables.ms(times[column].median)} ms, {ratio:.2f}x")
-        shown.append((f"{case.name}, {what}", *cells))
-    return shown
+        for name in chosen.columns:
+            own = times.get(name)
+            ratio = f", {first.median / own.median:.2f}x" if own and first and name != AS_IT_IS else ""
+            cells.append(f"{tables.ms(own.median)} ms{ratio}" if own else gaps[name])
+        shown.append((f"{case.name}, {dtype}, {what}", *cells))
+    peaks = {name: harness.peak_bytes(row["training step"], chosen.device) for name, row in rows.items()}
+    cells = [f"{tables.mib(peaks[name])} MiB" if name in peaks else "" for name in chosen.columns]
+    return [*shown, (f"{case.name}, {dtype}, peak of a step", *cells)]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -154,8 +182,10 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [
         row
         for case in CASES
-        if not chosen.case or any(word in case.name for word in chosen.case)
-        for row in measure(case, chosen)
+        if case.device in ("", chosen.device)
+        and (not chosen.case or any(word in case.name for word in chosen.case))
+        for dtype in chosen.dtype
+        for row in measure(case, chosen, dtype)
     ]
     print(tables.table(("network", *chosen.columns), rows))
 

@@ -7,17 +7,34 @@ from torch import nn
 
 from attsnn._text import table
 
-from .exchange import KINDS, PEERS, Exchanged, exchanged, kind_of, name_of, reason_to_keep
-from .verifying import verify
+from .exchange import (
+    KINDS,
+    NORMS,
+    PEERS,
+    Exchanged,
+    HandsOn,
+    Stateful,
+    exchanged,
+    kind_of,
+    name_of,
+    names_of,
+    reason_to_keep,
+)
+from .finding import Link
+from .fusing import Chain, reason_against
+from .verifying import links_of, verify
 
 
 class Line(NamedTuple):
-    """A neuron: its name, what it was, what it is, None where it was kept, and why."""
+    """A neuron: its name, what it was, what it is, None where it was kept, and why it was, or is not fused;
+    `chain`: the names of the layers that are one op, and of what they read.
+    """
 
     name: str
     was: str
     now: str | None
     why: str
+    chain: tuple[str, ...] = ()
 
 
 @dataclass
@@ -26,36 +43,47 @@ class Report:
 
     network: nn.Module
     lines: list[Line]
-    exchanged: dict[str, nn.Module] = field(default_factory=dict)
+    exchanged: list[nn.Module] = field(default_factory=list)
     verified: list[str] = field(default_factory=list)
     dry_run: bool = False
+    fuse: bool = False
 
     @property
     def covered(self) -> int:
         """Neuron layers that are, or would be, exchanged."""
         return sum(line.now is not None for line in self.lines)
 
+    @property
+    def chains(self) -> list[tuple[str, ...]]:
+        """The names of convolution or linear layer, norm and neuron that are, or would be, fused."""
+        return [line.chain for line in self.lines if line.chain]
+
     def restore(self) -> nn.Module:
-        """Gives every neuron its class back; returns the network."""
-        for module in self.exchanged.values():
+        """Gives every neuron and norm its class back; returns the network."""
+        for module in self.exchanged:
             if isinstance(module, Exchanged):
+                module.__dict__.pop("_chain", None)
                 module.__class__ = type(module)._theirs
         return self.network
 
     def __str__(self) -> str:
+        if not self.lines:
+            return "No neuron of SpikingJelly's or snnTorch's was found: nothing changed."
         rows = [(line.name or "the network", line.was, line.now or "kept", line.why) for line in self.lines]
         verb = "would be" if self.dry_run else "are"
-        head = f"{self.covered} of {len(self.lines)} neuron layers {verb} exchanged."
-        if not self.lines:
-            head = "No neuron of SpikingJelly's or snnTorch's was found: nothing changed."
-        parts = [table(("layer", "was", "is", "why"), rows)] if rows else []
-        return "\n".join([*parts, head, *self.verified])
+        parts = [table(("layer", "was", "is", "why"), rows)]
+        parts += [f"{self.covered} of {len(self.lines)} neuron layers {verb} exchanged."]
+        if self.fuse:
+            parts += [f"{len(self.chains)} {verb} one op with the norm before it."]
+        return "\n".join([*parts, *self.verified])
 
     def __repr__(self) -> str:
-        return f"Report({self.covered} of {len(self.lines)} neuron layers)"
+        return f"Report({self.covered} of {len(self.lines)} neuron layers, {len(self.chains)} fused)"
 
 
-def accelerate(network: nn.Module, example: Any = None, *, dry_run: bool = False) -> Report:
+def accelerate(
+    network: nn.Module, example: Any = None, *, fuse: bool = False, dry_run: bool = False
+) -> Report:
     """Lets the neurons of a network of SpikingJelly (2.0, 0.0.0.0.14, and `clock_driven` of those and of
     0.0.0.0.12) compute with our kernels, in place, to the same results; of snnTorch's, whose steps are the
     user's, the reset is a comparison.
@@ -69,8 +97,10 @@ def accelerate(network: nn.Module, example: Any = None, *, dry_run: bool = False
         example: an input: a tensor, or a tuple or dict of arguments. On it copies of the network, before and
             after, are compared in float64 before this returns (of snnTorch, which has float32 alone, in
             that), in the mode that the network is in: each neuron on what it was fed, its spikes, gradients
-            and state, then the whole. Hooks do not run on the copies. Not of a dry run.
-        dry_run: only say what would be done.
+            and state, then the whole. Hooks do not run on the copies.
+        fuse: a batch norm whose output goes to a neuron alone is computed by the neuron, in one op: the norm
+            hands on what it is given. Which these are is seen on the example.
+        dry_run: only say what would be done. Without an example nothing is verified, nor seen to be fused.
 
     Returns a `Report`: print it. Raises ValueError without an example, and MismatchError, with everything as
     it was, where the results differ.
@@ -79,28 +109,57 @@ def accelerate(network: nn.Module, example: Any = None, *, dry_run: bool = False
         raise ValueError(
             "accelerate: give an example of the network's input, on which it is verified; or dry_run=True"
         )
-    lines, chosen = [], {}
-    for name, module in network.named_modules():
-        line = _look(name, module)
-        if line is not None:
-            lines.append(line)
-            if line.now is not None:
-                chosen[name] = module
-    report = Report(network, lines, dry_run=dry_run)
+    lines = [line for line in (_look(*each) for each in network.named_modules()) if line is not None]
+    chosen, links = [line.name for line in lines if line.now is not None], {}
+    if fuse and example is not None:
+        lines, links = _linked(network, lines, chosen, example)
+    report = Report(network, lines, dry_run=dry_run, fuse=fuse)
+    if dry_run and fuse and example is None:
+        report.verified = ["What is fused is seen on an example: give one."]
     if dry_run or not chosen:
         return report
-    report.verified = verify(network, [*chosen], example, _exchange)
-    report.exchanged = chosen
-    _exchange(network, [*chosen])
+    report.verified = verify(network, chosen, links, example, _exchange)
+    report.exchanged = _exchange(network, chosen, links)
     return report
 
 
-def _exchange(network: nn.Module, names: list[str]) -> None:
-    """Gives those modules our class."""
-    modules = dict(network.named_modules())
-    for name in names:
+def _exchange(network: nn.Module, neurons: list[str], links: dict[str, Link]) -> list[nn.Module]:
+    """Gives those modules, and the norms that they are linked with, our classes; returns them."""
+    modules, done = dict(network.named_modules()), []
+    for name in neurons:
         module = modules[name]
-        module.__class__ = exchanged(type(module), kind_of(module))
+        module.__class__ = exchanged(type(module), kind_of(module).steps)
+        done.append(module)
+    for name, link in links.items():
+        norm, neuron = modules[link.norm], modules[name]
+        norm.__class__ = exchanged(type(norm), HandsOn)
+        norm._chain = neuron._chain = Chain((link.norm, name), norm, neuron, link.last)
+        done.append(norm)
+    return done
+
+
+def _linked(network: nn.Module, lines: list[Line], chosen: list[str], example: Any) -> tuple:
+    """The lines with what is fused, or why it is not, and the links."""
+    modules = dict(network.named_modules())
+    norms = [name for name, module in modules.items() if names_of(type(module)) in NORMS]
+    neurons = [name for name in chosen if issubclass(kind_of(modules[name]).steps, Stateful)]
+    found = links_of(network, chosen, norms, neurons, example, _exchange)
+    links, told = {}, []
+    for line in lines:
+        link = found.get(line.name, "its loop over time is the user's")
+        if line.now is None:
+            told.append(line)
+            continue
+        if isinstance(link, Link):
+            link = reason_against(link.norm, modules[link.norm], modules[line.name]) or link
+        if isinstance(link, Link):
+            links[line.name] = link
+            chain = (*([link.layer] if link.layer else []), link.norm, line.name)
+            now = f"{line.now}, with {link.norm}"
+            told.append(line._replace(now=now, chain=chain))
+        else:
+            told.append(line._replace(why=f"not fused: {link}"))
+    return told, links
 
 
 def _look(name: str, module: nn.Module) -> Line | None:

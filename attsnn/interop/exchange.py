@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attsnn import neurons, ops
 from attsnn.reference import state_dtype
 
+from .fusing import Chain
 from .surrogates import NoneOfOursError, surrogate_of
 
 V2, V1, V0 = (
@@ -56,17 +57,22 @@ def _integrating(v_threshold, v_reset, detach_reset, surrogate) -> dict[str, Any
     return neurons.integrate_and_fire(v_threshold, v_reset, **how).arguments()
 
 
+def _kept(function: Callable, *values: Any) -> dict[str, Any]:
+    """function(*values), as it was found before; torch.compile wants the function itself."""
+    return (function.__wrapped__ if torch.compiler.is_compiling() else function)(*values)
+
+
 def leaky(m: Any) -> dict[str, Any]:
     values = [getattr(m, name) for name in CONSTANTS]
-    return _leaky(*values, surrogate_of(m.surrogate_function))
+    return _kept(_leaky, *values, surrogate_of(m.surrogate_function))
 
 
 def integrating(m: Any) -> dict[str, Any]:
-    return _integrating(m.v_threshold, m.v_reset, m.detach_reset, surrogate_of(m.surrogate_function))
+    return _kept(_integrating, m.v_threshold, m.v_reset, m.detach_reset, surrogate_of(m.surrogate_function))
 
 
 def parametric(m: Any) -> dict[str, Any]:
-    fixed = _integrating(m.v_threshold, m.v_reset, m.detach_reset, surrogate_of(m.surrogate_function))
+    fixed = _kept(_integrating, m.v_threshold, m.v_reset, m.detach_reset, surrogate_of(m.surrogate_function))
     learned = neurons.parametric(m.w, m.v_reset)
     return {**fixed, **learned, **({} if m.decay_input else {"gain": 1.0})}
 
@@ -81,53 +87,58 @@ def comparing(m: Any) -> dict[str, Any]:
 
 
 class Exchanged:
-    """What all of them have. `_theirs` is the class that was exchanged, `_kind` how it is computed."""
+    """What all of them have. `_theirs` is the class that was exchanged, `_chain` what it is fused with."""
 
     _theirs: type
-    _kind: Kind
+    _chain: Chain | None = None
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         state = self.__getstate__() if hasattr(type(self), "__getstate__") else self.__dict__
-        return _made_again, (self._theirs,), state
+        return _made_again, (self._theirs, type(self).__bases__[0]), state
+
+    def _constants(self) -> dict[str, Any]:
+        return KINDS[names_of(self._theirs)].constants(self)
 
     def _ours(self) -> dict[str, Any] | None:
         """The neuron's constants as they are now; None where it has since become one that is kept."""
         if getattr(self, "store_v_seq", False) or getattr(self, "_neuron_precision", None) is not None:
             return None
         try:
-            return self._kind.constants(self)
+            return self._constants()
         except NoneOfOursError:
             return None
 
 
-def _made_again(theirs: type) -> nn.Module:
+def _made_again(theirs: type, steps: type) -> nn.Module:
     """Of a copy or a pickle, before its state is given."""
-    kind = KINDS[theirs.__module__, theirs.__qualname__]
-    own = exchanged(theirs, kind)
+    own = exchanged(theirs, steps)
     return own.__new__(own)
 
 
-class _Stateful(Exchanged):
+class Stateful(Exchanged):
     """SpikingJelly's, whose state is `v`."""
 
     def _stepped(self, x: Tensor, ours: dict[str, Any]) -> Tensor:
         """x [T, N, ...] from the state, which goes on, in the graph."""
-        out, self.v = ops.lif(x, _state(self, x), **ours)
+        if self._chain is not None and self._chain.take(self):
+            out, self.v = self._chain.seam(x, _state(self, x), ours)
+        else:
+            out, self.v = ops.lif(x, _state(self, x), **ours)
         return out
 
     def distances(self, x: Tensor) -> Tensor:
         """Of the membrane to the threshold, of x as the module takes it; the state stays."""
-        sequence = x if self._sequences() else x[None]
-        how = {**self._kind.constants(self), "emit": "membrane", "final_state": False}
+        sequence = x if self.takes_sequences() else x[None]
+        how = {**self._constants(), "emit": "membrane", "final_state": False}
         found = ops.lif(sequence, _state(self, sequence), **how)[0] - self.v_threshold
-        return found if self._sequences() else found[0]
+        return found if self.takes_sequences() else found[0]
 
-    def _sequences(self) -> bool:
+    def takes_sequences(self) -> bool:
         """Whether it takes [T, N, ...], not a step."""
         return self.step_mode == "m"
 
 
-class SpikingJellySteps(_Stateful):
+class SpikingJellySteps(Stateful):
     """`single_step_forward` and `multi_step_forward`, by which modules of 0.0.0.0.13 and later step."""
 
     def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -143,25 +154,25 @@ class SpikingJellySteps(_Stateful):
         return self._stepped(x_seq, ours)
 
 
-class ClockSteps(_Stateful):
+class ClockSteps(Stateful):
     """A neuron of `clock_driven` that takes a step [N, ...]."""
 
     def forward(self, x: Tensor) -> Tensor:
         ours = self._ours()
         return super().forward(x) if ours is None else self._stepped(x[None], ours)[0]
 
-    def _sequences(self) -> bool:
+    def takes_sequences(self) -> bool:
         return False
 
 
-class ClockSequences(_Stateful):
+class ClockSequences(Stateful):
     """A neuron of `clock_driven` that takes a sequence [T, N, ...]."""
 
     def forward(self, x_seq: Tensor) -> Tensor:
         ours = self._ours()
         return super().forward(x_seq) if ours is None else self._stepped(x_seq, ours)
 
-    def _sequences(self) -> bool:
+    def takes_sequences(self) -> bool:
         return True
 
 
@@ -194,6 +205,15 @@ class SnnTorchSteps(Exchanged):
         return found
 
 
+class HandsOn(Exchanged):
+    """A batch norm that leaves its work to the neuron after it, where that can do it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._chain is not None and self._chain.open(self):
+            return x
+        return super().forward(x)
+
+
 # ---- which
 # ------------------------------------------------------------------------------------------
 
@@ -212,6 +232,14 @@ KINDS: dict[tuple[str, str], Kind] = {
     (V0, "MultiStepParametricLIFNode"): Kind("PLIF", parametric, ClockSequences),
     ("snntorch._neurons.leaky", "Leaky"): Kind("comparison for the reset", comparing, SnnTorchSteps),
 }
+NORMS = {  # whose statistics are those of all that they are given
+    ("torch.nn.modules.batchnorm", "BatchNorm1d"),
+    ("torch.nn.modules.batchnorm", "BatchNorm2d"),
+    ("spikingjelly.activation_based.layer.bn", "BatchNorm1d"),
+    ("spikingjelly.activation_based.layer.bn", "BatchNorm2d"),
+    ("spikingjelly.activation_based.layer", "BatchNorm1d"),
+    ("spikingjelly.activation_based.layer", "BatchNorm2d"),
+}
 PEERS = ("spikingjelly", "snntorch", "norse")
 
 
@@ -221,7 +249,12 @@ def name_of(kind: type) -> str:
 
 def kind_of(module: nn.Module) -> Kind | None:
     """What a module is by its exact class."""
-    return KINDS.get((type(module).__module__, type(module).__qualname__))
+    return KINDS.get(names_of(type(module)))
+
+
+def names_of(kind: type) -> tuple[str, str]:
+    """By which a class is known."""
+    return kind.__module__, kind.__qualname__
 
 
 def reason_to_keep(module: Any) -> str | None:
@@ -256,10 +289,7 @@ def _reason_of_leaky(m: Any) -> str | None:
 
 
 @functools.cache
-def exchanged(theirs: type, kind: Kind) -> type:
-    """The subclass of a class that computes with our kernels."""
-    return type(
-        theirs.__name__,
-        (kind.steps, theirs),
-        {"__module__": __name__, "__doc__": theirs.__doc__, "_theirs": theirs, "_kind": kind},
-    )
+def exchanged(theirs: type, steps: type) -> type:
+    """The subclass of a class that does those steps in our way."""
+    own = {"_theirs": theirs}
+    return type(theirs.__name__, (steps, theirs), {"__module__": __name__, "__doc__": theirs.__doc__, **own})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .exchange import Exchanged
+from .finding import Link, find
 
 
 class _Bounds(NamedTuple):
@@ -28,7 +28,7 @@ class _Bounds(NamedTuple):
 BOUNDS = {torch.float64: _Bounds(1e-9, 1e-9, 1e-12), torch.float32: _Bounds(1e-6, 1e-5, 1e-6)}
 CALLS = 64  # of a neuron that are looked at
 
-Exchange = Callable[[nn.Module, list[str]], None]
+Exchange = Callable[[nn.Module, list[str], dict[str, Link]], Any]
 
 
 class MismatchError(RuntimeError):
@@ -36,45 +36,103 @@ class MismatchError(RuntimeError):
 
 
 class _Call(NamedTuple):
-    """What a neuron was called with, and its state then."""
+    """What a neuron, or the norm before it, was called with, and the neuron's state then."""
 
     args: tuple
     state: Any
 
 
-def verify(network: nn.Module, names: list[str], example: Any, exchange: Exchange) -> list[str]:
+def verify(
+    network: nn.Module, names: list[str], links: dict[str, Link], example: Any, exchange: Exchange
+) -> list[str]:
     """Sentences that say how it was verified; the network is not touched. Raises MismatchError."""
-    devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
-    modules = dict(network.named_modules())
-    narrow = any(hasattr(modules[name], "spike_grad") for name in names)  # snnTorch's spikes are float32
-    with torch.random.fork_rng(devices=[*devices]):
-        check = _Check(network, names, example, exchange, torch.float32 if narrow else torch.float64)
+    with _own_random_numbers(network):
+        check = _Check(network, names, links, example, exchange)
         return [check.neurons(), check.whole(), check.as_it_is()]
 
 
+def links_of(
+    network: nn.Module,
+    names: list[str],
+    norms: list[str],
+    neurons: list[str],
+    example: Any,
+    exchange: Exchange,
+) -> dict[str, Link | str]:
+    """Of each of the neurons its link to one of the norms, or in words why it has none."""
+    with _own_random_numbers(network):
+        check = _Check(network, names, {}, example, exchange)
+        own = check.exchanged(check.dtype)
+        return find(own, norms, neurons, lambda: _call(own, example, check.dtype))
+
+
+def _own_random_numbers(network: nn.Module):
+    return torch.random.fork_rng(
+        devices=[*{p.device for p in network.parameters() if p.device.type == "cuda"}]
+    )
+
+
+class _Unit(NamedTuple):
+    """What is verified at once: a neuron, and the norm before it where they are fused."""
+
+    name: str
+    link: Link | None
+
+    @property
+    def entry(self) -> str:
+        return self.link.norm if self.link else self.name
+
+    def of(self, modules: dict[str, nn.Module]) -> list[nn.Module]:
+        return [modules[name] for name in dict.fromkeys((self.entry, self.name))]
+
+    def run(self, modules: dict[str, nn.Module], args: tuple) -> Any:
+        if self.link is None:
+            return modules[self.name](*args)
+        return modules[self.name](self.link.moved(modules[self.link.norm](*args)))
+
+    def read(self, modules: dict[str, nn.Module], args: tuple) -> tuple:
+        """What the neuron reads; no statistics change."""
+        if self.link is None:
+            return args
+        norm = modules[self.link.norm]
+        buffers = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+        return (self.link.moved(torch.func.functional_call(norm, buffers, args)),)
+
+
 class _Check:
-    """The comparisons of a network with its exchanged self, on copies of that type."""
+    """The comparisons of a network with its exchanged self, on copies in a type that tells rounding from
+    more.
+    """
 
     def __init__(
-        self, network: nn.Module, names: list[str], example: Any, exchange: Exchange, dtype: torch.dtype
+        self,
+        network: nn.Module,
+        names: list[str],
+        links: dict[str, Link],
+        example: Any,
+        exchange: Exchange,
     ):
-        self.network, self.names, self.example = network, names, example
-        self.exchange, self.dtype, self.bounds = exchange, dtype, BOUNDS[dtype]
+        modules = dict(network.named_modules())
+        narrow = any(hasattr(modules[name], "spike_grad") for name in names)  # snnTorch's spikes are float32
+        self.dtype = torch.float32 if narrow else torch.float64
+        self.network, self.names, self.links, self.example = network, names, links, example
+        self.exchange, self.bounds = exchange, BOUNDS[self.dtype]
         self.near = 0  # values on the threshold
 
     def exchanged(self, dtype: torch.dtype | None) -> nn.Module:
         found = _copy(self.network, dtype)
-        self.exchange(found, self.names)
+        self.exchange(found, self.names, self.links)
         return found
 
     def neurons(self) -> str:
-        """Each neuron on what it is fed."""
-        fed = _fed(_copy(self.network, self.dtype), self.names, self.example, self.dtype)
+        """Each neuron, with its norm, on what it is fed."""
+        units = [_Unit(name, self.links.get(name)) for name in self.names]
+        fed = _fed(_copy(self.network, self.dtype), units, self.example, self.dtype)
         theirs = dict(_copy(self.network, self.dtype).named_modules())
         ours, values = dict(self.exchanged(self.dtype).named_modules()), 0
-        for name in self.names:
-            for call in fed[name]:
-                near, count = _compare(name, theirs[name], ours[name], call, self.bounds)
+        for unit in units:
+            for call in fed[unit.name]:
+                near, count = _compare(unit, theirs, ours, call, self.bounds)
                 self.near, values = self.near + near, values + count
         text = (
             f"Verified in {_words(self.dtype)} on the example: {len(fed)} neuron layers in "
@@ -94,10 +152,13 @@ class _Check:
             with torch.enable_grad():
                 outs = _tensors(_call(net, self.example, self.dtype))
                 total = _random_sum([x for x in outs if x.is_floating_point()])
-                if isinstance(total, Tensor) and total.requires_grad:
+                differentiable = isinstance(total, Tensor) and total.requires_grad
+                if differentiable:
                     total.backward()
-            grads = {f"The gradient of {name}": p.grad for name, p in net.named_parameters()}
-            results.append(({"The network's output": outs[0].detach()} if outs else {}) | grads)
+            found = {"The network's output": outs[0].detach()} if outs else {}
+            if differentiable:
+                found |= {f"The gradient of {name}": p.grad for name, p in net.named_parameters()}
+            results.append(found)
         theirs, ours = results
         # Of the gradients, which are those of a sum with factors of about 1.
         sizes = [float(x.abs().max()) for x in list(theirs.values())[1:] if x is not None and x.numel()]
@@ -109,6 +170,10 @@ class _Check:
             if not self.near:
                 raise
             return f"The whole network differs, by those values on the threshold: {error}"
+        if len(theirs) < 2:
+            return (
+                f"The whole network's outputs are equal to {self.bounds}; it has no gradients in this mode."
+            )
         return f"The whole network's outputs and gradients are equal to {self.bounds}."
 
     def as_it_is(self) -> str:
@@ -176,21 +241,21 @@ def _call(network: nn.Module, example: Any, dtype: torch.dtype | None) -> Any:
     return network(*given) if isinstance(given, tuple | list) else network(given)
 
 
-def _fed(network: nn.Module, names: list[str], example: Any, dtype: torch.dtype) -> dict[str, list[_Call]]:
-    """What each of the neurons is called with, the first times."""
-    fed: dict[str, list[_Call]] = {name: [] for name in names}
+def _fed(network: nn.Module, units: list[_Unit], example: Any, dtype: torch.dtype) -> dict[str, list[_Call]]:
+    """What each of the units is called with, the first times."""
+    fed: dict[str, list[_Call]] = {unit.name: [] for unit in units}
     modules = dict(network.named_modules())
 
-    def remember(calls: list[_Call]):
+    def remember(calls: list[_Call], neuron: nn.Module):
         def hook(module: nn.Module, args: tuple) -> None:
             if len(calls) < CALLS:
                 kept = tuple(x.detach().clone() if isinstance(x, Tensor) else x for x in args)
-                calls.append(_Call(kept, _held(_state(module))))
+                calls.append(_Call(kept, _held(_state(neuron))))
 
         return hook
 
-    for name, calls in fed.items():
-        modules[name].register_forward_pre_hook(remember(calls))
+    for unit in units:
+        modules[unit.entry].register_forward_pre_hook(remember(fed[unit.name], modules[unit.name]))
     with torch.no_grad():
         _call(network, example, dtype)
     return fed
@@ -214,43 +279,57 @@ def _held(value: Any) -> Any:
 
 class _Ran(NamedTuple):
     spikes: Tensor
+    differentiable: bool
     grads: list[Tensor | None]  # of its inputs
     weights: list[Tensor | None]  # of its parameters
+    buffers: list[Tensor]
     state: Tensor
 
 
-def _compare(name: str, theirs: nn.Module, ours: Exchanged, call: _Call, bounds: _Bounds) -> tuple[int, int]:
+def _compare(unit: _Unit, theirs: dict, ours: dict, call: _Call, bounds: _Bounds) -> tuple[int, int]:
     """(values on the threshold, all values) of a call; MismatchError where another one differs."""
-    _set_state(ours, call.state)
+    name, neuron = unit.name, ours[unit.name]
+    _set_state(neuron, call.state)
     with torch.no_grad():
-        near = ours.distances(*call.args).abs() <= bounds.near
-    a, b = _ran(theirs, call), _ran(ours, call)
+        near = neuron.distances(*unit.read(theirs, call.args)).abs() <= bounds.near
+    a, b = _ran(unit, theirs, call), _ran(unit, ours, call)
     # What follows a spike on the threshold is another sequence: that neuron is left out as a whole.
     lost = near.any(0) if near.dim() > a.state.dim() else near
     differ = (a.spikes != b.spikes) & ~lost
     if differ.any():
         raise MismatchError(f"{name}: {int(differ.sum()):,} spikes are not the original's.")
+    _close(f"{name}: the state", a.state, b.state, bounds, lost, scale=1.0)
+    for x, y in zip(a.buffers, b.buffers, strict=True):
+        _close(f"{unit.entry}: a running statistic", x, y, bounds, scale=1.0)
+    if not a.differentiable:
+        return int(near.sum()), near.numel()
+    exact = not near.any()
     scale = max((float(x.abs().max()) for x in a.grads if x is not None and x.numel()), default=0.0)
     for x, y in zip(a.grads, b.grads, strict=True):
-        _close(f"{name}: the gradient", x, y, bounds, lost)
-    _close(f"{name}: the state", a.state, b.state, bounds, lost, scale=1.0)
-    if not near.any():
-        for x, y in zip(a.weights, b.weights, strict=True):
+        if exact or unit.link is None:  # a norm spreads a difference over all
+            _close(f"{name}: the gradient", x, y, bounds, lost if unit.link is None else None, scale=scale)
+    for x, y in zip(a.weights, b.weights, strict=True):
+        if exact:
             _close(f"{name}: the gradient of its parameters", x, y, bounds, scale=scale)
     return int(near.sum()), near.numel()
 
 
-def _ran(module: nn.Module, call: _Call) -> _Ran:
+def _ran(unit: _Unit, modules: dict[str, nn.Module], call: _Call) -> _Ran:
     """A call, and the gradients of a random sum of what it returns."""
-    _set_state(module, call.state)
-    module.zero_grad(set_to_none=True)
+    neuron, parts = modules[unit.name], unit.of(modules)
+    _set_state(neuron, call.state)
+    for part in parts:
+        part.zero_grad(set_to_none=True)
     args = [x.clone().requires_grad_() if isinstance(x, Tensor) else x for x in call.args]
     with torch.enable_grad():
-        outs = _tensors(module(*args))
-        _random_sum(outs).backward()
-    own = [p.grad for p in module.parameters(recurse=False)]
+        outs = _tensors(unit.run(modules, args))
+        total = _random_sum(outs)
+        if total.requires_grad:
+            total.backward()
+    own = [p.grad for part in parts for p in part.parameters(recurse=False)]
+    buffers = [x for part in parts for x in part.buffers(recurse=False)]
     grads = [x.grad for x in args if isinstance(x, Tensor)]
-    return _Ran(outs[0].detach(), grads, own, _state(module).detach())
+    return _Ran(outs[0].detach(), total.requires_grad, grads, own, buffers, _state(neuron).detach())
 
 
 def _random_sum(outs: list[Tensor]) -> Tensor:
@@ -280,9 +359,19 @@ def _close(
 
 @contextmanager
 def _outputs(network: nn.Module, names: list[str]) -> Iterator[list[Tensor]]:
-    """What those neurons emit, call by call."""
+    """What those neurons emit, call by call. By a hook of all modules: one on a neuron would part it from
+    its norm.
+    """
     found: list[Tensor] = []
     modules = dict(network.named_modules())
-    for name in names:
-        modules[name].register_forward_hook(lambda module, args, out: found.append(tree_leaves(out)[0]))
-    yield found
+    neurons = {id(modules[name]) for name in names}
+
+    def hook(module: nn.Module, args: tuple, out: Any) -> None:
+        if id(module) in neurons:
+            found.append(tree_leaves(out)[0])
+
+    handle = nn.modules.module.register_module_forward_hook(hook)
+    try:
+        yield found
+    finally:
+        handle.remove()

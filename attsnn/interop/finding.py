@@ -1,0 +1,265 @@
+"""Which norm's output a neuron reads, found by watching a run, so that the network's own code says it, be it
+containers, functions or loops. Between the two, values may be moved, but not changed nor read by anyone else.
+"""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+MOVES = {
+    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous"),
+    *("permute", "transpose", "swapaxes", "movedim", "moveaxis"),
+}
+QUESTIONS = {  # about a tensor, not its values
+    *("__get__", "size", "dim", "ndimension", "numel", "nelement", "__len__", "__hash__"),
+    *("stride", "storage_offset", "element_size", "is_contiguous"),
+    *("is_floating_point", "is_complex", "get_device"),
+}
+LAYERS = nn.Conv1d, nn.Conv2d, nn.Linear
+Move = Callable[[Tensor], Tensor]
+
+
+class Link(NamedTuple):
+    """A norm, and how its output gets to the neuron that alone reads it; `layer`: what the norm reads."""
+
+    layer: str | None
+    norm: str
+    moves: tuple[Move, ...]
+    last: bool  # whether the channels are last in what the neuron reads
+
+    def moved(self, x: Tensor) -> Tensor:
+        for move in self.moves:
+            x = move(x)
+        return x
+
+
+@dataclass
+class _Origin:
+    """A layer or a norm whose output is followed, and why nothing can be fused with it, where that is so."""
+
+    name: str
+    norm: bool
+    layer: str | None = None  # before a norm
+    problem: str | None = None
+    calls: int = 0
+
+    def refuse(self, problem: str) -> None:
+        self.problem = self.problem or problem
+
+
+@dataclass
+class _Trail:
+    """From an origin's output to a tensor: the moves, and the channel of each value."""
+
+    origin: _Origin
+    channels: Tensor | None
+    moves: tuple[Move, ...] = ()
+    reader: str | None = None
+
+
+def find(
+    network: nn.Module, norms: list[str], neurons: list[str], run: Callable[[], Any]
+) -> dict[str, Link | str]:
+    """Of each of those neurons its `Link`, or in words why it has none. `run` runs the network once."""
+    watch = _Watch(network, norms, neurons)
+    handles = watch.hang()
+    try:
+        with torch.no_grad(), watch:
+            watch.returned(run())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return watch.links()
+
+
+@dataclass
+class _Found:
+    """What a neuron was called with: how often, and from where."""
+
+    calls: int = 0
+    trail: _Trail | None = None
+    last: bool | None = None
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self, network: nn.Module, norms: list[str], neurons: list[str]):
+        super().__init__()
+        self.modules = dict(network.named_modules())
+        self.origins = {name: _Origin(name, norm=True) for name in norms}
+        self.found = {name: _Found() for name in neurons}
+        self.trails = WeakIdKeyDictionary()
+        self.given = WeakIdKeyDictionary()  # what a norm was called with, which it would hand on itself
+        self.inside = 0  # modules that are looked at as a whole
+
+    # ---- events
+
+    def hang(self) -> list[Any]:
+        """The hooks, by which modules are seen."""
+        handles = []
+        for name, module in self.modules.items():
+            seen = name in self.origins or name in self.found or isinstance(module, LAYERS)
+            if seen:
+                handles += [
+                    module.register_forward_pre_hook(self._entered(name), with_kwargs=True),
+                    module.register_forward_hook(self._left(name), always_call=True),
+                ]
+        return handles
+
+    def _entered(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if not self.inside:
+                self._read(name, args, kwargs)
+            self.inside += 1
+
+        return hook
+
+    def _left(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, out: Any) -> None:
+            self.inside -= 1
+            if not self.inside and isinstance(out, Tensor):
+                self._returned_by(name, module, args, out)
+
+        return hook
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not self.inside:
+            self._called(func, args, kwargs, out)
+        return out
+
+    # ---- what they tell
+
+    def _called(self, func: Callable, args: tuple, kwargs: dict, out: Any) -> None:
+        name = getattr(func, "__name__", str(func))
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        trails = [self.trails[x] for x in given if x in self.trails]
+        outs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        if given and _in_place(name):
+            self._overwritten(name, given[0])
+        if not trails or (not outs and name in QUESTIONS):
+            return
+        trail = trails[0]
+        if name in MOVES and len(given) == 1 and args and args[0] is given[0] and out is not given[0]:
+            self._use(trail, name)
+            more = args[1:]  # not the tensor itself, which would live on
+
+            def move(x: Tensor) -> Tensor:
+                return func(x, *more, **kwargs)
+
+            channels = None if trail.channels is None else move(trail.channels)
+            self.trails[out] = _Trail(trail.origin, channels, (*trail.moves, move))
+            return
+        if name in MOVES and out is given[0]:
+            return
+        for each in trails:
+            each.origin.refuse(f"{name} reads what {each.origin.name} returns")
+        if trail.origin.norm:
+            for x in outs:
+                self.trails.setdefault(x, replace(trail, channels=None))
+
+    def _overwritten(self, name: str, x: Tensor) -> None:
+        place = x.untyped_storage().data_ptr()
+        for z, origin in [*self.given.items()]:
+            if z.untyped_storage().data_ptr() == place:
+                origin.refuse(f"{name} overwrites what {origin.name} reads")
+
+    def _read(self, name: str, args: tuple, kwargs: dict) -> None:
+        """By a norm, a neuron or a layer."""
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        for x in given:
+            if x in self.trails:
+                self._use(self.trails[x], name)
+        first = self.trails.get(args[0]) if len(args) == 1 and isinstance(args[0], Tensor) else None
+        origin = self.origins.get(name)
+        if origin is not None:
+            origin.calls += 1
+            self.given.update(dict.fromkeys(given, origin))
+            origin.layer = first.origin.name if first is not None and not first.origin.norm else None
+        found = self.found.get(name)
+        if found is None:
+            for x in given:
+                if x in self.trails:
+                    self.trails[x].origin.refuse(f"{name} reads what {self.trails[x].origin.name} returns")
+            return
+        found.calls += 1
+        if first is not None and first.origin.norm:
+            found.trail, found.last = first, _last(first.channels, self.modules[name])
+
+    def _returned_by(self, name: str, module: nn.Module, args: tuple, out: Tensor) -> None:
+        origin = self.origins.get(name)
+        if origin is not None and len(args) == 1 and out is not args[0]:
+            at = 2 if getattr(module, "step_mode", "s") == "m" else 1
+            shape = [1] * out.dim()
+            shape[at] = -1
+            channels = torch.empty_like(out, dtype=torch.int64)  # which lies as the output does
+            channels.copy_(torch.arange(out.shape[at], device=out.device).view(shape))
+            self.trails[out] = _Trail(origin, channels)
+        elif isinstance(module, LAYERS):
+            self.trails[out] = _Trail(_Origin(name, norm=False), None)
+
+    def _use(self, trail: _Trail, reader: str) -> None:
+        if trail.reader is not None:
+            trail.origin.refuse(f"{trail.reader} and {reader} read what {trail.origin.name} returns")
+        trail.reader = reader
+
+    def returned(self, out: Any) -> None:
+        """By the network."""
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and x in self.trails:
+                self.trails[x].origin.refuse(f"the network returns what {self.trails[x].origin.name} does")
+
+    # ---- what it comes to
+
+    def links(self) -> dict[str, Link | str]:
+        gc.collect()
+        for trail in self.trails.values():
+            trail.origin.refuse(f"something keeps what {trail.origin.name} returns")
+        return {name: self._link(name, found) for name, found in self.found.items()}
+
+    def _link(self, name: str, found: _Found) -> Link | str:
+        if not found.calls:
+            return "it did not run"
+        if found.trail is None:
+            return "it reads no batch norm's output"
+        origin = found.trail.origin
+        if self.modules[origin.name].training and not self.modules[name].takes_sequences():
+            return (
+                f"it takes single steps, of each of which {origin.name} has statistics of its own in training"
+            )
+        for what, calls in ((name, found.calls), (origin.name, origin.calls)):
+            if calls > 1:
+                return f"{what} runs {calls} times"
+        if origin.problem is not None:
+            return origin.problem
+        if found.last is None:
+            return f"it reads what {origin.name} returns in an order of its own"
+        return Link(origin.layer, origin.name, found.trail.moves, found.last)
+
+
+def _in_place(name: str) -> bool:
+    """`add_`, `__setitem__`, `__iadd__`; not `__add__`."""
+    if name.startswith("__"):
+        return name == "__setitem__" or (name.startswith("__i") and name not in ("__invert__", "__index__"))
+    return name.endswith("_")
+
+
+def _last(channels: Tensor | None, neuron: Any) -> bool | None:
+    """Whether the channels of what a neuron reads are its last dimension, or its third; None: neither."""
+    if channels is None:
+        return None
+    sequence = channels if neuron.takes_sequences() else channels[None]
+    if not 3 <= sequence.dim() <= 5:
+        return None
+    for last in (False, True):
+        lying = sequence if last else sequence.movedim(2, -1)
+        if torch.equal(lying, torch.arange(lying.shape[-1], device=lying.device).expand(lying.shape)):
+            return last
+    return None

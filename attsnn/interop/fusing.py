@@ -1,0 +1,73 @@
+"""A batch norm and the neuron after it as one op, while the network calls both as before."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from attsnn import ops
+from attsnn.attention import as_made
+from attsnn.layers.normed import norm_of, update
+
+
+def reason_against(name: str, norm: nn.Module, neuron: Any) -> str | None:
+    """Why a norm and the neuron that reads it stay two ops, in words; None: one op can do it."""
+    if not as_made(norm, type(norm)):
+        return f"{name} has hooks or a forward of its own"
+    if not as_made(neuron, type(neuron)):
+        return "it has hooks"
+    return None
+
+
+class Chain:
+    """A norm that hands its input on, and the neuron that normalises it.
+
+    At each call the norm asks whether it may hand on, and the neuron whether it did: what the user changes
+    meanwhile (hooks, another mode, another surrogate, a copy of one of the two) lets both compute by
+    themselves. `last`: whether the neuron reads channels last, [T, N, ..., C], not [T, N, C, ...].
+    """
+
+    def __init__(self, names: tuple[str, str], norm: nn.Module, neuron: nn.Module, last: bool):
+        self.names, self.norm, self.neuron, self.last = names, norm, neuron, last
+        self.modes = self._modes()
+        self.handed = False
+
+    def _modes(self) -> tuple[str | None, bool]:
+        return getattr(self.norm, "step_mode", None), self.neuron.takes_sequences()
+
+    def open(self, norm: nn.Module) -> bool:
+        """Whether the norm may hand on now what it is given; then it has."""
+        if self.handed:
+            self.handed = False
+            raise RuntimeError(
+                f"{self.names[1]} has not read what {self.names[0]} handed on to it when it was last called: "
+                "the network has changed since accelerate(), or that call failed. Call the report's "
+                "restore(), then accelerate() again."
+            )
+        neuron = self.neuron
+        self.handed = (
+            norm is self.norm
+            and neuron._chain is self
+            and not (norm.training and not self.modes[1])
+            and self._modes() == self.modes
+            and as_made(norm, type(norm))
+            and as_made(neuron, type(neuron))
+            and neuron._ours() is not None
+        )
+        return self.handed
+
+    def take(self, neuron: nn.Module) -> bool:
+        """Whether what the neuron reads has been handed on."""
+        handed = self.handed and neuron is self.neuron
+        if handed:
+            self.handed = False
+        return handed
+
+    def seam(self, x: Tensor, v0: Tensor | None, ours: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """(spikes, state) of x [T, N, ...], not normalised, for the neuron with those constants."""
+        if self.last:
+            x, v0 = x.movedim(-1, 2), None if v0 is None else v0.movedim(-1, 1)
+        found = ops.seam(x, norm=norm_of(self.norm), v0=v0, **ours)
+        update(self.norm, found, x, "auto")
+        if self.last:
+            return found.out.movedim(2, -1), found.v.movedim(1, -1)
+        return found.out, found.v
