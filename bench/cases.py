@@ -118,6 +118,32 @@ class ModelCase(Case):
         return replace(self, steps=1, step=(batch or n, *maps)).normal(dtype, device)[0]
 
 
+@dataclass(frozen=True)
+class ShippedCase(Case):
+    """A network of the papers, ours and the one that SpikingJelly ships: frames [T, N, C, H, W], or images
+    `step` = (N, C, H, W), each shown T times. `small`: of few channels.
+    """
+
+    small: bool = False
+
+    @property
+    def neuron(self) -> str:
+        return "ma_snn" if self.frames else "ms_resnet"
+
+    @property
+    def frames(self) -> bool:
+        return self.step[1] == 2  # of events
+
+    @property
+    def name(self) -> str:
+        group, shape = super().name.split(" ", 1)
+        return f"{group} {'MA-SNN TCSA' if self.frames else 'Att-MS-ResNet-18'} {shape}"
+
+    def inputs(self, dtype: torch.dtype, device: str) -> Tensor:
+        shape = (self.steps, *self.step) if self.frames else self.step
+        return torch.rand(shape, generator=torch.Generator(device).manual_seed(0), device=device, dtype=dtype)
+
+
 def _both(group: str, steps: int, *step: int) -> list[Case]:
     return [Case(group, steps, step), Case(group, steps, step, "nhwc")]
 
@@ -215,6 +241,15 @@ N1 = {
     "cpu": [ModelCase("N1", t, (32, 3, 64, 64)) for t in (4, 1)],
     "cuda": [ModelCase("N1", t, (32, 3, 224, 224), "nhwc", depth) for depth in (18, 34, 104) for t in (4, 1)],
 }
+# Networks of the papers as SpikingJelly ships them.
+SHIPPED = {
+    "cpu": [ShippedCase("S1", 60, (2, 2, 32, 32)), *(ShippedCase("S1", t, (16, 3, 64, 64)) for t in (4, 1))],
+    "cuda": [
+        ShippedCase("S1", 60, (32, 2, 32, 32)),
+        *(ShippedCase("S1", t, (64, 3, 224, 224)) for t in (4, 1)),
+    ],
+}
+SHIPPED_SMOKE = [ShippedCase("S1", 10, (2, 2, 32, 32), small=True), ShippedCase("S1", 2, (2, 3, 32, 32))]
 QUICK_MODELS = ("MS-ResNet-18 CSA 4x", "MS-ResNet-104 CSA 1x")
 MODEL_SMOKE = [ModelCase("N1", t, (4, 3, 32, 32), width=0.125) for t in (4, 1)]
 

@@ -1,11 +1,12 @@
-"""Whole residual networks: ours, PyTorch compositions, the best peer neuron in the same network, and the
-convolutions alone, whose time no column can go below.
+"""Whole networks: ours, PyTorch compositions, the best peer neuron in the same network, and the convolutions
+alone, whose time no column can go below (N1); and networks of the papers beside those that SpikingJelly ships
+(S1, bench/shipped.py).
 
 python bench/model.py [--device cpu|cuda] [--dtype fp32 bf16 ...] [--case MS-ResNet-18 ...] [--smoke]
 
 Rows: inference, and a training step, which is forward, cross entropy and backward. Beside the times stand
-images a second, what is left without the convolutions, by the profiler and by the clock, memory, and the
-largest batch whose step fits into --memory.
+memory, and of N1 images a second, what is left without the convolutions, by the profiler and by the clock,
+and the largest batch whose step fits into --memory.
 """
 
 import itertools
@@ -25,11 +26,13 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from attsnn.attention import Attention
-from bench import cases, harness, networks
-from bench.cases import DTYPES, ModelCase
+from bench import cases, harness, networks, shipped
+from bench.cases import DTYPES, ModelCase, ShippedCase
 from bench.harness import Ready
 from bench.networks import CONVOLUTIONS, MODEL_COLUMNS, Network, NetworkColumn
 from bench.peers import OURS, GapError
+from bench.shipped import SHIPPED_COLUMNS
+from bench.tables import parts_table
 
 ROWS = ("forward", "step")
 READY_SECONDS = 240
@@ -317,20 +320,34 @@ def main(arguments: list[str] | None = None) -> None:
     """Measures, prints, and adds to the results."""
     from bench import report
 
-    parser = harness.parser(__doc__, MODEL_COLUMNS, budget=20.0, cap=CAP)
+    parser = harness.parser(__doc__, {**MODEL_COLUMNS, **SHIPPED_COLUMNS}, budget=20.0, cap=CAP)
     words = "seconds that a column may take until it can be timed, its check among them"
     parser.add_argument("--ready", type=float, default=READY_SECONDS, help=words)
     words = "for which the largest batch of a training step is sought"
     parser.add_argument("--memory", type=float, default=16.0, metavar="GIB", help=words)
     chosen = harness.parse(parser, arguments)
     how = harness.SMOKE if chosen.smoke else {"budget": chosen.budget, "cap": chosen.cap}
-    some = cases.select(cases.MODEL_SMOKE if chosen.smoke else cases.N1[chosen.device], chosen.case)
-    rounds = 1 if chosen.smoke else ROUNDS
-    measured = (
-        measure_case(case, dtype, chosen.columns, chosen.device, chosen.ready, chosen.memory, rounds, **how)
-        for case, dtype in itertools.product(some, chosen.dtype)
+    kinds = (
+        (cases.MODEL_SMOKE, cases.SHIPPED_SMOKE)
+        if chosen.smoke
+        else (cases.N1[chosen.device], cases.SHIPPED[chosen.device])
     )
-    harness.record(measured, report.model_table, chosen)
+    some = cases.select([*kinds[0], *kinds[1]], chosen.case)
+    rounds = 1 if chosen.smoke else ROUNDS
+
+    def measured(case: cases.Case, dtype: str) -> list[dict]:
+        if isinstance(case, ShippedCase):
+            columns = [name for name in chosen.columns if name in SHIPPED_COLUMNS]
+            return shipped.measure_case(case, dtype, columns, chosen.device, chosen.ready, **how)
+        columns = [name for name in chosen.columns if name in MODEL_COLUMNS]
+        memory = chosen.memory
+        return measure_case(case, dtype, columns, chosen.device, chosen.ready, memory, rounds, **how)
+
+    def show(lines: list[dict]) -> str:
+        return (parts_table if lines[0]["bench"] == "shipped" else report.model_table)(lines)
+
+    pairs = itertools.product(some, chosen.dtype)
+    harness.record((measured(case, dtype) for case, dtype in pairs), show, chosen)
 
 
 if __name__ == "__main__":

@@ -35,13 +35,14 @@ from bench.tables import (
     model_table,
     ms,
     over_ours,
+    parts_table,
     pfa_overview,
     ratio,
     remarks,
     setting,
+    shipped_overview,
     stream_table,
     table,
-    vae_table,
     where,
 )
 
@@ -233,13 +234,15 @@ def results(lines: list[dict]) -> str:
 
 TABLES = {
     "results": results,
+    "shipped overview": shipped_overview,
+    "shipped": partial(details, bench="shipped", show=parts_table),
     "overview": overview,
     "details": details,
     "seams": partial(details, bench="seams"),
     "seam overview": seam_overview,
     "pfa": partial(details, bench="pfa"),
     "pfa overview": pfa_overview,
-    "vae": partial(details, bench="vae", show=vae_table),
+    "vae": partial(details, bench="vae", show=parts_table),
     "stream": partial(details, bench="stream", show=stream_table),
     "models": partial(details, bench="model", show=model_table),
     "model overview": model_overview,

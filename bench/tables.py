@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from bench.compositions import CLEANED, PFA_COLUMNS
 from bench.networks import CONVOLUTIONS, MODEL_COLUMNS
 from bench.peers import COLUMNS, OURS, SEAM_COLUMNS
+from bench.shipped import AS_SHIPPED, SHIPPED_COLUMNS
 
 STALE = " (stale)"
 NOT_MEASURED = "not measured"  # nobody tried; a dash: it does not apply
@@ -18,6 +19,7 @@ COLUMNS_OF = {
     "pfa": PFA_COLUMNS,
     "vae": dict.fromkeys(VAE_COLUMNS),
     "stream": dict.fromkeys(STREAM_COLUMNS),
+    "shipped": SHIPPED_COLUMNS,
 }
 
 
@@ -66,7 +68,10 @@ def over_ours(found: Iterable[dict], name: str, ours: dict) -> str:
 def serves(name: str, line: dict) -> bool:
     """Whether a column has what the line measures; in a whole network another neuron stands in."""
     what = line["case"].split()[0] if line["bench"] == "seams" else line["neuron"]
-    return line["bench"] in ("model", "vae", "stream") or what in COLUMNS_OF[line["bench"]][name].serves
+    return (
+        line["bench"] in ("model", "vae", "stream", "shipped")
+        or what in COLUMNS_OF[line["bench"]][name].serves
+    )
 
 
 def gap(line: dict) -> str:
@@ -234,6 +239,28 @@ def model_overview(lines: list[dict]) -> str:
     return by_setting(header, rows)
 
 
+def shipped_overview(lines: list[dict]) -> str:
+    """The first table of README: networks of the papers, ours and as SpikingJelly ships them."""
+    rows = []
+    own = [line for line in lines if line["bench"] == "shipped"]
+    for thing in dict.fromkeys(map(measured_thing, own)):
+        about = [line for line in own if measured_thing(line) == thing]
+        found = {(line["column"], line["row"]): line for line in about if line["row"]}
+        ours = [found.get((OURS, row)) for row in ("step", "forward")]
+        if None in ours:
+            continue
+        cells = [f"{thing[1]}, {thing[2]}" + (STALE if ours[0]["stale"] else "")]
+        for line in ours:
+            others = (found.get((name, line["row"])) for name in SHIPPED_COLUMNS if name != OURS)
+            cells += [ms(line["seconds"][1]), *(ratio(other) if other else "-" for other in others)]
+        theirs = found.get((AS_SHIPPED, "step"))
+        cells.append(f"{100 * ours[0]['peak_bytes'] / theirs['peak_bytes']:.0f} %" if theirs else "-")
+        rows.append((about, cells))
+    others = [f"{name} / ours" for name in SHIPPED_COLUMNS if name != OURS]
+    header = ("network", "step, ms", *others, "inference, ms", *others, "peak: ours / as shipped")
+    return by_setting(header, rows)
+
+
 def pfa_overview(lines: list[dict]) -> str:
     """Projected full attention by layer and rank: ours, and the times of others over ours, forward / step. Of
     the cleaned compositions the faster counts in each.
@@ -272,9 +299,9 @@ def by_setting(header: Sequence[str], rows: list[tuple[list[dict], list[str]]]) 
     return "\n\n".join(parts) or "Nothing has been measured yet."
 
 
-def vae_table(lines: list[dict]) -> str:
-    """One case of the spiking VAE: a row for each part, a column for each way to compute it."""
-    columns = dict.fromkeys(line["column"] for line in lines)
+def parts_table(lines: list[dict]) -> str:
+    """One network: a row for each of its parts, a column for each way to compute it."""
+    columns = dict.fromkeys(line["column"] for line in lines if line["row"])
     timed = {(line["column"], line["row"]): line for line in lines if line["row"]}
     header = ["ms", *(word for name in columns for word in (name, "/ ours"))]
     rows = []

@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
         measure_case(case, case.name + given_back, chosen.columns, chosen.device, **how)
         for case in cases.select(SMOKE if chosen.smoke else CASES[chosen.device], chosen.case)
     )
-    harness.record(measured, tables.vae_table, chosen)
+    harness.record(measured, tables.parts_table, chosen)
 
 
 if __name__ == "__main__":

@@ -386,6 +386,20 @@ def test_the_bench(capsys):
             assert row.count(" ms") == 2 + bare and row.count("x |") == 1 + bare
 
 
+@needs_two
+def test_the_bench_of_shipped_networks(capsys):
+    """Ours and theirs have as many parameters, and are timed beside each other."""
+    from bench import cases, model, shipped
+
+    model.main(["--smoke", "--case", "S1 MA", "--threads", "1"])
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith("| step "))
+    assert row.count("x (") == 2 and "the surrogate changes nothing without a GPU" in out
+    for case in cases.SHIPPED["cpu"]:
+        nets = [column.make(case) for column in shipped.SHIPPED_COLUMNS.values()]
+        assert len({sum(p.numel() for p in net.parameters()) for net in nets}) == 1
+
+
 @needs_clock
 def test_a_block_of_a_transformer_of_clock_driven():
     """As Spikformer's users write it for 0.0.0.0.12: T and N folded by hand, multi-step neurons."""
