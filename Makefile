@@ -75,7 +75,8 @@ $(OLD_PEERS)/.installed: $(VENV)/.built
 
 # What compares with the peers, in their environments.
 test-peers: $(PEERS)/.installed $(OLD_PEERS)/.installed
-	PYTHONPATH=$(CURDIR) $(PEERS)/bin/python -m pytest -q tests/test_profile_peers.py tests/test_accelerate.py tests/test_fusing.py
+	PYTHONPATH=$(CURDIR) $(PEERS)/bin/python -m pytest -q tests/test_profile_peers.py tests/test_accelerate.py \
+	  tests/test_fusing.py tests/test_nir.py tests/test_onnx.py
 	PYTHONPATH=$(CURDIR) $(OLD_PEERS)/bin/python -m pytest -q tests/test_accelerate.py tests/test_fusing.py
 
 # With the peers where `make bench-peers` has set them up, in less than five minutes: columns that take long to

@@ -23,7 +23,7 @@ MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "layers": {"_extension", "ops", "neurons", "attention"},
     "models": {"_extension", "attention", "layers", "neurons"},
     "data": {"_extension", "_files"},
-    "interop": {"_text", "attention", "layers", "models", "neurons", "ops", "reference"},
+    "interop": {"_extension", "_text", "attention", "layers", "models", "neurons", "ops", "reference"},
     "profile": {"_files", "_text", "attention", "layers", "neurons", "ops"},
     "plot": {"_files", "_text"},
     "engine": {"_files", "_text", "plot"},
@@ -32,6 +32,7 @@ MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
 # What a room may import beside LIGHT, inside functions only.
 EXTRAS = {
     "engine": {"matplotlib"},
+    "interop": {"nir"},
     "plot": {"matplotlib", "jinja2"},
     "data": {"torchvision", "scipy"},
     "metrics": {"cleanfid", "torchvision"},

@@ -10,11 +10,14 @@ import test_ms_resnet
 import torch
 from close import same_bits
 from safetensors import safe_open
+from torch import nn
 
-from attsnn import models
+from attsnn import models, neurons
 from attsnn.attention import PFA
+from attsnn.layers import NormedLayer, SpikingLayer
 from attsnn.models import convert
 from attsnn.models.att_vgg import PLANS
+from attsnn.models.convert import from_spikingjelly
 from attsnn.models.convert.__main__ import cli
 
 PARTS = {"spatial": "TS_conv", "temporal": "TC_FC", "channel": "SC_FC"}
@@ -439,3 +442,70 @@ def test_families():
     ):
         with pytest.raises(ValueError, match=f"family must be one of {known}, got 'vgg'"):
             f({}, "vgg")
+
+
+# ---- of SpikingJelly's users
+# ------------------------------------------------------------------------------------------
+
+
+def of_a_user(net):
+    """The state dict of a network without gates, as one of 0.0.0.0.12 has it: containers and attributes."""
+    theirs = {}
+    for i, layer in enumerate(m for m in net.modules() if isinstance(m, SpikingLayer | NormedLayer)):
+        for name, part in (("0", layer.current), ("1", layer.norm)):
+            theirs |= {f"block{i}.conv.{name}.{key}": value for key, value in part.state_dict().items()}
+        if isinstance(getattr(layer, "neuron", None), neurons.PLIF):
+            theirs[f"block{i}.sn.w"] = layer.neuron.w.detach()
+    last = getattr(net, "classifier", None)
+    theirs |= {f"fc.{k}": v for k, v in last.state_dict().items()} if isinstance(last, nn.Linear) else {}
+    return theirs
+
+
+def plif(c, width):
+    return SpikingLayer(nn.Conv2d(c, width, 3), neurons.PLIF(2.5), norm=nn.BatchNorm2d(width))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.create("ma_snn_dvs_gesture", attention=None, width=0.125),
+        lambda: models.create("ms_resnet18", width=0.125, num_classes=3),
+        lambda: nn.Sequential(plif(2, 3), plif(3, 4)),
+    ],
+)
+def test_from_spikingjelly(make):
+    """By what the layers hold and their order, shortcuts of other shapes in whatever order."""
+    net = make()
+    for tensor in net.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.normal_()
+    theirs = of_a_user(net)
+    if any("block2." in key for key in theirs) and hasattr(net, "stages"):  # a shortcut stands first
+        first = {key: value for key, value in theirs.items() if value.dim() == 4 and value.shape[-1] == 1}
+        places = {key.rpartition(".")[0].rpartition(".")[0] for key in first}
+        ahead = {k: v for k, v in theirs.items() if any(k.startswith(f"{place}.") for place in places)}
+        theirs = {**ahead, **theirs}
+    twin = make()
+    twin.load_state_dict(from_spikingjelly({"net": theirs}, twin))
+    assert all(
+        torch.equal(a, b) for a, b in zip(net.state_dict().values(), twin.state_dict().values(), strict=True)
+    )
+
+
+def test_what_is_not_from_spikingjelly():
+    net = nn.Sequential(plif(2, 3), plif(3, 4))
+    theirs = of_a_user(net)
+    less = {key: value for key, value in theirs.items() if "block1" not in key}
+    with pytest.raises(
+        ValueError,
+        match=r"no layer for 1.current \(convolution \[4, 3, 3, 3\].*norm, w\); left of it: nothing",
+    ):
+        from_spikingjelly(less, net)
+    with pytest.raises(ValueError, match=r"the model has no layer for block1.conv.0"):
+        from_spikingjelly(theirs, net[:1])
+    with pytest.raises(ValueError, match=r"left of it: block0.conv.0 .*weight, norm, w\)"):
+        from_spikingjelly({k: v for k, v in theirs.items() if k != "block0.conv.0.bias"}, net)
+    with pytest.raises(ValueError, match="sn.u is no convolution"):
+        from_spikingjelly({**theirs, "sn.u": torch.zeros(1)}, net)
+    with pytest.raises(ValueError, match="early.weight, early.bias, .* is no convolution"):
+        from_spikingjelly({**{f"early.{k}": v for k, v in net[0].norm.state_dict().items()}, **theirs}, net)

@@ -485,3 +485,33 @@ def test_surrogates_of_a_chain():
     for function in (surrogate.ATan(), surrogate.Sigmoid(), surrogate.PiecewiseQuadratic()):
         twin, net, x = fused(node=lif(surrogate_function=function))
         must_equal(results(twin, x), results(net, x))
+
+
+# ---- state dicts
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(clock is None, reason="no SpikingJelly with clock_driven")
+def test_a_state_dict_of_clock_driven():
+    """A network of containers, whose tensors give the same spikes in attsnn's layers."""
+    from attsnn import neurons
+    from attsnn.layers import SpikingLayer
+    from attsnn.models.convert import from_spikingjelly
+
+    torch.manual_seed(0)
+    theirs = nn.Sequential(
+        clock_layer.SeqToANNContainer(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4)),
+        clock.MultiStepParametricLIFNode(init_tau=1.5, v_threshold=0.3),
+        nn.Flatten(2),
+        clock_layer.SeqToANNContainer(nn.Linear(36, 5)),
+        clock.MultiStepLIFNode(tau=2.0, v_threshold=0.1),
+    )
+    ours = nn.Sequential(
+        SpikingLayer(nn.Conv2d(2, 4, 3, bias=False), neurons.PLIF(threshold=0.3), norm=nn.BatchNorm2d(4)),
+        nn.Flatten(2),
+        SpikingLayer(nn.Linear(36, 5), neurons.leaky(2.0, 0.1)),
+    )
+    ours.load_state_dict(from_spikingjelly(theirs.state_dict(), ours))
+    x = draw(T, N, 2, 5, 5)
+    want, got = theirs.double()(x), ours.double()(x)
+    assert torch.equal(want, got) and want.any()

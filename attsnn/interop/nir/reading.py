@@ -1,0 +1,199 @@
+"""`read`: a network from a file of NIR."""
+
+import os
+from collections.abc import Callable
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attsnn._extension import Backend
+from attsnn.layers import State, plainly, streamed
+from attsnn.models.parts import EachStep
+from attsnn.reference import Surrogate, arctan
+
+from .neurons import DT, NotSaidError, need_nir, neuron_of
+
+
+class NIRNetwork(nn.Module):
+    """A graph of NIR: x [T, N, ...] -> what its output reads, at every step, [T, N, ...].
+
+    `nodes` has its layers, by the file's names with "_" in place of "."; each reads the sum of what the nodes
+    before it return. Neurons start at 0.
+    """
+
+    def __init__(self, nodes: dict[str, nn.Module], before: dict[str, list[str]], ends: tuple[str, str]):
+        super().__init__()
+        self.nodes = nn.ModuleDict(nodes)
+        self.before, (self.entry, self.exit) = before, ends
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.walk(plainly, x)
+
+    def run(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """A chunk [t, N, ...] of a sequence, from the state that the chunk before returned: (output, state).
+        In evaluation mode; else ValueError.
+        """
+        return streamed(self, self.walk, state, x)
+
+    def walk(self, call: Callable, x: Tensor) -> Tensor:
+        """`forward`, its layers called by `call`."""
+        values = {self.entry: x}
+        for name, sources in self.before.items():
+            total = values[sources[0]]
+            for source in sources[1:]:
+                total = total + values[source]
+            values[name] = total if name == self.exit else call(self.nodes[name], total)
+        return values[self.exit]
+
+
+def read(
+    path: str | os.PathLike,
+    *,
+    dt: float | None = None,
+    surrogate: Surrogate = arctan(),  # noqa: B008  (a NamedTuple: immutable)
+    detach_reset: bool = False,
+    backend: Backend = "auto",
+) -> NIRNetwork:
+    """The network of a file of NIR, in evaluation mode, in the type of its weights.
+
+    Args:
+        dt: seconds a time step; None: the file's metadata say it, else 1e-4.
+        surrogate, detach_reset, backend: of the neurons, for a training; NIR has none of them.
+
+    Raises ValueError with the node's name for what has no counterpart here (CubaLIF, LI, delays, nested and
+    recurrent graphs, neurons whose numbers differ within a channel), and for what is no file of NIR;
+    ImportError without nir.
+    """
+    nir = need_nir()
+    try:
+        graph = nir.read(os.fspath(path), type_check=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # h5py and nir have no common type for a file that is none of theirs
+        raise ValueError(f"{path} is no file of NIR ({type(error).__name__}: {error})") from None
+    if dt is None:
+        dt = float(graph.metadata.get("dt", DT))
+    if not dt > 0:
+        raise ValueError(f"dt must be greater than 0 seconds, got {dt!r}")
+    ends = _one(path, "input", graph.inputs), _one(path, "output", graph.outputs)
+    names = {name: name.replace(".", "_") for name in graph.nodes}
+    if len(set(names.values())) < len(names):
+        raise NotSaidError(f'{path}: two of its names are one with "_" for "."')
+    nodes, how = {}, {"surrogate": surrogate, "detach_reset": detach_reset, "backend": backend}
+    weights = [node.weight for node in graph.nodes.values() if hasattr(node, "weight")]
+    dtype = torch.float64 if any(w.dtype == np.float64 for w in weights) else torch.float32
+    for name, node in graph.nodes.items():
+        if name not in ends:
+            try:
+                nodes[names[name]] = _module_of(node, dt, how).to(dtype)
+            except NotSaidError as error:
+                raise NotSaidError(f"{path}: {name} ({type(node).__name__}): {error}") from None
+    before = _before(path, graph, names)
+    return NIRNetwork(nodes, before, (names[ends[0]], names[ends[1]])).eval()
+
+
+def _one(path: Any, what: str, found: dict) -> str:
+    if len(found) != 1:
+        raise NotSaidError(f"{path} has {len(found)} nodes of {what}; here a network has one")
+    return next(iter(found))
+
+
+def _before(path: Any, graph: Any, names: dict[str, str]) -> dict[str, list[str]]:
+    """Of each node but the input what it reads, in an order in which they can run."""
+    before = {name: [] for name in graph.nodes}
+    for source, target in graph.edges:
+        before[target].append(source)
+    try:
+        order = [*TopologicalSorter(before).static_order()]
+    except CycleError as error:
+        raise NotSaidError(f"{path} is recurrent: {' -> '.join(error.args[1])}") from None
+    for name in order:
+        if not before[name] and name not in graph.inputs:
+            raise NotSaidError(f"{path}: {name} reads nothing")
+    return {names[name]: [names[s] for s in before[name]] for name in order if before[name]}
+
+
+# ---- nodes
+# ------------------------------------------------------------------------------------------
+
+
+class _Scale(nn.Module):
+    """x times a number of each neuron."""
+
+    def __init__(self, scale: Tensor):
+        super().__init__()
+        self.scale = nn.Parameter(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class _Flatten(nn.Module):
+    """Dimensions of a step of a sample."""
+
+    def __init__(self, start: int, end: int):
+        super().__init__()
+        self.ends = tuple(d + 2 if d >= 0 else d for d in (start, end))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(*self.ends)
+
+
+def _module_of(node: Any, dt: float, how: dict[str, Any]) -> nn.Module:
+    kind = type(node).__name__
+    if kind in ("IF", "LIF"):
+        return neuron_of(node, dt, **how)
+    if kind in ("Affine", "Linear"):
+        return _linear(node)
+    if kind in ("Conv1d", "Conv2d"):
+        return EachStep(_convolution(node, nn.Conv1d if kind == "Conv1d" else nn.Conv2d))
+    if kind in ("SumPool2d", "AvgPool2d"):
+        sizes = [_sizes(value, 2) for value in (node.kernel_size, node.stride, node.padding)]
+        return EachStep(nn.AvgPool2d(*sizes, divisor_override=1 if kind == "SumPool2d" else None))
+    if kind == "Scale":
+        return _Scale(torch.from_numpy(np.array(node.scale)))
+    if kind == "Flatten":
+        return _Flatten(int(node.start_dim), int(node.end_dim))
+    raise NotSaidError("it has no counterpart here")
+
+
+def _sizes(value: Any, dims: int) -> tuple[int, ...] | str:
+    if isinstance(value, str | bytes):
+        return value.decode() if isinstance(value, bytes) else value
+    return tuple(int(v) for v in np.broadcast_to(np.asarray(value).reshape(-1), dims))
+
+
+def _filled(layer: nn.Module, node: Any) -> nn.Module:
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(np.array(node.weight)))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(np.array(node.bias)))
+    return layer
+
+
+def _linear(node: Any) -> nn.Module:
+    if node.weight.ndim != 2:
+        raise NotSaidError(f"its weight has the shape {node.weight.shape}; here it is a matrix")
+    outs, ins = node.weight.shape
+    has_bias = getattr(node, "bias", None) is not None
+    return _filled(nn.Linear(ins, outs, bias=has_bias, dtype=_dtype(node)), node)
+
+
+def _convolution(node: Any, kind: type[nn.Module]) -> nn.Module:
+    dims, groups = node.weight.ndim - 2, int(node.groups)
+    stride, padding, dilation = (_sizes(v, dims) for v in (node.stride, node.padding, node.dilation))
+    outs, ins = node.weight.shape[:2]
+    return _filled(
+        kind(
+            *(ins * groups, outs, node.weight.shape[2:], stride, padding, dilation, groups),
+            dtype=_dtype(node),
+        ),
+        node,
+    )
+
+
+def _dtype(node: Any) -> torch.dtype:
+    return torch.float64 if node.weight.dtype == np.float64 else torch.float32

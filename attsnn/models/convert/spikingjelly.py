@@ -1,0 +1,90 @@
+"""State dicts of networks of SpikingJelly (0.0.0.0.12 to 2.0), for networks of attsnn with the same layers.
+
+SpikingJelly's names are its users': containers, attributes and lists of any kind. So layers are known by what
+they hold and by their order: a convolution or linear layer, with the norm and the time constant (the w of a
+`ParametricLIFNode`, which is that of `PLIF`) that follow it.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from .keys import NORM, State, unwrapped
+
+KINDS = {2: "linear layer", 3: "convolution of one dimension", 4: "convolution"}  # by a weight's dimensions
+
+
+class _Layer(NamedTuple):
+    """A convolution or linear layer, its weight's shape, and its keys with those of what follows it: {part:
+    {name: key}}.
+    """
+
+    name: str
+    weight: tuple[int, ...]
+    parts: dict[str, dict[str, str]]
+
+    def fits(self, other: "_Layer") -> bool:
+        return self.weight == other.weight and all(
+            self.parts.get(part, {}).keys() == other.parts.get(part, {}).keys()
+            for part in {*self.parts, *other.parts}
+        )
+
+    def __str__(self) -> str:
+        parts = [*self.parts["layer"], *(part for part in self.parts if part != "layer")]
+        return f"{self.name} ({KINDS[len(self.weight)]} {list(self.weight)}: {', '.join(parts)})"
+
+
+def from_spikingjelly(state_dict: Mapping, model: nn.Module) -> dict[str, Tensor]:
+    """The state dict for `model`, of attsnn's layers, from that of a network of SpikingJelly with the same
+    layers: `model.load_state_dict(from_spikingjelly(torch.load(path), model))`.
+
+    Layers are taken in the order in which they stand in both; of those of another shape the order does not
+    matter (the 1x1 convolution of a shortcut, say). Neurons must be made alike by hand: of a state dict only
+    `w` says something about them.
+
+    Raises ValueError with the layers that have no counterpart, and for tensors that are of no such layer.
+    """
+    tensors, found = unwrapped(state_dict, "SpikingJelly"), {}
+    rest = _layers(tensors, "the state dict")
+    for layer in _layers(model.state_dict(), "the model"):
+        other = next((each for each in rest if each.fits(layer)), None)
+        if other is None:
+            left = "; ".join(map(str, rest)) or "nothing"
+            raise ValueError(f"the state dict has no layer for {layer}; left of it: {left}")
+        rest.remove(other)
+        for part, keys in layer.parts.items():
+            found |= {key: tensors[other.parts[part][name]] for name, key in keys.items()}
+    if rest:
+        raise ValueError(f"the model has no layer for {'; '.join(map(str, rest))}")
+    return found
+
+
+def _layers(state: State, what: str) -> list[_Layer]:
+    groups: dict[str, dict[str, str]] = {}
+    for key in state:
+        place, _, name = key.rpartition(".")
+        groups.setdefault(place, {})[name] = key
+    layers: list[_Layer] = []
+    for place, keys in groups.items():
+        part = _part(keys, state)
+        if part == "layer":
+            layers.append(_Layer(place, tuple(state[keys["weight"]].shape), {"layer": keys}))
+        elif part is None or not layers or part in layers[-1].parts:
+            raise ValueError(
+                f"{what}: {', '.join(keys.values())} is no convolution, no linear layer, and no norm or w "
+                "that follows one"
+            )
+        else:
+            layers[-1].parts[part] = keys
+    return layers
+
+
+def _part(keys: dict[str, str], state: State) -> str | None:
+    """What a module's tensors are."""
+    if "running_mean" in keys and {*keys} <= {*NORM}:
+        return "norm"
+    if {*keys} == {"w"}:
+        return "w"
+    layer = "weight" in keys and {*keys} <= {"weight", "bias"}
+    return "layer" if layer and state[keys["weight"]].dim() in KINDS else None
