@@ -377,7 +377,8 @@ def _counts(column: Ready, device: str) -> dict[str, dict[str, Any]]:
 
 _LAYER = ("csrc", "attsnn/ops*")
 _NETWORK = (*_LAYER, "attsnn/layers*", "attsnn/neurons*", "attsnn/attention*", "attsnn/models*")
-_EVENTS = "csrc/cpu/events"  # how the decoders of recordings begin, which no kernel knows
+# How the names of what no call of a network knows begin: decoders of recordings, converters of checkpoints.
+_BESIDE = "csrc/cpu/events", "attsnn/models/convert"
 # What our column of a bench runs: the kernels, and the Python around them; of others all of `_NETWORK`.
 SOURCES = {
     **dict.fromkeys(("neuron", "growth", "cold start", "pfa"), _LAYER),
@@ -397,12 +398,12 @@ def source_hash(bench: str, root: Path = ROOT) -> str:
 
 
 def _hash(patterns: Iterable[str], root: Path) -> str:
-    """Of the files, and of all in the folders, that match a pattern, but for the decoders of events."""
+    """Of the files, and of all in the folders, that match a pattern, but for what no network calls."""
     digest = hashlib.sha256()
     found = {path for pattern in patterns for top in root.glob(pattern) for path in (top, *top.rglob("*"))}
     for path in sorted(found):
         name = path.relative_to(root).as_posix()
-        if path.is_file() and path.suffix not in (".md", ".pyc") and not name.startswith(_EVENTS):
+        if path.is_file() and path.suffix not in (".md", ".pyc") and not name.startswith(_BESIDE):
             digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -54,11 +54,11 @@ def _times(low: float, middle: float, high: float) -> str:
 
 
 def over_ours(found: Iterable[dict], name: str, ours: dict) -> str:
-    """A column's step over ours among the lines of one thing; where it has none, why."""
+    """A column's row over ours among the lines of one thing; where it has none, why."""
     if not serves(name, ours):
         return "-"
     own = {line["row"]: line for line in found if line["column"] == name}
-    line = own.get("step") or own.get(None)
+    line = own.get(ours["row"]) or own.get(None)
     if line is None:
         return NOT_MEASURED
     cell = gap(line) if line["gap"] else ratio(line).partition(" (")[0]
@@ -241,24 +241,23 @@ def model_overview(lines: list[dict]) -> str:
 
 def shipped_overview(lines: list[dict]) -> str:
     """The first table of README: networks of the papers, ours and as SpikingJelly ships them."""
-    rows = []
     own = [line for line in lines if line["bench"] == "shipped"]
+    others = [n for n in SHIPPED_COLUMNS if n != OURS and any(x["column"] == n and x["row"] for x in own)]
+    names, rows = {"step": "step", "forward": "inference"}, []
     for thing in dict.fromkeys(map(measured_thing, own)):
         about = [line for line in own if measured_thing(line) == thing]
         found = {(line["column"], line["row"]): line for line in about if line["row"]}
-        ours = [found.get((OURS, row)) for row in ("step", "forward")]
-        if None in ours:
+        if any((OURS, row) not in found for row in names):
             continue
-        cells = [f"{thing[1]}, {thing[2]}" + (STALE if ours[0]["stale"] else "")]
-        for line in ours:
-            others = (found.get((name, line["row"])) for name in SHIPPED_COLUMNS if name != OURS)
-            cells += [ms(line["seconds"][1]), *(ratio(other) if other else "-" for other in others)]
-        theirs = found.get((AS_SHIPPED, "step"))
-        cells.append(f"{100 * ours[0]['peak_bytes'] / theirs['peak_bytes']:.0f} %" if theirs else "-")
+        cells = [f"{thing[1]}, {thing[2]}" + (STALE if found[OURS, "step"]["stale"] else "")]
+        for row in names:
+            cells.append(ms(found[OURS, row]["seconds"][1]))
+            cells += [over_ours(about, name, found[OURS, row]) for name in others]
+        theirs, ours = found.get((AS_SHIPPED, "step")), found[OURS, "step"]
+        cells.append(f"{100 * ours['peak_bytes'] / theirs['peak_bytes']:.0f} %" if theirs else "-")
         rows.append((about, cells))
-    others = [f"{name} / ours" for name in SHIPPED_COLUMNS if name != OURS]
-    header = ("network", "step, ms", *others, "inference, ms", *others, "peak: ours / as shipped")
-    return by_setting(header, rows)
+    header = [f"{what}{of}" for what in names.values() for of in (", ms", *(f": {n} / ours" for n in others))]
+    return by_setting(("network", *header, "peak of a step: ours / as shipped"), rows)
 
 
 def pfa_overview(lines: list[dict]) -> str:

@@ -196,6 +196,19 @@ def test_membranes_are_ours(tmp_path):
         assert float((back(x.float()) == net(x.float())).double().mean()) > 0.99
 
 
+def test_sums(tmp_path):
+    """A value added to itself, and to one of another scale."""
+    torch.manual_seed(0)
+    for function in (lambda pool, x: x + x, lambda pool, x: pool(x) + pool(x)):
+        middle = Doubled(function)
+        net = nn.Sequential(each(nn.Conv2d(2, 3, 3)), middle, neurons.leaky(1.5, 0.2)).double()
+        x = torch.rand(MAPS, dtype=torch.float64)
+        write(net, tmp_path / "net.nir", example=x)
+        with torch.no_grad():
+            found, _ = stepped(tmp_path / "net.nir", x.numpy())
+            assert np.array_equal(found, net(x)) and torch.equal(read(tmp_path / "net.nir")(x), net(x))
+
+
 def test_values_at_the_threshold(tmp_path):
     """>= is > above the number before the threshold, in the network's type."""
     for dtype in (torch.float32, torch.float64):
@@ -215,6 +228,15 @@ def test_values_at_the_threshold(tmp_path):
 # ------------------------------------------------------------------------------------------
 
 
+class Doubled(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.pool, self.function = each(nn.AvgPool2d(2)), function
+
+    def forward(self, x):
+        return self.function(self.pool, x)
+
+
 class Pooled(nn.Module):
     def __init__(self):
         super().__init__()
@@ -232,6 +254,17 @@ class Alone(nn.Module):
 
     def forward(self, x):
         return self.lif(self.bn(self.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2]))
+
+
+class Does(nn.Module):
+    """A linear layer, and what a function makes of it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.linear, self.function = nn.Linear(3, 4), function
+
+    def forward(self, x):
+        return self.function(self.linear(x))
 
 
 def hooked():
@@ -267,6 +300,13 @@ REFUSED = {
     r"0.current: it reads tokens \(5, 3\)": lambda: nn.Sequential(
         SpikingLayer(nn.Linear(3, 4), neurons.leaky())
     ),
+    r"the network: NIR has no node for __getitem__": lambda: Does(lambda x: x[-1]),
+    r"NIR has no node for a mean but": lambda: Does(lambda x: x.mean()),
+    r"such|NIR has no node for a mean but that": lambda: Does(lambda x: x.mean(2)),
+    r"drops values in evaluation": lambda: Does(nn.functional.dropout),
+    r"the network: \(4,\) is added to|NIR has no node for mul": lambda: Does(lambda x: x * x),
+    r"the network must return one tensor": lambda: Does(lambda x: (x, x)),
+    r"no convolution and no linear layer": lambda: nn.Sequential(neurons.leaky()),
     r"1: NIR has no node for tanh|NIR has no node for tanh": lambda: nn.Sequential(
         nn.Linear(3, 4), nn.Tanh()
     ),

@@ -1,5 +1,6 @@
-"""ONNX, by the way of docs/nir.md: the reference, its steps unrolled, the batch free; run by onnxruntime where it
-is installed (`make test-peers`).
+"""ONNX, by the way of docs/nir.md: the reference, its steps unrolled, the batch free; run by onnxruntime.
+
+Needs what `make test-peers` installs.
 """
 
 import pytest

@@ -1,6 +1,9 @@
-"""Other people's networks, of SpikingJelly and snnTorch, on our kernels: `accelerate`. Imports no peer."""
+"""Other people's networks: those of SpikingJelly and snnTorch on our kernels (`accelerate`), and files of NIR
+(`nir`). Imports no peer.
+"""
 
+from . import nir
 from .accelerating import Line, Report, accelerate
 from .verifying import MismatchError
 
-__all__ = ["Line", "MismatchError", "Report", "accelerate"]
+__all__ = ["Line", "MismatchError", "Report", "accelerate", "nir"]

@@ -89,9 +89,9 @@ def write(
     if not dt > 0:
         raise ValueError(f"dt must be greater than 0 seconds, got {dt!r}")
     folded = _prepared(model)
-    writer = _Writer(nir, folded, pool, dt)
+    shape = _input(folded, example)
     with torch.no_grad():
-        graph = writer.graph(_input(folded, example), example)
+        graph = _Writer(nir, folded, pool, dt).graph(shape, example)
     target = Path(path)
     beside = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -145,7 +145,8 @@ class _Writer(TorchFunctionMode):
     def __init__(self, nir: Any, model: nn.Module, pool: str, dt: float):
         super().__init__()
         self.nir, self.model, self.pool, self.dt = nir, model, pool, dt
-        self.dtype = next(p.dtype for p in model.parameters())
+        first = next(model.parameters())
+        self.dtype, self.device = first.dtype, first.device
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.values = WeakIdKeyDictionary()
@@ -155,7 +156,7 @@ class _Writer(TorchFunctionMode):
         """Runs the network, and returns what it was."""
         stepped = not isinstance(example, Tensor) or example.dim() - len(shape) == 2
         leading = (STEPS, SAMPLES) if stepped else (SAMPLES,)
-        x = torch.rand(*leading, *shape, dtype=self.dtype)
+        x = torch.zeros(*leading, *shape, dtype=self.dtype, device=self.device)
         self.nodes["input"] = self.nir.Input({"input": np.array(shape)})
         self.values[x] = _Value(("input",), 1.0, shape, x.numel() // int(np.prod(shape)))
         for name, module in self.model.named_modules():
@@ -209,7 +210,10 @@ class _Writer(TorchFunctionMode):
         if not known or (not isinstance(out, Tensor) and name in QUESTIONS):
             return
         values = [self.values[x] for x in known]
-        if name in SAME and len(known) == 1 and isinstance(out, Tensor):
+        same = name in SAME and len(known) == 1 and isinstance(out, Tensor)
+        if name.startswith("dropout") and kwargs.get("training", args[2] if len(args) > 2 else True):
+            self._refuse("it drops values in evaluation, too")
+        if same and (name == "expand" or out.numel() == known[0].numel()):
             self.values[out] = self._moved(values[0], out)
         elif name in SUMS and len(known) == 2 and not kwargs:
             self.values[out] = self._sum(*values)
@@ -247,13 +251,14 @@ class _Writer(TorchFunctionMode):
         dims = {d % x.dim() for d in ((dims,) if isinstance(dims, int) else dims or ())}
         leading = x.dim() - len(value.shape)
         pixels = {d for d in dims if d >= leading}
-        if dims - pixels not in (set(), {0}) or (dims - pixels and leading != 2):
-            self._refuse("NIR has no node for a mean over samples")
+        steps = dims - pixels
+        whole = not pixels or (len(value.shape) == 3 and pixels == {leading + 1, leading + 2})
+        keeps = kwargs.get("keepdim", len(args) > 2 and args[2])
+        if not dims or keeps or not whole or steps not in (set(), {0}) or (steps and leading != 2):
+            self._refuse("NIR has no node for a mean but that over the steps or over all pixels")
         if pixels:
-            if len(value.shape) != 3 or pixels != {leading + 1, leading + 2}:
-                self._refuse("NIR has no node for such a mean")
             value = self._flat(self._average(value, value.shape[1:], value.shape[1:], (0, 0)))
-        return value._replace(count=out.numel() // int(np.prod(value.shape)), mean=value.mean or 0 in dims)
+        return value._replace(count=out.numel() // int(np.prod(value.shape)), mean=value.mean or bool(steps))
 
     def _sum(self, a: _Value, b: _Value) -> _Value:
         if a.shape != b.shape or a.mean != b.mean:
