@@ -1,15 +1,20 @@
-# make demo   sets up, builds and trains a spiking network without and with attention on event recordings of
-#             handwriting, and writes a page that compares them
-# make test   sets up, builds and runs every test; make test-long: and abuses runs more often; make test-peers: what
-#             compares with SpikingJelly, which it installs
-# make setup  their common part; a second call does nothing that is up to date
-# make bench  measures on the CPU, beside the peers that `make bench-peers` installs, and renders the tables;
-#             make bench-models: whole networks
-# make gpu    on a machine with a CUDA GPU and nvcc: builds, tests, checks memory, measures; make bench-gpu: all cases
+# make demo         sets up, builds, trains a network without and with attention on event recordings of handwriting,
+#                   and writes a page that compares them
+# make test         sets up, builds, runs every test
+# make setup        the part that both share: .venv, what it needs, the build; a second call does nothing
+# make lint         checks the style
+# make bench        measures on the CPU and renders the tables; make bench-peers first installs the peers beside
+# make bench-models measures whole networks
+# make test-long    tests with more kills and damages
+# make test-peers   tests against SpikingJelly, snnTorch, NIR and ONNX, which it installs
+# make gpu          on a machine with a CUDA GPU and nvcc: builds, tests, checks memory, measures
+# make bench-gpu    the same with every case
+# make clean        removes what was built and trained
 #
-# PYTHON=python3.12      the Python of the environment (>= 3.10)
-# TORCH_INDEX_URL=URL    where pip takes torch from, e.g. PyTorch's index of CPU-only builds
-# ATTSNN_CUDA=0          no CUDA kernels;  TORCH_CUDA_ARCH_LIST="9.0"  GPU architectures
+# PYTHON=python3.12              the Python of the environment (>= 3.10)
+# TORCH_INDEX_URL=URL            where pip takes torch from, e.g. PyTorch's index of CPU-only builds
+# ATTSNN_CUDA=0                  builds no CUDA kernels, in a fraction of the time
+# TORCH_CUDA_ARCH_LIST="9.0"     GPU architectures; the fewer, the faster the build
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -17,7 +22,10 @@ PY := $(VENV)/bin/python
 TORCH := $(shell sed -n -e '/^torch==/p' -e '/^torchvision==/p' requirements.txt)
 SOURCES := $(shell find csrc tests/cpp -type f) CMakeLists.txt setup.py
 
-.PHONY: always setup demo test test-long test-peers bench bench-models bench-peers gpu bench-gpu lint clean
+.PHONY: always help setup demo test test-long test-peers bench bench-models bench-peers gpu bench-gpu lint clean
+help:
+	@sed -n '/^[^#]/q; s/^# \{0,1\}//p' Makefile
+
 setup: $(VENV)/.built
 
 $(PY):

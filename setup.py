@@ -111,6 +111,18 @@ def keep_resource_reports(build: Path) -> None:
             (build / f"{source[1]}.ptxas").write_text(section)
 
 
+def progress(line: str) -> list[str]:
+    """What to say at a line of Ninja's: the source and its count, before the first one what takes long."""
+    found = re.match(r"\[(\d+)/(\d+)\] (?:Building|Linking) \w+ .*?([^/\s]+?)(?:\.o)?$", line.strip())
+    if not found:
+        return []
+    count, total, name = found.groups()
+    said = [f"[{count}/{total}] {name}"]
+    if int(count) == 1 and int(total) > 20:
+        said.insert(0, f"{total} steps, most of them CUDA kernels where there are any (ATTSNN_CUDA=0: none)")
+    return said
+
+
 class CMakeBuild(build_ext):
     """Configures and builds with CMake and Ninja; in place where `build_ext` was typed."""
 
@@ -144,8 +156,17 @@ class CMakeBuild(build_ext):
     def _run(self, command: list[str], build: Path, what: str) -> None:
         build.mkdir(parents=True, exist_ok=True)
         log = build / f"{what}.log"
-        with open(log, "w") as out:
-            code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode
+        with (
+            open(log, "w") as out,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            ) as running,
+        ):
+            for line in running.stdout:
+                out.write(line)
+                for sentence in progress(line):
+                    say(sentence)
+        code = running.returncode
         if code != 0:
             lines = log.read_text(errors="replace").splitlines()
             errors = [line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)]

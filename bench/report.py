@@ -1,6 +1,6 @@
 """Tables and pictures from the lines of bench/results, and from nothing else.
 
-python bench/report.py          renders the tables of README.md and docs/performance.md, and docs/*.png
+python bench/report.py          renders the tables of README.md and of pages of docs, and docs/*.png
 python bench/report.py --check  says whether they are what the results give
 
 A table stands between `<!-- bench: NAME -->` and `<!-- /bench -->`. Of lines that measure the same thing with
@@ -46,7 +46,7 @@ from bench.tables import (
     where,
 )
 
-PAGES = ("README.md", "docs/performance.md")
+PAGES = ("README.md", "docs/tasks.md", "docs/performance.md")
 EAGER_AT_LEAST = 0.7  # of a copy's rate, in the bytes that its operators move
 OVERVIEW = ("C0", "L1")  # the groups of cases in README
 SEAM_OVERVIEW = ("B1", "G1")
@@ -220,20 +220,38 @@ def _of(bench: str, show):
     return render
 
 
-def results(lines: list[dict]) -> str:
+def _tasks() -> list[dict]:
     """docs/results.json: what the papers report, what was trained here, and the command of both."""
-    found = json.loads((harness.ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
-    header = ["task", "network", "published", "ours", "parameters", "command"]
+    return json.loads((harness.ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+
+
+def results(lines: list[dict]) -> str:
+    """Every task of docs/tasks.md."""
     rows = []
-    for row in found:
+    for row in _tasks():
         commit = f", commit {row['commit']}" if row["commit"] else ""
         shown = f"{row['ours']}{commit}", f"{row['parameters']:,}", f"`{row['command']}`"
         rows.append([row["task"], row["network"], row["published"], *shown])
+    return _markdown(["task", "network", "published", "ours", "parameters", "command"], rows)
+
+
+def tasks(lines: list[dict]) -> str:
+    """The table of README: the tasks that have a figure, published or ours."""
+    rows = [
+        [row["task"], row["network"], row["published"], row["ours"], f"`{row['command']}`"]
+        for row in _tasks()
+        if row["published"] != "-" or row["commit"]
+    ]
+    return _markdown(["task", "network", "published", "ours", "python ..."], rows)
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 
 TABLES = {
     "results": results,
+    "tasks": tasks,
     "shipped overview": shipped_overview,
     "shipped": partial(details, bench="shipped", show=parts_table),
     "overview": overview,

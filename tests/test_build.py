@@ -125,6 +125,17 @@ def test_a_failed_build_without_an_error_line(script, tmp_path, capfd):
     assert capfd.readouterr().err.split() == [*map(str, range(89, 100)), "Killed"]
 
 
+def test_progress(script):
+    """A line a source, with its count; nothing where nothing is to do."""
+    first = "[1/129] Building CUDA object CMakeFiles/_C.dir/csrc/cuda/seam_float.cu.o\n"
+    assert script.progress(first)[0].startswith("129 steps, most of them CUDA kernels")
+    assert script.progress(first)[1:] == ["[1/129] seam_float.cu"]
+    assert script.progress("[7/9] Building CXX object a.dir/csrc/ops.cpp.o") == ["[7/9] ops.cpp"]
+    assert script.progress("[9/9] Linking CXX shared module /a/_C.so") == ["[9/9] _C.so"]
+    for line in ("ninja: no work to do.", "csrc/ops.cpp:3: warning: [1/2]", "ptxas info    : 0 bytes gmem"):
+        assert script.progress(line) == []
+
+
 def test_imports_of_the_extension(fused):
     """Only C symbols of torch, so that one build serves each >= 2.10; none that a CPU-only one lacks."""
     if shutil.which("nm") is None:

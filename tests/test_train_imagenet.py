@@ -603,7 +603,7 @@ def test_not_finite_ends_with_4(tmp_path):
     assert engine.checkpoint.read_last(tmp_path / "runs" / "run").state["position"]["step"] == 5
 
 
-def test_exit_codes_are_those_of_the_readme(tmp_path):
+def test_exit_codes_are_those_of_the_docs(tmp_path):
     """Each of its table, also in exit.json where the run has a directory."""
 
     def fail():
@@ -644,8 +644,8 @@ def test_exit_codes_are_those_of_the_readme(tmp_path):
         130: lambda: run(130, change=at_call(1, press)),
         143: lambda: run(143, change=at_call(1, interrupt)),
     }
-    readme = (SCRIPT.parent.parent / "README.md").read_text()
-    table = [int(code) for code in re.findall(r"^\| (\d+) \| ", readme, re.MULTILINE)]
+    page = (SCRIPT.parent.parent / "docs" / "training.md").read_text()
+    table = [int(code) for code in re.findall(r"^\| (\d+) \| ", page, re.MULTILINE)]
     assert table == [*acts] and {code: act() for code, act in acts.items()} == {code: code for code in acts}
 
 

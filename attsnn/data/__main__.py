@@ -33,7 +33,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _markdown() -> str:
-    """The table of README."""
+    """The table of docs/data.md."""
     heads = ("set, class", "what", "splits", "licence", "files", "RAW, or the folder to open")
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, dataset in TABLE.items():
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     listed = commands.add_parser("list", help="the data sets, and where to get them")
-    listed.add_argument("--markdown", action="store_true", help="as a table, that of README")
+    listed.add_argument("--markdown", action="store_true", help="as a table, that of docs/data.md")
     listed.set_defaults(run=_list)
     prepare = commands.add_parser("prepare", help="published files -> what the loaders read")
     verify = commands.add_parser("verify", help="what is found, missing and corrupt")

@@ -522,11 +522,11 @@ def test_every_set_says_what_to_do_where_there_is_nothing(name, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_the_table_of_readme_is_that_of_the_package(capsys):
+def test_the_table_of_the_docs_is_that_of_the_package(capsys):
     assert main(["list", "--markdown"]) == 0
     table = capsys.readouterr().out
     assert all(f"| `{name}`, `{dataset.kind}` |" in table for name, dataset in DATASETS.items())
-    assert f"<!-- data -->\n{table}<!-- /data -->" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- data -->\n{table}<!-- /data -->" in (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 
 def test_the_list_names_every_set(capsys):
@@ -537,9 +537,9 @@ def test_the_list_names_every_set(capsys):
         assert f"{name}: {dataset.title}\n  {told}\n  {dataset.where}\n" in out
 
 
-def test_the_program_of_readme_runs(cifar, tmp_path, monkeypatch, recwarn):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    program = re.search(r"\n## Data\n.*?```python\n(.*?)```", text, re.DOTALL)[1]
+def test_the_program_of_the_docs_runs(cifar, tmp_path, monkeypatch, recwarn):
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    program = re.search(r"^# Data\n.*?```python\n(.*?)```", text, re.DOTALL)[1]
     assert program.count("    ...\n") == 2
     prepared("cifar10_dvs", cifar, tmp_path / "STORE")
     monkeypatch.chdir(tmp_path)

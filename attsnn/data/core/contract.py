@@ -1,4 +1,4 @@
-"""What a data set says of itself, once: command line, downloads, README's table and tests follow it."""
+"""What a data set says of itself, once: command line, downloads, docs and tests follow it."""
 
 import inspect
 from collections.abc import Callable, Mapping
