@@ -15,6 +15,20 @@ from .ops import tally
 from .ops.pfa import RANKS, check_rules
 from .ops.registration import NotScripted
 
+__all__ = [
+    "GATES",
+    "NAMES",
+    "PFA",
+    "PRUNING",
+    "Attention",
+    "ChannelAttention",
+    "PrunedAttention",
+    "SpatialAttention",
+    "TemporalAttention",
+    "attention",
+    "winner_take_all",
+]
+
 NAMES = ("TA", "CA", "SA", "TCA", "TSA", "CSA", "TCSA")
 PRUNING = ("TA", "CA", "TCA")  # those whose scores choose what is kept
 

@@ -16,6 +16,19 @@ from .ops.registration import NotScripted
 from .reference import CONSTANTS, Surrogate, arctan, rectangular, triangle
 from .reference.neuron import check_reset
 
+__all__ = [
+    "LIF",
+    "PLIF",
+    "PRESETS",
+    "fsvae",
+    "gac",
+    "ilif",
+    "integrate_and_fire",
+    "leaky",
+    "ma_snn",
+    "ms_resnet",
+]
+
 Constant = float | Tensor
 NAMES = *CONSTANTS, "subtract"  # of what a neuron can learn
 RULES = ("surrogate", "strict", "detach_reset", "emit", "start", "levels", "normalize", "backend")

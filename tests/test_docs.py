@@ -40,3 +40,43 @@ def test_links(page):
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+# ---- environment variables
+# ------------------------------------------------------------------------------------------
+
+READS = [  # how sources ask for a variable
+    r'environ(?:\.get|\.setdefault)?[(\[]\s*"([A-Z_]+)"',
+    r'getenv\("([A-Z_]+)"',
+    r'^\s*names = \{"([A-Z_]+)": 1, "([A-Z_]+)": 0, "([A-Z_]+)": 0\}',  # engine/environment.py
+    r'^_VARIABLES = \("([A-Z_]+)", "([A-Z_]+)", "([A-Z_]+)"\)',  # engine/memory.py
+]
+PYTHONS = {"PYTHONPATH"}  # its own
+SOURCES = {".py", ".cpp", ".h", ".cu", ".cuh"}
+
+
+def asked() -> set[str]:
+    """Every variable that the package, the build, tests and benches read."""
+    folders = ("attsnn", "bench", "csrc", "tests", "train")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SOURCES]
+    found = set()
+    for path in [*files, ROOT / "setup.py"]:
+        text = path.read_text(encoding="utf-8")
+        for pattern in READS:
+            for match in re.finditer(pattern, text, re.MULTILINE):
+                found |= set(match.groups())
+    return found - PYTHONS
+
+
+def test_environment_variables_are_those_of_the_page():
+    page = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    listed = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+    assert asked() == listed
+
+
+def test_the_package_asks_in_one_module():
+    asking = {
+        p.name for p in (ROOT / "attsnn").rglob("*.py") if "os.environ" in p.read_text(encoding="utf-8")
+    }
+    assert asking == {"environment.py", "memory.py"}

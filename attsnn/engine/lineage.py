@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .environment import launched
 from .errors import CheckpointError, UsageError
 from .stored import (
     Checkpoint,
@@ -147,7 +148,7 @@ def best_of(known: dict[Path, Measured | None], named: Path | None = None) -> Pa
 
 def say_once(sentence: str) -> None:
     """On stderr, by the first process."""
-    if os.environ.get("RANK", "0") == "0":
+    if launched().rank == 0:
         print(sentence, file=sys.stderr, flush=True)
 
 

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .environment import launched
 from .errors import RunError, UsageError, ignore_sigterm
 from .memory import keep_memory
 from .setup import device as device_of
@@ -138,7 +139,7 @@ def processes(
 
     Raises UsageError if there are fewer CUDA devices than processes on this machine.
     """
-    world, rank, local = (int(os.environ.get(k, d)) for k, d in zip(_NAMES, (1, 0, 0), strict=True))
+    world, rank, local = launched()
     chosen = device_of(device, threads)
     if chosen.type == "cpu":
         keep_memory()
@@ -171,12 +172,11 @@ def leave(code: int) -> NoReturn:
     """Ends this process. One of several does without the interpreter's own end: threads of gloo may outlive
     their group (torch 2.13), and a late one aborts an interpreter that is ending.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched().world > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
-_NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 _LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset)|[Tt]imed out|timeout|process group")

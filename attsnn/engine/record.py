@@ -17,7 +17,6 @@ runs/<name>/config.json     the resolved recipe, versions, command line, commit
 import contextlib
 import json
 import math
-import os
 import signal
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint, pictures, rows
+from .environment import launched
 from .errors import CheckpointError, UsageError, ending, undisturbed
 from .lock import LOST, InUseError, Lock
 from .opening import Opening, leave
@@ -103,7 +103,7 @@ class Run:
         not the checkpoint's, with what differs; CheckpointError if there are checkpoints and none is usable,
         or the directory cannot be written.
         """
-        if processes is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if processes is None and launched().world > 1:
             raise UsageError("This program trains in one process: start it without torchrun.")
         processes = processes or Processes()
         values = [json.loads(json.dumps(given or {})) for given in (data, bits)]

@@ -1,0 +1,19 @@
+"""What the environment says to the engine. No other module of the package asks it, but for memory.py, which
+stands alone. docs/environment.md lists every variable.
+"""
+
+import os
+from typing import NamedTuple
+
+
+class Launched(NamedTuple):
+    """What torchrun said to this process: how many there are, which it is, and which on this machine."""
+
+    world: int
+    rank: int
+    local: int
+
+
+def launched() -> Launched:
+    names = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
+    return Launched(*(int(os.environ.get(name, alone)) for name, alone in names.items()))

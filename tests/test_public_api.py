@@ -1,0 +1,66 @@
+"""The public names of the package and their parameters are those of tests/public_api.txt.
+
+python tests/test_public_api.py    writes that file, after a change that is meant, for the diff to show
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+MODULES = (
+    *("attsnn", "attsnn.neurons", "attsnn.layers", "attsnn.attention", "attsnn.ops", "attsnn.reference"),
+    *("attsnn.models", "attsnn.models.convert", "attsnn.data", "attsnn.engine", "attsnn.metrics"),
+    *("attsnn.profile", "attsnn.plot", "attsnn.interop", "attsnn.interop.nir"),
+)
+
+
+def names() -> Iterator[str]:
+    """module.name(parameters), with = where there is a default."""
+    for place in MODULES:
+        module = importlib.import_module(place)
+        for name in sorted(public(module)):
+            yield f"{place}.{name}{parameters(getattr(module, name))}"
+
+
+def public(module) -> list[str]:
+    """What `__all__` lists; without it, what is defined there and has no underscore."""
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    return [n for n, v in vars(module).items() if not n.startswith("_") and _home(v) == module.__name__]
+
+
+def _home(value: object) -> str | None:
+    return getattr(value, "__module__", None) if callable(value) else None
+
+
+def parameters(value: object) -> str:
+    if not callable(value):
+        return ""
+    try:
+        found = inspect.signature(value).parameters.values()
+    except (TypeError, ValueError):
+        return "(...)"
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    shown, named = [], False
+    for parameter in found:
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not named:
+            shown.append("*")
+        named = named or parameter.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_POSITIONAL)
+        default = "" if parameter.default is inspect.Parameter.empty else "="
+        shown.append(stars.get(parameter.kind, "") + parameter.name + default)
+    return f"({', '.join(shown)})"
+
+
+MEANT = Path(__file__).with_name("public_api.txt")
+
+
+def test_names_are_those_that_are_meant():
+    assert [*names()] == MEANT.read_text(encoding="utf-8").splitlines()
+
+
+if __name__ == "__main__":
+    MEANT.write_text("\n".join(names()) + "\n", encoding="utf-8")
