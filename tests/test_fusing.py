@@ -428,6 +428,48 @@ def test_compiled(name, fuse, backend):
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize(
+    "again, reentrant",
+    [
+        ("convolution, norm", False),
+        *((part, True) for part in ("convolution, norm", "norm, neuron", "neuron")),
+    ],
+)
+def test_checkpointed(again, reentrant):
+    """What is called once more in the backward pass gives the original's gradients, step by step; a norm that
+    is called there without its neuron does not count the batch twice, as the original does. (Checkpoints that
+    are not reentrant refuse a neuron with a state, for it starts from another one when it is called again.)
+    """
+
+    def wire(self, x):
+        def part(*modules):
+            def run(y):
+                for module in modules:
+                    y = module(y)
+                return y
+
+            names = {self.conv: "convolution", self.bn: "norm", self.lif: "neuron"}
+            if ", ".join(names[module] for module in modules) == again:
+                return lambda y: torch.utils.checkpoint.checkpoint(run, y, use_reentrant=reentrant)
+            return run
+
+        if again == "convolution, norm":
+            return part(self.lif)(part(self.conv, self.bn)(x))
+        if again == "norm, neuron":
+            return part(self.bn, self.lif)(part(self.conv)(x))
+        return part(self.lif)(self.bn(self.conv(x)))
+
+    twin, net, x = fused()
+    twin.wire = net.wire = wire
+    for count in range(1, 4):
+        theirs, ours = results(twin, x, 1), results(net, x, 1)
+        if again == "convolution, norm":
+            assert net.bn.num_batches_tracked == count and twin.bn.num_batches_tracked == 2 * count
+            theirs, ours = ((outs, values[: -len([*net.buffers()])]) for outs, values in (theirs, ours))
+        must_equal(theirs, ours)
+        functional.reset_net(twin), functional.reset_net(net)
+
+
 @pytest.mark.parametrize("fuse", [False, True])
 def test_autocast(fuse):
     """bfloat16 goes in and comes out; the membrane is float32, so that it is the rounding of the input that

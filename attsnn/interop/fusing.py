@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from attsnn import ops
@@ -18,32 +19,44 @@ def reason_against(name: str, norm: nn.Module, neuron: Any) -> str | None:
     return None
 
 
+def _in_backward() -> bool:
+    """Whether a backward pass runs now, as torch.utils.checkpoint asks it."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() >= 0
+
+
 class Chain:
     """A norm that hands its input on, and the neuron that normalises it.
 
     At each call the norm asks whether it may hand on, and the neuron whether it did: what the user changes
     meanwhile (hooks, another mode, another surrogate, a copy of one of the two) lets both compute by
     themselves. `last`: whether the neuron reads channels last, [T, N, ..., C], not [T, N, C, ...].
+
+    Checkpointing calls one of the two, or both, again in a backward pass. A norm that is called alone there
+    hands on to nobody. A neuron that is called alone there reads what it read before, and leaves the running
+    statistics as they are.
     """
 
     def __init__(self, names: tuple[str, str], norm: nn.Module, neuron: nn.Module, last: bool):
         self.names, self.norm, self.neuron, self.last = names, norm, neuron, last
         self.modes = self._modes()
-        self.handed = False
+        self.handed = False  # what the neuron reads next
+        self.before = False  # what it read in the last forward pass
+        self.again = False  # whether it was handed on in a backward pass
+        self.updates = True
 
     def _modes(self) -> tuple[str | None, bool]:
         return getattr(self.norm, "step_mode", None), self.neuron.takes_sequences()
 
     def open(self, norm: nn.Module) -> bool:
         """Whether the norm may hand on now what it is given; then it has."""
-        if self.handed:
+        if self.handed and not self.again:
             self.handed = False
             raise RuntimeError(
                 f"{self.names[1]} has not read what {self.names[0]} handed on to it when it was last called: "
                 "the network has changed since accelerate(), or that call failed. Call the report's "
                 "restore(), then accelerate() again."
             )
-        neuron = self.neuron
+        neuron, self.again = self.neuron, _in_backward()
         self.handed = (
             norm is self.norm
             and neuron._chain is self
@@ -57,9 +70,11 @@ class Chain:
 
     def take(self, neuron: nn.Module) -> bool:
         """Whether what the neuron reads has been handed on."""
-        handed = self.handed and neuron is self.neuron
-        if handed:
-            self.handed = False
+        if neuron is not self.neuron:
+            return False
+        alone = not self.handed and _in_backward()
+        handed, self.handed = self.before if alone else self.handed, False
+        self.before, self.updates = handed, not alone
         return handed
 
     def seam(self, x: Tensor, v0: Tensor | None, ours: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -67,7 +82,8 @@ class Chain:
         if self.last:
             x, v0 = x.movedim(-1, 2), None if v0 is None else v0.movedim(-1, 1)
         found = ops.seam(x, norm=norm_of(self.norm), v0=v0, **ours)
-        update(self.norm, found, x, "auto")
+        if self.updates:
+            update(self.norm, found, x, "auto")
         if self.last:
             return found.out.movedim(2, -1), found.v.movedim(1, -1)
         return found.out, found.v
