@@ -122,13 +122,6 @@ def functions(net: nn.Module, case: Case, x: Tensor, called: nn.Module) -> dict[
     return {"training step": step, "inference": inference}
 
 
-class Nothing(nn.Module):
-    """In the place of a norm or a neuron."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
 def column(name: str, net: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Module]:
     """A copy of the network as that column has it, and what is called."""
     own = copy.deepcopy(net)
@@ -136,7 +129,7 @@ def column(name: str, net: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Mo
         neurons = {line.name for line in accelerate(own, dry_run=True).lines}
         norms = {key for key, module in own.named_modules() if isinstance(module, _BatchNorm)}
         for key in neurons | norms:
-            own.set_submodule(key, Nothing())
+            own.set_submodule(key, nn.Identity())
     if name == LAST:
         own = own.to(memory_format=torch.channels_last)
     if name in (OURS, FUSED, LAST):

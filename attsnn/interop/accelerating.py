@@ -100,7 +100,8 @@ def accelerate(
             and state, then the whole. Hooks do not run on the copies.
         fuse: a batch norm whose output goes to a neuron alone is computed by the neuron, in one op: the norm
             hands on what it is given. Which these are is seen on the example.
-        dry_run: only say what would be done. Without an example nothing is verified, nor seen to be fused.
+        dry_run: only say what would be done, and verify nothing. What would be fused is said with an example
+            alone.
 
     Returns a `Report`: print it. Raises ValueError without an example, and MismatchError, with everything as
     it was, where the results differ.

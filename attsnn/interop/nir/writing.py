@@ -164,7 +164,7 @@ class _Writer(TorchFunctionMode):
             if kind is not None and not as_made(module, kind):
                 raise NotSaidError(f"nir: {name} has hooks or a forward of its own, which NIR cannot say")
             rule = RULES.get(kind)
-            module.register_forward_pre_hook(self._entered(name))
+            module.register_forward_pre_hook(self._entered(name, rule))
             module.register_forward_hook(self._left(name, rule))
         with self:
             out = self.model(x)
@@ -179,10 +179,10 @@ class _Writer(TorchFunctionMode):
 
     # ---- what is seen
 
-    def _entered(self, name: str) -> Callable:
+    def _entered(self, name: str, rule: Callable | None) -> Callable:
         def hook(module: nn.Module, args: tuple) -> None:
             self.path.append(name)
-            self.inside += any(isinstance(module, kind) for kind in RULES)
+            self.inside += rule is not None
 
         return hook
 
