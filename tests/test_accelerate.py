@@ -249,6 +249,16 @@ def test_what_is_kept_says_why():
     assert "No neuron of SpikingJelly's" in str(accelerate(nn.Linear(2, 2), torch.rand(1, 2)))
 
 
+@pytest.mark.skipif(found("norse") is None, reason="no Norse")
+def test_norse_is_named():
+    """Not served, and the report says so."""
+    from norse import torch as norse
+
+    report = accelerate(nn.Sequential(nn.Linear(2, 2), norse.LIFBoxCell()), dry_run=True)
+    assert [(line.name, line.now, line.why) for line in report.lines] == [("1", None, "norse is not served")]
+    assert "0 of 1 neuron layers would be exchanged" in str(report)
+
+
 @needs_jelly
 def test_what_changes_afterwards():
     """A rule that we do not have, asked for later, is computed by theirs; another constant by ours."""
