@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
-from bench import cases, harness
+from bench import cases, harness, sources
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
@@ -115,7 +115,7 @@ def summary(out: Path, device: str, above: float = 64e6) -> str:
 
     lines = [line for path in out.glob("*.jsonl") for line in harness.read(path) if line.get("row")]
     lines = [line for line in lines if line["device"] == device and (line["floor_bytes"] or 0) > above]
-    lines.sort(key=lambda line: harness.BENCHES.index(line["bench"]))
+    lines.sort(key=lambda line: sources.BENCHES.index(line["bench"]))
     rows = []
     for key in dict.fromkeys(map(_summed, lines)):
         own = [x for x in lines if _summed(x) == key]

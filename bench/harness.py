@@ -8,7 +8,6 @@ Functions take turns in an order that is drawn anew for every round, so that noi
 import argparse
 import contextlib
 import gc
-import hashlib
 import itertools
 import json
 import os
@@ -32,9 +31,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from bench import sources
 from bench.cases import DTYPES
+from bench.sources import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 RUNS = 3  # repetitions of a whole measurement; the spread of a ratio is over these
 CAP = 12.0  # seconds that the least number of calls may take: `make bench` is to stay below five minutes
@@ -375,39 +375,6 @@ def _counts(column: Ready, device: str) -> dict[str, dict[str, Any]]:
 # ---- where and with what
 
 
-_LAYER = ("csrc", "attsnn/ops*")
-_NETWORK = (*_LAYER, "attsnn/layers*", "attsnn/neurons*", "attsnn/attention*", "attsnn/models*")
-# How the names of what no call of a network knows begin: decoders of recordings, converters of checkpoints.
-_BESIDE = "csrc/cpu/events", "attsnn/models/convert"
-# What our column of a bench runs: the kernels, and the Python around them; of others all of `_NETWORK`.
-SOURCES = {
-    **dict.fromkeys(("neuron", "growth", "cold start", "pfa"), _LAYER),
-    **dict.fromkeys(("seams", "model"), _NETWORK),
-}
-BENCHES = (*SOURCES, "vae", "stream", "shipped")  # in the order of their tables
-
-
-def csrc_hash(root: Path = ROOT) -> str:
-    """A hash of every source of the kernels in a work tree."""
-    return _hash(("csrc",), root)
-
-
-def source_hash(bench: str, root: Path = ROOT) -> str:
-    """A hash of what `bench` times of ours in a work tree: figures of another one are stale."""
-    return _hash(SOURCES.get(bench, _NETWORK), root)
-
-
-def _hash(patterns: Iterable[str], root: Path) -> str:
-    """Of the files, and of all in the folders, that match a pattern, but for what no network calls."""
-    digest = hashlib.sha256()
-    found = {path for pattern in patterns for top in root.glob(pattern) for path in (top, *top.rglob("*"))}
-    for path in sorted(found):
-        name = path.relative_to(root).as_posix()
-        if path.is_file() and path.suffix not in (".md", ".pyc") and not name.startswith(_BESIDE):
-            digest.update(name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def device_name(device: str) -> str:
     """The model of the GPU, or of the processor."""
     if device == "cuda":
@@ -421,13 +388,19 @@ def device_name(device: str) -> str:
 def surroundings(bench: str, device: str) -> dict[str, Any]:
     """What must be known to repeat a measurement. `dirty`: what was measured is not all in the commit."""
     commit = _git("rev-parse", "--short", "HEAD")
-    code = (*SOURCES.get(bench, _NETWORK), "attsnn/reference", "bench", "CMakeLists.txt", "setup.py")
+    code = (
+        *sources.SOURCES.get(bench, sources.NETWORK),
+        "attsnn/reference",
+        "bench",
+        "CMakeLists.txt",
+        "setup.py",
+    )
     about = {
         "bench": bench,
         "commit": commit or None,
         "dirty": bool(commit and _git("status", "--porcelain", "--", *code, ":(exclude)bench/results")),
-        "csrc": csrc_hash(),
-        "source": source_hash(bench),
+        "csrc": sources.csrc_hash(),
+        "source": sources.source_hash(bench),
         "device": device_name(device),
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,

@@ -30,7 +30,7 @@ import attsnn  # noqa: F401  (before that path goes)
 
 sys.path.pop(0)
 
-from bench import cases, harness
+from bench import cases, harness, sources
 from bench.cases import Case
 from bench.peers import COLUMNS, NEURONS, OURS, READY_SECONDS, Exact, GapError, Layer, check
 
@@ -188,7 +188,7 @@ def against(reference: str, words: list[str]) -> None:
 def _build_in(tree: Path) -> None:
     """The extension of another work tree: built there, or this one's where the kernels are the same."""
     here = harness.ROOT
-    if harness.csrc_hash(tree) == harness.csrc_hash(here):
+    if sources.csrc_hash(tree) == sources.csrc_hash(here):
         for library in (here / "attsnn").glob("_C.*"):
             shutil.copy2(library, tree / "attsnn")
     else:

@@ -5,7 +5,7 @@ python bench/report.py --check  says whether they are what the results give
 
 A table stands between `<!-- bench: NAME -->` and `<!-- /bench -->`. Of lines that measure the same thing with
 as many threads and the same instruction set the last counts; a figure is marked stale where what it is of,
-kernels and the Python around them (`harness.SOURCES`), is not today's.
+kernels and the Python around them (bench/sources.py), is not today's.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
-from bench import harness
+from bench import harness, sources
 from bench.compositions import PFA_COLUMNS
 from bench.networks import MODEL_COLUMNS
 from bench.peers import COLUMNS, OURS, SEAM_COLUMNS
@@ -155,7 +155,7 @@ def latest() -> list[dict]:
 
     Lines of another setting stand beside each other, but a stale one yields to any later line.
     """
-    now, found = {bench: harness.source_hash(bench) for bench in harness.BENCHES}, {}
+    now, found = {bench: sources.source_hash(bench) for bench in sources.BENCHES}, {}
     for path in sorted(harness.RESULTS.glob("*.jsonl")):
         for line in harness.read(path):
             line["stale"] = line.get("source") != now[line["bench"]]  # older lines have none

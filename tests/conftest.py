@@ -16,7 +16,8 @@ SHIM = str(Path(__file__).parent / "shim")  # see sitecustomize.py there
 if SHIM not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SHIM, os.environ.get("PYTHONPATH")]))
     _spec = importlib.util.spec_from_file_location("shim", f"{SHIM}/sitecustomize.py")
-    _spec.loader.exec_module(importlib.util.module_from_spec(_spec))
+    _shim = importlib.util.module_from_spec(_spec)  # kept: what it declares lasts as long as it does
+    _spec.loader.exec_module(_shim)
 
 keep_memory()  # to fault the pages in again takes a fourth of the time of a network in float64
 

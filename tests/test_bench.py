@@ -19,7 +19,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import cases, harness, model, networks, neuron, peers, pfa, report, seams, stream, tables, vae
+from bench import (
+    cases,
+    harness,
+    model,
+    networks,
+    neuron,
+    peers,
+    pfa,
+    report,
+    seams,
+    sources,
+    stream,
+    tables,
+    vae,
+)
 from bench import data as bench_data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,8 +151,8 @@ def test_results_go_where_they_are_told(fused, here, tmp_path):
     lines = harness.read(path)
     assert {line["row"] for line in lines if line["column"] == "attsnn"} == {"forward", "step"}
     for line in lines:
-        assert line["csrc"] == harness.csrc_hash() and line["device"] and line["threads"] == 2
-        assert line["source"] == harness.source_hash("neuron") and line["dirty"] in (True, False)
+        assert line["csrc"] == sources.csrc_hash() and line["device"] and line["threads"] == 2
+        assert line["source"] == sources.source_hash("neuron") and line["dirty"] in (True, False)
         assert line["gap"] or line["seconds"][0] <= line["seconds"][1] <= line["seconds"][2]
 
 
@@ -535,17 +549,48 @@ def test_what_makes_figures_stale(tmp_path):
         path.write_text("1")
 
     def changed_by(name: str) -> set[str]:
-        before = {bench: harness.source_hash(bench, tmp_path) for bench in harness.SOURCES}
-        (tmp_path / name).write_text("2" + name)
-        return {bench for bench in before if harness.source_hash(bench, tmp_path) != before[bench]}
+        before = {bench: sources.source_hash(bench, tmp_path) for bench in sources.SOURCES}
+        (tmp_path / name).write_text(f"x = {name!r}")
+        return {bench for bench in before if sources.source_hash(bench, tmp_path) != before[bench]}
 
-    assert changed_by("csrc/core/lif.h") == changed_by("attsnn/ops/seam.py") == {*harness.SOURCES}
+    assert changed_by("csrc/core/lif.h") == changed_by("attsnn/ops/seam.py") == {*sources.SOURCES}
     for name in python[1:]:
         assert changed_by(f"attsnn/{name}") == {"seams", "model"}
     for name in ("csrc/README.md", "attsnn/engine/loop.py", "attsnn/ops/seam.pyc"):
         assert changed_by(name) == set()
-    for pattern in {pattern for patterns in harness.SOURCES.values() for pattern in patterns}:
+    for pattern in {pattern for patterns in sources.SOURCES.values() for pattern in patterns}:
         assert any(ROOT.glob(pattern)), pattern
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        (("x: int", "x: float"), False),
+        ((" -> int", ""), False),
+        (("y: int = 2", "y = 2"), False),
+        (("Doubles.", "Twice as much."), False),
+        (("# why", "# because"), False),
+        (("import Any", "import Any, cast"), False),
+        (("return x * y", "return x + y"), True),
+        (("        z = 'a", "    z = 'a"), True),
+        (("y: int = 2", "y: int = 3"), True),
+        (("'a  b'", "'a b'"), True),
+    ],
+)
+def test_what_of_python_makes_figures_stale(change, counts):
+    """What runs alone: comments, docstrings and types do not."""
+    code = """\
+from typing import Any
+def f(x: int) -> int:  # why
+    \"\"\"Doubles.\"\"\"
+    y: int = 2
+    if x:
+        z = 1
+        z = 'a  b'
+    return x * y
+"""
+    assert change[0] in code
+    assert (sources.runs(code) != sources.runs(code.replace(*change))) == counts
 
 
 LINE = {"bench": "neuron", "device": "d", "case": "C0 1x1", "dtype": "fp32", "neuron": "leaky", "gap": None}
@@ -561,7 +606,7 @@ def shown(tmp_path, monkeypatch):
 
     def run(*changes: dict) -> list[dict]:
         (tmp_path / "d.jsonl").unlink(missing_ok=True)
-        now = LINE | {"source": harness.source_hash("neuron")}
+        now = LINE | {"source": sources.source_hash("neuron")}
         harness.append([now | {"row": r} | c for c in changes for r in ("forward", "step")], tmp_path, "cpu")
         return report.latest()
 
