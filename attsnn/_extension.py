@@ -2,8 +2,7 @@
 
 import warnings
 from pathlib import Path
-from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch  # noqa: F401  (its libraries must be loaded before _C, which links against them)
 
@@ -11,10 +10,10 @@ Backend = Literal["auto", "fused", "reference"]
 BACKENDS = ("auto", "fused", "reference")
 BUILD_COMMAND = "python setup.py build_ext"
 
-_C: ModuleType | None = None
+_C: Any = None  # a module that has no types of its own
 _why_not = f"the kernels are not built: run `{BUILD_COMMAND}` in the folder of attsnn"
 try:
-    from attsnn import _C  # type: ignore[no-redef]
+    from attsnn import _C
 except ImportError as error:
     if any(Path(__file__).parent.glob("_C.*")):  # built, yet it does not load: say what the loader said
         _why_not = f"the built kernels do not load ({error}): run `{BUILD_COMMAND}` again"
@@ -22,7 +21,7 @@ except ImportError as error:
 _said: set[str] = set()
 
 
-def compiled() -> ModuleType | None:
+def compiled() -> Any:
     """`attsnn._C`, or None where it was not built."""
     return _C
 

@@ -34,7 +34,7 @@ def sync(descriptor: int | None) -> None:
             raise
 
 
-def write_file(path: str | os.PathLike, content: bytes) -> None:
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file, and waits until it is on disk."""
     with open(path, "wb") as file:
         file.write(content)
@@ -42,7 +42,7 @@ def write_file(path: str | os.PathLike, content: bytes) -> None:
         sync(file.fileno())
 
 
-def read_file(path: str | os.PathLike) -> bytes:
+def read_file(path: str | os.PathLike[str]) -> bytes:
     """What a plain file holds; an OSError for anything else, a pipe say, on which reading would wait."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -71,14 +71,14 @@ def replace_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def sync_folder(path: str | os.PathLike) -> None:
+def sync_folder(path: str | os.PathLike[str]) -> None:
     """The same of the names in a folder."""
     with opened_folder(path) as descriptor:
         sync(descriptor)
 
 
 @contextlib.contextmanager
-def opened_folder(path: str | os.PathLike) -> Iterator[int | None]:
+def opened_folder(path: str | os.PathLike[str]) -> Iterator[int | None]:
     """A descriptor of a folder; None where folders cannot be opened."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -121,13 +121,13 @@ def print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def plain(name: str | os.PathLike) -> str:
+def plain(name: str | os.PathLike[str]) -> str:
     """A name that fits a line: bytes that are no text, and ends of lines, are escaped."""
     text = os.fspath(name).encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: ascii(match[0])[1:-1], text)
 
 
-def mapped(path: str | os.PathLike, dtype: np.dtype, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
+def mapped(path: str | os.PathLike[str], dtype: np.dtype, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
     """A part of a file as a read-only array: mapped, or read where its file system has no maps."""
     if 0 in shape:
         return np.empty(shape, dtype)

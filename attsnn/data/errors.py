@@ -28,7 +28,7 @@ class DataFormatError(DataError):
         self,
         message: str,
         *,
-        path: str | os.PathLike | None = None,
+        path: str | os.PathLike[str] | None = None,
         offset: int | None = None,
         line: int | None = None,
     ):

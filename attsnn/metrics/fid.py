@@ -54,9 +54,9 @@ class Network:
 
 def fid(
     sample: Callable[[int], Tensor],
-    statistics: str | os.PathLike,
+    statistics: str | os.PathLike[str],
     *,
-    network: Network | str | os.PathLike | None = None,
+    network: Network | str | os.PathLike[str] | None = None,
     fetch: bool = False,
     count: int = 5000,
     batch: int = 256,
@@ -87,7 +87,7 @@ def fid(
 
 
 def clean_inception(
-    file: str | os.PathLike | None = None, *, fetch: bool = False, device: torch.device | str = "cpu"
+    file: str | os.PathLike[str] | None = None, *, fetch: bool = False, device: torch.device | str = "cpu"
 ) -> Network:
     """clean-fid's features [N, 2048]: pixels from 0 to 255, each channel resized by Pillow to 299 x 299
     (bicubic, not rounded), the Inception-v3 of TensorFlow's FID.
@@ -119,7 +119,7 @@ def clean_inception(
 
 
 def imagenet_inception(
-    file: str | os.PathLike | None = None, *, fetch: bool = False, device: torch.device | str = "cpu"
+    file: str | os.PathLike[str] | None = None, *, fetch: bool = False, device: torch.device | str = "cpu"
 ) -> Network:
     """The probabilities [N, 1000] of which the papers take the Inception score: torchvision's Inception-v3 of
     ImageNet, which reads pixels from 0 to 255 that are not normalised, resized to 299 x 299 (bilinear).
@@ -159,7 +159,7 @@ def pixels(images: Tensor) -> Tensor:
     return ((images + 1) / 2 * 255).expand(-1, 3, -1, -1)
 
 
-def _file(file: str | os.PathLike | None, url: str, hashed: str | None, fetch: bool) -> Path:
+def _file(file: str | os.PathLike[str] | None, url: str, hashed: str | None, fetch: bool) -> Path:
     """The file, or the one in torch's cache, fetched if that is allowed and needed."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     path = cached if file is None else Path(file)

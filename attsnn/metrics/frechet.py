@@ -103,7 +103,7 @@ class Moments:
         return self._scatter / (self.count - 1)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Moments":
+    def load(cls, path: str | os.PathLike[str]) -> "Moments":
         """Reads an .npz file of `mu` [D] and `sigma` [D, D], as clean-fid and the published repositories
         write them, and `count` where it has one. Raises OSError where it cannot be read, ValueError for what
         is no such file.
@@ -116,7 +116,7 @@ class Moments:
             said = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{os.fspath(path)}: no statistics of features (.npz): {said}") from error
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes such a file, in place of one that is there once it is whole."""
         arrays = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
         if self.count is not None:

@@ -15,7 +15,7 @@ from attsnn.data.errors import DataFormatError
 
 
 def check_counts(
-    path: str | os.PathLike, found: Mapping[str, Arrays], wanted: Mapping[str, Sequence[int]], where: str
+    path: str | os.PathLike[str], found: Mapping[str, Arrays], wanted: Mapping[str, Sequence[int]], where: str
 ) -> None:
     """Prints what each split holds; DataFormatError where a class has not as many as published."""
     faults = []
@@ -34,7 +34,7 @@ def check_counts(
 
 
 def mixed_up(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     found: Mapping[str, Arrays],
     name: str,
     where: str,
@@ -54,7 +54,7 @@ def _counts(images: Arrays) -> list[int]:
     return np.bincount(images.labels, minlength=len(images.classes)).tolist()
 
 
-def unpack(found: Found, out: str | os.PathLike, folder: str) -> Path:
+def unpack(found: Found, out: str | os.PathLike[str], folder: str) -> Path:
     """Writes the files that were found to OUT/`folder`, unpacked, under the names of the layout."""
     with staged(out) as partial:
         (partial / folder).mkdir(parents=True)

@@ -88,7 +88,7 @@ def in_columns(t, x, y, p, offsets) -> Decoded:
 
 def recording(
     decoded: Decoded,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     strict: bool = False,
     restarts: bool = False,

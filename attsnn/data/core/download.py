@@ -31,7 +31,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BREAKS = (OSError, http.client.HTTPException)
 
 
-def fetch(file: File, folder: str | os.PathLike) -> Path:
+def fetch(file: File, folder: str | os.PathLike[str]) -> Path:
     """The path of `file` in `folder`, fetched unless it is there and right.
 
     Raises DataError, which names every mirror and what became of it; what was fetched so far stays, and the

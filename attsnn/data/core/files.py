@@ -32,7 +32,7 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def map_file(path: str | os.PathLike) -> np.ndarray:
+def map_file(path: str | os.PathLike[str]) -> np.ndarray:
     """The bytes of a file as a read-only uint8 array, memory-mapped where its file system can."""
     try:
         status = os.stat(path)
@@ -48,7 +48,7 @@ def spread(number: int) -> list[int]:
     return np.linspace(0, number - 1, min(LOOKS, number), dtype=np.int64).tolist()
 
 
-def look(path_of: Callable[[int], str | os.PathLike], number: int) -> bytes:
+def look(path_of: Callable[[int], str | os.PathLike[str]], number: int) -> bytes:
     """The sizes, and the first and last bytes, of some of so many files: what tells sets apart."""
     found = []
     for index in spread(number):
@@ -60,7 +60,7 @@ def look(path_of: Callable[[int], str | os.PathLike], number: int) -> bytes:
 
 
 def read_bytes(
-    path: str | os.PathLike, offset: int = 0, size: int | None = None, most: int = FILE_BYTES
+    path: str | os.PathLike[str], offset: int = 0, size: int | None = None, most: int = FILE_BYTES
 ) -> bytes:
     """`size` bytes (None: all) of a regular file; DataFormatError if it is none, too large or too short."""
     # Without O_NONBLOCK a named pipe would wait for a writer.

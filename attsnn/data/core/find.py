@@ -47,7 +47,7 @@ class Found(NamedTuple):
     read: Callable[[str], Content]
 
 
-def find_files(root: str | os.PathLike, layouts: Sequence[Layout], missing: str) -> Found:
+def find_files(root: str | os.PathLike[str], layouts: Sequence[Layout], missing: str) -> Found:
     """The first layout that `root` has whole; `root` may be an archive itself.
 
     Raises DataMissingError, with what of the set is there and what is not, and `missing`, where to get it.

@@ -54,7 +54,7 @@ class Arrays:
     """Images in memory: uint8 `[N, H, W]`, or `[N, H, W, 3]` for RGB."""
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], path: str | os.PathLike
+        self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], path: str | os.PathLike[str]
     ):
         self.images, self.labels = images, np.asarray(labels, np.int64)
         self.classes, self._path = tuple(classes), plain(path)
@@ -210,7 +210,7 @@ class BadImages:
         return images, labels
 
 
-def open_image(path: str | os.PathLike) -> Image.Image:
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """The RGB image in a file, turned as its camera says (a data set's are taken as they lie);
     DataMissingError or DataFormatError names it.
     """

@@ -39,7 +39,7 @@ def store_bytes(raw: Raw, files: Iterable[str]) -> int:
 
 def write_recordings(
     raw: Raw,
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     entries: Sequence[Entry],
     decode: Callable[[str, np.ndarray], Recording],
     *,
@@ -80,7 +80,7 @@ def write_recordings(
 
 
 def write_store(
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     recordings: Iterable[tuple[Events | Sequence, int | str, str, str]],
     classes: Sequence[str],
     sensor: tuple[int, int] | None = None,

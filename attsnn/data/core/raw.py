@@ -23,7 +23,7 @@ TEXT_BYTES = 1 << 20
 class Listing:
     """What lies at `path`, a folder or an archive: listed once, however many patterns it is searched for."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self.place = place_of(self.path)
         self.members = list(self.place.members())
@@ -55,7 +55,7 @@ class Raw:
     """
 
     def __init__(
-        self, path: str | os.PathLike | Listing, pattern: re.Pattern, folder: str = "", depth: int = 1
+        self, path: str | os.PathLike[str] | Listing, pattern: re.Pattern, folder: str = "", depth: int = 1
     ):
         listing = path if isinstance(path, Listing) else Listing(path)
         self.path, self._depth, self._pattern, self._listing = listing.path, depth, pattern, listing
@@ -163,7 +163,7 @@ def _expect_one(place: Place, tops: list[str]) -> None:
 Archive = Raw  # as it was called when folders were another class
 
 
-def list_raw(path: str | os.PathLike, missing: str) -> Listing:
+def list_raw(path: str | os.PathLike[str], missing: str) -> Listing:
     """What lies at `path`; DataMissingError, which ends in `missing`, where nothing can be listed."""
     if not os.path.isdir(path) and not os.path.isfile(path):
         raise DataMissingError(f"{plain(path)}: no such file or folder; {missing}")
@@ -172,7 +172,7 @@ def list_raw(path: str | os.PathLike, missing: str) -> Listing:
 
 
 @contextlib.contextmanager
-def _readable(path: str | os.PathLike) -> Iterator[None]:
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -180,7 +180,7 @@ def _readable(path: str | os.PathLike) -> Iterator[None]:
 
 
 def open_raw(
-    path: str | os.PathLike | Listing,
+    path: str | os.PathLike[str] | Listing,
     *patterns: re.Pattern,
     folder: str = "",
     depth: int = 1,

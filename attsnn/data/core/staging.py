@@ -17,7 +17,7 @@ CANNOT_RENAME = LACKS | {errno.EXDEV, errno.EISDIR}
 
 
 @contextlib.contextmanager
-def staged(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
+def staged(path: str | os.PathLike[str], needs: int = 0) -> Iterator[Path]:
     """A new folder, whose content is at `path` when the block ends without an error, else nowhere.
 
     It lies beside `path` and is renamed to it. Where an empty folder is there already, which may be a mount
@@ -53,7 +53,7 @@ def staged(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def once(path: str | os.PathLike, write: Callable[[Path], object], verify: Callable[[Path], object]) -> Path:
+def once(path: str | os.PathLike[str], write: Callable[[Path], object], verify: Callable[[Path], object]) -> Path:
     """The folder `path`: made by `write(path)`, as a whole (`staged`), or only verified where it is there.
 
     Of two processes that write it at once the slower one takes what the other has made.

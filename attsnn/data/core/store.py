@@ -56,7 +56,7 @@ class Store:
     Columns are mapped on first use in each process, so a store can be handed to workers.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self.manifest = _read_manifest(self.path)
         self.classes = tuple(self.manifest["classes"])
@@ -107,7 +107,7 @@ class Store:
             self._map(name)
 
 
-def is_divided(path: str | os.PathLike) -> bool:
+def is_divided(path: str | os.PathLike[str]) -> bool:
     """Whether a store has a split of its own; True where there is none to ask."""
     return not (Path(path) / MANIFEST).is_file() or all(c.split != UNDIVIDED for c in Store(path).clips)
 
@@ -117,7 +117,7 @@ class StoreWriter:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         *,
         classes: Sequence[str],
         sensor: tuple[int, int] | None,
@@ -205,7 +205,7 @@ class StoreWriter:
 
 
 def verify(
-    path: str | os.PathLike, dataset: str | None = None, published: Mapping[str, int] | None = None
+    path: str | os.PathLike[str], dataset: str | None = None, published: Mapping[str, int] | None = None
 ) -> None:
     """Every file of a store against its checksum; prints what it holds, and how many clips were published.
 
@@ -224,16 +224,16 @@ def verify(
         )
 
 
-def verifier(dataset: str, published: Mapping[str, int] | None = None) -> Callable[[str | os.PathLike], None]:
+def verifier(dataset: str, published: Mapping[str, int] | None = None) -> Callable[[str | os.PathLike[str]], None]:
     """`verify` of a store of a set that was published with so many clips of each split."""
 
-    def verify_one(path: str | os.PathLike) -> None:
+    def verify_one(path: str | os.PathLike[str]) -> None:
         verify(path, dataset, published)
 
     return verify_one
 
 
-def describe(path: str | os.PathLike) -> str:
+def describe(path: str | os.PathLike[str]) -> str:
     """A sentence of what a store holds."""
     return _said(Store(path))
 

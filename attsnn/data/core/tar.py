@@ -24,7 +24,7 @@ class Bounded:
         return self.last
 
 
-def expect_zeros(blocks: Iterable[bytes], at: int, path: str | os.PathLike) -> None:
+def expect_zeros(blocks: Iterable[bytes], at: int, path: str | os.PathLike[str]) -> None:
     """DataFormatError, unless zeros or nothing follow the last member, from byte `at` on.
 
     tarfile takes a damaged header for the end, and one block of zeros, behind which another archive may lie.
@@ -39,7 +39,7 @@ def expect_zeros(blocks: Iterable[bytes], at: int, path: str | os.PathLike) -> N
         at += len(block)
 
 
-def members(file, size: int, path: str | os.PathLike) -> Iterator[tarfile.TarInfo]:
+def members(file, size: int, path: str | os.PathLike[str]) -> Iterator[tarfile.TarInfo]:
     """The members of a tar file of `size` bytes; each lies within, and zeros or nothing follow the last.
 
     DataFormatError names `path`. `file` may be read between two members.

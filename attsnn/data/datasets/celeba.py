@@ -112,7 +112,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
         raise DataFormatError(f"not a sound .zip ({error})", path=plain(path)) from None
 
 
-def _places(root: str | os.PathLike) -> tuple[Path, Path]:
+def _places(root: str | os.PathLike[str]) -> tuple[Path, Path]:
     """(the folder or archive of the images, the partition), beside each other or as Google Drive has them."""
     root = Path(root)
     if root.name in (FOLDER, ARCHIVE) and root.exists():
@@ -153,7 +153,7 @@ def _partition(path: Path) -> dict[str, list[str]]:
     return names
 
 
-def _source(root: str | os.PathLike, split: str) -> _Faces:
+def _source(root: str | os.PathLike[str], split: str) -> _Faces:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     place, partition = _places(root)
@@ -173,7 +173,7 @@ class CelebA(Images):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "val", "test"],
         transform: Callable[[Image.Image], Tensor] | None = None,
         *,
@@ -183,7 +183,7 @@ class CelebA(Images):
         super().__init__(_source(root, split), transform, substitute=substitute)
 
 
-def prepare(raw: str | os.PathLike, out: str | os.PathLike) -> Path:
+def prepare(raw: str | os.PathLike[str], out: str | os.PathLike) -> Path:
     """Unpacks the images to OUT/celeba/img_align_celeba; training needs none of it."""
     _, partition = _places(raw)
     with staged(out) as partial:
@@ -198,7 +198,7 @@ def prepare(raw: str | os.PathLike, out: str | os.PathLike) -> Path:
     return Path(out)
 
 
-def verify(path: str | os.PathLike, *, decode: bool = False, subset: bool = False) -> None:
+def verify(path: str | os.PathLike[str], *, decode: bool = False, subset: bool = False) -> None:
     """Prints what each split holds, and what is corrupt; DataFormatError unless all is there and sound."""
     faults = []
     for split in SPLITS:

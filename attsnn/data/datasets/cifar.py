@@ -80,11 +80,11 @@ def _where(classes: int) -> str:
     )
 
 
-def _find(root: str | os.PathLike, classes: int) -> Found:
+def _find(root: str | os.PathLike[str], classes: int) -> Found:
     return find_files(root, LAYOUTS[classes], _where(classes))
 
 
-def _split(root: str | os.PathLike, classes: int, split: str) -> Arrays:
+def _split(root: str | os.PathLike[str], classes: int, split: str) -> Arrays:
     if split not in SPLITS:
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     return _arrays(_find(root, classes), classes, split)
@@ -113,7 +113,7 @@ class CIFAR10(Images):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "test"],
         transform: Callable[[Image.Image], Tensor] | None = None,
     ):
@@ -125,7 +125,7 @@ class CIFAR100(Images):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "test"],
         transform: Callable[[Image.Image], Tensor] | None = None,
     ):
@@ -133,7 +133,7 @@ class CIFAR100(Images):
 
 
 def open_cifar(
-    root: str | os.PathLike,
+    root: str | os.PathLike[str],
     split: Literal["train", "test"],
     transform: Callable[[Image.Image], Tensor] | None = None,
 ) -> CIFAR10 | CIFAR100:
@@ -157,14 +157,14 @@ def open_cifar(
 def _contract(classes: int, kind: type, names: tuple[str, ...]) -> DataSet:
     name, where = f"cifar{classes}", _where(classes)
 
-    def prepare(raw: str | os.PathLike, out: str | os.PathLike) -> Path:
+    def prepare(raw: str | os.PathLike[str], out: str | os.PathLike) -> Path:
         """Checks the files in `raw` and writes them unpacked; training needs none of it."""
         found = _find(raw, classes)
         for split in SPLITS:
             _arrays(found, classes, split)
         return unpack(found, out, found.layout.folders[1])
 
-    def verify(path: str | os.PathLike) -> None:
+    def verify(path: str | os.PathLike[str]) -> None:
         """Compares the number of images of each class with the published ones."""
         per_class = {split: [COUNTS[split] // classes] * classes for split in SPLITS}
         found = _find(path, classes)

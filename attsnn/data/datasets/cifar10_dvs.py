@@ -55,8 +55,8 @@ WHERE = (
 
 
 def prepare(
-    raw: str | os.PathLike,
-    out: str | os.PathLike,
+    raw: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     strict: bool = False,
     progress: bool = True,
@@ -112,7 +112,7 @@ class CIFAR10DVS(EventFrames):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "test"],
         *,
         steps: int = 20,

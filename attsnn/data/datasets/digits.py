@@ -75,7 +75,7 @@ class Digits(Dataset):
         self.labels, self.classes, self.transform = labels[self.indices].astype(np.int64), NAMES, transform
 
     @classmethod
-    def open(cls, _: str | os.PathLike | None, split: str, **how) -> "Digits":
+    def open(cls, _: str | os.PathLike[str] | None, split: str, **how) -> "Digits":
         """As the other sets are opened: by a root, which says nothing here, and a split."""
         return cls(split, **how)
 

@@ -36,8 +36,8 @@ WHERE = (
 
 
 def prepare(
-    raw: str | os.PathLike,
-    out: str | os.PathLike,
+    raw: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     strict: bool = False,
     progress: bool = True,
@@ -78,7 +78,7 @@ class DVSGait(EventFrames):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "test"],
         *,
         steps: int = 8,

@@ -65,8 +65,8 @@ KNOWN_LABEL = ("user22_led", 8, 110590564, 104000000)
 
 
 def prepare(
-    raw: str | os.PathLike,
-    out: str | os.PathLike,
+    raw: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     strict: bool = False,
     fix_known_labels: bool = False,
@@ -127,7 +127,7 @@ def _events_np(listing: Listing) -> Raw | None:
     return arrays if arrays.names else None
 
 
-def _prepare_arrays(source: Raw, out: str | os.PathLike, *, strict: bool, progress: bool) -> Path:
+def _prepare_arrays(source: Raw, out: str | os.PathLike[str], *, strict: bool, progress: bool) -> Path:
     parts = {name: name.split("/") for name in source.names}
     entries = [Entry(n, int(label), Path(file).stem, split) for n, (split, label, file) in parts.items()]
     strange = [entry.file for entry in entries if entry.label >= len(CLASSES)]
@@ -187,7 +187,7 @@ class DVSGesture(EventFrames):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "test"],
         *,
         steps: int = 60,

@@ -55,7 +55,7 @@ class ImageNet(Images):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "val"],
         transform: Callable[[Image.Image], Tensor] | None = None,
         *,
@@ -67,7 +67,7 @@ class ImageNet(Images):
 
 
 def open_split(
-    root: str | os.PathLike, split: str, *, classes: Sequence[str] | int | None = None, keep: bool = True
+    root: str | os.PathLike[str], split: str, *, classes: Sequence[str] | int | None = None, keep: bool = True
 ) -> Source:
     """Where the images of a split are; see `tree.open_split`."""
     archives = [name for name in ARCHIVES if (Path(root) / name).is_file()]
@@ -81,7 +81,7 @@ def open_split(
 
 
 def prepare(
-    raw: str | os.PathLike, out: str | os.PathLike, *, val_labels: str | os.PathLike | None = None
+    raw: str | os.PathLike[str], out: str | os.PathLike, *, val_labels: str | os.PathLike | None = None
 ) -> dict[str, int]:
     """Unpacks what `raw` holds of the two image archives; the images written of each split.
 
@@ -125,7 +125,7 @@ def _write(encoded: Iterator[tuple[str, str, bytes]], folder: Path, title: str) 
     return number
 
 
-def verify(root: str | os.PathLike, *, decode: bool = False, subset: bool = False) -> None:
+def verify(root: str | os.PathLike[str], *, decode: bool = False, subset: bool = False) -> None:
     """Prints what is found, missing and corrupt; returns only if `root` is complete and every image sound.
 
     An image passes if it begins and ends as a JPEG or PNG does, or else if it can be decoded; `decode`

@@ -123,11 +123,11 @@ def _where(name: str) -> str:
     )
 
 
-def _find(root: str | os.PathLike, name: str) -> Found:
+def _find(root: str | os.PathLike[str], name: str) -> Found:
     return find_files(root, _layouts(name), _where(name))
 
 
-def _split(root: str | os.PathLike, name: str, split: str) -> Arrays:
+def _split(root: str | os.PathLike[str], name: str, split: str) -> Arrays:
     if split not in SPLITS:
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     return _arrays(_find(root, name), name, split)
@@ -158,7 +158,7 @@ class MNIST(Images):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "test"],
         transform: Callable[[Image.Image], Tensor] | None = None,
     ):
@@ -170,7 +170,7 @@ class FashionMNIST(Images):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "test"],
         transform: Callable[[Image.Image], Tensor] | None = None,
     ):
@@ -180,13 +180,13 @@ class FashionMNIST(Images):
 def _contract(name: str, title: str, licence: str, kind: type) -> DataSet:
     where = _where(name)
 
-    def prepare(raw: str | os.PathLike, out: str | os.PathLike) -> Path:
+    def prepare(raw: str | os.PathLike[str], out: str | os.PathLike) -> Path:
         """Checks the four files in `raw` and writes them to OUT, unpacked; training needs none of it."""
         found = _find(raw, name)
         mixed_up(raw, {split: _arrays(found, name, split) for split in SPLITS}, name, where, COUNTS)
         return unpack(found, out, _FOLDERS[name])
 
-    def verify(path: str | os.PathLike) -> None:
+    def verify(path: str | os.PathLike[str]) -> None:
         """Compares the number of images of each class with the published ones, and with the other set's."""
         found = _find(path, name)
         splits = {split: _arrays(found, name, split) for split in SPLITS}

@@ -56,8 +56,8 @@ WHERE = (
 
 
 def prepare(
-    raw: str | os.PathLike,
-    out: str | os.PathLike,
+    raw: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     strict: bool = False,
     progress: bool = True,
@@ -102,7 +102,7 @@ class NCaltech101(EventFrames):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "test"],
         *,
         steps: int = 14,

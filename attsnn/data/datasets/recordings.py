@@ -43,8 +43,8 @@ WHERE = (
 
 
 def prepare(
-    raw: str | os.PathLike,
-    out: str | os.PathLike,
+    raw: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     sensor: str | tuple[int, int] | None = None,
     time_unit: TimeUnit = "us",
@@ -162,7 +162,7 @@ class Recordings(EventFrames):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         split: Literal["train", "test"],
         *,
         steps: int = 10,

@@ -20,7 +20,7 @@ LINE_BYTES = 1 << 16  # a longer line is none
 EVENT_BYTES, EXTERNAL = 8, 0x8000
 
 
-def read(path: str | os.PathLike, **how) -> Recording:
+def read(path: str | os.PathLike[str], **how) -> Recording:
     """The events of an AEDAT 2.0 file; see `decode`."""
     return decode(map_file(path), path=path, **how)
 
@@ -28,7 +28,7 @@ def read(path: str | os.PathLike, **how) -> Recording:
 def decode(
     data: np.ndarray,
     *,
-    path: str | os.PathLike = "<bytes>",
+    path: str | os.PathLike[str] = "<bytes>",
     sensor: tuple[int, int] = (128, 128),
     strict: bool = False,
     backend: Backend = "auto",

@@ -26,7 +26,7 @@ POLARITY, EVENT_BYTES, TIME_OFFSET = 1, 8, 4
 
 
 def read(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     sensor: tuple[int, int] = (128, 128),
     strict: bool = False,
@@ -37,7 +37,7 @@ def read(
 
 
 def read_frames(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     steps: int,
     dt: int,
@@ -65,7 +65,7 @@ def read_frames(
 def decode(
     data: np.ndarray,
     *,
-    path: str | os.PathLike = "<bytes>",
+    path: str | os.PathLike[str] = "<bytes>",
     sensor: tuple[int, int] = (128, 128),
     strict: bool = False,
     backend: Backend = "auto",
@@ -82,7 +82,7 @@ def decode(
     return recording(Decoded(*decoder(data, start, *sensor)), path, strict=strict, hints=sides(sensor))
 
 
-def write(path: str | os.PathLike, events: Events, *, per_packet: int = 4096) -> None:
+def write(path: str | os.PathLike[str], events: Events, *, per_packet: int = 4096) -> None:
     """Writes an AEDAT 3.1 file as a DVS128 recording; x and y below 2^15, times not negative."""
     with open(path, "wb") as file:
         file.write(MAGIC + b"\r\n#Format: RAW\r\n#Source 1: DVS128\r\n")

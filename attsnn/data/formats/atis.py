@@ -15,7 +15,7 @@ from attsnn.data.core.files import map_file
 EVENT_BYTES, OVERFLOW_ROW, OVERFLOW_TIME = 5, 240, 1 << 13
 
 
-def read(path: str | os.PathLike, **how) -> Recording:
+def read(path: str | os.PathLike[str], **how) -> Recording:
     """The events of an ATIS file; see `decode`."""
     return decode(map_file(path), path=path, **how)
 
@@ -23,7 +23,7 @@ def read(path: str | os.PathLike, **how) -> Recording:
 def decode(
     data: np.ndarray,
     *,
-    path: str | os.PathLike = "<bytes>",
+    path: str | os.PathLike[str] = "<bytes>",
     sensor: tuple[int, int] = (180, 240),
     strict: bool = False,
     backend: Backend = "auto",

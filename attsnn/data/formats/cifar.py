@@ -27,7 +27,7 @@ OPCODES = set(_OPCODES.split())
 
 
 def decode_binary(
-    data: np.ndarray, classes: int, *, path: str | os.PathLike = "<bytes>"
+    data: np.ndarray, classes: int, *, path: str | os.PathLike[str] = "<bytes>"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(images, labels) of a .bin file of CIFAR-`classes`, 10 or 100."""
     data = np.ascontiguousarray(data, np.uint8)
@@ -41,7 +41,7 @@ def decode_binary(
 
 
 def decode_pickled(
-    data: np.ndarray, classes: int, *, path: str | os.PathLike = "<bytes>"
+    data: np.ndarray, classes: int, *, path: str | os.PathLike[str] = "<bytes>"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(images, labels) of a file of the Python version; DataFormatError for anything but such rows."""
     content = unpickle(np.ascontiguousarray(data, np.uint8).tobytes(), path)
@@ -54,7 +54,7 @@ def decode_pickled(
     return _checked(rows.array(), labels, classes, path)
 
 
-def unpickle(data: bytes, path: str | os.PathLike):
+def unpickle(data: bytes, path: str | os.PathLike[str]):
     """What plain values a pickle holds, its arrays as `_Array`; DataFormatError for everything else."""
     try:
         _look(data)
@@ -147,7 +147,7 @@ STANDS |= {(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("co
 
 
 def _checked(
-    rows: np.ndarray, labels: list, classes: int, path: str | os.PathLike
+    rows: np.ndarray, labels: list, classes: int, path: str | os.PathLike[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     for index, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < classes:

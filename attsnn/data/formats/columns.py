@@ -47,7 +47,7 @@ def stands_for(name: str, column: str) -> bool:
     return bool(match) and match[1] in NAMES[column] and (match[2] is None or column == "t")
 
 
-def which(names: Sequence[str], path: str | os.PathLike, time_unit: TimeUnit | None = None) -> list[int]:
+def which(names: Sequence[str], path: str | os.PathLike[str], time_unit: TimeUnit | None = None) -> list[int]:
     """Where t, x, y, p are among the names of columns; DataFormatError, also for a time in another unit."""
     places = [[k for k, name in enumerate(names) if stands_for(name, column)] for column in NAMES]
     for column, found in zip(NAMES, places, strict=True):
@@ -70,7 +70,7 @@ def which(names: Sequence[str], path: str | os.PathLike, time_unit: TimeUnit | N
 def decode(
     data: np.ndarray,
     *,
-    path: str | os.PathLike = "<bytes>",
+    path: str | os.PathLike[str] = "<bytes>",
     columns: Sequence[str] | None = None,
     time_unit: TimeUnit = "us",
     sensor: tuple[int, int] | None = None,
@@ -92,7 +92,7 @@ def from_columns(
     y,
     p,
     *,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     time_unit: TimeUnit = "us",
     sensor: tuple[int, int] | None = None,
     strict: bool = False,

@@ -16,7 +16,7 @@ from attsnn.data.errors import DataFormatError, DataMissingError, warn
 NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".ini", ".db", ".py", ".sh", ".log")
 
 
-def pictures(folder: str | os.PathLike) -> list[Path]:
+def pictures(folder: str | os.PathLike[str]) -> list[Path]:
     """The image files in a folder, by their names; DataMissingError where there is none."""
     names = [name for name in sorted(os.listdir(folder)) if name.lower().endswith(SUFFIXES)]
     found = [Path(folder, name) for name in names if not is_junk(name)]
@@ -25,7 +25,7 @@ def pictures(folder: str | os.PathLike) -> list[Path]:
     return found
 
 
-def class_names(folder: str | os.PathLike) -> tuple[str, ...]:
+def class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     """The sorted names of the folders in `folder`; empty if it is not there."""
     try:
         with os.scandir(folder) as entries:
@@ -43,7 +43,7 @@ class Folders(Encoded):
     files of kinds that are not read, but for `NOTES`.
     """
 
-    def __init__(self, path: str | os.PathLike, classes: Sequence[str] | None = None):
+    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str] | None = None):
         self.path = Path(path)
         found = class_names(path)
         with os.scandir(path) as entries:

@@ -19,7 +19,7 @@ MOST_BYTES = 1 << 27
 MOST_DIMENSIONS = 8
 
 
-def decode(data: np.ndarray, *, path: str | os.PathLike = "<bytes>") -> np.ndarray:
+def decode(data: np.ndarray, *, path: str | os.PathLike[str] = "<bytes>") -> np.ndarray:
     """The array in the bytes of an IDX file (uint8 array).
 
     Its header is compared with the bytes that are there before memory is taken. Raises DataFormatError with

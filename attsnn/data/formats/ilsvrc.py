@@ -63,7 +63,7 @@ def val_images(path: Path, wnids: list[str]) -> Iterator[tuple[str, str, bytes]]
             yield wnids[number - 1], name, data
 
 
-def _stranger(path: str | os.PathLike, member, wanted: str) -> DataFormatError:
+def _stranger(path: str | os.PathLike[str], member, wanted: str) -> DataFormatError:
     return DataFormatError(
         f"found {member.name[:80]!r} of {member.size} bytes; wanted {wanted}", path=path, offset=member.offset
     )
@@ -88,7 +88,7 @@ class _Part:
         return data
 
 
-def val_wnids(raw: Path, val_labels: str | os.PathLike | None) -> list[str]:
+def val_wnids(raw: Path, val_labels: str | os.PathLike[str] | None) -> list[str]:
     """The wnid of each validation image, from the development kit in `raw` (needs scipy, the extra
     `imagenet`) or from `val_labels`, a text with a wnid a line. Raises DataMissingError,
     DataFormatError or ImportError.

@@ -29,7 +29,7 @@ COMPLEX = 0x0800
 def decode(
     data: np.ndarray,
     *,
-    path: str | os.PathLike = "<bytes>",
+    path: str | os.PathLike[str] = "<bytes>",
     sensor: tuple[int, int] = (128, 128),
     strict: bool = False,
 ) -> Recording:

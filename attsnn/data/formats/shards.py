@@ -47,10 +47,10 @@ class Shards(Encoded):
 
     def __init__(
         self,
-        paths: Sequence[str | os.PathLike],
+        paths: Sequence[str | os.PathLike[str]],
         classes: Sequence[str] | int | None = None,
         *,
-        index: str | os.PathLike | None = None,
+        index: str | os.PathLike[str] | None = None,
     ):
         self.paths = sorted(map(Path, paths))
         if not self.paths:
@@ -93,7 +93,7 @@ class Shards(Encoded):
             hashed.update(read_bytes(self.paths[self._shards[index]], head, tarfile.BLOCKSIZE))
         return hashed.hexdigest()
 
-    def _open(self, index: str | os.PathLike | None) -> tuple[np.ndarray, np.ndarray]:
+    def _open(self, index: str | os.PathLike[str] | None) -> tuple[np.ndarray, np.ndarray]:
         """Samples of each shard, and (offset, size, label) of each sample: `[shards]`, `[N, 3]`."""
         status = [path.stat() for path in self.paths]
         stamps = [

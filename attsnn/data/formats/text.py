@@ -45,7 +45,7 @@ class Row(NamedTuple):
 def decode(
     data: np.ndarray,
     *,
-    path: str | os.PathLike = "<bytes>",
+    path: str | os.PathLike[str] = "<bytes>",
     row: Row | None = None,
     start: int = 0,
     sensor: tuple[int, int] = (128, 128),
@@ -74,7 +74,7 @@ def decode(
 def decode_table(
     data: np.ndarray,
     *,
-    path: str | os.PathLike = "<bytes>",
+    path: str | os.PathLike[str] = "<bytes>",
     columns: Sequence[str] | None = None,
     time_unit: TimeUnit = "us",
     sensor: tuple[int, int] | None = None,

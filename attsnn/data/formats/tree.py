@@ -31,7 +31,7 @@ PACKED = (*COMPRESSED_TARS, ".tar.zst")
 
 
 def open_split(
-    root: str | os.PathLike,
+    root: str | os.PathLike[str],
     split: str,
     *,
     classes: Sequence[str] | int | None = None,

@@ -50,7 +50,7 @@ def record(digit: np.ndarray, rng: np.random.Generator) -> Events:
     return make_events(t[order], x, y, p[order])
 
 
-def write_recordings(out_dir: str | os.PathLike, seed: int = 0, indices: Sequence[int] | None = None) -> Path:
+def write_recordings(out_dir: str | os.PathLike[str], seed: int = 0, indices: Sequence[int] | None = None) -> Path:
     """Writes AEDAT 3.1 recordings of ten "users", with label CSVs, trial lists and gesture_mapping.csv.
 
     The digits (all, or those at `indices`) are shuffled by `seed`, each class spread evenly over the users;
@@ -67,7 +67,7 @@ def write_recordings(out_dir: str | os.PathLike, seed: int = 0, indices: Sequenc
 
 
 def write_gestures(
-    out_dir: str | os.PathLike,
+    out_dir: str | os.PathLike[str],
     users: Iterable[tuple[int, Iterable[tuple[Events, int]]]],
     classes: Sequence[str],
 ) -> Path:
@@ -88,7 +88,7 @@ def write_gestures(
     return out
 
 
-def prepare_samples(root: str | os.PathLike, seed: int = 0, *, progress: bool = True) -> Path:
+def prepare_samples(root: str | os.PathLike[str], seed: int = 0, *, progress: bool = True) -> Path:
     """The path of a store of all recordings, under `root`; written once for each seed, then only verified."""
 
     def write(path: Path) -> None:

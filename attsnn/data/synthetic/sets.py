@@ -55,7 +55,7 @@ Clips = Iterable[tuple[Take, Events]]
 
 
 def synthesise(
-    name: str, out: str | os.PathLike, count: int, seed: int = 0, *, progress: bool = False
+    name: str, out: str | os.PathLike[str], count: int, seed: int = 0, *, progress: bool = False
 ) -> Path:
     """Writes a synthetic set in the format of the set `name`; the path that its class opens.
 

@@ -19,14 +19,14 @@ from attsnn.data.formats.atis import OVERFLOW_ROW, OVERFLOW_TIME
 _CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}  # of IDX
 
 
-def write_aedat2(path: str | os.PathLike, events: Events, *, text: bytes = b"# raw data\r\n") -> None:
+def write_aedat2(path: str | os.PathLike[str], events: Events, *, text: bytes = b"# raw data\r\n") -> None:
     """AEDAT 2.0 of a DVS128: x, y, p of the events are bits of the address; `text` follows the magic."""
     x, y, p = (column.astype(np.int64) for column in (events.x, events.y, events.p))
     records = np.stack([p | x << 1 | y << 8, events.t], axis=1).astype(">u4")
     Path(path).write_bytes(b"#!AER-DAT2.0\r\n" + text + records.tobytes())
 
 
-def write_atis(path: str | os.PathLike, events: Events) -> None:
+def write_atis(path: str | os.PathLike[str], events: Events) -> None:
     """ATIS, 40 bits an event. Records of the row 240 go before a time that 23 bits do not hold."""
     overflows = np.maximum.accumulate(-(-np.maximum(events.t - (1 << 23) + 1, 0) // OVERFLOW_TIME))
     t = events.t - overflows * OVERFLOW_TIME
@@ -37,7 +37,7 @@ def write_atis(path: str | os.PathLike, events: Events) -> None:
 
 
 def write_text(
-    path: str | os.PathLike, events: Events, *, columns: str = "txyp", separator: str = " ", header: str = ""
+    path: str | os.PathLike[str], events: Events, *, columns: str = "txyp", separator: str = " ", header: str = ""
 ) -> None:
     """A row an event, its columns in this order; `header` is the first line."""
     rows = np.stack([getattr(events, name).astype(np.int64) for name in columns], axis=1)
@@ -46,7 +46,7 @@ def write_text(
     Path(path).write_text((f"{header}\n" if header else "") + text)
 
 
-def write_arrays(path: str | os.PathLike, events: Events) -> None:
+def write_arrays(path: str | os.PathLike[str], events: Events) -> None:
     """.npz with arrays t, x, y, p, as SpikingJelly's `events_np`; or .npy, columns in this order."""
     columns = {name: getattr(events, name) for name in COLUMNS}
     if Path(path).suffix == ".npz":
@@ -55,7 +55,7 @@ def write_arrays(path: str | os.PathLike, events: Events) -> None:
         np.save(path, np.stack([column.astype(np.int64) for column in columns.values()], axis=1))
 
 
-def write_mat(path: str | os.PathLike, events: Events, *, variable: str = "out", columns: int = 6) -> None:
+def write_mat(path: str | os.PathLike[str], events: Events, *, variable: str = "out", columns: int = 6) -> None:
     """A MATLAB matrix as dat2mat.m makes it of a DVS128's addresses, with 4 or 6 columns. Needs scipy."""
     from scipy.io import savemat
 
@@ -65,7 +65,7 @@ def write_mat(path: str | os.PathLike, events: Events, *, variable: str = "out",
     savemat(path, {variable: np.stack([t, *unused, 127 - x, y, 1 - 2 * p], axis=1)})
 
 
-def write_idx(path: str | os.PathLike, array: np.ndarray) -> None:
+def write_idx(path: str | os.PathLike[str], array: np.ndarray) -> None:
     """IDX, compressed where `path` ends in .gz."""
     kind = array.dtype.newbyteorder(">")
     head = struct.pack(">HBB", 0, _CODES[array.dtype.str[1:]], array.ndim)
@@ -73,7 +73,7 @@ def write_idx(path: str | os.PathLike, array: np.ndarray) -> None:
     Path(path).write_bytes(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
 
 
-def write_cifar_binary(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray, classes: int) -> None:
+def write_cifar_binary(path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray, classes: int) -> None:
     """Records of CIFAR-10 or CIFAR-100 of uint8 images `[N, 32, 32, 3]`; superclasses are 0."""
     before = np.stack([np.zeros_like(labels), labels], axis=1)[:, 2 - (1 if classes == 10 else 2) :]
     rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
@@ -81,7 +81,7 @@ def write_cifar_binary(path: str | os.PathLike, images: np.ndarray, labels: np.n
 
 
 def write_cifar_pickled(
-    path: str | os.PathLike, images: np.ndarray, labels: np.ndarray, classes: int
+    path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray, classes: int
 ) -> None:
     """The same as Python 2 pickled it: byte strings, and NumPy's module by its old name."""
     rows = np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))

@@ -50,7 +50,7 @@ class NIRNetwork(nn.Module):
 
 
 def read(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     dt: float | None = None,
     surrogate: Surrogate = arctan(),  # noqa: B008  (a NamedTuple: immutable)

@@ -60,7 +60,7 @@ class _Value(NamedTuple):
 
 def write(
     model: nn.Module,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     pool: Literal["sum", "avg"] = "sum",
     *,
     example: Tensor | None = None,
