@@ -127,7 +127,9 @@ def plain(name: str | os.PathLike[str]) -> str:
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: ascii(match[0])[1:-1], text)
 
 
-def mapped(path: str | os.PathLike[str], dtype: np.dtype, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
+def mapped(
+    path: str | os.PathLike[str], dtype: np.dtype, shape: tuple[int, ...], offset: int = 0
+) -> np.ndarray:
     """A part of a file as a read-only array: mapped, or read where its file system has no maps."""
     if 0 in shape:
         return np.empty(shape, dtype)

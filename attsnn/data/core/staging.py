@@ -53,7 +53,9 @@ def staged(path: str | os.PathLike[str], needs: int = 0) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def once(path: str | os.PathLike[str], write: Callable[[Path], object], verify: Callable[[Path], object]) -> Path:
+def once(
+    path: str | os.PathLike[str], write: Callable[[Path], object], verify: Callable[[Path], object]
+) -> Path:
     """The folder `path`: made by `write(path)`, as a whole (`staged`), or only verified where it is there.
 
     Of two processes that write it at once the slower one takes what the other has made.

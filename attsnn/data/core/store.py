@@ -224,7 +224,9 @@ def verify(
         )
 
 
-def verifier(dataset: str, published: Mapping[str, int] | None = None) -> Callable[[str | os.PathLike[str]], None]:
+def verifier(
+    dataset: str, published: Mapping[str, int] | None = None
+) -> Callable[[str | os.PathLike[str]], None]:
     """`verify` of a store of a set that was published with so many clips of each split."""
 
     def verify_one(path: str | os.PathLike[str]) -> None:

@@ -50,7 +50,9 @@ def record(digit: np.ndarray, rng: np.random.Generator) -> Events:
     return make_events(t[order], x, y, p[order])
 
 
-def write_recordings(out_dir: str | os.PathLike[str], seed: int = 0, indices: Sequence[int] | None = None) -> Path:
+def write_recordings(
+    out_dir: str | os.PathLike[str], seed: int = 0, indices: Sequence[int] | None = None
+) -> Path:
     """Writes AEDAT 3.1 recordings of ten "users", with label CSVs, trial lists and gesture_mapping.csv.
 
     The digits (all, or those at `indices`) are shuffled by `seed`, each class spread evenly over the users;

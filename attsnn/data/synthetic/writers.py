@@ -37,7 +37,12 @@ def write_atis(path: str | os.PathLike[str], events: Events) -> None:
 
 
 def write_text(
-    path: str | os.PathLike[str], events: Events, *, columns: str = "txyp", separator: str = " ", header: str = ""
+    path: str | os.PathLike[str],
+    events: Events,
+    *,
+    columns: str = "txyp",
+    separator: str = " ",
+    header: str = "",
 ) -> None:
     """A row an event, its columns in this order; `header` is the first line."""
     rows = np.stack([getattr(events, name).astype(np.int64) for name in columns], axis=1)
@@ -55,7 +60,9 @@ def write_arrays(path: str | os.PathLike[str], events: Events) -> None:
         np.save(path, np.stack([column.astype(np.int64) for column in columns.values()], axis=1))
 
 
-def write_mat(path: str | os.PathLike[str], events: Events, *, variable: str = "out", columns: int = 6) -> None:
+def write_mat(
+    path: str | os.PathLike[str], events: Events, *, variable: str = "out", columns: int = 6
+) -> None:
     """A MATLAB matrix as dat2mat.m makes it of a DVS128's addresses, with 4 or 6 columns. Needs scipy."""
     from scipy.io import savemat
 
@@ -73,7 +80,9 @@ def write_idx(path: str | os.PathLike[str], array: np.ndarray) -> None:
     Path(path).write_bytes(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
 
 
-def write_cifar_binary(path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray, classes: int) -> None:
+def write_cifar_binary(
+    path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray, classes: int
+) -> None:
     """Records of CIFAR-10 or CIFAR-100 of uint8 images `[N, 32, 32, 3]`; superclasses are 0."""
     before = np.stack([np.zeros_like(labels), labels], axis=1)[:, 2 - (1 if classes == 10 else 2) :]
     rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
