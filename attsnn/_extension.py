@@ -13,7 +13,7 @@ BUILD_COMMAND = "python setup.py build_ext"
 _C: Any = None  # a module that has no types of its own
 _why_not = f"the kernels are not built: run `{BUILD_COMMAND}` in the folder of attsnn"
 try:
-    from attsnn import _C
+    from attsnn import _C  # type: ignore[attr-defined,no-redef]  # compiled, without a stub
 except ImportError as error:
     if any(Path(__file__).parent.glob("_C.*")):  # built, yet it does not load: say what the loader said
         _why_not = f"the built kernels do not load ({error}): run `{BUILD_COMMAND}` again"
@@ -46,7 +46,7 @@ def obstacle(device_type: str) -> str | None:
     """None where fused kernels serve this device, else a sentence that says why not and what to do."""
     if device_type not in _obstacles:
         if _C is None:
-            why = _why_not
+            why: str | None = _why_not
         elif device_type == "cuda":
             why = _cuda_obstacle()
         elif device_type in ("cpu", "meta"):

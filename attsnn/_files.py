@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 UNFINISHED = ".tmp-"  # begins the name of what is not whole yet
 
@@ -128,7 +129,7 @@ def plain(name: str | os.PathLike[str]) -> str:
 
 
 def mapped(
-    path: str | os.PathLike[str], dtype: np.dtype, shape: tuple[int, ...], offset: int = 0
+    path: str | os.PathLike[str], dtype: DTypeLike, shape: tuple[int, ...], offset: int = 0
 ) -> np.ndarray:
     """A part of a file as a read-only array: mapped, or read where its file system has no maps."""
     if 0 in shape:

@@ -5,6 +5,8 @@ T, C, S, each computed on what the one before it gated, and a closing ReLU.
 """
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +60,9 @@ def as_made(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return any(forward is kind.forward for kind in kinds)
 
 
-def _weight_of(module: nn.Module, kind: type[nn.Module], dtype: torch.dtype):
+def _weight_of(
+    module: nn.Linear | nn.Conv2d, kind: type[nn.Module], dtype: torch.dtype
+) -> Tensor | Callable[[Tensor], Tensor]:
     """The module's weight in that type, where it may be read; else what calls it, in its own type."""
     if as_made(module, kind):
         return module.weight.to(dtype)
@@ -85,7 +89,7 @@ class _Excitation(NotScripted, nn.Module):
         self.expand = nn.Linear(size // ratio, size, bias=False)
         self.size = size
 
-    def weights(self, dtype: torch.dtype) -> list:
+    def weights(self, dtype: torch.dtype) -> list[Tensor | Callable[[Tensor], Tensor]]:
         """Those of `reduce` and `expand`, or what calls them."""
         return [_weight_of(part, nn.Linear, dtype) for part in (self.reduce, self.expand)]
 
@@ -162,24 +166,25 @@ class Attention(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(super().forward(x))
+        return torch.relu(super().forward(x))  # type: ignore[no-untyped-call]
 
     def read(self) -> bool:
         """Whether a seam may apply the weights (`gates`) in place of this module and its parts."""
+        parts: dict[str, Any] = self._modules
         return as_made(self, Attention) and all(
-            as_made(part, *GATES) and part.read() for part in self._modules.values()
+            as_made(part, *GATES) and part.read() for part in parts.values()
         )
 
     def gates(self, x: Tensor) -> ops.Gates:
         """The weights, for the op that applies them to x."""
-        parts = self._modules
+        parts: dict[str, Any] = self._modules
         temporal, channel, spatial = map(parts.get, ("temporal", "channel", "spatial"))
         if temporal is not None:
             temporal.check(x)
-        return ops.Gates(
-            *(None if g is None else (g.reduce.weight, g.expand.weight) for g in (temporal, channel)),
-            None if spatial is None else spatial.conv.weight,
+        of_steps, of_channels = (
+            None if g is None else (g.reduce.weight, g.expand.weight) for g in (temporal, channel)
         )
+        return ops.Gates(of_steps, of_channels, None if spatial is None else spatial.conv.weight)
 
 
 def winner_take_all(score: Tensor, keep: float, dim: int) -> Tensor:
@@ -205,8 +210,10 @@ class PrunedAttention(nn.Sequential):
         self.reserve_coefficient = reserve_coefficient
 
     def forward(self, x: Tensor) -> Tensor:
-        weighted, factor = x, 1.0
-        for name, part in self.named_children():
+        parts: Iterable[tuple[str, Any]] = self.named_children()
+        weighted = x
+        factor: float | Tensor = 1.0
+        for name, part in parts:
             if not as_made(part, *GATES):
                 raise ValueError(
                     f"{name} has hooks or a forward of its own, which would not run, for its scores are "
@@ -245,7 +252,7 @@ def attention(
     keep_steps: float | None = None,
     keep_channels: float | None = None,
     reserve_coefficient: bool = True,
-) -> nn.Module:
+) -> Attention | PrunedAttention | nn.Identity:
     """The attention of that name for [T, N, C, H, W] inputs; None is the identity, without ReLU.
 
     With `maps=False`, the form for fully connected layers, [T, N, F]: it knows the temporal gate only,
@@ -257,13 +264,14 @@ def attention(
     if name is not None and name not in NAMES:
         raise ValueError(f"attention must be None or one of {', '.join(NAMES)}, got {name!r}")
     letters = (name or "").removesuffix("A")
-    gates, keep = Attention(), {"keep_steps": keep_steps, "keep_channels": keep_channels}
+    gates: Attention | PrunedAttention = Attention()
+    keep = {"keep_steps": keep_steps, "keep_channels": keep_channels}
     if any(ratio is not None for ratio in keep.values()):
         _check_pruning(name, keep)
         if keep_channels is not None and channels is None:
             raise ValueError("keep_channels: give channels, whose scores choose; [T, N, F] has none")
-        shares = (1.0 if ratio is None else ratio for ratio in keep.values())
-        gates = PrunedAttention(*shares, reserve_coefficient)
+        of_steps, of_channels = (1.0 if ratio is None else ratio for ratio in keep.values())
+        gates = PrunedAttention(of_steps, of_channels, reserve_coefficient)
     if maps and channels is None and set(letters) & set("CS"):
         raise ValueError(
             f"attention {name} weighs maps: give channels, their number C; or maps=False, for [T, N, F], of "
@@ -340,7 +348,7 @@ class PFA(NotScripted, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x).out
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.pop(prefix + "weight", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -5,6 +5,7 @@ nothing to reset. Inputs are [T, N, C, H, W], [T, N, F] or [T, N].
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,19 +100,22 @@ class LIF(NotScripted, nn.Module):
         self.surrogate, self.strict, self.detach_reset = surrogate, strict, detach_reset
         self.emit, self.start, self.backend = emit, start, backend
         self.levels, self.normalize = levels, normalize
-        threshold = self._parameters.get("threshold", threshold)
+        learned = self._parameters.get("threshold")
+        threshold = threshold if learned is None else learned
         check_levels(levels, normalize, threshold, v_reset is not None, strict, emit, surrogate)
 
     def constants(self) -> dict[str, Constant | None]:
         """The constants of the equation, as they are now."""
         # By their names, whoever holds them: parametrisations and replicas keep them elsewhere.
         fixed = self._constants
-        values = {name: fixed[name] if name in fixed else getattr(self, name) for name in NAMES}
+        values: dict[str, Any] = {
+            name: fixed[name] if name in fixed else getattr(self, name) for name in NAMES
+        }
         if isinstance(values["v_reset"], str):
             values["v_reset"] = values["threshold"]
         return values
 
-    def arguments(self) -> dict:
+    def arguments(self) -> dict[str, Any]:
         """The keywords with which `ops.lif` and `ops.seam` compute this neuron."""
         return {**self.constants(), **{name: getattr(self, name) for name in RULES}}
 
@@ -161,7 +165,7 @@ class PLIF(LIF):
         learn: Iterable[str] = (),
         channels: int | None = None,
         surrogate: Surrogate = arctan(),  # noqa: B008
-        **kwargs,
+        **kwargs: Any,
     ):
         _check_tau(tau)
         learn = _names(learn)
@@ -209,7 +213,7 @@ def _check_tau(tau: float) -> None:
         raise ValueError(f"tau must be greater than 1 step, got {tau!r}")
 
 
-def integrate_and_fire(threshold: Constant = 1.0, v_reset: Constant | None = 0.0, **kwargs) -> LIF:
+def integrate_and_fire(threshold: Constant = 1.0, v_reset: Constant | None = 0.0, **kwargs: Any) -> LIF:
     """IF: no leak; starts at v_reset (0 for the soft reset, None). SpikingJelly's `IFNode`."""
     return LIF(threshold=threshold, v_reset=v_reset, start="reset", **{"surrogate": arctan(), **kwargs})
 
@@ -220,7 +224,7 @@ def leaky(
     v_reset: Constant | None = 0.0,
     *,
     decay_input: bool = True,
-    **kwargs,
+    **kwargs: Any,
 ) -> LIF:
     """LIF with time constant tau, SpikingJelly's `LIFNode`: h = v + (x - (v - v_reset)) / tau, or with
     `decay_input=False` h = v - (v - v_reset) / tau + x. Rest is v_reset (0 for the soft reset, None)."""
@@ -250,7 +254,7 @@ def ma_snn(
     *,
     half_width: float = 0.25,
     learn: Iterable[str] = (),
-    **kwargs,
+    **kwargs: Any,
 ) -> LIF:
     """MA-SNN (Attention SNN, TPAMI 2023, released code): resets to the threshold, then decays by alpha, plus
     beta.
@@ -272,26 +276,26 @@ def ma_snn(
     )
 
 
-def ms_resnet(decay: float = 0.25, threshold: float = 0.5, **kwargs) -> LIF:
+def ms_resnet(decay: float = 0.25, threshold: float = 0.5, **kwargs: Any) -> LIF:
     """MS-ResNet and Att-Res-SNN (`mem_update`): strict >, reset to 0 detached from the graph."""
     rules = {"strict": True, "detach_reset": True, "surrogate": rectangular(0.5)}
     return LIF(leak=decay, threshold=threshold, **{**rules, **kwargs})
 
 
-def fsvae(decay: float = 0.25, threshold: float = 0.2, **kwargs) -> LIF:
+def fsvae(decay: float = 0.25, threshold: float = 0.2, **kwargs: Any) -> LIF:
     """Fully spiking VAE: strict >, reset kept in the graph, window centred on 0, not on the threshold."""
     rules = {"strict": True, "surrogate": rectangular(0.5, centre=0.0)}
     return LIF(leak=decay, threshold=threshold, **{**rules, **kwargs})
 
 
-def gac(decay: float = 0.5, threshold: float = 1.0, **kwargs) -> LIF:
+def gac(decay: float = 0.5, threshold: float = 1.0, **kwargs: Any) -> LIF:
     """Gated attention coding (Qiu et al., 2024): strict >, reset to 0 kept in the graph, a triangle of
     half-width 1.
     """
     return LIF(leak=decay, threshold=threshold, **{"strict": True, "surrogate": triangle(1.0), **kwargs})
 
 
-def ilif(leak: float = 0.25, levels: int = 4, threshold: Constant = 1.0, **kwargs) -> LIF:
+def ilif(leak: float = 0.25, levels: int = 4, threshold: Constant = 1.0, **kwargs: Any) -> LIF:
     """I-LIF (Luo et al., SpikeYOLO, 2024; Yao et al., Spike-driven Transformer V3, 2025): fires integers from
     0 to `levels`, soft reset detached. `normalize=True` emits them divided by the levels.
 

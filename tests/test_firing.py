@@ -464,6 +464,11 @@ def test_what_integer_spikes_do_not_go_with(changes, sentence):
         ops.lif(torch.rand(2, 3), **arguments)
 
 
+def test_a_share_of_no_levels_in_the_reference():
+    with pytest.raises(ValueError, match="normalize divides integer spikes"):
+        reference.lif(torch.rand(2, 3), normalize=True)
+
+
 def test_a_layer_of_integer_spikes_learns(backend):
     torch.manual_seed(0)
     neuron = neurons.ilif(learn="subtract", subtract=1.0, backend=backend)

@@ -776,12 +776,12 @@ LAYER = """
 import torch
 from torch import nn
 from attsnn import attention, layers, neurons
-def make(backend):
+def make(backend, affine):
     torch.manual_seed(0)
     gates = attention.attention("TCSA", channels=4, steps=3, channel_ratio=2, temporal_ratio=1)
     neuron = neurons.ma_snn(threshold=0.01, emit="relu_membrane", backend=backend)
-    norm = nn.BatchNorm2d(4)
-    return layers.SpikingLayer(nn.Conv2d(2, 4, 3), neuron, norm=norm, pool=2, attention=gates)
+    how = {"norm": nn.BatchNorm2d(4, affine=affine), "norm_scale": 1.0 if affine else 0.7}
+    return layers.SpikingLayer(nn.Conv2d(2, 4, 3), neuron, **how, pool=2, attention=gates)
 def step(layer, x, first):
     out = layer(x)
     weight = 1 + torch.arange(first, first + x.shape[1]).view(-1, 1, 1, 1)
@@ -792,9 +792,10 @@ PROCESS = """
 import os
 import sys
 import torch.distributed as dist
-rank, backend, rendezvous, sizes = int(sys.argv[1]), sys.argv[2], sys.argv[3], [int(n) for n in sys.argv[4:]]
+rank, backend, rendezvous, affine = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] == "True"
+sizes = [int(n) for n in sys.argv[5:]]
 dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-layer = nn.SyncBatchNorm.convert_sync_batchnorm(make(backend)).double()
+layer = nn.SyncBatchNorm.convert_sync_batchnorm(make(backend, affine)).double()
 assert isinstance(layer.norm, nn.SyncBatchNorm)
 first = sum(sizes[:rank])
 whole = torch.randn(3, sum(sizes), 2, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -808,14 +809,18 @@ os._exit(0)  # a late thread of gloo aborts an interpreter that is ending (torch
 """
 
 
-@pytest.mark.parametrize("sizes", [(2, 2), (3, 1)])
-def test_statistics_over_two_processes(backend, tmp_path, sizes):
-    """Two processes compute what one does with the whole batch, in equal and unequal shares."""
+@pytest.mark.parametrize(("sizes", "affine"), [((2, 2), True), ((3, 1), True), ((2, 2), False)])
+def test_statistics_over_two_processes(backend, tmp_path, sizes, affine):
+    """Two processes compute what one does with the whole batch, in equal and unequal shares; a norm that
+    learns nothing, too, and its scale.
+    """
     command = [sys.executable, "-c", LAYER + PROCESS]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     rendezvous = tmp_path / "rendezvous"
     started = [
-        subprocess.Popen([*command, str(rank), backend, rendezvous, *map(str, sizes)], env=environment)
+        subprocess.Popen(
+            [*command, str(rank), backend, rendezvous, str(affine), *map(str, sizes)], env=environment
+        )
         for rank in (0, 1)
     ]
     assert [process.wait(120) for process in started] == [0, 0]
@@ -823,7 +828,7 @@ def test_statistics_over_two_processes(backend, tmp_path, sizes):
 
     scope = {}
     exec(LAYER, scope)  # noqa: S102  (the same lines as in the processes)
-    layer = scope["make"](backend).double()
+    layer = scope["make"](backend, affine).double()
     x = torch.randn(3, sum(sizes), 2, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     x.requires_grad_()
     out, grads = scope["step"](layer, x, 0)

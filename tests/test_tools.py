@@ -212,6 +212,13 @@ def test_norm_scale_of_a_norm_that_is_called():
         other(x)
 
 
+def test_norm_scale_of_a_norm_that_has_nothing():
+    bare = nn.BatchNorm2d(CHANNELS, affine=False, track_running_stats=False)
+    net = layers.SpikingLayer(None, neurons.leaky(), norm=bare, norm_scale=0.4)
+    with pytest.raises(ValueError, match="norm_scale has no weight to multiply: give the norm weights"):
+        net(torch.randn(STEPS, 2, CHANNELS, 4, 4))
+
+
 def test_scores_that_are_read_refuse_hooks():
     gates = attention("CA", channels=CHANNELS, channel_ratio=2, keep_channels=0.5)
     x = torch.randn(STEPS, 2, CHANNELS, 4, 4)

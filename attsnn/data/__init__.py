@@ -7,6 +7,7 @@
 import importlib
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -130,16 +131,19 @@ def _moved(name: str) -> ModuleType:
 class _Finder(MetaPathFinder, Loader):
     """Imports a module by its former name."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         parent, _, name = fullname.rpartition(".")
         return ModuleSpec(fullname, self) if parent == __name__ and name in MOVED else None
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = _moved(spec.name.rpartition(".")[2])
         spec.loader_state = module.__spec__  # which Python is about to replace
         return module
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None  # that of `find_spec`
         module.__spec__ = module.__spec__.loader_state
 
 

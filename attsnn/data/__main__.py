@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from attsnn._files import print_any_name
 from attsnn.data.core.contract import DataSet
@@ -54,6 +55,7 @@ def _markdown() -> str:
 
 
 def _prepare(dataset: DataSet, args: argparse.Namespace) -> None:
+    assert dataset.prepare is not None and dataset.describe is not None  # else there is no such command
     dataset.prepare(args.raw, args.out, **_chosen(dataset, dataset.prepare, args))
     print(dataset.describe(args.out))
 
@@ -71,7 +73,7 @@ def _download(dataset: DataSet, args: argparse.Namespace) -> None:
     print(f"{plain(args.dir)}: {', '.join(file.name for file in dataset.downloadable)}")
 
 
-def _chosen(dataset: DataSet, command: Callable, args: argparse.Namespace) -> dict:
+def _chosen(dataset: DataSet, command: Callable[..., Any], args: argparse.Namespace) -> dict[str, Any]:
     return {flag.name: getattr(args, flag.name) for flag, _ in dataset.flags_of(command)}
 
 
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     preparing = prepare.add_subparsers(dest="dataset", required=True)
     verifying = verify.add_subparsers(dest="dataset", required=True)
     for name, dataset in TABLE.items():
-        told = {"help": dataset.title, "description": dataset.title, "allow_abbrev": False}
+        told: dict[str, Any] = {"help": dataset.title, "description": dataset.title, "allow_abbrev": False}
         if dataset.prepare is not None:
             one = preparing.add_parser(name, **told)
             one.add_argument("raw", metavar="RAW", type=Path, help=dataset.raw)
@@ -129,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_flags(parser: argparse.ArgumentParser, dataset: DataSet, command: Callable) -> None:
+def _add_flags(parser: argparse.ArgumentParser, dataset: DataSet, command: Callable[..., Any]) -> None:
     """A flag for each keyword-only argument, by its annotation."""
     for flag, text in dataset.flags_of(command):
         word = f"--{flag.name.replace('_', '-')}"

@@ -32,12 +32,9 @@ class DataFormatError(DataError):
         offset: int | None = None,
         line: int | None = None,
     ):
-        if line is not None:
-            message = f"{plain(path)}:{line}: {message}"
-        elif offset is not None:
-            message = f"{plain(path)}: byte {offset}: {message}"
-        elif path is not None:
-            message = f"{plain(path)}: {message}"
+        if path is not None:
+            at = f"{line}:" if line is not None else f" byte {offset}:" if offset is not None else ""
+            message = f"{plain(path)}:{at} {message}"
         super().__init__(message)  # one argument, so that a data loader's worker can hand the error on
         self.path, self.offset, self.line = path, offset, line
 

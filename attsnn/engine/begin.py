@@ -53,7 +53,7 @@ class Beginning(NamedTuple, Generic[T]):
 
     options: T
     run: Run
-    parts: tuple
+    parts: tuple[nn.Module, Optimizer, LRScheduler, Batches]
     rules: dict[str, Any]
 
     def __enter__(self) -> "Beginning[T]":
@@ -78,7 +78,8 @@ def begin(
     `trial` makes a step with options, as `step_of` does, by which "auto" is settled. What is wrong with the
     command line is a UsageError, which is left in exit.json where the run has a directory.
     """
-    where, how = (t.runs_dir, t.name or t.recipe), {"resume": t.resume, "numbered": not t.name}
+    where = t.runs_dir, t.name or t.recipe
+    how: dict[str, Any] = {"resume": t.resume, "numbered": not t.name}
     with reporting(*where, **how, rank=processes.rank), usage():
         t = settled(t, processes, recorded(t), trial)
         t.set_precision()

@@ -30,6 +30,7 @@ from .stored import (
     ROWS,
     SCHEMA,
     Checkpoint,
+    Tensors,
     _step,
     digest,
     entries,
@@ -62,11 +63,11 @@ __all__ = [
 def write(
     directory: Path,
     step: int,
-    model: Mapping,
-    optimizer: Mapping,
-    state: Mapping,
+    model: Tensors,
+    optimizer: Mapping[str, Any],
+    state: Mapping[str, Any],
     best: bool,
-    ema: Mapping | None = None,
+    ema: Tensors | None = None,
     rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
     """Writes `ckpt-<step>`, points (`best` and) `last` to it, then drops checkpoints that nothing needs.
@@ -90,7 +91,8 @@ def write(
             _point(directory, pointer, path.name)
         chosen = pointed(directory, "best")
         known = measured_of([*(directory / name for name in line), path])
-        right = chosen if known.get(chosen) == UNSAID else best_of(known, chosen)
+        unsaid = chosen is not None and known.get(chosen) == UNSAID
+        right = chosen if unsaid else best_of(known, chosen)
         if right is not None and right != chosen:  # somebody changed it meanwhile
             _point(directory, "best", right.name)
             print(f"`best` of {directory} was lost: it names {right.name} again.", flush=True)
@@ -108,7 +110,7 @@ def write(
 
 
 def check_finite(
-    directory: Path, step: int, model: Mapping, optimizer: Mapping, ema: Mapping | None = None
+    directory: Path, step: int, model: Tensors, optimizer: Mapping[str, Any], ema: Tensors | None = None
 ) -> None:
     """Raises NonFiniteError where a number of what a checkpoint would hold is infinite or NaN, with its place
     and the last good checkpoint.
@@ -134,7 +136,7 @@ def weights_in(saved: Checkpoint) -> dict[str, torch.Tensor]:
     return averaged or saved.model
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: Path) -> None:
+def load_weights(model: nn.Module, weights: Tensors, source: Path) -> None:
     """A strict load; raises CheckpointError, in which `source` names where the weights come from."""
     try:
         model.load_state_dict(weights)
@@ -146,10 +148,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: 
 
 
 def _encode(
-    model: Mapping,
-    optimizer: Mapping,
-    state: Mapping,
-    ema: Mapping | None,
+    model: Tensors,
+    optimizer: Mapping[str, Any],
+    state: Mapping[str, Any],
+    ema: Tensors | None,
     rows: Sequence[Mapping[str, Any]] | None,
 ) -> dict[str, bytes]:
     slots, rest = _flatten(optimizer)
@@ -162,7 +164,7 @@ def _encode(
     return files
 
 
-def _on_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _on_host(tensors: Tensors) -> dict[str, torch.Tensor]:
     """Contiguous copies, because safetensors refuses views and tensors that share memory."""
     return {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -170,9 +172,10 @@ def _on_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def _flatten(optimizer: Mapping) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _flatten(optimizer: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """An optimizer's state dict as tensors named "<parameter>.<slot>" and the rest as JSON values."""
-    tensors, values = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    values: dict[str, Any] = {}
     for parameter, slots in optimizer["state"].items():
         for name, value in slots.items():
             (tensors if torch.is_tensor(value) else values)[f"{parameter}.{name}"] = value

@@ -69,7 +69,7 @@ class Measure:
     """
 
     name: str
-    loader: DataLoader
+    loader: DataLoader[Any]
     classes: Sequence[str]
     how: Mapping[str, Any] = field(default_factory=dict)
 
@@ -82,7 +82,7 @@ class Measure:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    loader: DataLoader,
+    loader: DataLoader[Any],
     classes: int,
     observe: Observe | None = None,
     *,
@@ -133,8 +133,8 @@ def evaluate(
 
 
 def own_batches(
-    loader: DataLoader, processes: Processes, limit: int | None, poll: Callable[[], None]
-) -> Iterator:
+    loader: DataLoader[Any], processes: Processes, limit: int | None, poll: Callable[[], None]
+) -> Iterator[Any]:
     """This process's batches, at most `limit`; `poll` is called as often as in the process with most."""
     most, batches = max(processes.gather(len(loader))), iter(loader)
     for _ in range(most if limit is None else min(most, limit)):

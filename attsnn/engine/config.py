@@ -19,7 +19,8 @@ from .errors import UsageError
 
 def as_json(recipe: Any) -> dict[str, Any]:
     """The fields of a dataclass as what JSON would give back: paths as text, tuples as lists."""
-    return json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+    return fields
 
 
 def inherit(recipe: Any, default: Any, saved: Mapping[str, Any], names: Collection[str]) -> Any:

@@ -44,7 +44,7 @@ class StoppedError(RunError):
         self.number = number
         self.code = 128 + number
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["StoppedError"], tuple[int, str]]:
         return type(self), (self.number, str(self))  # the first process hands it to the others
 
 
@@ -73,7 +73,7 @@ def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | Non
     `codes` adds exceptions of the task (say a data-format error) and their exit codes. Anything else is a
     defect of the program and keeps its traceback. SIGTERM, where no loop answers it, raises StoppedError.
     """
-    known = {RunError: 1, OSError: 1, **(codes or {})}
+    known: dict[type[Exception], int] = {RunError: 1, OSError: 1, **(codes or {})}
     with heard_or_not(), _sigterm_raises():
         print_any_name()
         try:
@@ -84,11 +84,11 @@ def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | Non
             return code
         except Exception as error:
             ignore_sigterm()
-            code = next((known[kind] for kind in type(error).__mro__ if kind in known), None)
-            if code is None:
+            meant = next((known[kind] for kind in type(error).__mro__ if kind in known), None)
+            if meant is None:
                 raise
             print(_sentence(error), file=sys.stderr)
-            return getattr(error, "code", code)
+            return getattr(error, "code", meant)
     return 0
 
 

@@ -4,12 +4,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from .processes import Processes
 
+T = TypeVar("T")
 Rates = Mapping[str, float]
 
 
@@ -28,8 +29,8 @@ class Inside(NamedTuple):
 
 
 def profiled(
-    inside: Inside | None, model: nn.Module, measure: Callable[[nn.Module], Any], processes: Processes
-) -> tuple[Any, Any]:
+    inside: Inside | None, model: nn.Module, measure: Callable[[nn.Module], T], processes: Processes
+) -> tuple[T, Any]:
     """(what `measure` finds of the model, its profile meanwhile, of all processes; None without `inside`)."""
     if inside is None:
         return measure(model), None

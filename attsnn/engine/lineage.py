@@ -69,7 +69,7 @@ def survey(directory: Path, say: Callable[[str], None], start: Path | None = Non
         left = [p for p in known if named in states and _step(p) > _step(named) and states.get(p) == UNSAID]
         last, damaged = first_valid(directory, [path for path in known if path not in left], say)
     else:
-        last, damaged, left = read(start), [], [named]
+        last, damaged, left = read(start), [], _unique([named])
         step = last.state.get("position", {}).get("step")
         if pointed_name(start) is None or (step is not None and _step(start)[0] != step):
             raise UsageError(
@@ -85,17 +85,18 @@ def survey(directory: Path, say: Callable[[str], None], start: Path | None = Non
         later = path in left or _step(path) > _step(last.path)
         if later and path not in damaged and path != last.path and os.path.lexists(path):
             found.aside[path] = f"is not what led to {last.path.name}"
-    _find_best(directory, found, [path for path in known if path not in found.aside])
+    _find_best(directory, found, last.path, [path for path in known if path not in found.aside])
     return found
 
 
-def _find_best(directory: Path, found: Lineage, line: Sequence[Path]) -> None:
+def _find_best(directory: Path, found: Lineage, last: Path, line: Sequence[Path]) -> None:
     """Fills in the best of `line`, and what is wrong with the pointer to it."""
-    known = measured_of(_unique([*line, found.last.path]), partial(_set_aside, found))
+    known = measured_of(_unique([*line, last]), partial(_set_aside, found))
     named = pointed(directory, "best")
     while True:
-        right = named if known.get(named) == UNSAID else best_of(known, named)
-        if right is None or right == found.last.path:
+        unsaid = named is not None and known.get(named) == UNSAID
+        right = named if unsaid else best_of(known, named)
+        if right is None or right == last:
             break
         try:
             read(right)
@@ -103,7 +104,7 @@ def _find_best(directory: Path, found: Lineage, line: Sequence[Path]) -> None:
         except CheckpointError as error:
             _set_aside(found, right, error)
             del known[right]
-    found.best, found.measured = right, known.get(right) or None
+    found.best, found.measured = right, None if right is None else known.get(right) or None
     if right != named or (right is None and os.path.lexists(directory / "best")):
         none = "no checkpoint says what was measured of it, so the next evaluation makes one the best"
         which = f"{right.name} is the best of what there is{_worth(found.measured)}" if right else none
@@ -142,7 +143,8 @@ def best_of(known: dict[Path, Measured | None], named: Path | None = None) -> Pa
         measured = known[path]
         if measured and better(measured["value"], so_far, measured["lowest"]):
             best, so_far = path, measured["value"]
-    as_good = best is not None and known.get(named) and known[named]["value"] == so_far
+    own = None if named is None else known.get(named)
+    as_good = best is not None and own and own["value"] == so_far
     return named if as_good else best
 
 

@@ -23,7 +23,7 @@ class Loaded(NamedTuple):
 
     model: nn.Module
     classes: Sequence[str]
-    transform: Callable
+    transform: Callable[..., Any]
 
 
 def load(path: str | Path, **changes: Any) -> Loaded:

@@ -145,6 +145,7 @@ class Lock:
                 return
             token.unlink(missing_ok=True)
             time.sleep(0.02 + secrets.randbelow(80) / 1000)  # the seeded generators are alike in both
+        assert other is not None  # else this one had it
         raise InUseError(self._of_token(other))
 
     def _of_token(self, token: Path) -> str:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -100,7 +101,7 @@ class Fit:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{saved.path} does not fit this model or optimiser: {error}") from error
 
-    def _restore_rng(self, states: list[dict]) -> None:
+    def _restore_rng(self, states: list[dict[str, Any]]) -> None:
         """Those of each process; one that was not there starts from draws of its own."""
         own, world = self.processes.rank, self.processes.world
         if own < len(states):
@@ -145,7 +146,7 @@ class Fit:
 
     def health(self, evaluation: Rates | None) -> dict[str, str]:
         """What the rates say, {"health": ...}; nothing where nothing is wrong."""
-        if not evaluation or not self.position.rates:
+        if self.inside is None or not evaluation or not self.position.rates:
             return {}
         found = self.inside.sentences(self.position.rates, evaluation)
         self.news = [sentence for kind, sentence in found.items() if kind not in self.said]
@@ -162,15 +163,15 @@ class Fit:
         for i, (piece, count) in enumerate(pieces):
             with contextlib.ExitStack() as stack:
                 if self.shared is not self.model and i + 1 < len(pieces):
-                    stack.enter_context(self.shared.no_sync())
+                    stack.enter_context(cast(DistributedDataParallel, self.shared).no_sync())
                 loss, metrics = self.loss(self.shared, piece)
                 # The mean over all samples, whatever a process and a piece have of them.
                 self.update.backward(loss * (count * self.processes.world / share.total))
             row = count * torch.stack([v.detach().double() for v in (loss, *metrics.values())])
             sums = row if sums is None else sums + row
-        norm = self.update.gradient_norm(self.optimizer, self.model)
+        assert sums is not None
         names = ("loss", *metrics)
-        values, norm = self._read(sums, norm)
+        values, norm = self._read(sums, self.update.gradient_norm(self.optimizer, self.model))
         means = {name: value / share.total for name, value in zip(names, values, strict=True)}
         if not (math.isfinite(means["loss"]) and self.update.accepts(norm)):
             raise NonFiniteError(self._not_finite(means["loss"], norm, share.indices))
@@ -305,13 +306,13 @@ def _train_epoch(state: Fit, batches: Batches, epochs: int) -> float:
 class _Waiting:
     """An iterator, and the seconds that its items were waited for."""
 
-    def __init__(self, items: Iterator) -> None:
+    def __init__(self, items: Iterator[tuple[Share, Any]]) -> None:
         self._items, self.seconds = items, 0.0
 
     def __iter__(self) -> "_Waiting":
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> tuple[Share, Any]:
         began = time.perf_counter()
         try:
             return next(self._items)
@@ -329,7 +330,7 @@ def _evaluate(state: Fit, evaluate: Evaluate, batches: Batches) -> Mapping[str, 
             with (
                 contextlib.nullcontext() if state.inside is None else state.inside.rates(state.model) as rates
             ):
-                measured = evaluate(state.model.eval(), state.stop.poll)
+                measured: Mapping[str, Any] = evaluate(state.model.eval(), state.stop.poll)
             measured = {**measured, **state.health(rates)}
             if state.update.ema is None:
                 return measured
@@ -346,6 +347,7 @@ def _settle(state: Fit, model: nn.Module, batches: Batches) -> None:
     """Gives the norms the statistics of the first batches of the epoch."""
     if not state.settle:
         return
+    assert state.inside is not None  # or `fit` has raised
 
     def first() -> Iterator[Any]:
         for _, batch in batches.epoch(state.position.epoch, 0, state.settle):

@@ -18,7 +18,7 @@ from .errors import CheckpointError, UsageError, ending, undisturbed
 from .lineage import Lineage, survey
 from .lock import InUseError, Lock, take
 from .sealed import parse, seal, unseal
-from .stored import ASIDE, set_aside
+from .stored import ASIDE, Checkpoint, set_aside
 
 _EXIT = re.compile(r"exit(-rank\d+)?\.json")
 WRITTEN = ("config.json", "metrics.jsonl", "metrics.csv", "exit.json", "last", "best", "curves.png")
@@ -34,7 +34,7 @@ class Opening:
     resume: str | None
     numbered: bool
     free: Collection[str]
-    today: Callable[[Mapping], Mapping]
+    today: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     data: Mapping[str, Any]
     bits: Mapping[str, Any]
     path: Path = Path()
@@ -81,7 +81,7 @@ class Opening:
                     why = "is of no run of ours" if file.is_file() else "is no plain file"
                     _say(f"{file} {why}: it is {_put_aside(file).name} now.")
             if saved:
-                self._mend()
+                self._mend(saved)
             if self.resume:
                 nothing = f"No checkpoint in {path}: starting from the beginning."
                 _say(f"Resuming from {saved.path}." if saved else nothing)
@@ -98,7 +98,7 @@ class Opening:
                 "writable, then start it again."
             ) from error
         if saved:
-            self._compare_bits()
+            self._compare_bits(saved)
         found = self.lineage
         if found.best is not None and found.measured is None:
             return {}
@@ -130,12 +130,12 @@ class Opening:
 
     def _check_nothing_left(self) -> None:
         """A run starts anew where nothing of it is left, not beside what was set aside."""
-        if self.resume != "auto":
+        if self.resume not in (None, "auto"):
             raise _no_checkpoint(self.resume)
         if hint := set_aside(self.path):
             raise CheckpointError(f"No checkpoint in {self.path} but what was set aside.{hint}")
 
-    def _check(self, old: Mapping) -> None:
+    def _check(self, old: Mapping[str, Any]) -> None:
         changed, path = difference(self.today(old), self.recipe, self.free), self.path
         fields = _listed(changed)
         if changed and self.resume:
@@ -150,19 +150,19 @@ class Opening:
             what = other if changed else "this run already; choose"
             raise UsageError(f"{path} holds {what} another --name, or go on with it: --resume auto.")
 
-    def _mend(self) -> None:
+    def _mend(self, saved: Checkpoint) -> None:
         """Sets aside what the run does not go on from, and writes pointers and rows as they should be."""
         path, found = self.path, self.lineage
         for sentence in found.said:
             _say(sentence)
         for old, why in found.aside.items():
             _say(f"{old.name} {why}: it is {_put_aside(old).name} now, which nothing deletes.")
-        for pointer, named in (("best", found.best), ("last", found.last.path)):
+        for pointer, named in (("best", found.best), ("last", saved.path)):
             if named is None:
                 (path / pointer).unlink(missing_ok=True)
             elif checkpoint.pointed(path, pointer) != named:
                 replace_file(path / pointer, f"{named.name}\n".encode())
-        rows.mend(path, found.last, _say)
+        rows.mend(path, saved, _say)
 
     def _describe(self) -> None:
         """Writes config.json; a resumed run adds its own surroundings to it."""
@@ -183,12 +183,12 @@ class Opening:
             config = {"recipe": self.recipe if recipe is None else recipe, **surroundings()}
         replace_file(file, seal(config))
 
-    def _contradicts(self, config: Mapping, saved: Mapping | None) -> list[str]:
+    def _contradicts(self, config: Mapping[str, Any], saved: Mapping[str, Any] | None) -> list[str]:
         """In what config.json's recipe is not the checkpoint's."""
         return difference(self.today(config), self.today(saved), self.free) if saved is not None else []
 
-    def _compare_bits(self) -> None:
-        before = self.lineage.last.state.get("bits") or {}
+    def _compare_bits(self, saved: Checkpoint) -> None:
+        before = saved.state.get("bits") or {}
         changed = difference(before, {name: self.bits.get(name) for name in before})
         if changed:
             _say(
@@ -238,7 +238,8 @@ def recipe_in(path: Path, broken: bool) -> dict[str, Any] | None:
     if is_spent(path):
         return None
     try:
-        return _config(path / "config.json")["recipe"]
+        recipe: dict[str, Any] = _config(path / "config.json")["recipe"]
+        return recipe
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -267,7 +268,8 @@ def is_spent(path: Path) -> bool:
         return False
     try:
         _config(path / "config.json")
-        return parse(read_file(path / "exit.json"))["code"] != 0
+        failed: bool = parse(read_file(path / "exit.json"))["code"] != 0
+        return failed
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -81,7 +81,7 @@ class Processes:
         # Of norms over all processes the buffers are the same everywhere: none need be sent.
         named = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
-        how = {buffers: False, "gradient_as_bucket_view": True}
+        how: dict[str, Any] = {buffers: False, "gradient_as_bucket_view": True}
         return DistributedDataParallel(model, device_ids=devices, **how)
 
     def align(self, model: nn.Module) -> None:
@@ -122,7 +122,8 @@ class Processes:
         dist.broadcast_object_list(result)
         if result[1] is not None:
             raise result[1]
-        return result[0]
+        returned: T = result[0]
+        return returned
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from .lock import LOST, InUseError, Lock
 from .opening import Opening, leave
 from .processes import Processes
 from .progress import duration
+from .stored import Tensors
 
 
 class Run:
@@ -70,7 +71,7 @@ class Run:
         resume: str | None = None,
         numbered: bool = False,
         free: Collection[str] = (),
-        today: Callable[[Mapping], Mapping] = lambda recipe: recipe,
+        today: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda recipe: recipe,
         data: Mapping[str, Any] | None = None,
         build: Mapping[str, Any] | None = None,
         bits: Mapping[str, Any] | None = None,
@@ -131,11 +132,11 @@ class Run:
     def save(
         self,
         step: int,
-        model: Mapping,
-        optimizer: Mapping,
-        state: Mapping,
+        model: Tensors,
+        optimizer: Mapping[str, Any],
+        state: Mapping[str, Any],
         best: bool = False,
-        ema: Mapping | None = None,
+        ema: Tensors | None = None,
     ) -> None:
         """Writes a checkpoint that also holds the recipe and what was recorded; see checkpoint.write."""
         self._check()

@@ -72,7 +72,7 @@ def keep_profile(
 def conclude(
     run: Run,
     model: nn.Module,
-    test: DataLoader,
+    test: DataLoader[Any],
     classes: Sequence[str],
     observe: Observe,
     step_ms: float | None,
@@ -114,12 +114,12 @@ def conclude(
 def _example(
     run: Run,
     model: nn.Module,
-    test: DataLoader,
+    test: DataLoader[Any],
     classes: Sequence[str],
     observe: Observe,
     step_ms: float | None,
     inside: Inside | None,
-) -> list:
+) -> list[Path]:
     """The first window of the first test recording on its way through the network, and the gates' scores."""
     windows, label = test.dataset[0]
     frames = windows[0]

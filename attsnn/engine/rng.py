@@ -4,6 +4,7 @@ import base64
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,11 +19,14 @@ def seed_all(seed: int, rank: int = 0) -> None:
     torch.manual_seed(seed)
 
 
-def capture() -> dict:
+def capture() -> dict[str, Any]:
     """The states of Python, NumPy, PyTorch and every CUDA device, as JSON values."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    name, keys, position, has_gauss, cached = cast(
+        tuple[str, np.ndarray, int, int, float], np.random.get_state()
+    )
+    seen = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if seen else []
     return {
         "python": [version, list(words), gauss],
         "numpy": [name, keys.tolist(), position, has_gauss, cached],
@@ -31,7 +35,7 @@ def capture() -> dict:
     }
 
 
-def restore(state: dict) -> None:
+def restore(state: dict[str, Any]) -> None:
     """Sets what `capture` took. CUDA states are set for the devices that exist here."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))

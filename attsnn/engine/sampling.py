@@ -5,8 +5,8 @@ cannot change what is loaded.
 """
 
 import os
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Sized
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser (Steele, Lea and Flood 2014): a bijection of uint64 that scatters its input."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def _scatter(stream: int, seed: int, epoch: int, count: int) -> np.ndarray:
@@ -73,8 +74,8 @@ def held_out(
         return np.arange(len(labels)), np.arange(0)
     if groups is not None:
         names = np.unique(groups)
-        _, held = split(len(names), max(fraction, 1 / len(names)), seed)
-        inside = np.isin(groups, names[held])
+        _, chosen = split(len(names), max(fraction, 1 / len(names)), seed)
+        inside = np.isin(groups, names[chosen])
         return np.flatnonzero(~inside), np.flatnonzero(inside)
     kept, held = [], []
     for label in np.unique(labels):
@@ -113,7 +114,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset[Any],
         batch: int,
         seed: int,
         *,
@@ -126,9 +127,9 @@ class Batches:
         frozen_order: bool = False,
         drop_last: bool = False,
         limit: int | None = None,
-        collate: Callable[[list], Any] | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
     ) -> None:
-        self._indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
+        self._indices = np.arange(len(cast(Sized, dataset))) if indices is None else np.asarray(indices)
         count, self.batch, self.seed, self.key = len(self._indices), batch, seed, key
         self._rank, self._world, self._frozen = rank, world, frozen_order
         if batch < 1 or count == 0 or (limit is not None and limit < 1):
@@ -165,22 +166,22 @@ class Batches:
 
 
 def in_order(
-    dataset: Dataset,
+    dataset: Dataset[Any],
     batch: int,
     workers: int = 0,
     pin: bool = False,
     *,
     rank: int = 0,
     world: int = 1,
-    collate: Callable[[list], Any] | None = None,
-) -> DataLoader:
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> DataLoader[Any]:
     """A loader for evaluation: every sample once over all processes, in the order of the data set."""
     if world > 1:
-        dataset = Subset(dataset, range(rank, len(dataset), world))
+        dataset = Subset(dataset, range(rank, len(cast(Sized, dataset)), world))
     return _loader(dataset, workers, pin, batch_size=batch, collate_fn=collate)
 
 
-def _loader(dataset: Dataset, workers: int, pin: bool, **how: Any) -> DataLoader:
+def _loader(dataset: Dataset[Any], workers: int, pin: bool, **how: Any) -> DataLoader[Any]:
     # The generator of its own keeps DataLoader from drawing from the global one at each start of an epoch,
     # which would shift the dropout of a run that is resumed within an epoch.
     return DataLoader(

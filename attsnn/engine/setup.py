@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -75,11 +75,11 @@ def _warmed(optimizer: Optimizer, factor: Callable[[int], float], warmup: int) -
     return LambdaLR(optimizer, lambda step: factor(step) * min(1, (step + 1) / (warmup + 1)))
 
 
-def decayed(model: nn.Module, weight_decay: float, exempt: Collection[str] = ()) -> list[dict]:
+def decayed(model: nn.Module, weight_decay: float, exempt: Collection[str] = ()) -> list[dict[str, Any]]:
     """Parameter groups: weight decay for matrices and kernels, none for vectors (norms, biases, constants of
     neurons) and for what lies in a module of one of the names `exempt`.
     """
-    groups: dict[bool, list] = {True: [], False: []}
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         groups[parameter.dim() > 1 and not set(name.split(".")) & set(exempt)].append(parameter)
     return [

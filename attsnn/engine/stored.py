@@ -31,6 +31,7 @@ _OPTIONAL = {AVERAGED, ROWS}
 _NAME = re.compile(r"ckpt-(\d{1,18})(?:\.(\d{1,18}))?")
 _POINTED = re.compile(r"[\w.+-]{1,100}")
 _PART = re.compile(r"[^.].*\.(safetensors|json|jsonl)")  # what else lies beside them is no matter of ours
+Tensors = Mapping[str, torch.Tensor]  # a state dict
 ASIDE = "aside-"  # begins the name of a checkpoint that the run does not go on from, and that nothing deletes
 
 
@@ -69,7 +70,7 @@ def read(path: Path) -> Checkpoint:
 def read_state(path: Path) -> dict[str, Any]:
     """The scalars alone, verified; raises CheckpointError."""
     with _explained(path):
-        state = parse(_verified(path, only="state.json")["state.json"])
+        state: dict[str, Any] = parse(_verified(path, only="state.json")["state.json"])
         state.pop("optimizer")
         return state
 
@@ -204,7 +205,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def not_finite(model: Mapping, slots: Mapping, ema: Mapping | None) -> str | None:
+def not_finite(model: Tensors, slots: Tensors, ema: Tensors | None) -> str | None:
     """Where a number is infinite or NaN, in words."""
     groups = (("the weight or statistic", model), ("the optimiser's", slots), ("the averaged", ema or {}))
     tensors = {
@@ -222,7 +223,7 @@ def not_finite(model: Mapping, slots: Mapping, ema: Mapping | None) -> str | Non
     return None
 
 
-def _join(tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
+def _join(tensors: Tensors, rest: Mapping[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **rest["values"]}.items():
         parameter, _, name = key.partition(".")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class OverTime:
 @torch.no_grad()
 def evaluate_by_step(
     model: nn.Module,
-    loader: DataLoader,
+    loader: DataLoader[Any],
     classes: int,
     *,
     step: Step | None = None,
@@ -74,12 +75,14 @@ def evaluate_by_step(
             None; default: the model's `run`.
     """
     processes, device = processes or Processes(), next(model.parameters()).device
-    step = step or (lambda model, x, state: model.run(x, state))
+    step = step or _run
     model.eval()
-    confusions, sums = [], torch.zeros(2, dtype=torch.float64, device=device)  # seconds, windows x steps
+    confusions: list[Tensor] = []
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # seconds, windows x steps
     for batch in own_batches(loader, processes, limit, lambda: None):
         sequences, labels = (tensor.to(device) for tensor in batch)
-        state, total = None, 0.0
+        state: object = None
+        total: Tensor | float = 0.0
         for t, x in enumerate(sequences.flatten(0, 1).transpose(0, 1).unbind(0)):
             began = time.perf_counter()
             out, state = step(model, x[None], state)
@@ -96,3 +99,8 @@ def evaluate_by_step(
     correct = counted.diagonal(dim1=1, dim2=2).sum(1)
     accuracy = (correct / totals.clamp(min=1)).tolist()
     return OverTime(accuracy, int(totals[0]), seconds / max(shown, 1))
+
+
+def _run(model: Any, x: Tensor, state: object) -> tuple[Tensor, object]:
+    found: tuple[Tensor, object] = model.run(x, state)
+    return found

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ class TopK:
 @torch.no_grad()
 def top_k(
     model: nn.Module,
-    loader: DataLoader,
+    loader: DataLoader[Any],
     processes: Processes | None = None,
     *,
     forward: Callable[[nn.Module, torch.Tensor], torch.Tensor] | None = None,

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -66,6 +66,12 @@ class Training:
     workers: int = 8  # processes that load data, for each training process
     threads: int = 0  # of the CPU; 0 leaves PyTorch's choice
     dist_timeout: float = 600  # seconds after which a process that does not answer ends the run
+
+    if TYPE_CHECKING:
+
+        @property
+        def recipe(self) -> str:
+            """Its name: a field of every recipe."""
 
     # What says where and how, not what is trained: it may change when a run goes on.
     FREE: ClassVar[tuple[str, ...]] = (

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from . import rng
+from .loop import Loss
 from .processes import Processes
 from .progress import duration
 from .training import Training
@@ -25,7 +26,7 @@ class Step(NamedTuple):
     take: Callable[[], tuple[float, float]]
 
 
-def step_of(t: Training, model: nn.Module, loss: Callable, batch: Any, exempt: Collection[str] = ()) -> Step:
+def step_of(t: Training, model: nn.Module, loss: Loss, batch: Any, exempt: Collection[str] = ()) -> Step:
     """A training step of the model on one piece of a process's share, as often as it has pieces."""
     optimizer, update = t.optimiser(model, exempt), t.update(model)
     device = next(model.parameters()).device
@@ -83,7 +84,8 @@ def rows_of_trial(
 def native_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16: a GPU's, AMX or AVX512-BF16."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        native: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return native
     asked = (
         getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("amx_tile", "avx512_bf16")
     )
@@ -111,11 +113,15 @@ def settled(
     choices = {"precision": ("fp32", "bf16") if native else ("fp32",), "channels_last": ("no", "yes")}
     if processes.device.type == "cuda":
         precision = choices["precision"][-1] if "precision" in names else t.precision
-        found = {"precision": precision, "channels_last": "yes" if precision in ("bf16", "fp16") else "no"}
+        found: dict[str, Any] = {
+            "precision": precision,
+            "channels_last": "yes" if precision in ("bf16", "fp16") else "no",
+        }
         return replace(t, **{name: found[name] for name in names})
-    options = [
+    options: list[dict[str, Any]] = [
         dict(zip(names, values, strict=True)) for values in product(*(choices[name] for name in names))
     ]
+    assert trial is not None
     with rng.kept():
         best, said = processes.from_first(lambda: _fastest(options, lambda o: trial(replace(t, **o))))
     if processes.first:
@@ -123,7 +129,9 @@ def settled(
     return replace(t, **best)
 
 
-def _fastest(options: list[dict], make: Callable[[dict], Step]) -> tuple[dict, str]:
+def _fastest(
+    options: list[dict[str, Any]], make: Callable[[dict[str, Any]], Step]
+) -> tuple[dict[str, Any], str]:
     """The option whose step is the fastest, and a sentence; steps in turns, medians of three."""
     steps = [make(option) for option in options]
     for step in steps:  # the first one sets up

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ class Update:
 
     def backward(self, loss: Tensor) -> None:
         """The gradients of the loss, added to those that are there."""
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]
 
     def gradient_norm(self, optimizer: Optimizer, model: nn.Module) -> Tensor:
         """The norm of all gradients, at the loss's own scale."""
@@ -75,7 +76,7 @@ class Update:
         if self.scaler is not None:
             self.scaler.load_state_dict(saved.state["scaler"])
         if self.ema is not None:
-            self.ema.load_state_dict(saved.ema)
+            self.ema.load_state_dict(cast(dict[str, Tensor], saved.ema))  # a TypeError where there are none
 
 
 def ema_of(model: nn.Module, decay: float) -> AveragedModel:
@@ -83,8 +84,13 @@ def ema_of(model: nn.Module, decay: float) -> AveragedModel:
     decay is at most (1 + n) / (10 + n), so that it forgets where it started.
     """
 
-    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    def average(
+        averaged: tuple[Tensor, ...] | list[Tensor],
+        current: tuple[Tensor, ...] | list[Tensor],
+        count: Tensor | int,
+    ) -> None:
         steps = int(count)  # on the CPU
-        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+        rate = min(decay, (1 + steps) / (10 + steps))
+        get_ema_multi_avg_fn(rate)(averaged, current, count)  # type: ignore[no-untyped-call]
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

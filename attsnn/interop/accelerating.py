@@ -1,7 +1,7 @@
 """`accelerate`: a network of SpikingJelly or snnTorch on our kernels, by one call that can be taken back."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 
@@ -111,7 +111,8 @@ def accelerate(
             "accelerate: give an example of the network's input, on which it is verified; or dry_run=True"
         )
     lines = [line for line in (_look(*each) for each in network.named_modules()) if line is not None]
-    chosen, links = [line.name for line in lines if line.now is not None], {}
+    chosen = [line.name for line in lines if line.now is not None]
+    links: dict[str, Link] = {}
     if fuse and example is not None:
         lines, links = _linked(network, lines, chosen, example)
     report = Report(network, lines, dry_run=dry_run, fuse=fuse)
@@ -126,24 +127,29 @@ def accelerate(
 
 def _exchange(network: nn.Module, neurons: list[str], links: dict[str, Link]) -> list[nn.Module]:
     """Gives those modules, and the norms that they are linked with, our classes; returns them."""
-    modules, done = dict(network.named_modules()), []
+    modules: dict[str, nn.Module] = dict(network.named_modules())
+    done: list[nn.Module] = []
     for name in neurons:
-        module = modules[name]
-        module.__class__ = exchanged(type(module), kind_of(module).steps)
+        module, kind = modules[name], kind_of(modules[name])
+        assert kind is not None  # of a neuron that was chosen
+        module.__class__ = exchanged(type(module), kind.steps)
         done.append(module)
     for name, link in links.items():
-        norm, neuron = modules[link.norm], modules[name]
+        norm, neuron = cast(Exchanged, modules[link.norm]), cast(Stateful, modules[name])
         norm.__class__ = exchanged(type(norm), HandsOn)
         norm._chain = neuron._chain = Chain((link.norm, name), norm, neuron, link.last)
         done.append(norm)
     return done
 
 
-def _linked(network: nn.Module, lines: list[Line], chosen: list[str], example: Any) -> tuple:
+def _linked(
+    network: nn.Module, lines: list[Line], chosen: list[str], example: Any
+) -> tuple[list[Line], dict[str, Link]]:
     """The lines with what is fused, or why it is not, and the links."""
-    modules = dict(network.named_modules())
+    modules: dict[str, nn.Module] = dict(network.named_modules())
     norms = [name for name, module in modules.items() if names_of(type(module)) in NORMS]
-    neurons = [name for name in chosen if issubclass(kind_of(modules[name]).steps, Stateful)]
+    kinds = {name: kind_of(modules[name]) for name in chosen}
+    neurons = [name for name, kind in kinds.items() if kind is not None and issubclass(kind.steps, Stateful)]
     found = links_of(network, chosen, norms, neurons, example, _exchange)
     links, told = {}, []
     for line in lines:
@@ -167,7 +173,7 @@ def _look(name: str, module: nn.Module) -> Line | None:
     """What is to be done with a module; None of one that is no neuron of theirs."""
     kind, cls = kind_of(module), type(module)
     if isinstance(module, Exchanged):
-        return Line(name, name_of(cls._theirs), None, "it has been exchanged before")
+        return Line(name, name_of(module._theirs), None, "it has been exchanged before")
     if kind is not None:
         why = reason_to_keep(module)
         return Line(name, name_of(cls), None if why else f"attsnn {kind.shown}", why or "")

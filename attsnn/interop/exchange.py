@@ -8,13 +8,13 @@ their exact names.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
 from attsnn import neurons, ops
-from attsnn.reference import state_dtype
+from attsnn.reference import Surrogate, state_dtype
 
 from .fusing import Chain
 from .surrogates import NoneOfOursError, surrogate_of
@@ -38,7 +38,7 @@ class Kind(NamedTuple):
 
     shown: str
     constants: Callable[[Any], dict[str, Any]]
-    steps: type
+    steps: "type[Exchanged]"
 
 
 # ---- constants: the keywords of `ops.lif`
@@ -46,20 +46,29 @@ class Kind(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _leaky(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate) -> dict[str, Any]:
-    how = {"decay_input": decay_input, "detach_reset": detach_reset, "surrogate": surrogate}
-    return neurons.leaky(tau, v_threshold, v_reset, **how).arguments()
+def _leaky(
+    tau: float,
+    v_threshold: float,
+    v_reset: float | None,
+    decay_input: bool,
+    detach_reset: bool,
+    surrogate: Surrogate,
+) -> dict[str, Any]:
+    how: dict[str, Any] = {"detach_reset": detach_reset, "surrogate": surrogate}
+    return neurons.leaky(tau, v_threshold, v_reset, decay_input=decay_input, **how).arguments()
 
 
 @functools.lru_cache(maxsize=1024)
-def _integrating(v_threshold, v_reset, detach_reset, surrogate) -> dict[str, Any]:
-    how = {"detach_reset": detach_reset, "surrogate": surrogate}
+def _integrating(
+    v_threshold: float, v_reset: float | None, detach_reset: bool, surrogate: Surrogate
+) -> dict[str, Any]:
+    how: dict[str, Any] = {"detach_reset": detach_reset, "surrogate": surrogate}
     return neurons.integrate_and_fire(v_threshold, v_reset, **how).arguments()
 
 
-def _kept(function: Callable, *values: Any) -> dict[str, Any]:
+def _kept(function: "functools._lru_cache_wrapper[dict[str, Any]]", *values: Any) -> dict[str, Any]:
     """function(*values), as it was found before; torch.compile wants the function itself."""
-    return (function.__wrapped__ if torch.compiler.is_compiling() else function)(*values)
+    return function.__wrapped__(*values) if torch.compiler.is_compiling() else function(*values)
 
 
 def leaky(m: Any) -> dict[str, Any]:
@@ -86,13 +95,34 @@ def comparing(m: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------
 
 
-class Exchanged:
+if TYPE_CHECKING:
+
+    class _Theirs(nn.Module):
+        """What the classes that are exchanged have, between them."""
+
+        v: Any  # a number at rest
+        v_threshold: float
+        step_mode: str
+        mem: Tensor
+        threshold: Tensor
+
+        def __getstate__(self) -> object: ...
+        def forward(self, *args: Any) -> Tensor: ...
+        def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+        def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+        def mem_reset(self, mem: Tensor) -> Tensor: ...
+
+else:
+    _Theirs = object
+
+
+class Exchanged(_Theirs):
     """What all of them have. `_theirs` is the class that was exchanged, `_chain` what it is fused with."""
 
     _theirs: type
     _chain: Chain | None = None
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         state = self.__getstate__() if hasattr(type(self), "__getstate__") else self.__dict__
         return _made_again, (self._theirs, type(self).__bases__[0]), state
 
@@ -109,7 +139,7 @@ class Exchanged:
             return None
 
 
-def _made_again(theirs: type, steps: type) -> nn.Module:
+def _made_again(theirs: type, steps: type[Exchanged]) -> Exchanged:
     """Of a copy or a pickle, before its state is given."""
     own = exchanged(theirs, steps)
     return own.__new__(own)
@@ -130,7 +160,7 @@ class Stateful(Exchanged):
         """Of the membrane to the threshold, of x as the module takes it; the state stays."""
         sequence = x if self.takes_sequences() else x[None]
         how = {**self._constants(), "emit": "membrane", "final_state": False}
-        found = ops.lif(sequence, _state(self, sequence), **how)[0] - self.v_threshold
+        found: Tensor = ops.lif(sequence, _state(self, sequence), **how)[0] - self.v_threshold
         return found if self.takes_sequences() else found[0]
 
     def takes_sequences(self) -> bool:
@@ -288,8 +318,10 @@ def _reason_of_leaky(m: Any) -> str | None:
     return None
 
 
-@functools.cache
-def exchanged(theirs: type, steps: type) -> type:
+def _exchanged(theirs: type, steps: type) -> type[Exchanged]:
     """The subclass of a class that does those steps in our way."""
     own = {"_theirs": theirs}
     return type(theirs.__name__, (steps, theirs), {"__module__": __name__, "__doc__": theirs.__doc__, **own})
+
+
+exchanged: Callable[[type, type], type[Exchanged]] = functools.cache(_exchanged)

@@ -3,7 +3,7 @@ containers, functions or loops. Between the two, values may be moved, but not ch
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -94,8 +94,9 @@ class _Watch(TorchFunctionMode):
         self.modules = dict(network.named_modules())
         self.origins = {name: _Origin(name, norm=True) for name in norms}
         self.found = {name: _Found() for name in neurons}
-        self.trails = WeakIdKeyDictionary()
-        self.given = WeakIdKeyDictionary()  # what a norm was called with, which it would hand on itself
+        self.trails: MutableMapping[Tensor, _Trail] = WeakIdKeyDictionary()
+        # what a norm was called with, which it would hand on itself
+        self.given: MutableMapping[Tensor, _Origin] = WeakIdKeyDictionary()
         self.inside = 0  # modules that are looked at as a whole
 
     # ---- events
@@ -113,7 +114,7 @@ class _Watch(TorchFunctionMode):
         return handles
 
     def _entered(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self.inside:
                 self._read(name, args, kwargs)
             self.inside += 1
@@ -121,14 +122,20 @@ class _Watch(TorchFunctionMode):
         return hook
 
     def _left(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, out: Any) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
             self.inside -= 1
             if not self.inside and isinstance(out, Tensor):
                 self._returned_by(name, module, args, out)
 
         return hook
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if not self.inside:
@@ -137,7 +144,9 @@ class _Watch(TorchFunctionMode):
 
     # ---- what they tell
 
-    def _called(self, func: Callable, args: tuple, kwargs: dict, out: Any) -> None:
+    def _called(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
         name = getattr(func, "__name__", str(func))
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         trails = [self.trails[x] for x in given if x in self.trails]
@@ -152,7 +161,8 @@ class _Watch(TorchFunctionMode):
             more = args[1:]  # not the tensor itself, which would live on
 
             def move(x: Tensor) -> Tensor:
-                return func(x, *more, **kwargs)
+                moved: Tensor = func(x, *more, **kwargs)
+                return moved
 
             channels = None if trail.channels is None else move(trail.channels)
             self.trails[out] = _Trail(trail.origin, channels, (*trail.moves, move))
@@ -171,7 +181,7 @@ class _Watch(TorchFunctionMode):
             if z.untyped_storage().data_ptr() == place:
                 origin.refuse(f"{name} overwrites what {origin.name} reads")
 
-    def _read(self, name: str, args: tuple, kwargs: dict) -> None:
+    def _read(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """By a norm, a neuron or a layer."""
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         for x in given:
@@ -193,7 +203,7 @@ class _Watch(TorchFunctionMode):
         if first is not None and first.origin.norm:
             found.trail, found.last = first, _last(first.channels, self.modules[name])
 
-    def _returned_by(self, name: str, module: nn.Module, args: tuple, out: Tensor) -> None:
+    def _returned_by(self, name: str, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
         origin = self.origins.get(name)
         if origin is not None and len(args) == 1 and out is not args[0]:
             at = 2 if getattr(module, "step_mode", "s") == "m" else 1

@@ -1,13 +1,17 @@
 """A batch norm and the neuron after it as one op, while the network calls both as before."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attsnn import ops
 from attsnn.attention import as_made
 from attsnn.layers.normed import norm_of, update
+
+if TYPE_CHECKING:
+    from .exchange import Stateful
 
 
 def reason_against(name: str, norm: nn.Module, neuron: Any) -> str | None:
@@ -36,8 +40,9 @@ class Chain:
     statistics as they are.
     """
 
-    def __init__(self, names: tuple[str, str], norm: nn.Module, neuron: nn.Module, last: bool):
-        self.names, self.norm, self.neuron, self.last = names, norm, neuron, last
+    def __init__(self, names: tuple[str, str], norm: nn.Module, neuron: "Stateful", last: bool):
+        self.names, self.neuron, self.last = names, neuron, last
+        self.norm = cast(_BatchNorm, norm)  # of the peer's class that is named so
         self.modes = self._modes()
         self.handed = False  # what the neuron reads next
         self.before = False  # what it read in the last forward pass
@@ -84,6 +89,7 @@ class Chain:
         found = ops.seam(x, norm=norm_of(self.norm), v0=v0, **ours)
         if self.updates:
             update(self.norm, found, x, "auto")
+        assert found.v is not None
         if self.last:
             return found.out.movedim(2, -1), found.v.movedim(1, -1)
         return found.out, found.v

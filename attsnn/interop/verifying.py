@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ BOUNDS = {torch.float64: _Bounds(1e-9, 1e-9, 1e-12), torch.float32: _Bounds(1e-6
 CALLS = 64  # of a neuron that are looked at
 
 Exchange = Callable[[nn.Module, list[str], dict[str, Link]], Any]
+Modules = dict[str, nn.Module]
 
 
 class MismatchError(RuntimeError):
@@ -38,7 +39,7 @@ class MismatchError(RuntimeError):
 class _Call(NamedTuple):
     """What a neuron, or the norm before it, was called with, and the neuron's state then."""
 
-    args: tuple
+    args: tuple[Any, ...]
     state: Any
 
 
@@ -66,7 +67,7 @@ def links_of(
         return find(own, norms, neurons, lambda: _call(own, example, check.dtype))
 
 
-def _own_random_numbers(network: nn.Module):
+def _own_random_numbers(network: nn.Module) -> AbstractContextManager[None]:
     return torch.random.fork_rng(
         devices=[*{p.device for p in network.parameters() if p.device.type == "cuda"}]
     )
@@ -82,15 +83,15 @@ class _Unit(NamedTuple):
     def entry(self) -> str:
         return self.link.norm if self.link else self.name
 
-    def of(self, modules: dict[str, nn.Module]) -> list[nn.Module]:
+    def of(self, modules: Modules) -> list[nn.Module]:
         return [modules[name] for name in dict.fromkeys((self.entry, self.name))]
 
-    def run(self, modules: dict[str, nn.Module], args: tuple) -> Any:
+    def run(self, modules: Modules, args: tuple[Any, ...]) -> Any:
         if self.link is None:
             return modules[self.name](*args)
         return modules[self.name](self.link.moved(modules[self.link.norm](*args)))
 
-    def read(self, modules: dict[str, nn.Module], args: tuple) -> tuple:
+    def read(self, modules: Modules, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """What the neuron reads; no statistics change."""
         if self.link is None:
             return args
@@ -153,9 +154,11 @@ class _Check:
                 outs = _tensors(_call(net, self.example, self.dtype))
                 total = _random_sum([x for x in outs if x.is_floating_point()])
                 differentiable = isinstance(total, Tensor) and total.requires_grad
-                if differentiable:
-                    total.backward()
-            found = {"The network's output": outs[0].detach()} if outs else {}
+                if isinstance(total, Tensor) and differentiable:
+                    torch.autograd.backward(total)
+            found: dict[str, Tensor | None] = {}
+            if outs:
+                found["The network's output"] = outs[0].detach()
             if differentiable:
                 found |= {f"The gradient of {name}": p.grad for name, p in net.named_parameters()}
             results.append(found)
@@ -246,8 +249,8 @@ def _fed(network: nn.Module, units: list[_Unit], example: Any, dtype: torch.dtyp
     fed: dict[str, list[_Call]] = {unit.name: [] for unit in units}
     modules = dict(network.named_modules())
 
-    def remember(calls: list[_Call], neuron: nn.Module):
-        def hook(module: nn.Module, args: tuple) -> None:
+    def remember(calls: list[_Call], neuron: nn.Module) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             if len(calls) < CALLS:
                 kept = tuple(x.detach().clone() if isinstance(x, Tensor) else x for x in args)
                 calls.append(_Call(kept, _held(_state(neuron))))
@@ -286,9 +289,10 @@ class _Ran(NamedTuple):
     state: Tensor
 
 
-def _compare(unit: _Unit, theirs: dict, ours: dict, call: _Call, bounds: _Bounds) -> tuple[int, int]:
+def _compare(unit: _Unit, theirs: Modules, ours: Modules, call: _Call, bounds: _Bounds) -> tuple[int, int]:
     """(values on the threshold, all values) of a call; MismatchError where another one differs."""
-    name, neuron = unit.name, ours[unit.name]
+    name = unit.name
+    neuron: Any = ours[name]
     _set_state(neuron, call.state)
     with torch.no_grad():
         near = neuron.distances(*unit.read(theirs, call.args)).abs() <= bounds.near
@@ -299,8 +303,8 @@ def _compare(unit: _Unit, theirs: dict, ours: dict, call: _Call, bounds: _Bounds
     if differ.any():
         raise MismatchError(f"{name}: {int(differ.sum()):,} spikes are not the original's.")
     _close(f"{name}: the state", a.state, b.state, bounds, lost, scale=1.0)
-    for x, y in zip(a.buffers, b.buffers, strict=True):
-        _close(f"{unit.entry}: a running statistic", x, y, bounds, scale=1.0)
+    for before, after in zip(a.buffers, b.buffers, strict=True):
+        _close(f"{unit.entry}: a running statistic", before, after, bounds, scale=1.0)
     if not a.differentiable:
         return int(near.sum()), near.numel()
     exact = not near.any()
@@ -314,25 +318,26 @@ def _compare(unit: _Unit, theirs: dict, ours: dict, call: _Call, bounds: _Bounds
     return int(near.sum()), near.numel()
 
 
-def _ran(unit: _Unit, modules: dict[str, nn.Module], call: _Call) -> _Ran:
+def _ran(unit: _Unit, modules: Modules, call: _Call) -> _Ran:
     """A call, and the gradients of a random sum of what it returns."""
     neuron, parts = modules[unit.name], unit.of(modules)
     _set_state(neuron, call.state)
     for part in parts:
         part.zero_grad(set_to_none=True)
-    args = [x.clone().requires_grad_() if isinstance(x, Tensor) else x for x in call.args]
+    args = tuple(x.clone().requires_grad_() if isinstance(x, Tensor) else x for x in call.args)
     with torch.enable_grad():
         outs = _tensors(unit.run(modules, args))
         total = _random_sum(outs)
+        assert isinstance(total, Tensor)  # a neuron returns something
         if total.requires_grad:
-            total.backward()
+            torch.autograd.backward(total)
     own = [p.grad for part in parts for p in part.parameters(recurse=False)]
     buffers = [x for part in parts for x in part.buffers(recurse=False)]
     grads = [x.grad for x in args if isinstance(x, Tensor)]
     return _Ran(outs[0].detach(), total.requires_grad, grads, own, buffers, _state(neuron).detach())
 
 
-def _random_sum(outs: list[Tensor]) -> Tensor:
+def _random_sum(outs: list[Tensor]) -> Tensor | Literal[0]:
     draw = torch.Generator().manual_seed(0)
     return sum((x * torch.randn(x.shape, generator=draw, dtype=x.dtype).to(x.device)).sum() for x in outs)
 
@@ -347,7 +352,7 @@ def _close(
 ) -> None:
     if (a is None) != (b is None):
         raise MismatchError(f"{what} is there in one of the two networks alone.")
-    if a is None or not a.numel():
+    if a is None or b is None or not a.numel():
         return
     error = (a - b).abs() if lost is None else torch.where(lost, 0.0, (a - b).abs())
     largest = float(a.abs().max())
@@ -366,7 +371,7 @@ def _outputs(network: nn.Module, names: list[str]) -> Iterator[list[Tensor]]:
     modules = dict(network.named_modules())
     neurons = {id(modules[name]) for name in names}
 
-    def hook(module: nn.Module, args: tuple, out: Any) -> None:
+    def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         if id(module) in neurons:
             found.append(tree_leaves(out)[0])
 

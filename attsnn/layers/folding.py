@@ -2,6 +2,7 @@
 
 import copy
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -30,7 +31,11 @@ def fold(model: nn.Module) -> nn.Module:
     _refuse_computed(model)
     folded = copy.deepcopy(model).eval()
     for place, module in list(folded.named_modules()):
-        if isinstance(module, SpikingLayer | NormedLayer) and None not in (module.current, module.norm):
+        if (
+            isinstance(module, SpikingLayer | NormedLayer)
+            and module.current is not None
+            and module.norm is not None
+        ):
             scale = getattr(module, "norm_scale", 1.0)
             name = f"{place}.norm".lstrip(".")
             if isinstance(module.current, nn.Sequential):
@@ -52,8 +57,8 @@ def _folded(layer: nn.Module, norm: _BatchNorm, name: str, scale: float = 1.0) -
     if norm.running_mean is None:
         raise ValueError(f"{name} has no running statistics (track_running_stats=False) to fold")
     if not isinstance(layer, FOLDABLE):
-        kinds = ", ".join(kind.__name__ for kind in FOLDABLE)
-        raise ValueError(f"{name} stands behind {type(layer).__name__}; it can be put into {kinds}")
+        known = ", ".join(kind.__name__ for kind in FOLDABLE)
+        raise ValueError(f"{name} stands behind {type(layer).__name__}; it can be put into {known}")
     for what, part, kinds in ((name, norm, NORMS), (f"the layer before {name}", layer, FOLDABLE)):
         if not as_made(part, *kinds):
             raise ValueError(
@@ -63,16 +68,19 @@ def _folded(layer: nn.Module, norm: _BatchNorm, name: str, scale: float = 1.0) -
         if is_parametrized(part):
             _settle(part)
     if scale != 1:  # of a copy
-        norm.weight = nn.Parameter(weight_of(norm, scale))
-    fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-    return fuse(layer, norm)
+        norm.weight = nn.Parameter(cast(Tensor, weight_of(norm, scale)))
+    if isinstance(layer, nn.Linear):
+        return fuse_linear_bn_eval(layer, norm)
+    return fuse_conv_bn_eval(layer, norm)
 
 
 def _settle(part: nn.Module) -> None:
     """Gives a parametrised copy plain weights. Not `remove_parametrizations`: it changes the class, which the
     copy and its original share.
     """
-    values = {name: getattr(part, name).detach() for name in part.parametrizations}
+    computed = part.parametrizations
+    assert isinstance(computed, nn.ModuleDict)
+    values = {name: getattr(part, name).detach() for name in computed}
     part.__class__ = type(part).__bases__[0]  # behind the class that parametrising makes
     del part.parametrizations
     for name, value in values.items():

@@ -1,7 +1,8 @@
 """Layers without neurons: what folds time into the batch, norms as the seams compute them, pools."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import nullcontext
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,11 +19,12 @@ from attsnn.ops.registration import NotScripted
 
 def over_time(layer: nn.Module, x: Tensor) -> Tensor:
     """A layer that knows no time, applied to x [T, N, ...] with T folded into the batch."""
-    y = layer(x.flatten(0, 1))
+    y: Tensor = layer(x.flatten(0, 1))
     return y.view(*x.shape[:2], *y.shape[1:])  # `unflatten` is as much again of Python
 
 
-SHAPES = {  # what a layer takes: its dimensions, and in words
+# What a layer takes: its dimensions, and in words.
+SHAPES: dict[type[nn.Module], tuple[Container[int], str]] = {
     nn.Conv2d: ((5,), "[T, N, C, H, W]"),
     nn.Conv1d: ((4,), "[T, N, C, L]"),
     nn.Linear: ((3, 4), "[T, N, F] or tokens [T, N, L, F]"),
@@ -34,14 +36,16 @@ def check_input(current: nn.Module | None, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor with time first, [T, N, ...], got {type(x).__name__}")
     kind = next((kind for kind in SHAPES if isinstance(current, kind)), None)
-    dims, want = SHAPES.get(kind, (range(3, 6), "[T, N, ...]"))
+    dims, want = (range(3, 6), "[T, N, ...]") if kind is None else SHAPES[kind]
     if x.dim() not in dims:
         raise ValueError(
             f"x must be {want}, steps before samples, got shape {tuple(x.shape)}: x[None] adds the steps, "
             "x[:, None] the samples"
         )
-    weight = current._parameters.get("weight") if kind else None  # None, too, where it is computed
-    if weight is None or weight.dtype == x.dtype:
+    if current is None or kind is None:
+        return
+    weight = current._parameters.get("weight")
+    if weight is None or weight.dtype == x.dtype:  # None where it is computed
         return
     asked = f"x must be {weight.dtype}, as the layer's weights are, got {x.dtype}"
     if not x.is_floating_point():
@@ -60,7 +64,10 @@ def ends_in_linear(layer: nn.Module | None) -> bool:
     return bool(kinds) and isinstance(kinds[-1], nn.Linear)
 
 
-def transposed(tensor: Tensor | None) -> Tensor | None:
+MaybeT = TypeVar("MaybeT", Tensor, Tensor | None)
+
+
+def transposed(tensor: MaybeT) -> MaybeT:
     """Tokens [..., L, C] as a sequence [..., C, L] that lies channels-last, and back."""
     return None if tensor is None else tensor.transpose(-1, -2)
 
@@ -152,11 +159,11 @@ def normed(
     if norm is None and pool == 1:
         return z
     asked = None if norm is None else norm_of(norm, scale, given)._replace(repeats=repeats)
-    how = {"emit": "membrane", "final_state": False, "backend": backend}
+    how: dict[str, Any] = {"emit": "membrane", "final_state": False, "backend": backend}
     with tally.pausing() if tally.asked() else nullcontext():
         result = ops.seam(z.flatten(0, 1)[None], norm=asked, pool=pool, **how)
     update(norm, result, z, backend, repeats)
-    return result.out.squeeze(0).unflatten(0, z.shape[:2])
+    return torch.unflatten(result.out.squeeze(0), 0, z.shape[:2])
 
 
 def called(z: Tensor, norm: _BatchNorm, repeats: int, scale: float, given: bool) -> Tensor:
@@ -186,7 +193,11 @@ def weight_of(norm: _BatchNorm, scale: float) -> Tensor | None:
     """What a norm multiplies by; of one that learns nothing only the scale, where there is one."""
     if scale == 1:
         return norm.weight
-    return torch.full_like(norm.running_mean, scale) if norm.weight is None else norm.weight * scale
+    if norm.weight is not None:
+        return norm.weight * scale
+    if norm.running_mean is None:
+        raise ValueError("norm_scale has no weight to multiply: give the norm weights, or running statistics")
+    return torch.full_like(norm.running_mean, scale)
 
 
 def group_of(norm: _BatchNorm) -> "dist.ProcessGroup | None":
@@ -203,13 +214,14 @@ def update(
     norm: _BatchNorm | None, found: ops.SeamOutput, z: Tensor, backend: Backend, repeats: int = 1
 ) -> None:
     """The running statistics, as PyTorch's batch norm keeps them, where the batch z has any."""
-    if found.batch_mean is None or not norm.training or norm.running_mean is None:
+    mean, var = found.batch_mean, found.batch_var
+    if mean is None or var is None or norm is None or not norm.training or norm.running_mean is None:
         return
     if norm in settling:
-        settling[norm](found.batch_mean, found.batch_var, repeats * z.numel() // z.shape[2])
+        settling[norm](mean, var, repeats * z.numel() // z.shape[2])
         return
-    running = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    ops.update_running(*running, found.batch_mean, found.batch_var, norm.momentum, backend=backend)
+    running: tuple[Any, Any, Any] = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    ops.update_running(*running, mean, var, norm.momentum, backend=backend)
 
 
 # What takes a norm's statistics in place of its running ones (`settle`): mean, unbiased variance, values.

@@ -34,6 +34,7 @@ class _Pooled:
     """Count, mean and sum of squares about it, over all values of a channel so far, in float64 [2 C + 1]."""
 
     def __init__(self, norm: _BatchNorm):
+        assert norm.running_mean is not None
         self.norm = norm
         self.parts = torch.zeros(
             2 * norm.num_features + 1, dtype=torch.float64, device=norm.running_mean.device
@@ -67,6 +68,7 @@ class _Pooled:
                 self.parts = _merged(self.parts, share)
         count, (mean, spread) = float(self.parts[0]), self.parts[1:].chunk(2)
         if count > 1:
+            assert self.norm.running_mean is not None and self.norm.running_var is not None
             self.norm.running_mean.copy_(mean)
             self.norm.running_var.copy_(spread / (count - 1))
 

@@ -2,7 +2,7 @@
 
 from itertools import chain, repeat
 from operator import contains
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -113,9 +113,9 @@ class SpikingLayer(NotScripted, nn.Module):
         for name, other, shape in (("shortcut", shortcut, z.shape), ("v0", v0, z.shape[1:])):
             if isinstance(other, Tensor) and other.shape != shape:
                 raise ValueError(f"{name} must be tokens {tuple(shape)}, got shape {tuple(other.shape)}")
-        found = self._seam(*map(transposed, (z, shortcut, v0)), final_state, given)
-        out, membrane, v = map(transposed, (found.out, found.membrane, found.v))
-        return found._replace(out=out, membrane=membrane, v=v)
+        found = self._seam(transposed(z), transposed(shortcut), transposed(v0), final_state, given)
+        membrane, v = map(transposed, (found.membrane, found.v))
+        return found._replace(out=transposed(found.out), membrane=membrane, v=v)
 
     def _seam(
         self, z: Tensor, shortcut: Tensor | None, v0: Tensor | None, final_state: bool, given: bool
@@ -126,11 +126,11 @@ class SpikingLayer(NotScripted, nn.Module):
         if not all(reads):
             z = normed(z, norm, self.neuron.backend, pool=pool, scale=self.norm_scale, given=given)
             norm, pool = None, 1
-        if self.attention is not None:
-            if reads.gates and reads.neuron:
-                gates = self.attention.gates(z)
-            else:
-                z = self._attended(z)
+        attention = self.attention
+        if isinstance(attention, Attention) and reads.gates and reads.neuron:
+            gates = attention.gates(z)
+        elif attention is not None:
+            z = _attended(attention, z)
         if not reads.neuron:
             if v0 is not None:
                 raise ValueError(f"v0: {CALLED}")
@@ -151,14 +151,6 @@ class SpikingLayer(NotScripted, nn.Module):
         update(norm, result, z, self.neuron.backend)
         return result if result.out.dtype == emitted else result._replace(out=result.out.to(emitted))
 
-    def _attended(self, z: Tensor) -> Tensor:
-        """z through an attention that is called."""
-        if z.dim() != 4:
-            return self.attention(z)
-        if any(isinstance(part, SpatialAttention | PFA) for part in self.attention.modules()):
-            raise ValueError("attention: SA and PFA weigh the pixels of maps, and [T, N, C, L] has none")
-        return self.attention(z.unsqueeze(-2)).squeeze(-2)
-
     def _reads(self) -> "_Reads":
         """What of the children the op may read; looked at anew where a child or a hook is another one."""
         if torch.compiler.is_compiling():
@@ -177,7 +169,7 @@ class SpikingLayer(NotScripted, nn.Module):
             as_made(self.neuron, LIF),
         )
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_seen"}
 
     def forward(
@@ -205,13 +197,15 @@ class SpikingLayer(NotScripted, nn.Module):
             check_input(self.current, x)
             charge = widened(over_time(self._current, x), self.membrane_dtype)
             tokens = self.tokens and charge.dim() == 4
-            how = {"pool": self.pool, "repeats": steps, "scale": self.norm_scale}
+            how: dict[str, Any] = {"pool": self.pool, "repeats": steps, "scale": self.norm_scale}
             charge = normed(transposed(charge) if tokens else charge, self.norm, self.neuron.backend, **how)
             how = {"steps": steps, "final_state": final_state}
-            emitted = self.neuron(charge, transposed(v0) if tokens else v0, **how)
+            emitted: Tensor | tuple[Tensor, ...] = self.neuron(
+                charge, transposed(v0) if tokens else v0, **how
+            )
             if not tokens:
                 return emitted
-            return tuple(map(transposed, emitted)) if final_state else transposed(emitted)
+            return tuple(map(transposed, emitted)) if isinstance(emitted, tuple) else transposed(emitted)
         result = self._through(x, shortcut, v0, final_state=final_state)
         if final_state and result.v is None:
             raise ValueError(f"final_state: {CALLED}")
@@ -232,6 +226,7 @@ class SpikingLayer(NotScripted, nn.Module):
         if not as_made(self.neuron, LIF):
             raise ValueError(f"step(): {CALLED}")
         found = self._through(x[None], None, v, final_state=True, given=True)
+        assert found.v is not None  # wanted, and the neuron is not called
         return found.out[0], found.v
 
     @property
@@ -245,6 +240,17 @@ class SpikingLayer(NotScripted, nn.Module):
     def extra_repr(self) -> str:
         knobs = ("pool", "membrane", *(("norm_scale",) if self.norm_scale != 1 else ()))
         return ", ".join(f"{k}={getattr(self, k)}" for k in knobs)
+
+
+def _attended(attention: nn.Module, z: Tensor) -> Tensor:
+    """z through an attention that is called."""
+    if z.dim() != 4:
+        weighed: Tensor = attention(z)
+        return weighed
+    if any(isinstance(part, SpatialAttention | PFA) for part in attention.modules()):
+        raise ValueError("attention: SA and PFA weigh the pixels of maps, and [T, N, C, L] has none")
+    maps: Tensor = attention(z.unsqueeze(-2))
+    return maps.squeeze(-2)
 
 
 class _Reads(NamedTuple):
@@ -291,5 +297,5 @@ def synchronise(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         if isinstance(module, SpikingLayer | NormedLayer) and module.norm is not None:
-            module.norm.over_processes = True
+            module.norm.over_processes = True  # type: ignore[assignment]  # no tensor, no module
     return model

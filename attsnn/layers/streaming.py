@@ -1,6 +1,7 @@
 """Networks that go on where they stopped: each neuron from the state that the chunk before left."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,7 +14,7 @@ from .spiking import SpikingLayer
 State = tuple[Tensor, ...]  # of every neuron layer, in the order in which they run
 
 
-def plainly(layer: nn.Module, *inputs, **how):
+def plainly(layer: nn.Module, *inputs: Any, **how: Any) -> Any:
     """Calls a layer: what `Stream` stands in the place of."""
     return layer(*inputs, **how)
 
@@ -26,22 +27,24 @@ class Stream:
     """
 
     def __init__(self, state: State | None):
-        self.before, self.after = state, []
+        self.before = state
+        self.after: list[Tensor] = []
 
-    def __call__(self, layer: nn.Module, *inputs, **how):
+    def __call__(self, layer: nn.Module, *inputs: Any, **how: Any) -> Any:
         own = "forward" in layer.__dict__  # which need not take a state
         if not own and type(layer).forward in (SpikingLayer.forward, LIF.forward):
             *out, v = layer(*inputs, v0=self._next(), final_state=True, **how)
             self.after.append(v)
             return out[0] if len(out) == 1 else tuple(out)
-        walks, kind = hasattr(layer, "walk"), type(layer).__name__
-        if (walks or isinstance(layer, nn.Sequential)) and not as_made(layer, type(layer)):
+        walk: Callable[..., Any] | None = getattr(layer, "walk", None)
+        kind = type(layer).__name__
+        if (walk is not None or isinstance(layer, nn.Sequential)) and not as_made(layer, type(layer)):
             raise ValueError(
                 f"run(): hooks of {kind} would not run, for its layers are called: hang them on those"
             )
-        if walks:
-            return layer.walk(self, *inputs, **how)
-        if type(layer).forward is nn.Sequential.forward:
+        if walk is not None:
+            return walk(self, *inputs, **how)
+        if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
             (x,) = inputs
             for part in layer:
                 x = self(part, x)
@@ -74,7 +77,9 @@ class Stream:
 WINDOWS = (Attention, PrunedAttention, PFA, *GATES)  # they weigh all steps of a window by all of them
 
 
-def streamed(network: nn.Module, walk: Callable, state: State | None, *inputs, **how) -> tuple[Tensor, State]:
+def streamed(
+    network: nn.Module, walk: Callable[..., Tensor], state: State | None, *inputs: Any, **how: Any
+) -> tuple[Tensor, State]:
     """(walk(call, *inputs), the state behind it), for a network's `run`.
 
     Raises ValueError for a network in training mode, with gates, or with norms that have no running

@@ -1,8 +1,9 @@
 """`watch`: what the layers of a network emit."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,9 +35,9 @@ def watch(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     refuse_compiled(model, "watch")
     seen: dict[str, Tensor | list[Tensor]] = {}
 
-    def remember(name: str):
-        def hook(module, args, output):
-            emitted = (output[0] if isinstance(output, tuple) else output).detach()
+    def remember(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            emitted: Tensor = (output[0] if isinstance(output, tuple) else output).detach()
             before = seen.get(name)
             if before is None:
                 seen[name] = emitted

@@ -113,7 +113,9 @@ def clean_inception(
         resized = [resize(image) for image in pixels(images).cpu().permute(0, 2, 3, 1).numpy()]
         if not resized:
             return torch.zeros(0, 2048)
-        return model(torch.stack([torch.from_numpy(x) for x in resized]).permute(0, 3, 1, 2).to(device))
+        stacked = torch.stack([torch.from_numpy(x) for x in resized]).permute(0, 3, 1, 2).to(device)
+        features: Tensor = model(stacked)
+        return features
 
     return Network(forward, f"clean-fid {_version('clean-fid')}, mode clean", _digests(path)[0])
 
@@ -144,7 +146,8 @@ def imagenet_inception(
 
     def forward(images: Tensor) -> Tensor:
         large = F.interpolate(pixels(images).to(device), (299, 299), mode="bilinear", align_corners=False)
-        return model(large).softmax(1)
+        probabilities: Tensor = model(large).softmax(1)
+        return probabilities
 
     return Network(forward, f"torchvision {_version('torchvision')}, Inception-v3", _digests(path)[0])
 

@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ class Moments:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes such a file, in place of one that is there once it is whole."""
-        arrays = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
+        arrays: dict[str, Any] = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
         if self.count is not None:
             arrays["count"] = np.int64(self.count)
         path = Path(path)
@@ -146,7 +147,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     roots = (axes_a * values_a.sqrt()).T @ (axes_b * values_b.sqrt())
     shared = torch.linalg.svdvals(roots).sum()
     apart = (a.mean - b.mean).square().sum()
-    distance = (apart + values_a.sum() + values_b.sum() - 2 * shared).item()
+    distance: float = (apart + values_a.sum() + values_b.sum() - 2 * shared).item()
     if not math.isfinite(distance):
         raise ValueError("the distance is not finite: the features are too large")
     return max(0.0, distance)

@@ -47,7 +47,8 @@ def _score(rows: Tensor) -> float:
     rows = rows.double()
     rows = rows / rows.sum(1, keepdim=True)
     marginal = torch.special.entr(rows.mean(0)).sum()
-    return (marginal - torch.special.entr(rows).sum(1).mean()).exp().item()
+    score: float = (marginal - torch.special.entr(rows).sum(1).mean()).exp().item()
+    return score
 
 
 def _checked(batch: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 from attsnn import neurons
 from attsnn._extension import Backend
-from attsnn.attention import Attention, attention, check_counts
+from attsnn.attention import attention, check_counts
 from attsnn.layers import (
     AveragePool,
     NormedLayer,
@@ -61,13 +62,14 @@ PLANS = {
 class Gated(nn.Module):
     """A convolution and the attention on what it returns, for maps whose T lies in the batch: [T N, ...]."""
 
-    def __init__(self, conv: nn.Conv2d, gates: Attention, steps: int):
+    def __init__(self, conv: nn.Conv2d, gates: nn.Module, steps: int):
         super().__init__()
         self.conv, self.attention, self.steps = conv, gates, steps
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.conv(x).unflatten(0, (self.steps, x.shape[0] // self.steps))
-        return self.attention(maps).flatten(0, 1)
+        gated: Tensor = self.attention(maps)
+        return gated.flatten(0, 1)
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}"
@@ -87,6 +89,7 @@ class AttVGG(nn.Module):
         def current(c: int, width: int, steps: int) -> nn.Module:
             conv = nn.Conv2d(c, width, 3, padding=1)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
             if plan.attention is None:
                 return conv
@@ -127,7 +130,8 @@ class AttVGG(nn.Module):
         step then has its own mask.
         """
         spikes = self._spikes(plainly, x, self.plan.steps)
-        return self.classifier(self.dropout(spikes if every_step else self.read_out(spikes)))
+        scores: Tensor = self.classifier(self.dropout(spikes if every_step else self.read_out(spikes)))
+        return scores
 
     def run(self, x: Tensor, state: State | None = None, *, steps: int | None = None) -> tuple[Tensor, State]:
         """`steps` more steps of the images x, None: T, from the state that the ones before returned:
@@ -138,7 +142,7 @@ class AttVGG(nn.Module):
         spikes, state = streamed(self, self._spikes, state, x, asked_for(steps, self.plan))
         return self.classifier(spikes), state
 
-    def _spikes(self, call: Callable, x: Tensor, steps: int) -> Tensor:
+    def _spikes(self, call: Callable[..., Tensor], x: Tensor, steps: int) -> Tensor:
         if x.shape[1:] != (3, IMAGE, IMAGE):
             raise ValueError(f"x must be images [N, 3, {IMAGE}, {IMAGE}], got shape {tuple(x.shape)}")
         currents = self.stem(x[None], repeats=steps)  # [1, N, C, H, W]: the same at every step
@@ -147,7 +151,7 @@ class AttVGG(nn.Module):
         return call(self.hidden, spikes.flatten(2))  # [T, N, F]
 
 
-def _build(plan: Plan, backend: Backend, *, width: float, **overrides) -> AttVGG:
+def _build(plan: Plan, backend: Backend, *, width: float, **overrides: Any) -> AttVGG:
     convolutions = len(plan.channels)
     plan = replace(plan, **overrides)
     check_attention(plan.attention, ATTENTIONS)

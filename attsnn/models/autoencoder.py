@@ -39,10 +39,12 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """The features [N, latent]."""
-        return self.latent_layer(self.encoder(images).flatten(1))
+        features: Tensor = self.latent_layer(self.encoder(images).flatten(1))
+        return features
 
     def decode(self, latent: Tensor) -> Tensor:
-        return self.final_layer(self.decoder(self.decoder_input(latent).unflatten(1, self.maps)))
+        images: Tensor = self.final_layer(self.decoder(self.decoder_input(latent).unflatten(1, self.maps)))
+        return images
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decode(self.encode(images))

@@ -6,12 +6,13 @@ one of k spike trains of the posterior, drawn anew at every step. Images [N, C, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attsnn import neurons
 from attsnn._extension import Backend
@@ -70,7 +71,9 @@ class FSVAE(nn.Module):
     def __init__(self, plan: Plan, backend: Backend):
         super().__init__()
 
-        def layer(current: nn.Module, width: int, norm: type = nn.BatchNorm2d, alpha: float = 1.0):
+        def layer(
+            current: nn.Module, width: int, norm: type[_BatchNorm] = nn.BatchNorm2d, alpha: float = 1.0
+        ) -> SpikingLayer:
             neuron = neurons.fsvae(threshold=THRESHOLD, backend=backend)
             return SpikingLayer(current, neuron, norm=norm(width), norm_scale=alpha * THRESHOLD)
 
@@ -87,11 +90,12 @@ class FSVAE(nn.Module):
         down = (plan.in_channels, *plan.widths)
         up = (*reversed(plan.widths), plan.widths[0])
         flat = plan.widths[-1] * plan.side**2
-        self.attention = None
+        self.attention: PFA | None = None
         if plan.pfa:
             scale, fusion = PFA_RULES[plan.pfa]
-            rules = {"scale": scale, "fusion": fusion, "backend": backend}
-            self.attention = PFA(plan.steps, plan.in_channels, plan.rank, **rules)
+            self.attention = PFA(
+                plan.steps, plan.in_channels, plan.rank, scale=scale, fusion=fusion, backend=backend
+            )
         self.encoder = nn.Sequential(
             *(layer(nn.Conv2d(a, b, 3, stride=2, padding=1), b) for a, b in zip(down, down[1:], strict=False))
         )
@@ -113,7 +117,8 @@ class FSVAE(nn.Module):
             # Of an image that stands still each step's map is the same.
             x = self.attention(images.expand(plan.steps, *images.shape))[:1]
         x = self.encoder[0](x, steps=plan.steps)
-        return self.before_latent(self.encoder[1:](x).flatten(2))
+        latent: Tensor = self.before_latent(self.encoder[1:](x).flatten(2))
+        return latent
 
     def posterior_bits(self, latent: Tensor, z: Tensor) -> Tensor:
         """q(z_t | x_<=t, z_<t) as k spike trains a unit, [T, N, latent, k]; of `encode`'s latent and z_1 ...
@@ -134,13 +139,14 @@ class FSVAE(nn.Module):
         x = self.decoder(x)
         # The last convolution is linear: the steps are weighed before it, and it runs once.
         weights = DECAY ** torch.arange(len(x) - 1, -1, -1, dtype=torch.float64, device=x.device)
-        mean = torch.tensordot(weights.to(x.dtype), x, 1)
+        mean: Tensor = torch.tensordot(weights.to(x.dtype), x, 1)
         if not as_made(self.final, nn.ConvTranspose2d):  # called: its bias then counts once
             total = weights.sum().to(x.dtype)
-            return (self.final(mean / total) * total).tanh()
-        bias = self.final.bias * weights.sum().to(self.final.bias.dtype)
-        how = {"stride": self.final.stride, "padding": self.final.padding}
-        return F.conv_transpose2d(mean, self.final.weight, bias, **how).tanh()
+            images: Tensor = (self.final(mean / total) * total).tanh()
+            return images
+        bias, padding = cast(Tensor, self.final.bias), cast(tuple[int, ...], self.final.padding)
+        bias = bias * weights.sum().to(bias.dtype)
+        return F.conv_transpose2d(mean, self.final.weight, bias, self.final.stride, padding).tanh()
 
     def forward(
         self, images: Tensor, scheduled: float = 0.0, generator: torch.Generator | None = None
@@ -181,7 +187,7 @@ class FSVAE(nn.Module):
         return torch.stack(drawn)
 
     def _bits(self, flat: Tensor) -> Tensor:
-        return flat.unflatten(-1, (self.plan.latent, self.plan.k))
+        return torch.unflatten(flat, -1, (self.plan.latent, self.plan.k))
 
     def _indices(self, n: int, generator: torch.Generator | None) -> Tensor:
         """Which of the k spike trains each unit takes at a step, [n, latent]; drawn as published."""
@@ -208,9 +214,9 @@ class FSVAE(nn.Module):
     @torch.no_grad()
     def _scheduled(self, z: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
         """z_1 ... z_T [T, N, latent]; some are the prior's rates, rounded, in place of the posterior's."""
-        own = torch.rand(len(z) - 1, generator=generator) < probability
-        own[:FIRST_SCHEDULED] = False
-        own = self._agreed(own, z.device)
+        wanted = torch.rand(len(z) - 1, generator=generator) < probability
+        wanted[:FIRST_SCHEDULED] = False
+        own = self._agreed(wanted, z.device)
         if not any(own):
             return z
         last, seen = self._last_of(self.prior), [torch.zeros_like(z[0])]
@@ -250,11 +256,12 @@ class _Drawn(NamedTuple):
 class _Stream:
     """Spiking layers, one step after another, each with the state that the step before left."""
 
-    def __init__(self, network: Sequence[SpikingLayer]):
-        self.network, self.states = network, [None] * len(network)
+    def __init__(self, network: nn.Sequential):
+        self.layers = [cast(SpikingLayer, layer) for layer in network]
+        self.states: list[Tensor | None] = [None] * len(network)
 
     def __call__(self, x: Tensor) -> Tensor:
-        for i, layer in enumerate(self.network):
+        for i, layer in enumerate(self.layers):
             x, self.states[i] = layer.step(x, self.states[i])
         return x
 
@@ -284,7 +291,8 @@ def _mmd(q: Tensor, p: Tensor) -> Tensor:
     ages = steps[:, None] - steps
     decay = (1 - 1 / PSP_STEPS) ** ages.clamp(min=0) / PSP_STEPS
     psp = torch.where(ages >= 0, decay, 0.0).to(q.dtype)
-    return torch.tensordot(psp, q - p, 1).square().mean()
+    difference: Tensor = torch.tensordot(psp, q - p, 1)
+    return difference.square().mean()
 
 
 def _kld(q: Tensor, p: Tensor) -> Tensor:
@@ -296,7 +304,7 @@ def _kld(q: Tensor, p: Tensor) -> Tensor:
 DISTANCES = {"mmd": _mmd, "kld": _kld}
 
 
-def _build(plan: Plan, backend: Backend, **overrides) -> FSVAE:
+def _build(plan: Plan, backend: Backend, **overrides: Any) -> FSVAE:
     plan = replace(plan, **overrides)
     counts = ("in_channels", "size", "steps", "latent", "k", "rank")
     check_counts(**{name: getattr(plan, name) for name in counts})
@@ -338,9 +346,20 @@ def _register(name: str, what: str) -> None:
         prefix: str = plan.prefix,
         backend: Backend = "auto",
     ) -> FSVAE:
-        sizes = {"in_channels": in_channels, "size": size, "steps": steps, "latent": latent, "k": k}
-        sizes |= {"widths": tuple(widths), "hidden": tuple(hidden)}
-        return _build(plan, backend, **sizes, pfa=pfa, rank=rank, prefix=prefix)
+        return _build(
+            plan,
+            backend,
+            in_channels=in_channels,
+            size=size,
+            steps=steps,
+            latent=latent,
+            k=k,
+            widths=tuple(widths),
+            hidden=tuple(hidden),
+            pfa=pfa,
+            rank=rank,
+            prefix=prefix,
+        )
 
     builder.__name__ = name
     builder.__doc__ = f"""The fully spiking VAE for {what}.

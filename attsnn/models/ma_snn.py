@@ -6,10 +6,13 @@ of what the last layer emits. Input [T, N, 2, H, W], output [N, classes].
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attsnn import neurons
 from attsnn._extension import Backend
@@ -37,18 +40,15 @@ class Plan:
     channel_ratio: int = 8
 
 
-_FIVE = {
-    "channels": (32, 64, 128, 256, 512),
-    "pools": (2, 2, 2, 2, 4),
-    "size": (128, 128),
-    "temporal_ratio": 2,
-}
+_FIVE = partial(
+    Plan, channels=(32, 64, 128, 256, 512), pools=(2, 2, 2, 2, 4), size=(128, 128), temporal_ratio=2
+)
 PLANS = {
     "ma_snn_dvs_gesture": Plan(
         (64, 128, 128), (1, 2, 2), size=(32, 32), classes=11, steps=60, temporal_ratio=5, half_width=0.25
     ),
-    "ma_snn_cifar10_dvs": Plan(**_FIVE, classes=10, steps=20, half_width=0.5),
-    "ma_snn_dvs_gait": Plan(**_FIVE, classes=21, steps=8, half_width=0.25),
+    "ma_snn_cifar10_dvs": _FIVE(classes=10, steps=20, half_width=0.5),
+    "ma_snn_dvs_gait": _FIVE(classes=21, steps=8, half_width=0.25),
 }
 
 
@@ -66,7 +66,7 @@ class MASNN(nn.Module):
             raise ValueError(f"emit must be one of {', '.join(EMITS)}, got {emit!r}")
 
         def layer(
-            current: nn.Module, norm: nn.Module, width: int, pool: int = 1, *, maps: bool
+            current: nn.Module, norm: _BatchNorm, width: int, pool: int = 1, *, maps: bool
         ) -> SpikingLayer:
             neuron = neurons.ma_snn(
                 half_width=plan.half_width,
@@ -121,7 +121,7 @@ class MASNN(nn.Module):
         """
         return streamed(self, self._by_step, state, x)
 
-    def _by_step(self, call: Callable, x: Tensor) -> Tensor:
+    def _by_step(self, call: Callable[..., Tensor], x: Tensor) -> Tensor:
         height, width = self.plan.size
         if x.dim() != 5 or x.shape[2:] != (2, height, width):
             want = f"[T, N, 2, {height}, {width}]"
@@ -130,7 +130,16 @@ class MASNN(nn.Module):
         return call(self.classifier, x.flatten(2))  # [T, N, classes]
 
 
-def _build(plan: Plan, attention, emit, learn, backend, *, width: float, **overrides) -> MASNN:
+def _build(
+    plan: Plan,
+    attention: str | None,
+    emit: str,
+    learn: Iterable[str],
+    backend: Backend,
+    *,
+    width: float,
+    **overrides: Any,
+) -> MASNN:
     values = {**plan.__dict__, **{k: v for k, v in overrides.items() if v is not None}}
     if len(values["channels"]) != len(plan.pools):
         raise ValueError(f"channels must name {len(plan.pools)} widths, got {values['channels']!r}")

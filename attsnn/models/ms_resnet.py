@@ -7,16 +7,17 @@ gates, norm and neuron between two convolutions are one op: blocks hand on (memb
 [N, 3, H, W], shown T times, output [N, classes].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from attsnn import neurons
 from attsnn._extension import Backend
-from attsnn.attention import attention, check_counts
+from attsnn.attention import PFA, Attention, PrunedAttention, attention, check_counts
 from attsnn.layers import (
     AveragePool,
     NormedLayer,
@@ -77,11 +78,11 @@ class Plan:
 
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 104: (3, 8, 32, 8)}
-_MS = {"gamma": 0.0, "attention": None, "steps": 6}
+_MS = partial(Plan, gamma=0.0, attention=None, steps=6)
 PLANS = {
     **{f"att_ms_resnet{depth}": Plan(blocks) for depth, blocks in BLOCKS.items()},
-    **{f"ms_resnet{d}": Plan(BLOCKS[d], shortcut="stride", dropout=0.0, **_MS) for d in (18, 34)},
-    "ms_resnet104": Plan(BLOCKS[104], stem="three 3x3", **_MS),
+    **{f"ms_resnet{d}": _MS(BLOCKS[d], shortcut="stride", dropout=0.0) for d in (18, 34)},
+    "ms_resnet104": _MS(BLOCKS[104], stem="three 3x3"),
 }
 
 
@@ -99,7 +100,9 @@ class Block(nn.Module):
     def forward(self, membrane: Tensor, spikes: Tensor) -> tuple[Tensor | None, Tensor]:
         return self.walk(plainly, membrane, spikes)
 
-    def walk(self, call: Callable, membrane: Tensor, spikes: Tensor) -> tuple[Tensor | None, Tensor]:
+    def walk(
+        self, call: Callable[..., Any], membrane: Tensor, spikes: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
         """`forward`, its layers called by `call`."""
         steps, shown = spikes.shape[0], spikes.shape[0] // membrane.shape[0]
         if self.shortcut is not None:
@@ -125,10 +128,10 @@ class MaxPooledLayer(NormedLayer):
         super().__init__(current, norm, backend=neuron.backend)
         self.pool, self.neuron = nn.MaxPool2d(3, stride, padding=1), neuron
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no repeats: its steps differ
         return self.walk(plainly, x)
 
-    def walk(self, call: Callable, x: Tensor) -> Tensor:
+    def walk(self, call: Callable[..., Tensor], x: Tensor) -> Tensor:
         """`forward`, its neuron called by `call`."""
         return call(self.neuron, over_time(self.pool, super().forward(x)))
 
@@ -140,14 +143,13 @@ class MSResNet(nn.Module):
 
     def __init__(self, plan: Plan, backend: Backend):
         super().__init__()
-        types = {"membrane_dtype": plan.membrane_dtype}
         # A ReLU follows the gates: at gamma = 0 it would pass no gradient, ever.
         gamma = plan.gamma if plan.attention is None else max(plan.gamma, GATED_GAMMA)
 
         def neuron() -> neurons.LIF:
             return plan.neuron(backend=backend)
 
-        threshold = neuron().constants()["threshold"]
+        threshold = cast(float, neuron().constants()["threshold"])  # a number of every plan's neuron
 
         def norm(channels: int, gamma: float = threshold) -> nn.BatchNorm2d:
             layer = nn.BatchNorm2d(channels)
@@ -160,7 +162,7 @@ class MSResNet(nn.Module):
         def block(c: int, width: int, stride: int, last: bool) -> Block:
             gates = _gates(plan, width, backend)
             if stride > 1 and plan.downsample == "max":
-                first = MaxPooledLayer(conv(c, width), neuron(), stride, norm=norm(width))
+                first: nn.Module = MaxPooledLayer(conv(c, width), neuron(), stride, norm=norm(width))
             else:
                 first = SpikingLayer(conv(c, width, stride), neuron(), norm=norm(width))
             second = SpikingLayer(
@@ -169,19 +171,23 @@ class MSResNet(nn.Module):
                 norm=norm(width, gamma),
                 attention=gates,
                 membrane=not last,
-                **types,
+                membrane_dtype=plan.membrane_dtype,
             )
-            pool, shortcut = nn.Identity(), None
+            pool: nn.Module = nn.Identity()
+            shortcut: NormedLayer | None = None
             if stride > 1 or c != width:
                 pools = plan.shortcut == "pool" and stride > 1
                 if pools:
                     pool = AveragePool(stride, backend=backend)
                 current = nn.Conv2d(c, width, 1, 1 if pools else stride, bias=False)
-                shortcut = NormedLayer(current, norm(width), backend=backend, **types)
+                shortcut = NormedLayer(
+                    current, norm(width), membrane_dtype=plan.membrane_dtype, backend=backend
+                )
             return Block(first, second, pool, shortcut)
 
         widths = (plan.stem_channels or plan.channels[0], *plan.channels)
-        self.stem = NormedLayer(_stem(plan.stem, widths[0]), norm(widths[0]), backend=backend, **types)
+        stem = _stem(plan.stem, widths[0])
+        self.stem = NormedLayer(stem, norm(widths[0]), membrane_dtype=plan.membrane_dtype, backend=backend)
         self.stem_neuron = neuron()
         self.stages = nn.ModuleList()
         for i, count in enumerate(plan.blocks):
@@ -201,7 +207,8 @@ class MSResNet(nn.Module):
         step then has its own mask.
         """
         spikes = self._spikes(plainly, x, self.plan.steps)
-        return self.classifier(self.dropout(spikes.mean((3, 4) if every_step else (0, 3, 4))))
+        scores: Tensor = self.classifier(self.dropout(spikes.mean((3, 4) if every_step else (0, 3, 4))))
+        return scores
 
     def run(self, x: Tensor, state: State | None = None, *, steps: int | None = None) -> tuple[Tensor, State]:
         """`steps` more steps of the images x, None: T, from the state that the ones before returned:
@@ -212,12 +219,12 @@ class MSResNet(nn.Module):
         spikes, state = streamed(self, self._spikes, state, x, asked_for(steps, self.plan))
         return self.classifier(spikes.mean((3, 4))), state
 
-    def _spikes(self, call: Callable, x: Tensor, steps: int) -> Tensor:
+    def _spikes(self, call: Callable[..., Any], x: Tensor, steps: int) -> Tensor:
         self._check(x)
         membrane = self.stem(x[None], repeats=steps)  # [1, N, C, H, W]: the same at every step
-        spikes = call(self.stem_neuron, membrane, steps=steps)  # [T, N, C, H, W]
+        spikes: Tensor = call(self.stem_neuron, membrane, steps=steps)  # [T, N, C, H, W]
         spikes = _for_layer(spikes, self.stages, self.plan.membrane_dtype)
-        for stage in self.stages:
+        for stage in cast(Iterable[nn.ModuleList], self.stages):
             for block in stage:
                 membrane, spikes = call(block, membrane, spikes)
         return spikes
@@ -234,7 +241,7 @@ class MSResNet(nn.Module):
             )
 
 
-def _gates(plan: Plan, channels: int, backend: Backend) -> nn.Module:
+def _gates(plan: Plan, channels: int, backend: Backend) -> Attention | PrunedAttention | PFA | nn.Identity:
     if plan.attention == "PFA" and plan.rank is not None:
         return weighed(plan, channels, backend)
     return attention(
@@ -258,7 +265,7 @@ def _stem(kind: str, width: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, width, 3, stride, padding=1), second, third)
 
 
-def build(plan: Plan, backend: Backend, *, width: float, **overrides) -> MSResNet:
+def build(plan: Plan, backend: Backend, *, width: float, **overrides: Any) -> MSResNet:
     """The network of a plan with these fields instead; `width` multiplies all its channels."""
     plan = replace(plan, **overrides)
     counts = ("steps", "classes", "channel_ratio", "temporal_ratio")

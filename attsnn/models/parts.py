@@ -1,10 +1,32 @@
 """What networks of more than one family are made of, beside `attsnn.layers`."""
 
+from typing import Protocol
+
 from torch import Tensor, nn
 
 from attsnn._extension import Backend
 from attsnn.attention import PFA, check_counts
 from attsnn.layers import over_time
+
+
+class Shown(Protocol):
+    """A plan of a network of static images."""
+
+    @property
+    def steps(self) -> int: ...
+
+
+class Weighed(Shown, Protocol):
+    """A plan of a network with PFAs, of those without a rank None."""
+
+    @property
+    def rank(self) -> int | None: ...
+    @property
+    def attention(self) -> str | None: ...
+    @property
+    def scale(self) -> str: ...
+    @property
+    def fusion(self) -> str: ...
 
 
 class EachStep(nn.Module):
@@ -18,7 +40,7 @@ class EachStep(nn.Module):
         return over_time(self.layer, x)
 
 
-def asked_for(steps: int | None, plan) -> int:
+def asked_for(steps: int | None, plan: Shown) -> int:
     """Of a network of static images: how many steps more, those of its plan where nobody says."""
     if steps is None:
         return plan.steps
@@ -26,9 +48,9 @@ def asked_for(steps: int | None, plan) -> int:
     return steps
 
 
-def weighed(plan, channels: int, backend: Backend) -> nn.Module:
+def weighed(plan: Weighed, channels: int, backend: Backend) -> PFA | nn.Identity:
     """The `PFA` of a plan for maps of that many channels, or without an attention the identity."""
     if plan.attention is None:
         return nn.Identity()
-    rules = {"scale": plan.scale, "fusion": plan.fusion, "backend": backend}
-    return PFA(plan.steps, channels, plan.rank, **rules)
+    assert plan.rank is not None
+    return PFA(plan.steps, channels, plan.rank, scale=plan.scale, fusion=plan.fusion, backend=backend)

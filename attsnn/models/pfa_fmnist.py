@@ -69,7 +69,8 @@ class PFAFMNIST(nn.Module):
         self.plan = plan
 
     def forward(self, x: Tensor) -> Tensor:  # [N, 1, 28, 28] -> [N, classes]
-        return self.read_out(self._by_step(plainly, x, self.plan.steps))
+        rates: Tensor = self.read_out(self._by_step(plainly, x, self.plan.steps))
+        return rates
 
     def run(self, x: Tensor, state: State | None = None, *, steps: int | None = None) -> tuple[Tensor, State]:
         """`steps` more steps of the images x, None: T, from the state that the ones before returned:
@@ -79,7 +80,7 @@ class PFAFMNIST(nn.Module):
         """
         return streamed(self, self._by_step, state, x, asked_for(steps, self.plan))
 
-    def _by_step(self, call: Callable, x: Tensor, steps: int) -> Tensor:
+    def _by_step(self, call: Callable[..., Tensor], x: Tensor, steps: int) -> Tensor:
         if x.shape[1:] != (1, SIDE, SIDE):
             raise ValueError(f"x must be images [N, 1, {SIDE}, {SIDE}], got shape {tuple(x.shape)}")
         # [1, N, C, H, W]: the same at every step. The norm's variance counts it once, as published.

@@ -18,11 +18,12 @@ from .sizes import check_attention
 
 ATTENTIONS = ("PFA", "CSA")
 DOWNSAMPLES = ("stride", "max")
+RANK, STEM_CHANNELS = 4, 64
 PLAN = Plan(
     blocks=(3, 3, 2),
     first_stride=1,
     stem="3x3",
-    stem_channels=64,
+    stem_channels=STEM_CHANNELS,
     shortcut="stride",
     neuron=neurons.gac,
     gamma=1.0,
@@ -31,7 +32,7 @@ PLAN = Plan(
     steps=4,
     classes=10,
     channels=(128, 256, 512),
-    rank=4,
+    rank=RANK,
 )
 
 
@@ -40,10 +41,10 @@ def pfa_ms_resnet18(
     *,
     attention: str | None = PLAN.attention,
     steps: int = PLAN.steps,
-    rank: int = PLAN.rank,
+    rank: int = RANK,
     num_classes: int = PLAN.classes,
     channels: tuple[int, ...] = PLAN.channels,
-    stem_channels: int = PLAN.stem_channels,
+    stem_channels: int = STEM_CHANNELS,
     width: float = 1.0,
     downsample: str = PLAN.downsample,
     scale: str = PLAN.scale,

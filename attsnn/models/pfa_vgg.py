@@ -9,7 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from attsnn import neurons
@@ -23,6 +25,7 @@ from .sizes import check_attention, check_widths, scaled, sides
 
 HALVINGS = 16  # of the sides, by the four pools
 SIDE = 48  # to which frames of any size are averaged first, but those of gestures
+GESTURE_SIDE = 128  # of the frames of gestures
 VOTERS = 10  # outputs of a gesture, side by side
 PARITY_RANK = 64  # of the released gesture network's last PFA, whatever rank was asked for
 
@@ -46,7 +49,9 @@ class Plan:
 PLANS = {
     "pfa_vgg_cifar10_dvs": Plan(classes=10, steps=12, rank=8),
     "pfa_vgg_ncaltech101": Plan(classes=101, steps=14, rank=64),
-    "pfa_vgg_dvs_gesture": Plan(classes=11, steps=20, rank=32, size=(128, 128), voters=VOTERS),
+    "pfa_vgg_dvs_gesture": Plan(
+        classes=11, steps=20, rank=32, size=(GESTURE_SIDE, GESTURE_SIDE), voters=VOTERS
+    ),
 }
 
 
@@ -60,7 +65,7 @@ class Vote(nn.Module):
         self.voters = voters
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.voters)).mean(-1)
+        return torch.unflatten(x, -1, (-1, self.voters)).mean(-1)
 
     def extra_repr(self) -> str:
         return str(self.voters)
@@ -80,7 +85,7 @@ class PFAVGG(nn.Module):
             return SpikingLayer(conv, neuron(), norm=nn.BatchNorm2d(width))
 
         def stage(c: int, first: int, second: int, rank: int) -> nn.Sequential:
-            parts = OrderedDict(
+            parts: OrderedDict[str, nn.Module] = OrderedDict(
                 first=layer(c, first),
                 second=layer(first, second),
                 pool=AveragePool(2, backend=backend),
@@ -101,7 +106,8 @@ class PFAVGG(nn.Module):
         self.plan = plan
 
     def forward(self, x: Tensor) -> Tensor:  # [T, N, 2, H, W] -> [N, classes]
-        return self.read_out(self._by_step(plainly, x))
+        rates: Tensor = self.read_out(self._by_step(plainly, x))
+        return rates
 
     def run(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """A chunk x [t, N, 2, H, W] of a sequence, from the state that the chunk before returned: (spikes, or
@@ -110,11 +116,11 @@ class PFAVGG(nn.Module):
         In evaluation mode, without an attention, which wants whole windows; else ValueError.
         """
         out, state = streamed(self, self._by_step, state, x)
-        for vote in self.read_out[1:] if isinstance(self.read_out, nn.Sequential) else ():
+        for vote in [*self.read_out][1:] if isinstance(self.read_out, nn.Sequential) else ():
             out = vote(out)
         return out, state
 
-    def _by_step(self, call: Callable, x: Tensor) -> Tensor:
+    def _by_step(self, call: Callable[..., Tensor], x: Tensor) -> Tensor:
         size = self.plan.size
         if x.dim() != 5 or x.shape[2] != 2 or 0 in x.shape[3:] or size not in (None, tuple(x.shape[3:])):
             sides = "H, W" if size is None else f"{size[0]}, {size[1]}"
@@ -123,7 +129,7 @@ class PFAVGG(nn.Module):
         return call(self.classifier, x.flatten(2))
 
 
-def _build(plan: Plan, backend: Backend, *, width: float, **overrides) -> PFAVGG:
+def _build(plan: Plan, backend: Backend, *, width: float, **overrides: Any) -> PFAVGG:
     plan = replace(plan, **overrides)
     check_attention(plan.attention, ("PFA",))
     check_counts(**{name: getattr(plan, name) for name in ("steps", "rank", "classes")})
@@ -187,7 +193,7 @@ def pfa_vgg_dvs_gesture(
     steps: int = _GESTURE.steps,
     rank: int = _GESTURE.rank,
     num_classes: int = _GESTURE.classes,
-    size: int | tuple[int, int] = _GESTURE.size[0],
+    size: int | tuple[int, int] = GESTURE_SIDE,
     parity: bool = False,
     channels: tuple[int, ...] = _GESTURE.channels,
     width: float = 1.0,

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -25,7 +26,7 @@ def keywords(name: str) -> tuple[str, ...]:
     return tuple(inspect.signature(_builder(name)).parameters)
 
 
-def create(name: str, **kwargs) -> nn.Module:
+def create(name: str, **kwargs: Any) -> nn.Module:
     """The model of that name; the keywords are those of its builder, which the file of its family documents:
     `help(attsnn.models.ma_snn)`, ms_resnet, att_vgg, pfa_vgg, pfa_fmnist, pfa_ms_resnet,
     fsvae.

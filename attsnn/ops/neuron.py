@@ -7,7 +7,8 @@ decides before the call what autograd must keep (`pack`); the backward op recomp
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from attsnn import reference
 from attsnn._extension import Backend, compiled, say_reference, use_fused
 from attsnn.reference import EMITS, SURROGATES, Surrogate, rectangular, state_dtype
-from attsnn.reference.neuron import Constant, check_reset
+from attsnn.reference.neuron import Constant, check_reset, check_share
 
 from . import tally
 from .registration import (
@@ -54,7 +55,7 @@ def lif(
     steps: int | None = None,
     final_state: bool = True,
     backend: Backend = "auto",
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | Any]:  # Any: None where it is not wanted
     """LIF neurons through all T steps: affine charge, fire, reset.
 
     h = (leak v + bias) + gain x;  s = fire(h - threshold);  v = (1 - s) h + s v_reset, or h - s subtract.
@@ -104,11 +105,16 @@ def lif(
             f"steps must be T, for x [T, N, ...] or [1, N, ...]; got {steps} for {tuple(x.shape)}"
         )
     if not runs_fused(backend, surrogate, x, v0, *constants.values()):
-        rules = {"surrogate": surrogate, "strict": strict, "detach_reset": detach_reset, "emit": emit}
+        rules: dict[str, Any] = {
+            "surrogate": surrogate,
+            "strict": strict,
+            "detach_reset": detach_reset,
+            "emit": emit,
+        }
         rules |= {"start": start, "levels": levels, "normalize": normalize, "soft": soft}
         if steps is not None:
             x = x.expand(steps, *x.shape[1:])
-        out, v = reference.lif(x, v0, **{"v_reset": None, **constants}, **rules, final_state=final_state)
+        out, v = reference.lif(x, v0, **{"v_reset": None, **constants, **rules}, final_state=final_state)
         if tally.asked():
             tally.take(tally.counts_of(out, levels, normalize), out)
         return out, v
@@ -140,14 +146,21 @@ class Packed(NamedTuple):
     keep: str
 
 
-def five(leak, gain, bias, threshold, v_reset, subtract) -> dict[str, Constant | None]:
+def five(
+    leak: Constant,
+    gain: Constant,
+    bias: Constant,
+    threshold: Constant,
+    v_reset: Constant | None,
+    subtract: Constant | None,
+) -> dict[str, Constant | None]:
     """The constants by name, as many as the kernels take: the fifth is what the reset uses."""
     check_reset(v_reset, subtract)
     fifth = {"v_reset": v_reset} if subtract is None else {"subtract": subtract}
     return {"leak": leak, "gain": gain, "bias": bias, "threshold": threshold, **fifth}
 
 
-def runs_fused(backend: Backend, surrogate: Surrogate, *given: object) -> bool:
+def runs_fused(backend: Backend, surrogate: Surrogate, *given: Any) -> bool:
     """Whether to run the fused kernel. A slope of one's own has none: with gradients the reference runs."""
     fused = use_fused(backend, given[0].device.type)
     if not fused or surrogate.function is None or not torch.is_grad_enabled():
@@ -166,7 +179,7 @@ def runs_fused(backend: Backend, surrogate: Surrogate, *given: object) -> bool:
     return False
 
 
-def pack(x: Tensor, constants: dict[str, Constant | None], *how) -> Packed:
+def pack(x: Tensor, constants: dict[str, Constant | None], *how: Any) -> Packed:
     """The neuron's arguments, checked for x. `how`: surrogate, strict, detach_reset, emit, start, soft,
     levels, normalize.
 
@@ -183,22 +196,24 @@ def pack(x: Tensor, constants: dict[str, Constant | None], *how) -> Packed:
 
 
 @functools.lru_cache(maxsize=1024, typed=True)  # typed: True is no number, though it equals 1
-def _pack_numbers(own, leak, gain, bias, threshold, fifth, *how) -> Packed:
+def _pack_numbers(
+    own: bool, leak: float, gain: float, bias: float, threshold: float, fifth: Any, *how: Any
+) -> Packed:
     fifth = (None, fifth) if own else (fifth, None)
     return _pack(None, five(leak, gain, bias, threshold, *fifth), *how)
 
 
 def _pack(
     x: Tensor | None,
-    constants,
-    surrogate,
-    strict,
-    detach_reset,
-    emit,
-    start,
-    soft,
-    levels=None,
-    normalize=False,
+    constants: dict[str, Any],
+    surrogate: Surrogate,
+    strict: bool,
+    detach_reset: bool,
+    emit: str,
+    start: str,
+    soft: bool,
+    levels: int | None = None,
+    normalize: bool = False,
 ) -> Packed:
     for constant, value in constants.items():
         _check_constant(constant, value, x)
@@ -210,7 +225,16 @@ def _pack(
     # The window of integer spikes is about nothing that a threshold's gradient could come through.
     centred = surrogate.centre is None and levels is None
     kind = 0 if surrogate.function else list(SURROGATES).index(surrogate.kind)  # read with gradients alone
-    rules = (hard, detach_reset, strict, soft, centred, start == "reset", EMITS.index(emit), kind)
+    rules: tuple[int, ...] = (
+        hard,
+        detach_reset,
+        strict,
+        soft,
+        centred,
+        start == "reset",
+        EMITS.index(emit),
+        kind,
+    )
     rules = tuple(int(rule) for rule in (*rules, own, levels or 0, normalize))
     numbers = tuple(0.0 if c is None or isinstance(c, Tensor) else float(c) for c in constants.values())
     numbers += surrogate.scale, surrogate.centre or 0.0, surrogate.height
@@ -334,28 +358,37 @@ def check_rules(surrogate: Surrogate, emit: str, start: str) -> None:
         raise ValueError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
 
 
-def check_levels(levels, normalize, threshold, hard, strict, emit, surrogate) -> None:
+def check_levels(
+    levels: int | None,
+    normalize: bool,
+    threshold: Constant,
+    hard: bool,
+    strict: bool,
+    emit: str,
+    surrogate: Surrogate,
+) -> None:
     """Sentences for what integer spikes do not go with."""
+    check_share(levels, normalize)
     if levels is None:
-        if normalize:
-            raise ValueError("normalize divides integer spikes by their levels: give levels with it")
         return
     if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= MOST_LEVELS:
         raise ValueError(f"levels must be None or an integer from 1 to {MOST_LEVELS}, got {levels!r}")
-    tensor = isinstance(threshold, Tensor)
     for wrong, what in (
         (hard, "want the soft reset: give v_reset=None"),
         (strict, "are rounded, not compared: leave strict out"),
         (emit != "spike", "are what is emitted, or with normalize their share: leave emit out"),
-        (tensor and threshold.requires_grad, "give a threshold no gradient: it cannot be learned"),
+        (
+            isinstance(threshold, Tensor) and threshold.requires_grad,
+            "give a threshold no gradient: it cannot be learned",
+        ),
         (surrogate != rectangular(), "have a slope of their own: leave surrogate out"),
-        (not tensor and threshold <= 0, "want a threshold above 0"),
+        (not isinstance(threshold, Tensor) and threshold <= 0, "want a threshold above 0"),
     ):
         if wrong:
             raise ValueError("levels: integer spikes " + what)
 
 
-def check_state(v0, x: Tensor, shape: tuple[int, ...] | None = None) -> None:
+def check_state(v0: Tensor, x: Tensor, shape: tuple[int, ...] | None = None) -> None:
     """A sentence for a state that is none of x, or of that shape."""
     shape = tuple(x.shape[1:] if shape is None else shape)
     want = f"a {state_dtype(x)} tensor {shape} on {x.device}"
@@ -367,7 +400,7 @@ def check_state(v0, x: Tensor, shape: tuple[int, ...] | None = None) -> None:
         raise TypeError(f"v0 must be {want}, for x in {x.dtype}; got {v0.dtype}")
 
 
-def _check_constant(name: str, value, x: Tensor | None) -> None:
+def _check_constant(name: str, value: Constant | None, x: Tensor | None) -> None:
     if value is None and name == "v_reset":  # and no amount of its own either
         return
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -377,6 +410,7 @@ def _check_constant(name: str, value, x: Tensor | None) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else repr(value)
         raise TypeError(f"{name} must be a number or a floating-point tensor, got {got}")
+    assert x is not None  # left out where all constants are numbers
     channels = x.shape[2] if x.dim() > 2 else None
     if value.dim() > 1 or (value.numel() != 1 and value.numel() != channels):
         want = (
@@ -393,7 +427,17 @@ def _check_constant(name: str, value, x: Tensor | None) -> None:
 # ------------------------------------------------------------------------------------------
 
 
-def _forward_shapes(x, v0, learned, numbers, rules, learns, keep, final_state, steps=0):
+def _forward_shapes(
+    x: Tensor,
+    v0: Tensor | None,
+    learned: Tensor | None,
+    numbers: Sequence[float],
+    rules: Sequence[int],
+    learns: int,
+    keep: str,
+    final_state: bool,
+    steps: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
     steps, step = steps or x.shape[0], x.shape[1:]
     n = math.prod(step)
     out = x.new_empty_strided((steps, *step), (n, *x.stride()[1:]))
@@ -408,15 +452,26 @@ def _forward_shapes(x, v0, learned, numbers, rules, learns, keep, final_state, s
     return out, v, kept
 
 
-def _counted_shapes(x, *rest):
+def _counted_shapes(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     out, v, kept = _forward_shapes(x, *rest)
     channels = x.shape[2] if x.dim() > 2 else 1
     return out, v, kept, x.new_empty(out.shape[0] + channels, dtype=torch.int64)
 
 
 def _backward_shapes(
-    grad_out, grad_v, x, v0, learned, kept, numbers, rules, learns, keep, wants_v0, shared=False
-):
+    grad_out: Tensor,
+    grad_v: Tensor | None,
+    x: Tensor | None,
+    v0: Tensor | None,
+    learned: Tensor | None,
+    kept: Tensor,
+    numbers: Sequence[float],
+    rules: Sequence[int],
+    learns: int,
+    keep: str,
+    wants_v0: bool,
+    shared: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
     shape, inner = grad_out.shape, grad_out.stride()[1:]
     grad_x = grad_out.new_empty_strided(
         (1 if shared else shape[0], *shape[1:]), (math.prod(shape[1:]), *inner)
@@ -424,10 +479,12 @@ def _backward_shapes(
     state = state_dtype(grad_out)
     none = grad_out.new_empty(0, dtype=state)
     grad_v0 = grad_out.new_empty_strided(shape[1:], inner, dtype=state) if wants_v0 else none
-    return grad_x, grad_v0, learned.new_empty(learned.shape) if learns else torch.empty_like(none)
+    if learned is None or not learns:
+        return grad_x, grad_v0, torch.empty_like(none)
+    return grad_x, grad_v0, learned.new_empty(learned.shape)
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     x, v0, learned, ctx.numbers, ctx.rules, ctx.learns, ctx.keep, final_state, steps = inputs
     out, v, *rest = output  # kept, and perhaps counts
     kept = rest[0]
@@ -438,14 +495,17 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _make_backward(op):
-    def backward(ctx, grad_out, grad_v, *_):
-        if grad_out is None and grad_v is None:
+def _make_backward(op: Callable[..., Any]) -> Callable[..., tuple[Tensor | None, ...]]:
+    def backward(
+        ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        given = grad_v if grad_out is None else grad_out
+        if given is None:
             return (None,) * 9
         refuse_recorded("lif", ctx.keep)
         x, v0, learned, kept = ctx.saved_tensors
         if grad_out is None:  # only the final state was used: one step of zeros stands for all
-            grad_out = _zeros(grad_v, ctx.shape, ctx.strides, ctx.dtype)
+            grad_out = _zeros(given, ctx.shape, ctx.strides, ctx.dtype)
         else:
             grad_out = like(grad_out, ctx.strides)
         if grad_v is not None:

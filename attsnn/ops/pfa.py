@@ -4,6 +4,9 @@ Two functional dispatcher ops, `attsnn::pfa_forward` and `attsnn::pfa_backward`,
 csrc/README.md derives what they compute.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -94,7 +97,7 @@ def check_rules(scale: str, fusion: str) -> None:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
 
 
-def _check(x, spatial, temporal, channel, scale, fusion) -> None:
+def _check(x: Tensor, spatial: Affine, temporal: Affine, channel: Affine, scale: str, fusion: str) -> None:
     check(x, None)
     check_rules(scale, fusion)
     if x.dim() != 5:
@@ -140,8 +143,17 @@ def _lies(x: Tensor, *, last: bool) -> bool:
 
 
 def _forward_shapes(
-    x, spatial, spatial_bias, temporal, temporal_bias, channel, channel_bias, scale, fusion, keep
-):
+    x: Tensor,
+    spatial: Tensor,
+    spatial_bias: Tensor,
+    temporal: Tensor,
+    temporal_bias: Tensor,
+    channel: Tensor,
+    channel_bias: Tensor,
+    scale: float,
+    fusion: int,
+    keep: bool,
+) -> tuple[Tensor, ...]:
     (steps, samples, channels, height, width), state = x.shape, state_dtype(x)
     rank, pixels, last = spatial.shape[0], height * width, not _lies(x, last=False)
     kept = samples * steps * (channels + pixels) * state.itemsize if keep else 0
@@ -153,13 +165,26 @@ def _forward_shapes(
     return maps_like(x, last=last), *factors, x.new_empty(kept, dtype=torch.uint8)
 
 
-def _backward_shapes(grad_y, x, spatial, temporal, channel, s, tm, cm, kept, scale, fusion, wants_x):
+def _backward_shapes(
+    grad_y: Tensor,
+    x: Tensor | None,
+    spatial: Tensor,
+    temporal: Tensor,
+    channel: Tensor,
+    s: Tensor,
+    tm: Tensor,
+    cm: Tensor,
+    kept: Tensor,
+    scale: float,
+    fusion: int,
+    wants_x: bool,
+) -> list[Tensor]:
     grad_x = maps_like(grad_y) if wants_x else grad_y.new_empty(0)
     weights = (spatial, temporal, channel)
     return [grad_x, *(w.new_empty(size) for w in weights for size in (w.shape, w.shape[:1]))]
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     x, spatial, _, temporal, _, channel, _, ctx.scale, ctx.fusion, ctx.keep = inputs
     y, *small = output
     ctx.strides = y.stride()[1:]
@@ -168,7 +193,7 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_y, *_):
+def _backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad_y is None:
         return (None,) * 10
     refuse_batched("pfa", grad_y)

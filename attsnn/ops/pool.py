@@ -1,5 +1,7 @@
 """`average_pool`: of maps that no seam pools, the shortcuts of residual networks; a kernel on the CPU."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,21 +27,22 @@ def average_pool(x: Tensor, pool: int, *, backend: Backend = "auto") -> Tensor:
         return x
     if not use_fused(backend, x.device.type) or x.device.type == "cuda" or beyond(x):
         return reference.average_pool(x, pool)
-    return torch.ops.attsnn.average_pool(x if laid_out(x) else x.contiguous(), pool)
+    pooled: Tensor = torch.ops.attsnn.average_pool(x if laid_out(x) else x.contiguous(), pool)
+    return pooled
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, ctx.pool = inputs
     ctx.of_x = (*x.shape[3:], channels_last(x))
     ctx.strides = output.stride()[1:]
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     op = torch.ops.attsnn.average_pool_backward
     return op(like(grad, ctx.strides), ctx.pool, *ctx.of_x), None
 
 
-def _backward_shape(grad, pool, height, width, last):
+def _backward_shape(grad: Tensor, pool: int, height: int, width: int, last: bool) -> Tensor:
     return maps_like(grad, (height, width), last)
 
 

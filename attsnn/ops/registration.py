@@ -5,6 +5,7 @@ it does not do.
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import torch
 from torch._C import _functorch
@@ -18,8 +19,11 @@ TRANSFORMED = "{}: the fused kernels take no part in torch.func; backend='refere
 TRACED = "{}: torch.jit.trace and script (and so add_graph) are not served; use torch.export or compile"
 NO_MEMORY = "CUDA out of memory."  # how csrc/tensor/neuron_op.h begins to say it
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def register_shape(op: str, shape: Callable, name: str) -> None:
+
+def register_shape(op: str, shape: Callable[..., object], name: str) -> None:
     """Registers the shape rule of the op `attsnn::op`, and that `name`, as users know it, has no vmap."""
     torch.library.register_fake(f"attsnn::{op}", shape)
     torch.library.register_vmap(f"attsnn::{op}", _refuse(VMAPPED.format(name)))
@@ -29,11 +33,11 @@ def register_gradient(
     forward: str,
     backward: str,
     *,
-    shapes: tuple[Callable, Callable],
-    setup_context: Callable,
-    gradient: Callable,
+    shapes: tuple[Callable[..., object], Callable[..., object]],
+    setup_context: Callable[..., None],
+    gradient: Callable[..., Any],
     name: str,
-    more: Mapping[str, Callable] = MappingProxyType({}),
+    more: Mapping[str, Callable[..., object]] = MappingProxyType({}),
 ) -> None:
     """Registers an op and the op that is its gradient, which has none itself.
 
@@ -51,20 +55,20 @@ def register_gradient(
     torch.library.register_autograd(f"attsnn::{backward}", _refuse(TWICE.format(name)))
 
 
-def _refuse(sentence: str) -> Callable:
-    def raise_it(*_, **__):
+def _refuse(sentence: str) -> Callable[..., NoReturn]:
+    def raise_it(*_: object, **__: object) -> NoReturn:
         raise NotImplementedError(sentence)
 
     return raise_it
 
 
-def telling_of_memory(function: Callable) -> Callable:
+def telling_of_memory(function: Callable[P, R]) -> Callable[P, R]:
     """The function, whose error where a GPU's memory does not suffice is PyTorch's: the stable ABI hands on
     that an allocation failed, and not of which class the error was.
     """
 
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
         except RuntimeError as error:
@@ -82,7 +86,7 @@ def beyond(*tensors: object) -> str | None:
     """
     if forward_ad._current_level >= 0:
         given = (t for t in tensors if isinstance(t, torch.Tensor))
-        if any(forward_ad.unpack_dual(t).tangent is not None for t in given):
+        if any(forward_ad.unpack_dual(t).tangent is not None for t in given):  # type: ignore[no-untyped-call]
             return FORWARD
     if torch.compiler.is_compiling() or (top := _functorch.peek_interpreter_stack()) is None:
         return None

@@ -44,8 +44,9 @@ def update_running(
     same = mean.dtype == var.dtype == batch_mean.dtype == batch_var.dtype
     served = same and momentum is not None and mean.dtype in (torch.float32, torch.float64)
     if served and use_fused(backend, mean.device.type):
-        return torch.ops.attsnn.update_running(mean, var, batches, batch_mean, batch_var, momentum)
-    return reference.update_running(mean, var, batches, batch_mean, batch_var, momentum)
+        torch.ops.attsnn.update_running(mean, var, batches, batch_mean, batch_var, momentum)
+    else:
+        reference.update_running(mean, var, batches, batch_mean, batch_var, momentum)
 
 
 if compiled() is not None:

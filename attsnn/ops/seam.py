@@ -6,9 +6,9 @@ Two dispatcher ops each way, between which processes share the sums of a norm, a
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate, chain, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -112,7 +112,12 @@ def seam(
     gates = gates if gates is not None and any(g is not None for g in gates) else None
     beside = () if surrogate.function is None else _small(norm, gates)
     if not runs_fused(backend, surrogate, z, shortcut, v0, *constants.values(), *beside):
-        neuron = {"surrogate": surrogate, "strict": strict, "detach_reset": detach_reset, "soft": soft}
+        neuron: dict[str, Any] = {
+            "surrogate": surrogate,
+            "strict": strict,
+            "detach_reset": detach_reset,
+            "soft": soft,
+        }
         neuron |= {"emit": emit, "start": start, "levels": levels, "normalize": normalize}
         found = reference.seam(
             z,
@@ -131,7 +136,8 @@ def seam(
     learned = stack(z, constants, soft)
     dims = z.dim()
     if dims != 5:
-        z, shortcut, v0 = (None if t is None else _as_maps(t, dims) for t in (z, shortcut, v0))
+        z = _as_maps(z, dims)
+        shortcut, v0 = (None if t is None else _as_maps(t, dims) for t in (shortcut, v0))
     z = z if laid_out(z) else z.contiguous()
     norm_or_none, (temporal, channel, spatial) = norm or Norm(), gates or Gates()
     weights = (*(temporal or ()), *(channel or ()), *(() if spatial is None else (spatial,)))
@@ -148,7 +154,7 @@ def seam(
         alone=learned is None
         and emit == "membrane"
         and z.shape[0] == 1
-        and gain == 1
+        and bool(gain == 1)
         and not (membrane or final_state or v0 is not None),
         counted=tally.asked(),
         numbers=packed.numbers,
@@ -160,7 +166,7 @@ def seam(
     if torch.compiler.is_exporting():
         results = iter(_recorded(plan, *given))
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
-        results = iter(_Seam.apply(plan, *given))
+        results = iter(_Seam.apply(plan, *given))  # type: ignore[no-untyped-call]
     else:  # autograd's own way there takes as long as a small seam
         results = iter(_outputs(plan, _computed(plan, *given, wanted=False)[0]))
     out, x, v = next(results), next(results) if membrane else None, next(results) if final_state else None
@@ -171,8 +177,8 @@ def seam(
     if dims == 4:
         found = as_sequences(found)
     elif dims == 3:
-        out, x, v = (None if t is None else t.flatten(-3) for t in (out, x, v))
-        found = found._replace(out=out, membrane=x, v=v)
+        x, v = (None if t is None else t.flatten(-3) for t in (x, v))
+        found = found._replace(out=out.flatten(-3), membrane=x, v=v)
     if counts is not None:
         tally.take(counts, found.out)
     return _told(found)
@@ -193,6 +199,10 @@ def _as_maps(tensor: Tensor, dims: int) -> Tensor:
 def _small(norm: Norm | None, gates: Gates | None) -> list[object]:
     temporal, channel, spatial = gates or Gates()
     return [*(norm or ()), *(temporal or ()), *(channel or ()), spatial]
+
+
+_Given = tuple[Any, ...]  # z, shortcut, v0, learned, weight, bias, mean, var, and the weights of the gates
+_KeptNeuron = tuple[str, tuple[int, ...]]  # what of it is kept, and its rules
 
 
 class _Plan(NamedTuple):
@@ -217,21 +227,33 @@ class _Plan(NamedTuple):
 class _Kept(NamedTuple):
     """What a backward pass needs: z, p and perhaps bits or the membrane are of size, the others small."""
 
+    planes: Sequence[Tensor]  # as `seam_statistics` returns them
+    weights: Sequence[Tensor]  # of the gates that there are
+    small: Sequence[Tensor]  # as `lif_seam_forward` returns it
     z: Tensor
     p: Tensor | None  # where z is pooled
     membrane: Tensor | None
     v0: Tensor | None
     learned: Tensor | None
     totals: Tensor | None  # where the statistics are the batch's
-    planes: Sequence[Tensor]  # as `seam_statistics` returns them
-    weights: Sequence[Tensor]  # of the gates that there are
-    small: Sequence[Tensor]  # as `lif_seam_forward` returns it
 
 
 class _Seam(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, plan, z, shortcut, v0, learned, weight, bias, mean, var, *weights):
-        given = (z, shortcut, v0, learned, weight, bias, mean, var, *weights)
+    def forward(
+        ctx: Any,
+        plan: _Plan,
+        z: Tensor,
+        shortcut: Tensor | None,
+        v0: Tensor | None,
+        learned: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        given: _Given = (z, shortcut, v0, learned, weight, bias, mean, var, *weights)
         pieces, read, neuron = _computed(plan, *given, wanted=True)
         outputs = _outputs(plan, pieces)
         _keep_for_backward(ctx, plan, given, pieces, read, neuron)
@@ -240,16 +262,23 @@ class _Seam(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *_gradients(ctx, grads, ctx.needs_input_grad[1:])
 
 
-def _differentiable(plan) -> int:
+def _differentiable(plan: _Plan) -> int:
     """How many of the outputs have a gradient: out, membrane, state; no statistics, no gates."""
     return 1 + plan.membrane + plan.final_state
 
 
-def _keep_for_backward(ctx, plan, given, pieces, read, neuron) -> None:
+def _keep_for_backward(
+    ctx: Any,
+    plan: _Plan,
+    given: _Given,
+    pieces: "_Pieces",
+    read: Sequence[Tensor],
+    neuron: _KeptNeuron,
+) -> None:
     """`read`: the gates' weights as the ops took them; `neuron`: what of it is kept, with its rules."""
     z, shortcut, v0, learned, *small = given
     weights = (*small[:2], *small[4:])
@@ -265,19 +294,19 @@ def _keep_for_backward(ctx, plan, given, pieces, read, neuron) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx, grads, wants) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grads: Sequence[Tensor | None], wants: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """Of what a seam was `given`, where it is wanted, from those of its outputs."""
     if torch.is_grad_enabled():
         raise NotImplementedError(TWICE.format("seam"))
     if not torch.compiler.is_compiling():
         refuse_batched("seam", *grads)
-    grads, plan = iter(grads), ctx.plan
-    grad_out, grad_membrane = next(grads), next(grads) if plan.membrane else None
-    grad_v = next(grads) if plan.final_state else None
+    left, plan = iter(grads), ctx.plan
+    grad_out, grad_membrane = next(left), next(left) if plan.membrane else None
+    grad_v = next(left) if plan.final_state else None
     if grad_out is None and grad_membrane is None and grad_v is None:
         return (None,) * len(wants)
     saved, (a, b), first = ctx.saved_tensors, ctx.ends, len(_Kept._fields) - 3
-    kept = _Kept(*saved[:first], saved[first:a], saved[a:b], saved[b:])
+    kept = _Kept(saved[first:a], saved[a:b], saved[b:], *saved[:first])
     with _without_autocast(ctx.device_type):
         of_outputs = (grad_out, grad_membrane, grad_v)
         z, up, v0, learned, *small = _backward(kept, plan, ctx.neuron, of_outputs, *wants[:2])
@@ -286,7 +315,7 @@ def _gradients(ctx, grads, wants) -> tuple[Tensor | None, ...]:
     return tuple(grad if want else None for grad, want in zip(found, wants, strict=True))
 
 
-def _without_autocast(device_type: str):
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
     # A device without autocast, meta say, must not be asked whether it is on.
     on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if on else nullcontext()
@@ -315,13 +344,26 @@ class _Pieces(NamedTuple):
     small: Sequence[Tensor]
 
 
-def _computed(plan, z, shortcut, v0, learned, weight, bias, mean, var, *weights, wanted: bool):
+def _computed(
+    plan: _Plan,
+    z: Tensor,
+    shortcut: Tensor | None,
+    v0: Tensor | None,
+    learned: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    *weights: Tensor,
+    wanted: bool,
+) -> tuple[_Pieces, list[Tensor], _KeptNeuron]:
     """The pieces, the gates' weights as the ops took them, and what of the neuron is kept, with its rules.
     Outside of autocast.
     """
     with _without_autocast(z.device.type):
         state = state_dtype(z)
-        weight, bias, *read = [None if w is None else as_read(w, state) for w in (weight, bias, *weights)]
+        weight, bias = (None if w is None else as_read(w, state) for w in (weight, bias))
+        read = [as_read(w, state) for w in weights]
         return _forward(plan, z, shortcut, v0, learned, weight, bias, mean, var, read, wanted)
 
 
@@ -353,7 +395,19 @@ def _rules(plan: _Plan, keep: str, shortcut: Tensor | None, v0: Tensor | None) -
     return (*plan.rules, *map(int, own))
 
 
-def _forward(plan, z, shortcut, v0, learned, weight, bias, mean, var, weights, wanted):
+def _forward(
+    plan: _Plan,
+    z: Tensor,
+    shortcut: Tensor | None,
+    v0: Tensor | None,
+    learned: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weights: list[Tensor],
+    wanted: bool,
+) -> tuple[_Pieces, list[Tensor], _KeptNeuron]:
     """As `_computed`."""
     ops, by_plane = torch.ops.attsnn, bool(plan.gates & BY_PLANE)
     pooled, planes, statistics = [], [], []
@@ -362,7 +416,7 @@ def _forward(plan, z, shortcut, v0, learned, weight, bias, mean, var, weights, w
     p = pooled[0] if pooled else z
     if plan.batch and plan.group is not None:
         statistics = [_everywhere(statistics[0], plan.group)]
-    elif plan.normed and not plan.batch:
+    elif mean is not None and var is not None:
         statistics = [mean.double(), var.double()]
 
     keep = _keep(p, shortcut, plan, wanted)
@@ -385,12 +439,12 @@ def _keep(p: Tensor, shortcut: Tensor | None, plan: _Plan, wanted: bool) -> str:
     return plan.keep if shortcut is not None and whole_bytes else "input"
 
 
-def _everywhere(totals: Tensor, group) -> Tensor:
+def _everywhere(totals: Tensor, group: "dist.ProcessGroup") -> Tensor:
     """Count, means and centred second moments [1 + 2 C] of all processes of the group from those of each:
     counts, sums and second moments about the common mean travel.
     """
     channels = totals.shape[0] // 2
-    count, own, square = totals.split([1, channels, channels])
+    count, own, square = torch.split(totals, [1, channels, channels])
     total = torch.cat([count, own * count])
     dist.all_reduce(total, group=group)
     everywhere = total[1:] / total[:1]
@@ -404,7 +458,14 @@ def _everywhere(totals: Tensor, group) -> Tensor:
 
 
 @telling_of_memory
-def _backward(s, plan, neuron, grads, wants_z, wants_up):
+def _backward(
+    s: _Kept,
+    plan: _Plan,
+    neuron: _KeptNeuron,
+    grads: tuple[Tensor | None, Tensor | None, Tensor | None],
+    wants_z: bool,
+    wants_up: bool,
+) -> tuple[Tensor | None, ...]:
     """The gradients of z, shortcut, v0, learned, weight, bias, and those of `weights`."""
     ops, p, (keep, rules) = torch.ops.attsnn, s.z if s.p is None else s.p, neuron
     grad_out, grad_membrane, grad_v = grads
@@ -439,7 +500,18 @@ def _backward(s, plan, neuron, grads, wants_z, wants_up):
 # ------------------------------------------------------------------------------------------
 
 
-def _recorded(plan: _Plan, z, shortcut, v0, learned, weight, bias, mean, var, *weights) -> list[Tensor]:
+def _recorded(
+    plan: _Plan,
+    z: Tensor,
+    shortcut: Tensor | None,
+    v0: Tensor | None,
+    learned: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    *weights: Tensor,
+) -> list[Tensor]:
     """The outputs, through one op that a graph can hold: export records the ops inside a
     `torch.autograd.Function` without their gradient. No list that it is given is empty, which AOTInductor
     hands on as None.
@@ -449,7 +521,7 @@ def _recorded(plan: _Plan, z, shortcut, v0, learned, weight, bias, mean, var, *w
     if not torch.is_grad_enabled():
         plan = plan._replace(keep="nothing")
     numbers = (plan.eps, *plan.numbers)
-    flags = (plan.normed, plan.batch, plan.repeats, plan.pool, plan.gates)
+    flags: tuple[int, ...] = (plan.normed, plan.batch, plan.repeats, plan.pool, plan.gates)
     flags += plan.membrane, plan.final_state, plan.alone
     flat = torch.ops.attsnn.seam_recorded(
         *(z, shortcut, v0, learned, weight, bias, mean, var, weights or None),
@@ -473,21 +545,35 @@ def _recorded_keep(plan: _Plan, p: Tensor, shortcut: Tensor | None) -> str:
 
 def _unflattened(plan: _Plan, shortcut: Tensor | None, flat: Sequence[Tensor]) -> _Pieces:
     out, *rest = flat
-    membranes = plan.membrane or _keeps_membrane(plan, _recorded_keep(plan, out, shortcut), shortcut)
-    counts = [membranes, plan.final_state, plan.pool > 1, 3 * bool(plan.gates & BY_PLANE), plan.batch]
+    membrane = plan.membrane or _keeps_membrane(plan, _recorded_keep(plan, out, shortcut), shortcut)
+    counts = [membrane, plan.final_state, plan.pool > 1, 3 * bool(plan.gates & BY_PLANE), plan.batch]
     ends = [0, *accumulate(counts)]
-    return _Pieces(out, *(rest[a:b] for a, b in pairwise(ends)), rest[ends[-1] :])
+    membranes, states, pooled, planes, statistics = (rest[a:b] for a, b in pairwise(ends))
+    return _Pieces(out, membranes, states, pooled, planes, statistics, rest[ends[-1] :])
 
 
-def _recorded_forward(z, shortcut, v0, learned, weight, bias, mean, var, weights, numbers, flags, keep):
+def _recorded_forward(
+    z: Tensor,
+    shortcut: Tensor | None,
+    v0: Tensor | None,
+    learned: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weights: Sequence[Tensor] | None,
+    numbers: Sequence[float],
+    flags: Sequence[int],
+    keep: str,
+) -> list[Tensor]:
     plan = _plan_of(numbers, flags, keep)
-    given = (z, shortcut, v0, learned, weight, bias, mean, var, *(weights or ()))
+    given: _Given = (z, shortcut, v0, learned, weight, bias, mean, var, *(weights or ()))
     pieces = _computed(plan, *given, wanted=keep != "nothing")[0]
     lists = (*pieces[1:5], pieces.statistics if plan.batch else (), pieces.small)
     return [pieces.out, *chain.from_iterable(lists)]
 
 
-def _recorded_context(ctx, inputs, output) -> None:
+def _recorded_context(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     *given, weights, numbers, flags, keep = inputs
     plan = _plan_of(numbers, flags, keep)
     shortcut, pieces = given[1], _unflattened(plan, given[1], output)
@@ -499,7 +585,7 @@ def _recorded_context(ctx, inputs, output) -> None:
     ctx.mark_non_differentiable(*output[_differentiable(plan) :])
 
 
-def _recorded_backward(ctx, grads):
+def _recorded_backward(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
     refuse_recorded("seam", ctx.plan.keep)
     # The weights are one input, a list, whose gradients are wanted together.
     wants = (*ctx.needs_input_grad[:8], *[True] * (ctx.gates or 0))

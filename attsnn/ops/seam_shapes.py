@@ -4,7 +4,7 @@ The rules are those of csrc/tensor/seam_op.h.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ class SeamRules(NamedTuple):
 
 def rules_of(rules: Sequence[int]) -> SeamRules:
     """The end of `rules`."""
-    return SeamRules(*rules[-len(SeamRules._fields) :])
+    return SeamRules._make(rules[-len(SeamRules._fields) :])
 
 
 def gates_in(small: Sequence[Tensor], gates: int) -> tuple[Sequence[Tensor], ...]:
@@ -49,7 +49,14 @@ def gates_in(small: Sequence[Tensor], gates: int) -> tuple[Sequence[Tensor], ...
     return small[4:channel], small[channel:space], small[space : space + 3] if gates & SPACE else small[:0]
 
 
-def check_seam(z, norm, pool, gates, shortcut, v0) -> None:
+def check_seam(
+    z: Tensor,
+    norm: Norm | None,
+    pool: int,
+    gates: Gates | None,
+    shortcut: Tensor | None,
+    v0: Tensor | None,
+) -> None:
     """Sentences for what does not fit, beside the neuron's."""
     if z.dim() not in (3, 4, 5):
         raise ValueError(f"z must be [T, N, C, H, W], [T, N, C, L] or [T, N, F], got shape {tuple(z.shape)}")
@@ -147,13 +154,18 @@ def laid_out(z: Tensor) -> bool:
     return planes or _lies(z, 1, width * channels, channels)
 
 
-def _statistics_shapes(z, gamma, pool, extrema, totals):
+def _statistics_shapes(
+    z: Tensor, gamma: Tensor | None, pool: int, extrema: bool, totals: bool
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     pooled = [maps_like(z, (side // pool for side in z.shape[3:]))] if pool > 1 else []
-    planes, double = [], {"dtype": torch.float64}
+    planes: list[Tensor] = []
     if extrema:
-        planes = [z.new_empty((3, *z.shape[:3]), **double), z.new_empty(z.shape[:3], dtype=state_dtype(z))]
-        planes.append(z.new_empty(z.shape[:3], dtype=torch.int32))
-    return pooled, planes, [z.new_empty(1 + 2 * z.shape[2], **double)] if totals else []
+        planes = [
+            z.new_empty((3, *z.shape[:3]), dtype=torch.float64),
+            z.new_empty(z.shape[:3], dtype=state_dtype(z)),
+            z.new_empty(z.shape[:3], dtype=torch.int32),
+        ]
+    return pooled, planes, [z.new_empty(1 + 2 * z.shape[2], dtype=torch.float64)] if totals else []
 
 
 def _state_like(p: Tensor) -> Tensor:
@@ -163,8 +175,19 @@ def _state_like(p: Tensor) -> Tensor:
 
 
 def _forward_shapes(
-    p, shortcut, v0, planes, statistics, weight, bias, weights, learned, numbers, rules, keep
-):
+    p: Tensor,
+    shortcut: Tensor | None,
+    v0: Tensor | None,
+    planes: Sequence[Tensor],
+    statistics: Sequence[Tensor],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    weights: Sequence[Tensor],
+    learned: Tensor | None,
+    numbers: Sequence[float],
+    rules: Sequence[int],
+    keep: str,
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     (steps, samples, channels, height, width), state = p.shape, state_dtype(p)
     gates, _, membrane, *_, final_state, counted = rules_of(rules)
     by_sample = samples if gates & BY_PLANE else 1
@@ -196,8 +219,19 @@ def _forward_shapes(
 
 
 def _backward_shapes(
-    grad_out, grad_membrane, p, membrane, planes, weights, small, states, learned, numbers, rules, keep
-):
+    grad_out: Tensor,
+    grad_membrane: Tensor | None,
+    p: Tensor,
+    membrane: Tensor | None,
+    planes: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    small: Sequence[Tensor],
+    states: Sequence[Tensor],
+    learned: Tensor | None,
+    numbers: Sequence[float],
+    rules: Sequence[int],
+    keep: str,
+) -> tuple[list[Tensor], ...]:
     gates, _, _, normed, _, alone, given, *_ = rules_of(rules)
     state, channels = state_dtype(p), p.shape[2]
     of_norm = []
@@ -214,7 +248,10 @@ def _backward_shapes(
 
 
 def _register() -> None:
-    shapes = {"seam_statistics": _statistics_shapes, "seam_gradient": lambda up, z, *_: maps_like(z)}
+    shapes: dict[str, Callable[..., object]] = {
+        "seam_statistics": _statistics_shapes,
+        "seam_gradient": lambda up, z, *_: maps_like(z),
+    }
     shapes["seam_gradient_"] = lambda *_: None
     for neuron in compiled().neurons:
         shapes |= {f"{neuron}_seam_forward": _forward_shapes, f"{neuron}_seam_backward": _backward_shapes}

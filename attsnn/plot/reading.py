@@ -43,7 +43,8 @@ class Read:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        return self.config.get("recipe", {})
+        recipe: dict[str, Any] = self.config.get("recipe", {})
+        return recipe
 
     @property
     def chosen(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _where(run: Read, base: Read) -> Verdict | None:
     changes = {name: rate / before[name] - 1 for name, rate in rates.items() if before.get(name)}
     if not changes:
         return None
-    least, most = min(changes, key=changes.get), max(changes, key=changes.get)
+    least, most = min(changes, key=changes.__getitem__), max(changes, key=changes.__getitem__)
 
     def one(name: str) -> str:
         return f"{name} from {before[name]:.1%} to {rates[name]:.1%}"

@@ -83,7 +83,8 @@ def _paint(part: np.ndarray) -> np.ndarray:
     ink = [
         strength[..., None] * (1 - np.array(color)) for strength, color in zip(part, (_OFF, _ON), strict=True)
     ]
-    return np.clip(1 - ink[0] - ink[1], 0, 1)
+    painted: np.ndarray = np.clip(1 - ink[0] - ink[1], 0, 1)
+    return painted
 
 
 def _shown(shown: int, count: int) -> str:
@@ -153,14 +154,15 @@ def _rates(
         left.legend()
     if right is None:
         return
+    lines: dict[str, tuple[Sequence[float] | np.ndarray, str]]
     if len(steps) == 1:
-        (found,) = steps.values()
-        lines = {name: (values, colour(i)) for i, (name, values) in enumerate(found.items())}
+        (layers,) = steps.values()
+        lines = {name: (curve, colour(i)) for i, (name, curve) in enumerate(layers.items())}
     else:
-        lines = {name: (_mean(found), shades[name]) for name, found in steps.items()}
-    for name, (values, shade) in lines.items():
-        times = np.arange(1, len(values) + 1)
-        right.plot(times, 100 * np.asarray(values), color=shade, label=name, drawstyle="steps-mid")
+        lines = {name: (_mean(layers), shades[name]) for name, layers in steps.items()}
+    for name, (curve, shade) in lines.items():
+        times = np.arange(1, len(curve) + 1)
+        right.plot(times, 100 * np.asarray(curve), color=shade, label=name, drawstyle="steps-mid")
     right.set(xlabel="step", ylabel="rate (%)", ylim=(0, None))
     right.set_title("Over the steps" if len(steps) == 1 else "Over the steps, mean of the layers")
     right.xaxis.get_major_locator().set_params(integer=True)
@@ -171,4 +173,7 @@ def _rates(
 def _mean(found: Mapping[str, Sequence[float]]) -> np.ndarray:
     """Of layers with as many steps as most have."""
     longest = max(map(len, found.values()), default=0)
-    return np.mean([values for values in found.values() if len(values) == longest] or [[]], axis=0)
+    mean: np.ndarray = np.mean(
+        [values for values in found.values() if len(values) == longest] or [[]], axis=0
+    )
+    return mean

@@ -1,4 +1,4 @@
-"""What a network does for its results, from the kernels' counts: rates, synaptic operations and energy.
+"""What a network does for its results, from the kernels' counts: rates, synaptic operations and energy::
 
     with profile(model) as p:
         model(x)

@@ -6,7 +6,7 @@ a layer is known by its weight.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -28,7 +28,8 @@ from .origins import Origins
 from .records import Layer, Neurons, Synapses, add, summed
 from .values import Values
 
-WEIGHED: dict[Callable, tuple[str, int, bool]] = {  # function: its name, dimensions of space, transposed
+# function: its name, dimensions of space, transposed
+WEIGHED: dict[Callable[..., Tensor], tuple[str, int, bool]] = {
     F.linear: ("linear", 0, False),
     F.conv1d: ("conv1d", 1, False),
     F.conv2d: ("conv2d", 2, False),
@@ -82,7 +83,7 @@ class Collector(Listener):
 
     # ---- modules
 
-    def left(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any) -> None:
+    def left(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         if not isinstance(module, WATCHED):
             return
         self._shown(module, args, kwargs)
@@ -96,7 +97,7 @@ class Collector(Listener):
         elif isinstance(module, gates.MODULES) and module not in self._parts and not self._read(module):
             self._gate(self._layer(module), module, output.shape)
 
-    def _shown(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
+    def _shown(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """What a layer computed once for all steps, as it was told."""
         steps = kwargs.get("steps") or kwargs.get("repeats") or 1
         if steps == 1 or not args or args[0].shape[0] != 1:
@@ -157,7 +158,9 @@ class Collector(Listener):
 
     # ---- functions
 
-    def called(self, func: Callable, args: tuple, kwargs: dict, out: Any) -> None:
+    def called(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
         """A function of PyTorch returned out."""
         if func in WEIGHED:
             self._weighed(func, out, *args, **kwargs)
@@ -174,8 +177,15 @@ class Collector(Listener):
         return inner or any(isinstance(module, gates.MODULES) for module in self.stack)
 
     def _weighed(
-        self, func, out: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None, *how, **more
-    ):
+        self,
+        func: Callable[..., Tensor],
+        out: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *how: Any,
+        **more: Any,
+    ) -> None:
         (kind, space, transposed), x = WEIGHED[func], input
         module = self._weights.get(id(weight))
         if module in self._parts or id(weight) in self._gated:
@@ -242,12 +252,12 @@ class Collector(Listener):
 
     def _fed(self, synapses: Synapses, *inputs: Tensor) -> None:
         """Where its input comes from."""
-        origin = {}
+        origin: dict[str, bool] = {}
         for x in inputs:
             origin |= self._origins.of(x)
         synapses.first = synapses.first and not origin
         if origin and all(origin.values()):
-            last = max(origin, key=self._ran.get)
+            last = max(origin, key=self._ran.__getitem__)
             synapses.feeders[last] = synapses.feeders.get(last, 0) + sum(x.numel() for x in inputs)
         synapses.before = self._before
 
@@ -255,16 +265,19 @@ class Collector(Listener):
         """What makes integers of its input: the levels of normalised integer spikes."""
         names = [*synapses.feeders]
         neurons = self.layers[names[-1]].neurons if names else None
-        return neurons.levels if neurons is not None and neurons.normalize else 1
+        if neurons is None or neurons.levels is None or not neurons.normalize:
+            return 1
+        return neurons.levels
 
     # ---- the end
 
     def finish(self) -> dict[str, Layer]:
         """The layers, all numbers on the host."""
         for (name, steps), flat in self._counts.items():
-            neurons, flat = self.layers[name].neurons, flat.tolist()
-            neurons.by_step = summed(neurons.by_step, flat[:steps])
-            neurons.by_channel = summed(neurons.by_channel, flat[steps:])
+            neurons, counts = self.layers[name].neurons, flat.tolist()
+            assert neurons is not None  # `fired` made them
+            neurons.by_step = summed(neurons.by_step, counts[:steps])
+            neurons.by_channel = summed(neurons.by_channel, counts[steps:])
         for values in self._values.values():
             values.finish()
         return self.layers
@@ -289,7 +302,13 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self.collector = collector
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         # Two calls of three ask for a shape or a type.
         tensors = isinstance(out, Tensor | tuple | list) and not isinstance(out, torch.Size)
@@ -307,7 +326,13 @@ def _arguments(transposed: bool) -> tuple[str, ...]:
     )
 
 
-def _counting(func: Callable, synapses: Synapses, how: tuple, more: dict, inputs: Tensor) -> Tensor:
+def _counting(
+    func: Callable[..., Tensor],
+    synapses: Synapses,
+    how: tuple[Any, ...],
+    more: dict[str, Any],
+    inputs: Tensor,
+) -> Tensor:
     """The sum of inputs [C, ...], each times the number of outputs that it reaches: the layer itself, with
     weights of one.
     """

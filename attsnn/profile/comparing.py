@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ def compare(
     base: str | None = None,
     forward: Callable[[nn.Module, Tensor], Tensor] | None = None,
     published: Mapping[str, Published] | None = None,
-    **costs: float | bool,
+    **costs: Any,
 ) -> Comparison:
     """Profiles networks on the same data, in evaluation mode and without gradient; each is afterwards in the
     mode in which it was.
@@ -117,9 +117,15 @@ def compare(
 
 
 @torch.no_grad()
-def _measured(network, batches, forward, costs) -> tuple[Profile, float | None]:
+def _measured(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    forward: Callable[[nn.Module, Tensor], Tensor] | None,
+    costs: Mapping[str, Any],
+) -> tuple[Profile, float | None]:
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    correct, seen = 0, 0
+    correct: Tensor | int = 0
+    seen = 0
     with profile(network, **costs) as found:
         for batch in batches:
             x, labels = batch if isinstance(batch, tuple | list) else (batch, None)

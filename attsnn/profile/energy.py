@@ -37,7 +37,7 @@ class Costs:
     sram: tuple[tuple[float, float], ...] = ((0, 0.0), (8192, 10.0), (32768, 20.0), (1048576, 100.0))
     queue: int = 1000
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("e_mac", "e_ac", "e_byte", "e_add", "e_mul"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
@@ -76,7 +76,7 @@ class Term(NamedTuple):
     why: str  # where Phi comes from
 
     @property
-    def count(self) -> float:
+    def operations(self) -> float:
         """T FL Phi, of a sample."""
         return self.steps * self.fl * self.phi
 
@@ -121,9 +121,10 @@ def traffic(layer: Layer, costs: Costs) -> int:
 
 def term(s: Synapses, layers: Mapping[str, Layer], samples: int) -> Term:
     """T FL Phi, Phi being the rate of the neurons that feed it."""
-    once, steps = s.dense * s.shown / samples, s.shown
+    once = s.dense * s.shown / samples
+    steps: float = s.shown
     known = {name: layers[name].neurons for name in s.feeders}
-    feeder = max(known, key=s.feeders.get) if known else s.before
+    feeder = max(known, key=s.feeders.__getitem__) if known else s.before
     neurons = layers[feeder].neurons if feeder is not None else None
     if s.shown == 1 and s.rows == samples and neurons is not None:  # a read-out of a mean over the steps
         steps = neurons.steps
@@ -157,7 +158,7 @@ def _first(s: Synapses, frames: bool) -> tuple[float, bool, str]:
 def papers(layer: Layer, layers: Mapping[str, Layer], samples: int, costs: Costs) -> float:
     """pJ of a sample."""
     total = sum(
-        (costs.e_mac if t.mac else costs.e_ac) * t.count
+        (costs.e_mac if t.mac else costs.e_ac) * t.operations
         for t in (term(s, layers, samples) for s in layer.synapses.values())
     )
     return total + costs.e_mac * gate_macs(layer, costs) / samples

@@ -5,6 +5,8 @@ The papers' own counts of a gate stand in a supplement that is not published wit
 the three-layer network at T = 60, r = 16, computed at every step, takes 60 sum_C 2 C^2 / 16 = 276,480.
 """
 
+from typing import cast
+
 from torch import nn
 
 from attsnn.attention import (
@@ -48,6 +50,6 @@ def gates_of(module: nn.Module, shape: tuple[int, ...]) -> list[Gate]:
     elif isinstance(module, ChannelAttention):
         kind, count, each = "CA", 2 * module.reduce.weight.numel(), True
     else:
-        kind, count, each = "SA", module.conv.weight.numel() * pixels, True
+        kind, count, each = "SA", cast(SpatialAttention, module).conv.weight.numel() * pixels, True
     once = samples * count
     return [Gate(kind, GENERATION[kind], once, once * (steps if each else 1), values, values)]

@@ -57,7 +57,7 @@ def findings(training: Rates, evaluation: Rates) -> list[Finding]:
     factors = {name: _factor(training.get(name), rate) for name, rate in evaluation.items()}
     if silent and not also:
         return found  # of one cause with rates that differ
-    apart = sorted((name for name, f in factors.items() if f >= APART), key=factors.get, reverse=True)
+    apart = sorted((name for name, f in factors.items() if f >= APART), key=factors.__getitem__, reverse=True)
     if apart:
         name = apart[0]
         said = (
@@ -190,7 +190,7 @@ class _Gradients(Listener):
         self.reached: dict[str, bool] = {}
         self.gates: dict[str, list[float]] = {}
 
-    def left(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any) -> None:
+    def left(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         owner = self.owners.get(module)
         if isinstance(owner, SpikingLayer) and module is owner.current:
             self._hang(self.name_of(module), output)
@@ -205,7 +205,7 @@ class _Gradients(Listener):
         def see(grad: Tensor) -> None:
             self.reached[name] = self.reached[name] or bool((grad != 0).any())
 
-        current.register_hook(see)
+        current.register_hook(see)  # type: ignore[no-untyped-call]
 
     def scored(self, name: str, kind: str, scores: Tensor | tuple[Tensor, ...]) -> None:
         parts = (

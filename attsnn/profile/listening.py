@@ -49,7 +49,7 @@ class Listener:
     def scored(self, name: str, kind: str, scores: Tensor | tuple[Tensor, ...]) -> None:
         """The gates of that name gave these."""
 
-    def left(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any) -> None:
+    def left(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """A module of the network returned."""
 
     # ----
@@ -78,7 +78,7 @@ class Listener:
         """Whether this is the thread that listens."""
         return threading.get_ident() == self.thread
 
-    def _enter(self, module: nn.Module, args: tuple) -> None:
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if not self.here or module not in self.names:
             return
         if module is self.model:
@@ -89,7 +89,7 @@ class Listener:
             self._stepping = owner
         self.stack.append(module)
 
-    def _leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not self.here or module not in self.stack:
             return
         while self.stack.pop() is not module:  # what ended in an exception
@@ -126,13 +126,13 @@ class Listener:
 class _Rates(Listener):
     def __init__(self, model: nn.Module):
         super().__init__(model, "rates")
-        self.sums: dict[str, list] = {}
+        self.sums: dict[str, tuple[Tensor | int, int]] = {}
 
     def fired(self, module: nn.Module | None, counts: tally.Counts, out: Tensor) -> None:
         if module is not None:
-            total = self.sums.setdefault(self.name_of(module), [0, 0])
-            total[0] = total[0] + counts.by_step.sum()
-            total[1] += out.numel()
+            name = self.name_of(module)
+            spikes, updates = self.sums.get(name, (0, 0))
+            self.sums[name] = (spikes + counts.by_step.sum(), updates + out.numel())
 
 
 @contextmanager

@@ -23,7 +23,9 @@ class Origins:
             found = self._known.get(x.untyped_storage()._cdata)
         except NotImplementedError:  # no storage: sparse, or of a compiler
             return {}
-        return found[1] if found is not None and not found[0].expired() else {}
+        if found is None or found[0].expired():  # type: ignore[no-untyped-call]
+            return {}
+        return found[1]
 
     def tag(self, x: Tensor, origin: Origin) -> None:
         """x comes from there."""
@@ -31,9 +33,10 @@ class Origins:
             storage = x.untyped_storage()
         except NotImplementedError:
             return
-        self._known[storage._cdata] = (StorageWeakRef(storage), origin)
+        reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+        self._known[storage._cdata] = (reference, origin)
 
-    def passed(self, args: tuple, out: Any) -> None:
+    def passed(self, args: tuple[Any, ...], out: Any) -> None:
         """What a function returns comes from where its arguments do, but for what is known."""
         origin: dict[str, bool] = {}
         for part in tensors(args):

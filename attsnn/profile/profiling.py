@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from .result import Profile
 
 @contextmanager
 def profile(
-    model: nn.Module, *, samples: int | None = None, read: bool = True, **costs: float | bool
+    model: nn.Module, *, samples: int | None = None, read: bool = True, **costs: Any
 ) -> Iterator[Profile]:
     """Counts what `model` does inside of the block, in as many calls as there are; the `Profile` is ready
     behind it.

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from . import energy
 from .energy import Costs
-from .records import Layer, Synapses
+from .records import Layer, Neurons, Synapses
 
 if TYPE_CHECKING:
     from .result import Profile
@@ -14,7 +14,7 @@ def explain(profile: "Profile", layer: Layer) -> str:
     row, costs, n = profile[layer.name], profile.costs, profile.samples
     lines = [f"{layer.name}: {row.parameters:,} parameters; of one sample, the mean of {n:,}"]
     if layer.neurons is not None:
-        lines += _neurons(layer, n)
+        lines += _neurons(layer.neurons, n)
     for s in layer.synapses.values():
         lines += _synapses(s, profile)
     for gate in layer.gates:
@@ -47,11 +47,12 @@ def explain(profile: "Profile", layer: Layer) -> str:
 
 def explain_total(profile: "Profile") -> str:
     total, costs, n = profile.total, profile.costs, profile.samples
-    neurons = [layer.neurons for layer in profile.layers.values() if layer.neurons]
+    layers = profile._found
+    neurons = [layer.neurons for layer in layers.values() if layer.neurons]
     spikes, updates = sum(x.spikes for x in neurons), sum(x.updates for x in neurons)
     gates = 1e-3 * costs.e_mac * profile.gates
     lines = [
-        f"total: of one sample, the mean of {n:,}; each sum is over {len(profile.layers)} layers",
+        f"total: of one sample, the mean of {n:,}; each sum is over {len(layers)} layers",
         f"  neurons    = {total.neurons:,}, {updates / n:,.0f} updates",
         f"  NASAR      = spikes / (neurons * steps) = {spikes:,} / {updates:,} = {profile.nasar:.6f}",
         f"  papers     = {total.energy['papers']:,.3f} nJ, of it e_mac Delta MAC of the gates ="
@@ -64,8 +65,7 @@ def explain_total(profile: "Profile") -> str:
     return "\n".join(lines)
 
 
-def _neurons(layer: Layer, n: int) -> list[str]:
-    neurons = layer.neurons
+def _neurons(neurons: Neurons, n: int) -> list[str]:
     what = {"spike": "spikes"}.get(neurons.emit, f"values that are not zero ({neurons.emit})")
     what = what if neurons.levels is None else f"sum of integers from 0 to {neurons.levels}"
     return [
@@ -78,7 +78,7 @@ def _neurons(layer: Layer, n: int) -> list[str]:
 
 def _synapses(s: Synapses, profile: "Profile") -> list[str]:
     costs, n = profile.costs, profile.samples
-    t = energy.term(s, profile.layers, n)
+    t = energy.term(s, profile._found, n)
     cost = "e_mac" if t.mac else "e_ac"
     value = costs.e_mac if t.mac else costs.e_ac
     lines = [
@@ -86,7 +86,7 @@ def _synapses(s: Synapses, profile: "Profile") -> list[str]:
         f"    FL       = {_fl(s)} = {t.fl:,.0f} MACs a step",
         f"    Phi      = {t.phi:.6f}: {t.why}",
         f"    papers   = {cost} T FL Phi = {value} pJ * {t.steps:g} * {t.fl:,.0f} * {t.phi:.6f}"
-        f" = {1e-3 * value * t.count:,.3f} nJ",
+        f" = {1e-3 * value * t.operations:,.3f} nJ",
     ]
     if s.shown > 1:
         lines.append(f"    T        = {s.shown}: computed once, for its input is the same at each step")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 KINDS = UNREAD, BINARY, INTEGER, REAL = "not read", "binary", "integer", "real"
 
@@ -106,6 +107,7 @@ class Layer:
     added: int = 0  # values of shortcuts
 
 
+Record = TypeVar("Record", Synapses, Neurons, Gate, Layer)
 SUMS = {
     Synapses: ("rows", "inputs", "outputs", "dense", "alive", "spikes", "fan_out"),
     Neurons: ("updates",),
@@ -114,19 +116,19 @@ SUMS = {
 }
 
 
-def add(one, other) -> None:
+def add(one: Record, other: Record) -> None:
     """Adds a record of the same layer, or gate, to one."""
     for name in SUMS[type(one)]:
         setattr(one, name, getattr(one, name) + getattr(other, name))
-    if isinstance(one, Synapses):
+    if isinstance(one, Synapses) and isinstance(other, Synapses):
         one.values = max(one.values, other.values, key=KINDS.index)
         for name, count in other.feeders.items():
             one.feeders[name] = one.feeders.get(name, 0) + count
-    elif isinstance(one, Neurons):
+    elif isinstance(one, Neurons) and isinstance(other, Neurons):
         one.by_step = summed(one.by_step, other.by_step)
         one.by_channel = summed(one.by_channel, other.by_channel)
         one.steps = max(one.steps, other.steps)
-    elif isinstance(one, Layer):
+    elif isinstance(one, Layer) and isinstance(other, Layer):
         for name, synapses in other.synapses.items():
             if name in one.synapses:
                 add(one.synapses[name], synapses)

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -69,7 +69,7 @@ class Profile:
         """The profile of all samples of all processes, each of which calls it; counts are integers, so that
         their sums are exact. A process that ran nothing adds nothing.
         """
-        parts = [None] * dist.get_world_size(group)
+        parts: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(parts, (self._found, self._samples or 0, self.left_out), group=group)
         layers: dict[str, Layer] = {}
         left_out: dict[str, int] = {}
@@ -101,7 +101,7 @@ class Profile:
     @property
     def samples(self) -> int:
         """How many were shown, in all batches."""
-        if self._found is not None and not self.counted:
+        if self._found is not None and not self._samples:
             raise ValueError(
                 "profile: the network itself was not called, so that nobody knows how many samples there "
                 "were: call it, or say profile(model, samples=N)"
@@ -117,14 +117,15 @@ class Profile:
     def _row(self, layer: Layer) -> Row:
         n, neurons, costs = self.samples, layer.neurons, self.costs
         synapses = [*layer.synapses.values()]
-        counts = Operations(*[math.nan] * 4)
+        counts: Sequence[float] = (math.nan,) * 4
         costs_of = {"papers": energy.papers(layer, self._found, n, costs)}
         if self.read:
-            counts = energy.operations(layer, costs)
-            computed = counts.energy(costs) / n
+            counts = found = energy.operations(layer, costs)
+            computed = found.energy(costs) / n
             costs_of["operations"] = computed
             costs_of["memory"] = computed + costs.e_byte * energy.traffic(layer, costs) / n
             costs_of["lemaire"] = energy.lemaire(layer, n, costs)
+        synaptic, macs, additions, multiplications = (count / n for count in counts)
         output = neurons.shape if neurons else synapses[-1].out_shape if synapses else ()
         return Row(
             layer.name,
@@ -134,7 +135,10 @@ class Profile:
             neurons.spikes / n if neurons else 0.0,
             neurons.rate if neurons else None,
             sum(s.dense * s.shown for s in synapses) / n,
-            *(count / n for count in counts),
+            synaptic,
+            macs,
+            additions,
+            multiplications,
             {name: NJ * costs_of.get(name, math.nan) for name in energy.MODELS},
         )
 
@@ -166,9 +170,9 @@ class Profile:
     def rate_by_step(self, name: str) -> list[float]:
         """NSAR of a layer, or of all neurons with "total": spikes of step t by neurons, for each t."""
         layers = self._found.values() if name == "total" else [self._layer(name)]
-        layers = [layer.neurons for layer in layers if layer.neurons is not None]
-        steps = max((n.steps for n in layers), default=0)
-        alike = [n for n in layers if n.steps == steps and len(n.by_step) == steps]
+        neurons = [layer.neurons for layer in layers if layer.neurons is not None]
+        steps = max((n.steps for n in neurons), default=0)
+        alike = [n for n in neurons if n.steps == steps and len(n.by_step) == steps]
         found = []
         for t in range(steps):
             spikes = sum(n.by_step[t] for n in alike)
@@ -294,7 +298,8 @@ class Profile:
 
     def as_dict(self) -> dict[str, Any]:
         """`json` as Python values; None for what is not known."""
-        return _known(self._as_dict())
+        known: dict[str, Any] = _known(self._as_dict())
+        return known
 
     def _as_dict(self) -> dict[str, Any]:
         return {

@@ -63,6 +63,7 @@ class Values:
 
     def finish(self) -> None:
         """Writes what was found into the synapses' record."""
+        assert self._kinds is not None  # something was added
         synapses, (binary, integer) = self.synapses, self._kinds.tolist()
         synapses.values = BINARY if binary else INTEGER if integer else REAL
         synapses.alive = int(self._alive)

@@ -12,7 +12,8 @@ type of the input, float64 for float64. Products and sums are separate operation
 contracted multiply-add would round once where these round twice, and a spike could flip.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,17 +51,19 @@ class _Fire(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(distance: Tensor, z: Tensor, threshold: Tensor | None, how: Surrogate | Levels, strict: bool):
+    def forward(
+        distance: Tensor, z: Tensor, threshold: Tensor | None, how: Surrogate | Levels, strict: bool
+    ) -> Tensor:
         return _fired(distance, threshold, how, strict)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         _, z, threshold, ctx.how, _ = inputs
         ctx.save_for_backward(z, threshold)
         ctx.save_for_forward(z, threshold)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None, None]:
         z, threshold = ctx.saved_tensors
         return None, grad * _slope(z, threshold, ctx.how), None, None, None
 
@@ -69,39 +72,44 @@ class _FireWithTangent(_Fire):
     """The same for forward-mode AD. On its own, for torch.compile takes no function that has a jvp."""
 
     @staticmethod
-    def jvp(ctx, _, tangent: Tensor, *rest):
+    def jvp(ctx: Any, _: None, tangent: Tensor, *rest: None) -> Tensor:
         z, threshold = ctx.saved_tensors
         return tangent * _slope(z, threshold, ctx.how)
 
 
 def _fired(distance: Tensor, threshold: Tensor | None, how: Surrogate | Levels, strict: bool) -> Tensor:
     if isinstance(how, Levels):
+        assert threshold is not None  # integer spikes are rounded by it
         return how.fire(distance, threshold)
     return (distance > 0 if strict else distance >= 0).to(distance.dtype)
 
 
 def _slope(z: Tensor, threshold: Tensor | None, how: Surrogate | Levels) -> Tensor:
-    return how.slope(z, threshold) if isinstance(how, Levels) else how.slope(z)
+    if isinstance(how, Levels):
+        assert threshold is not None
+        return how.slope(z, threshold)
+    return how.slope(z)
 
 
 def _fire(h: Tensor, threshold: Constant, how: Surrogate | Levels, strict: bool, soft: bool) -> Tensor:
+    step: Tensor | None = None  # of integer spikes
     if isinstance(how, Levels):
         # As a tensor: CUDA multiplies by the inverse of a number.
-        threshold = torch.as_tensor(threshold, dtype=h.dtype, device=h.device).detach()
+        step = torch.as_tensor(threshold, dtype=h.dtype, device=h.device).detach()
         distance = z = h
         if soft:
-            return how.primitive(h, threshold)
+            return how.primitive(h, step)
     else:
         distance = h - threshold
         z = distance if how.centre is None else h - how.centre
         if soft:
             return how.primitive(z)
-        threshold = None
     if torch.compiler.is_exporting():  # which records what stands inside of a Function, without its gradient
-        straight = _slope(z, threshold, how).detach() * (z - z.detach())
-        return _fired(distance, threshold, how, strict) + torch.nan_to_num(straight)
+        straight = _slope(z, step, how).detach() * (z - z.detach())
+        return _fired(distance, step, how, strict) + torch.nan_to_num(straight)
     function = _Fire if forward_ad._current_level < 0 else _FireWithTangent
-    return function.apply(distance.detach(), z, threshold, how, strict)
+    fire: Callable[..., Tensor] = function.apply
+    return fire(distance.detach(), z, step, how, strict)
 
 
 def _emit(emit: str, h: Tensor, s: Tensor, threshold: Constant) -> Tensor:
@@ -112,13 +120,19 @@ def _emit(emit: str, h: Tensor, s: Tensor, threshold: Constant) -> Tensor:
     return torch.relu(h if emit == "relu_membrane" else h - threshold)
 
 
-def check_reset(v_reset: Constant | None, subtract: Constant | None) -> None:
+def check_reset(v_reset: Constant | str | None, subtract: Constant | None) -> None:
     """A sentence for an amount that nothing takes off."""
     if subtract is not None and v_reset is not None:
         raise ValueError(
             f"subtract is what a soft reset takes off; this one is hard, to {v_reset!r}: give v_reset=None "
             "with it"
         )
+
+
+def check_share(levels: int | None, normalize: bool) -> None:
+    """A sentence for a share of nothing."""
+    if normalize and levels is None:
+        raise ValueError("normalize divides integer spikes by their levels: give levels with it")
 
 
 def state_dtype(x: Tensor) -> torch.dtype:
@@ -150,24 +164,24 @@ def lif(
     check_reset(v_reset, subtract)
     dtype, how = state_dtype(x), surrogate if levels is None else Levels(levels)
 
-    def as_constant(value: Constant | None) -> Constant | None:
+    def as_constant(value: Constant) -> Constant:
         if not isinstance(value, Tensor):
             return value
         value = value.to(dtype)
         return value.view(-1, *[1] * (x.dim() - 3)) if value.numel() > 1 else value.reshape(())
 
-    leak, gain, bias, threshold, v_reset = map(as_constant, (leak, gain, bias, threshold, v_reset))
+    leak, gain, bias, threshold = map(as_constant, (leak, gain, bias, threshold))
+    v_reset = None if v_reset is None else as_constant(v_reset)
     amount = threshold if subtract is None else as_constant(subtract)
-    portion = torch.full((), levels, dtype=dtype, device=x.device) if normalize else None
-    v, carry = v0, None
+    check_share(levels, normalize)
+    portion = torch.full((), levels or 0, dtype=dtype, device=x.device) if normalize else None
+    v = v0
     if v0 is None and start == "reset":
         v = torch.zeros_like(x[0], dtype=dtype) + (0.0 if v_reset is None else v_reset)
-    if v is None:
-        carry = torch.zeros((), dtype=dtype, device=x.device)
     out = []
     for current in x.to(dtype).unbind(0):
-        h = (leak * v + bias if carry is None else carry) + gain * current
-        carry = None
+        carry = torch.zeros((), dtype=dtype, device=x.device) if v is None else leak * v + bias
+        h = carry + gain * current
         s = _fire(h, threshold, how, strict, soft)
         r = s.detach() if detach_reset else s
         v = h - r * amount if v_reset is None else (1 - r) * h + r * v_reset

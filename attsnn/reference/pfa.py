@@ -48,13 +48,13 @@ def pfa(
 ) -> PFAOutput:
     """`attsnn.ops.pfa` documents the arguments: pairs of weight and bias."""
     state = state_dtype(x)
-    (*spatial, temporal_weight, temporal_bias, channel_weight, channel_bias) = (
+    kernel, kernel_bias, temporal_weight, temporal_bias, channel_weight, channel_bias = (
         p.to(state) for p in (*spatial, *temporal, *channel)
     )
     wide = x.to(state)
-    rank, _, side, _ = spatial[0].shape
+    rank, _, side, _ = kernel.shape
     by_pixel, by_channel = wide.mean(2).transpose(0, 1), wide.mean((3, 4)).transpose(0, 1)  # [N, T, ...]
-    s = torch.sigmoid(F.conv2d(by_pixel, *spatial, padding=side // 2))
+    s = torch.sigmoid(F.conv2d(by_pixel, kernel, kernel_bias, padding=side // 2))
     tm = torch.sigmoid(F.linear(by_channel, temporal_weight, temporal_bias))
     cm = torch.sigmoid(F.linear(by_channel.transpose(1, 2), channel_weight, channel_bias))
     factor = tm / rank if scale == "mean" else tm

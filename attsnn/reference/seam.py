@@ -5,7 +5,8 @@ same, to the bit.
 z is [T, N, C, H, W], a sequence [T, N, C, L], or [T, N, F] where the layer is fully connected.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -63,20 +64,20 @@ class SeamOutput(NamedTuple):
 
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, group) -> Tensor:
+    def forward(ctx: Any, x: Tensor, group: "dist.ProcessGroup | None") -> Tensor:
         ctx.group = group
         x = x.clone()
         dist.all_reduce(x, group=group)
         return x
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         grad = grad.clone()
         dist.all_reduce(grad, group=ctx.group)
         return grad, None
 
 
-def _batch_norm(flat: Tensor, *how) -> Tensor:
+def _batch_norm(flat: Tensor, *how: Any) -> Tensor:
     """`F.batch_norm`, whose gradients are wrong on the CPU (PyTorch 2.13) for maps of one sample that lie
     channels-last: it asks the stride of the sample, which means nothing, for the layout.
     """
@@ -102,24 +103,34 @@ def _norm(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None, Tensor | Non
 
 
 def _norm_over_processes(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    summed: Callable[..., Tensor] = _SumOverProcesses.apply
     wide, others = flat.double(), [d for d in range(flat.dim()) if d != 1]
     by_channel = (slice(None), *[None] * (flat.dim() - 2))
     count = torch.full((1,), flat.numel() // flat.shape[1], dtype=torch.float64, device=flat.device)
-    total = _SumOverProcesses.apply(torch.cat([count, wide.sum(others)]), norm.group)
+    total = summed(torch.cat([count, wide.sum(others)]), norm.group)
     count = total[:1].detach()
     mean = total[1:] / count
     centred = wide - mean[by_channel]
-    var = _SumOverProcesses.apply(centred.square().sum(others), norm.group) / count
+    var = summed(centred.square().sum(others), norm.group) / count
     normed = centred / (var[by_channel] + norm.eps).sqrt()
     if norm.weight is not None:
-        normed = normed * norm.weight.double()[by_channel] + norm.bias.double()[by_channel]
+        normed = normed * norm.weight.double()[by_channel]
+    if norm.bias is not None:
+        normed = normed + norm.bias.double()[by_channel]
     count, state = count * norm.repeats, state_dtype(flat)
     unbiased = var.detach() * (count / (count - 1))
     return normed.to(flat.dtype), mean.detach().to(state), unbiased.to(state)
 
 
 @torch.no_grad()
-def update_running(mean, var, batches, batch_mean, batch_var, momentum) -> None:
+def update_running(
+    mean: Tensor,
+    var: Tensor,
+    batches: Tensor,
+    batch_mean: Tensor,
+    batch_var: Tensor,
+    momentum: float | None,
+) -> None:
     """`attsnn.ops.update_running`."""
     batches.add_(1)
     for running, now in ((mean, batch_mean), (var, batch_var)):
@@ -129,7 +140,7 @@ def update_running(mean, var, batches, batch_mean, batch_var, momentum) -> None:
 
 def average_pool(x: Tensor, pool: int) -> Tensor:
     """`attsnn.ops.average_pool`."""
-    return F.avg_pool2d(x.flatten(0, 1), pool).unflatten(0, x.shape[:2])
+    return torch.unflatten(F.avg_pool2d(x.flatten(0, 1), pool), 0, x.shape[:2])
 
 
 def seam(
@@ -142,18 +153,18 @@ def seam(
     membrane: bool = False,
     v0: Tensor | None = None,
     final_state: bool = True,
-    **neuron,
+    **neuron: Any,
 ) -> SeamOutput:
     """The plain composition; `attsnn.ops.seam` has the same arguments and documents them."""
     if z.dim() == 4:
-        rows = (None if tensor is None else tensor.unsqueeze(-2) for tensor in (z, shortcut, v0))
-        how = {"norm": norm, "pool": pool, "gates": gates, "membrane": membrane, "final_state": final_state}
-        z, shortcut, v0 = rows
-        return as_sequences(seam(z, shortcut=shortcut, v0=v0, **how, **neuron))
+        shortcut, v0 = (None if tensor is None else tensor.unsqueeze(-2) for tensor in (shortcut, v0))
+        how: dict[str, Any] = {"norm": norm, "pool": pool, "gates": gates, "membrane": membrane}
+        how |= {"shortcut": shortcut, "v0": v0, "final_state": final_state}
+        return as_sequences(seam(z.unsqueeze(-2), **how, **neuron))
     x, mean, var = z, None, None
     if norm is not None:
         flat, mean, var = _norm(z.flatten(0, 1), norm)
-        x = flat.unflatten(0, z.shape[:2])
+        x = torch.unflatten(flat, 0, z.shape[:2])
     if pool > 1:
         x = average_pool(x, pool)
     gates = gates or Gates()
@@ -177,11 +188,19 @@ def seam(
 
 def as_sequences(found: SeamOutput) -> SeamOutput:
     """That of a sequence [T, N, C, L] from that of the same as maps of height 1."""
-    out, membrane, v = (None if t is None else t.squeeze(-2) for t in (found.out, found.membrane, found.v))
-    return found._replace(out=out, membrane=membrane, v=v)
+    membrane, v = (None if t is None else t.squeeze(-2) for t in (found.membrane, found.v))
+    return found._replace(out=found.out.squeeze(-2), membrane=membrane, v=v)
 
 
-def seam_apply(p, affine, spatial, shortcut, relu, rounded, **neuron) -> tuple[Tensor, Tensor]:
+def seam_apply(
+    p: Tensor,
+    affine: Tensor,
+    spatial: Tensor | None,
+    shortcut: Tensor | None,
+    relu: bool,
+    rounded: bool,
+    **neuron: Any,
+) -> tuple[Tensor, Tensor]:
     """(out, membrane) of the kernels' apply pass, from the same small tensors: affine [2, T or 1, N or 1, C],
     spatial [N, H, W] or None.
     """
@@ -199,7 +218,19 @@ def seam_apply(p, affine, spatial, shortcut, relu, rounded, **neuron) -> tuple[T
     return out.to(p.dtype), x
 
 
-def seam_gradient(up, z, p, affine, spatial, spatial_place, planes, place, channels, pool, relu) -> Tensor:
+def seam_gradient(
+    up: Tensor,
+    z: Tensor,
+    p: Tensor | None,
+    affine: Tensor,
+    spatial: Tensor | None,
+    spatial_place: Tensor | None,
+    planes: Tensor | None,
+    place: Tensor | None,
+    channels: Tensor | None,
+    pool: int,
+    relu: bool,
+) -> Tensor:
     """The gradient of z of the kernels' last pass, from the same small tensors (csrc/core/seam_call.h,
     GradCall): spatial [3, N, pixels], planes [2, T, N, C], channels [3, C].
     """
@@ -212,12 +243,14 @@ def seam_gradient(up, z, p, affine, spatial, spatial_place, planes, place, chann
         grad = torch.where(a * p.to(state) + b <= 0, 0, grad)
     at_maximum = torch.zeros_like(grad)
     if spatial is not None:
+        assert spatial_place is not None  # of the maxima
         gate, level, point = spatial.view(3, 1, samples, 1, height, width)
         here = torch.arange(steps * count, device=z.device).view(steps, 1, count, 1, 1)
         where = spatial_place.view(1, samples, 1, height, width) == here
         grad, at_maximum = grad * gate + level, torch.where(where, point, 0)
     grad = a * grad + a * at_maximum
     if planes is not None:
+        assert place is not None
         uniform, at_peak = planes[..., None, None]
         here = torch.arange(height * width, device=z.device).view(height, width)
         grad = (grad + uniform) + torch.where(place[..., None, None] == here, at_peak, 0)

@@ -15,7 +15,7 @@ from torch import Tensor
 from attsnn.data.core.events import generator
 
 Operation = Literal["rotation", "shear", "cutout", "roll"]
-OPERATIONS = ("rotation", "shear", "cutout", "roll")
+OPERATIONS: tuple[Operation, ...] = ("rotation", "shear", "cutout", "roll")
 STREAM = 1  # beside the stream that draws a sample's window
 
 
@@ -38,7 +38,7 @@ class EventAugment:
     cutout: int = 8
     shift: int = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         unknown = [name for name in self.operations if name not in OPERATIONS]
         if unknown or not 0 <= self.pick <= len(self.operations) or not 0 <= self.flip <= 1:
             raise ValueError(

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from attsnn.data.core.decode import decode
 from attsnn.data.core.files import plain
-from attsnn.data.core.images import Source, fetch
+from attsnn.data.core.images import EncodedSource, fetch
 from attsnn.data.errors import DataFormatError
 
 LINES = 10  # of a list in a report
@@ -22,7 +22,7 @@ def print_list(title: str, entries: Mapping[str, str]) -> None:
         print(f"  {title}: and {len(entries) - LINES:,} more")
 
 
-def bad_images(source: Source, full: bool, title: str) -> Iterator[tuple[str, str]]:
+def bad_images(source: EncodedSource, full: bool, title: str) -> Iterator[tuple[str, str]]:
     """(name, sentence) of the encoded images that are not sound; in threads: Pillow decodes without the GIL.
 
     One is sound if it begins and ends as a JPEG or PNG does, or else, or with `full`, if it can be decoded.
@@ -39,7 +39,7 @@ def bad_images(source: Source, full: bool, title: str) -> Iterator[tuple[str, st
             progress.update(min(step, number - start))
 
 
-def _check(source: Source, index: int, full: bool) -> tuple[str, str] | None:
+def _check(source: EncodedSource, index: int, full: bool) -> tuple[str, str] | None:
     where = source.where(index)
     try:
         data = fetch(source, index)

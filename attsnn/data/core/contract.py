@@ -64,7 +64,7 @@ class DataSet:
         """The files that `python -m attsnn.data download` fetches."""
         return tuple(file for file in self.files if file.urls)
 
-    def flags_of(self, command: Callable) -> list[tuple[inspect.Parameter, str]]:
+    def flags_of(self, command: Callable[..., Any]) -> list[tuple[inspect.Parameter, str]]:
         """(parameter, help) of each flag of `prepare` or `verify`."""
         parameters = inspect.signature(command).parameters.values()
         flags = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in PYTHON_ONLY]

@@ -51,7 +51,8 @@ def mixed_up(
 
 
 def _counts(images: Arrays) -> list[int]:
-    return np.bincount(images.labels, minlength=len(images.classes)).tolist()
+    counts: list[int] = np.bincount(images.labels, minlength=len(images.classes)).tolist()
+    return counts
 
 
 def unpack(found: Found, out: str | os.PathLike[str], folder: str) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from attsnn.data.core.events import COLUMNS, Events
 from attsnn.data.errors import DataFormatError
@@ -78,7 +79,9 @@ def fault(name: str, offset: int, found: int) -> Decoded:
     return Decoded((NUMBERS[name], offset, found), None, 0, 0, -1)
 
 
-def in_columns(t, x, y, p, offsets) -> Decoded:
+def in_columns(
+    t: ArrayLike, x: ArrayLike, y: ArrayLike, p: ArrayLike, offsets: Sequence[int] | np.ndarray
+) -> Decoded:
     """What a reference decoder returns for events, each found at its offset."""
     columns = [np.asarray(c).astype(dtype) for c, dtype in zip((t, x, y, p), COLUMNS.values(), strict=True)]
     descents = np.flatnonzero(np.diff(columns[0], prepend=0) < 0)
@@ -108,11 +111,12 @@ def recording(
         name = list(PROBLEMS)[problem]
         sentence = PROBLEMS[name].format(found, (hints or {}).get(name, ""))
         raise DataFormatError(sentence, path=path, offset=offset, line=_line(data, offset))
+    assert columns is not None  # as there is no fault
     events, began = Events(*columns)[:number], 0
     if descents and restarts and not strict:
         t, began = _restarted(events.t)
         events = Events(t, events.x, events.y, events.p)
-        descents = np.count_nonzero(np.diff(t) < 0)
+        descents = int(np.count_nonzero(np.diff(t) < 0))
     if not descents:
         return Recording(events, 0, began)
     # Each event that is taken out removes at most two descents, so many descents need no closer look.

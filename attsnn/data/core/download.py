@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -92,7 +93,8 @@ def fault(file: File, path: Path) -> str | None:
 def _fetch_from(url: str, part: Path, file: File) -> None:
     """Appends to `part` until the server says that it is whole."""
     _check(url)
-    tries, said = 0, None
+    tries = 0
+    said: Exception | None = None
     with tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name, disable=None) as progress:
         while True:
             before = part.stat().st_size if part.exists() else 0
@@ -112,7 +114,7 @@ def _fetch_from(url: str, part: Path, file: File) -> None:
             time.sleep(0 if got else PAUSE * 2 ** (tries - 1))
 
 
-def _append(url: str, part: Path, start: int, file: File, progress: tqdm) -> None:
+def _append(url: str, part: Path, start: int, file: File, progress: "tqdm[NoReturn]") -> None:
     headers = {"User-Agent": "Wget/1.21 (attsnn)", "Accept-Encoding": "identity"}
     request = urllib.request.Request(url, headers=headers | ({"Range": f"bytes={start}-"} if start else {}))
     try:
@@ -130,7 +132,7 @@ def _append(url: str, part: Path, start: int, file: File, progress: tqdm) -> Non
             part.unlink(missing_ok=True)
             progress.n = 0
         if (
-            None not in (whole, file.size) and whole < file.size
+            whole is not None and file.size is not None and whole < file.size
         ):  # another page, perhaps: nothing is kept of it
             raise DataError(f"the server has {whole:,} bytes; published are {file.size:,}")
         most = file.size or whole or MOST_BYTES
@@ -160,7 +162,7 @@ def _extent(answer: http.client.HTTPResponse, asked: int) -> tuple[int, int | No
 class _OnlyHTTPS(urllib.request.HTTPRedirectHandler):
     """Refuses a redirection that leaves HTTPS."""
 
-    def redirect_request(self, request, *args):
+    def redirect_request(self, request: urllib.request.Request, *args: Any) -> urllib.request.Request | None:
         new = super().redirect_request(request, *args)
         if new is not None:
             _check(new.full_url)

@@ -8,10 +8,11 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,7 +20,12 @@ from attsnn._extension import Backend
 from attsnn.data.core.framing import Axes, Framing, Polarity
 from attsnn.data.errors import warn
 
-COLUMNS = {"t": np.dtype("<i8"), "x": np.dtype("<i2"), "y": np.dtype("<i2"), "p": np.dtype("u1")}
+COLUMNS: dict[str, np.dtype] = {
+    "t": np.dtype("<i8"),
+    "x": np.dtype("<i2"),
+    "y": np.dtype("<i2"),
+    "p": np.dtype("u1"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +37,7 @@ class Events:
     y: np.ndarray
     p: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, dtype in COLUMNS.items():
             column = getattr(self, name)
             if column.dtype != dtype or column.shape != self.t.shape or column.ndim != 1:
@@ -51,7 +57,7 @@ class Events:
         return self[first:last]
 
 
-def make_events(t, x, y, p, *, sort: bool = False) -> Events:
+def make_events(t: ArrayLike, x: ArrayLike, y: ArrayLike, p: ArrayLike, *, sort: bool = False) -> Events:
     """`Events` of any four sequences of integers: t in microseconds, in order; p 0 (OFF) or 1 (ON).
 
     `sort` puts them in order of time (a stable sort). Raises ValueError for numbers that a column cannot
@@ -70,7 +76,7 @@ def make_events(t, x, y, p, *, sort: bool = False) -> Events:
     return Events(*(getattr(events, name)[order] for name in COLUMNS))
 
 
-def _column(name: str, values) -> np.ndarray:
+def _column(name: str, values: ArrayLike) -> np.ndarray:
     given = np.asarray(values)
     if given.ndim != 1 or given.dtype.kind not in "biuf":
         raise ValueError(f"column {name} is {given.dtype}{list(given.shape)}; wanted a sequence of integers")
@@ -92,7 +98,7 @@ class Draw(NamedTuple):
     `dataset[Draw(7, seed)]` is the same tensor in every process, and `dataset[7]` draws nothing at random.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # a key's own, not tuple's method
     seed: int
 
 
@@ -141,14 +147,14 @@ def frames(
     framing = Framing(steps, dt, sensor, downsample, axes, polarity, backend)
     columns = [getattr(events, name) for name in COLUMNS]
     origin = int(events.t[0]) if len(events) else 0
-    counts = framing.count(columns, [0], [len(events)], [origin], types=(np.int32,))[0]
+    counts: np.ndarray = framing.count(columns, [0], [len(events)], [origin], types=(np.int32,))[0]
     inside = int(counts.sum())
     if dt is not None and 2 * inside < len(events):
         warn_outside(framing, inside, len(events), int(events.t.min()), int(events.t.max()))
     return counts
 
 
-def framed(*, binary: bool = False, **how) -> Callable[[Events], Tensor]:
+def framed(*, binary: bool = False, **how: Any) -> Callable[[Events], Tensor]:
     """A function of a recording's events to frames as `EventFrames` gives them, float32 [T, 2, H, W], from
     its first event on. `how`: keywords of `frames`.
     """
@@ -168,10 +174,28 @@ def warn_outside(framing: Framing, inside: int, number: int, first: int, last: i
     )
 
 
-class Selection(Dataset):
+class Labelled(Protocol):
+    """A data set as `Selection` takes it."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each sample, int64 `[N]`."""
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """The sample of a key."""
+
+
+class Selection(Dataset[Any]):
     """Some samples of a data set with `labels` and `classes`; unlike torch's Subset it takes `Draw` keys."""
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int]):
+    def __init__(self, dataset: Labelled, indices: Sequence[int]):
         if np.asarray(indices).dtype == bool:
             raise ValueError("the indices are a mask: pass np.flatnonzero(mask)")
         self.dataset, self.indices = dataset, [int(index) for index in indices]
@@ -186,13 +210,14 @@ class Selection(Dataset):
     @property
     def identity(self) -> str:
         """A hash that tells these samples from others."""
-        text = json.dumps([self.dataset.identity, self.indices])
+        dataset: Any = self.dataset  # one that has no identity gives its selections none
+        text = json.dumps([dataset.identity, self.indices])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def __getitem__(self, key: int | Draw):
+    def __getitem__(self, key: int | Draw) -> Any:
         return self.dataset[self._key(key)]
 
-    def __getitems__(self, keys: Sequence[int | Draw]):
+    def __getitems__(self, keys: Sequence[int | Draw]) -> Sequence[Any]:
         keys = [self._key(key) for key in keys]
         together = getattr(self.dataset, "__getitems__", None)
         return [self.dataset[key] for key in keys] if together is None else together(keys)
@@ -201,6 +226,6 @@ class Selection(Dataset):
         return Draw(self.indices[key.index], key.seed) if isinstance(key, Draw) else self.indices[key]
 
 
-def select(dataset: Dataset, indices: Sequence[int]) -> Selection:
+def select(dataset: Labelled, indices: Sequence[int]) -> Selection:
     """The samples at `indices`, in this order: a validation split, a fold, a small run."""
     return Selection(dataset, indices)

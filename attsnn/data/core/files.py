@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from attsnn._files import mapped, plain
+from attsnn._files import mapped
+from attsnn._files import plain as plain  # which the rooms of data take from here
 from attsnn.data.errors import DataFormatError, DataMissingError
 
 FILE_BYTES = 1 << 26  # of an image
@@ -24,7 +25,7 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK
 
 
-def is_folder(entry: os.DirEntry) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder, or a link to one; links that lead nowhere are none."""
     try:
         return entry.is_dir()
@@ -45,7 +46,8 @@ def map_file(path: str | os.PathLike[str]) -> np.ndarray:
 
 def spread(number: int) -> list[int]:
     """As many as `LOOKS` of the indices below `number`, evenly."""
-    return np.linspace(0, number - 1, min(LOOKS, number), dtype=np.int64).tolist()
+    indices: list[int] = np.linspace(0, number - 1, min(LOOKS, number), dtype=np.int64).tolist()
+    return indices
 
 
 def look(path_of: Callable[[int], str | os.PathLike[str]], number: int) -> bytes:

@@ -7,7 +7,7 @@ frames; `axes="xy"` gives those.
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,7 +41,8 @@ class Framing:
     polarity: Polarity = "both"
     backend: Backend = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        value: Any  # as it was given
         for name, value in (("steps", self.steps), ("dt", self.dt), ("downsample", self.downsample)):
             if value is None and name == "dt":
                 continue
@@ -64,7 +65,7 @@ class Framing:
             raise ValueError(f"polarity must be 'both' or 'collapsed', got {self.polarity!r}")
 
     @property
-    def keywords(self) -> dict:
+    def keywords(self) -> dict[str, Any]:
         """All but the backend, as JSON values: what `framed` takes."""
         names = ("steps", "dt", "sensor", "downsample", "axes", "polarity")
         return {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
@@ -103,20 +104,24 @@ class Framing:
             )
         return frames
 
-    def _counts(self, columns, bounds, types, threads) -> tuple[np.ndarray, int]:
+    def _counts(
+        self, columns: Sequence[np.ndarray], bounds: Sequence[np.ndarray], types: Sequence[type], threads: int
+    ) -> tuple[np.ndarray, int]:
         if not use_fused(self.backend, "cpu"):
             return self._reference(columns, bounds, types)
         columns = [np.ascontiguousarray(column) for column in columns]
         flags = (self.axes == "xy", self.polarity == "collapsed")
         for kind in types:
-            frames = np.empty((len(bounds[0]), *self.shape), kind)
+            frames: np.ndarray = np.empty((len(bounds[0]), *self.shape), kind)
             grid = (self.steps, self.dt or 0, *self.sensor, self.downsample, *flags)
             bad, wrapped = compiled().frame_events(*columns, *bounds, *grid, frames, threads)
             if not wrapped:
                 break
         return frames, bad
 
-    def _reference(self, columns, bounds, types) -> tuple[np.ndarray, int]:
+    def _reference(
+        self, columns: Sequence[np.ndarray], bounds: Sequence[np.ndarray], types: Sequence[type]
+    ) -> tuple[np.ndarray, int]:
         frames = np.zeros((len(bounds[0]), *self.shape), np.int64)
         for sample, (first, last, origin) in zip(frames, zip(*bounds, strict=True), strict=True):
             t, x, y, p = (np.asarray(column[first:last]).astype(np.int64) for column in columns)

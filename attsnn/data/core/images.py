@@ -43,10 +43,17 @@ class Source(Protocol):
         """A hash that tells these images from others, without reading them all."""
 
 
+class EncodedSource(Source, Protocol):
+    """A source of encoded images."""
+
+    def read(self, index: int) -> bytes:
+        """The image as it is encoded; OSError or DataFormatError if it is not there."""
+
+
 class Encoded:
     """A source of encoded images: those with `read(index) -> bytes`."""
 
-    def image(self, index: int) -> Image.Image:
+    def image(self: EncodedSource, index: int) -> Image.Image:
         return decode(fetch(self, index), self.where(index))
 
 
@@ -93,7 +100,7 @@ def unit(image: Image.Image) -> Tensor:
     return pixels(image).float().mul_(1 / 255)
 
 
-class Images(Dataset):
+class Images(Dataset[Sample]):
     """The images of a source: `dataset[Draw(index, seed)]` is a `Sample`, the same in every process.
 
     `transform` makes a tensor of an RGB Pillow image and may draw from torch's global generator, as
@@ -140,7 +147,7 @@ class Images(Dataset):
         raise DataError(f"{TRIES} images drawn at random are bad; the data is damaged or gone: {first}")
 
 
-def seeded(transform: Callable, image: Any, seed: int) -> Tensor:
+def seeded(transform: Callable[[Any], Tensor], image: Any, seed: int) -> Tensor:
     """`transform(image)`; what it draws from torch's global generator, which is put back, is the seed's."""
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also seed the GPUs' generators, which are not put back.
@@ -148,7 +155,7 @@ def seeded(transform: Callable, image: Any, seed: int) -> Tensor:
         return transform(image)
 
 
-def fetch(source: Source, index: int) -> bytes:
+def fetch(source: EncodedSource, index: int) -> bytes:
     """The encoded image; DataFormatError, the name first, if it is not there."""
     try:
         return source.read(index)

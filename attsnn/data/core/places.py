@@ -7,6 +7,7 @@ is read, and what a member claims to hold costs nothing.
 import bz2
 import contextlib
 import gzip
+import io
 import lzma
 import os
 import re
@@ -14,9 +15,9 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -38,7 +39,11 @@ UNSOUND_TAR = (
     *(tarfile.TarError, zlib.error, lzma.LZMAError),
     *(EOFError, OSError, ValueError, KeyError, RecursionError),
 )
-COMPRESSED = {b"\x1f\x8b": (".gz", gzip.open), b"BZ": (".bz2", bz2.open), b"\xfd7": (".xz", lzma.open)}
+COMPRESSED: dict[bytes, tuple[str, Callable[..., io.BufferedIOBase]]] = {
+    b"\x1f\x8b": (".gz", gzip.open),
+    b"BZ": (".bz2", bz2.open),
+    b"\xfd7": (".xz", lzma.open),
+}
 # What zipfile raises for what is no zip file, is encrypted, or is compressed in another way.
 UNSOUND_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError),
@@ -112,7 +117,9 @@ class Folder:
         status = os.stat(self.path)
         yield from self._below(self.path, (), frozenset([(status.st_dev, status.st_ino)]))
 
-    def _below(self, folder: Path, parts: tuple[str, ...], above: frozenset) -> Iterator[Member]:
+    def _below(
+        self, folder: Path, parts: tuple[str, ...], above: frozenset[tuple[int, int]]
+    ) -> Iterator[Member]:
         with os.scandir(folder) as entries:
             found = sorted((e for e in entries if not is_junk(e.name)), key=lambda e: e.name)
         for entry in found:
@@ -160,7 +167,9 @@ class Tar:
         with self._open() as tar:
             for member in self._bounded(tar):
                 if (key := keys.pop(member.name, None)) is not None:
-                    with tar.extractfile(member) as file:
+                    file = tar.extractfile(member)
+                    assert file is not None  # as of every regular member
+                    with file:
                         yield key, _content(file, member.size)
 
     def size(self, member: Member) -> int:
@@ -175,7 +184,7 @@ class Tar:
             with contextlib.ExitStack() as stack:
                 file = stack.enter_context(self._open_file(self.path, "rb"))
                 bounded = Bounded(file)
-                yield stack.enter_context(tarfile.open(fileobj=bounded, mode="r:"))
+                yield stack.enter_context(tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r:"))
                 # tarfile takes a damaged header, or the end of the file, for the end of the archive.
                 if len(bounded.last) < tarfile.BLOCKSIZE or any(bounded.last):
                     raise DataFormatError("found no end mark; it is cut short or damaged", path=self.path)
@@ -216,7 +225,8 @@ class Zip:
                     yield Member(name.replace("\\", "/"), name, info.file_size)  # as some write on Windows
 
     def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
-        keys, within = {}, {}
+        keys: dict[str, str] = {}
+        within: dict[str, tuple[Zip, dict[str, Member]]] = {}
         for key, member in members.items():
             if isinstance(member.handle, tuple):
                 inner, its = member.handle
@@ -226,9 +236,9 @@ class Zip:
         with self._open() as archive:
             # In the archive's order: one in another cannot go back cheaply.
             for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
-                if (key := keys.pop(info.filename, None)) is not None:
+                if (asked := keys.pop(info.filename, None)) is not None:
                     with archive.open(info) as file:
-                        yield key, _content(file, info.file_size)
+                        yield asked, _content(file, info.file_size)
         for inner, its in within.values():
             yield from inner.read(its)
 
@@ -253,7 +263,7 @@ class Zip:
             raise DataFormatError(f"not a sound .zip ({error})", path=self.path) from None
 
 
-def _content(file, size: int) -> np.ndarray:
+def _content(file: IO[bytes], size: int) -> np.ndarray:
     """What a member holds, of the size that it claims, read in parts."""
     parts, left = [], size
     while left > 0 and (part := file.read(min(left, BLOCK_BYTES))):

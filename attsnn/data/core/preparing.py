@@ -5,9 +5,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from attsnn.data.core.decoding import Recording
@@ -45,7 +46,7 @@ def write_recordings(
     *,
     classes: Sequence[str],
     sensor: tuple[int, int] | None,
-    about: dict,
+    about: dict[str, Any],
     progress: bool = True,
 ) -> Path:
     """Writes the store `out`: a clip of each entry's file, whose events are `decode(file, its bytes)`.
@@ -81,7 +82,7 @@ def write_recordings(
 
 def write_store(
     out: str | os.PathLike[str],
-    recordings: Iterable[tuple[Events | Sequence, int | str, str, str]],
+    recordings: Iterable[tuple[Events | Sequence[ArrayLike], int | str, str, str]],
     classes: Sequence[str],
     sensor: tuple[int, int] | None = None,
 ) -> Path:

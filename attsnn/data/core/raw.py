@@ -55,7 +55,11 @@ class Raw:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | Listing, pattern: re.Pattern, folder: str = "", depth: int = 1
+        self,
+        path: str | os.PathLike[str] | Listing,
+        pattern: re.Pattern[str],
+        folder: str = "",
+        depth: int = 1,
     ):
         listing = path if isinstance(path, Listing) else Listing(path)
         self.path, self._depth, self._pattern, self._listing = listing.path, depth, pattern, listing
@@ -181,7 +185,7 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def open_raw(
     path: str | os.PathLike[str] | Listing,
-    *patterns: re.Pattern,
+    *patterns: re.Pattern[str],
     folder: str = "",
     depth: int = 1,
     kinds: tuple[str, ...] = (),

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from attsnn.data.core.events import COLUMNS, Draw, Events, clip_starts, generato
 from attsnn.data.core.files import plain
 from attsnn.data.core.framing import Axes, Framing, Polarity
 from attsnn.data.core.splits import canonical, in_train
-from attsnn.data.core.store import MANIFEST, SPLITS, UNDIVIDED, Store
+from attsnn.data.core.store import MANIFEST, SPLITS, UNDIVIDED, Clip, Store
 from attsnn.data.errors import DataError, DataMissingError, warn
 
 Window = Literal["random", "clips", "first"]
@@ -31,7 +31,7 @@ class FrameSample(NamedTuple):
     label: int
 
 
-class FrameBatch(list):
+class FrameBatch(list[FrameSample]):
     """`FrameSample`s whose frames are parts of one tensor, `frames [N, ...]`; `labels` is int64 `[N]`."""
 
     def __init__(self, frames: Tensor, labels: Tensor):
@@ -39,7 +39,7 @@ class FrameBatch(list):
         self.frames, self.labels = frames, labels
 
 
-def collate_frames(samples: Sequence[FrameSample], **_) -> tuple[Tensor, Tensor]:
+def collate_frames(samples: Sequence[FrameSample], **_: Any) -> tuple[Tensor, Tensor]:
     """(frames `[N, ...]`, labels int64 `[N]`), without a copy of a `FrameBatch`. PyTorch's default collate
     function does this, too.
     """
@@ -52,7 +52,7 @@ def collate_frames(samples: Sequence[FrameSample], **_) -> tuple[Tensor, Tensor]
 default_collate_fn_map[FrameSample] = collate_frames
 
 
-class EventFrames(Dataset):
+class EventFrames(Dataset[FrameSample]):
     """Clips of a prepared store as `FrameSample`s: (float32 frames `[steps, 2, height, width]`, int label).
 
     Args:
@@ -125,22 +125,22 @@ class EventFrames(Dataset):
         dt = None if dt_ms is None else round(dt_ms * 1000)
         self.framing = Framing(steps, dt, self.store.sensor, downsample, axes, polarity, backend)
 
-    def _of_split(self) -> list:
+    def _of_split(self) -> list[Clip]:
         clips = self.store.clips
         undivided = any(clip.split == UNDIVIDED for clip in clips)
-        if undivided and self.split_rule is None:
-            raise DataError(
-                f"{plain(self.store.path)}: has no split of its own; name one, as split_rule='name_order'"
-            )
-        if not undivided and self.split_rule is not None:
-            raise DataError(
-                f"{plain(self.store.path)}: has a split of its own; leave out split_rule={self.split_rule!r}"
-            )
-        if not undivided:
+        if self.split_rule is None:
+            if undivided:
+                raise DataError(
+                    f"{plain(self.store.path)}: has no split of its own; name one, as split_rule='name_order'"
+                )
             chosen = [clip for clip in clips if clip.split == self.split]
             if not chosen:
                 raise DataError(f"{plain(self.store.path)}: holds no recording of the {self.split} split")
             return chosen
+        if not undivided:
+            raise DataError(
+                f"{plain(self.store.path)}: has a split of its own; leave out split_rule={self.split_rule!r}"
+            )
         labels = np.array([clip.label for clip in clips], np.int64)
         train = in_train(self.split_rule, [clip.recording for clip in clips], labels)
         chosen = [clip for clip, first in zip(clips, train, strict=True) if first == (self.split == "train")]
@@ -194,7 +194,7 @@ class EventFrames(Dataset):
         counts = self.framing.count(columns, first, last, origin, threads=torch.get_num_threads())
         frames = torch.from_numpy(counts)
         if self.window == "clips":
-            frames = frames.unflatten(0, (len(keys), self.clips))
+            frames = frames.view(len(keys), self.clips, *frames.shape[1:])
         if self.binary:
             frames = frames.clamp_(max=1)
         if not self.compact:

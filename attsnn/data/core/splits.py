@@ -38,7 +38,8 @@ def in_train(rule: str, names: Sequence[str], labels: np.ndarray) -> np.ndarray:
         train = numbers < 900 if rule == "first900" else numbers >= 100
     else:
         for label in np.unique(labels):
-            members = sorted(np.flatnonzero(labels == label), key=lambda i: names[i])
+            found: list[int] = np.flatnonzero(labels == label).tolist()
+            members: list[int] | np.ndarray = sorted(found, key=lambda i: names[i])
             if rule != "name_order":
                 seed = int(rule.partition("-")[2])
                 members = generator((seed, int(label))).permutation(members)

@@ -17,7 +17,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,8 +60,8 @@ class Store:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self.manifest = _read_manifest(self.path)
-        self.classes = tuple(self.manifest["classes"])
-        self.sensor = tuple(self.manifest["sensor"])
+        self.classes: tuple[str, ...] = tuple(self.manifest["classes"])
+        self.sensor: tuple[int, int] = tuple(self.manifest["sensor"])
         for name, entry in self.manifest["files"].items():
             size = (self.path / name).stat().st_size if (self.path / name).is_file() else None
             if size != entry["size"]:
@@ -69,7 +70,7 @@ class Store:
         self.clips = _read_index(self.path / INDEX, self.manifest["events"], len(self.classes))
         self._columns: Events | None = None
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_columns": None}
 
     def events(self, clip: Clip) -> Events:
@@ -121,7 +122,7 @@ class StoreWriter:
         *,
         classes: Sequence[str],
         sensor: tuple[int, int] | None,
-        about: dict,
+        about: dict[str, Any],
         needs: int = 0,
     ):
         """`about` goes into the manifest as it is; it may be filled until the block ends. `sensor=None`: as
@@ -161,8 +162,13 @@ class StoreWriter:
         self.clips.append(Clip(self.number, self.number + len(events), label, plain(recording), split))
         self.number += len(events)
 
-    def __exit__(self, *error) -> None:
-        self._open.__exit__(*error)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, traceback)
 
     def _write_headers(self) -> None:
         for name, file in self._columns.items():
@@ -172,7 +178,7 @@ class StoreWriter:
             header = {"descr": description, "fortran_order": False, "shape": (self.number,)}
             np.lib.format.write_array_header_1_0(file, header)
 
-    def _finish(self, kind, *_) -> None:
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             return
         self._write_headers()
@@ -281,7 +287,7 @@ def _read_text(path: Path) -> str:
         raise DataFormatError("not UTF-8", path=path, offset=error.start) from None
 
 
-def _read_manifest(folder: Path) -> dict:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     text = _read_text(path)
     try:
@@ -328,7 +334,8 @@ def _read_index(path: Path, events: int, classes: int) -> list[Clip]:
             raise DataFormatError(
                 f"found {row}; wanted start,stop,label,recording,split", path=path, line=line
             )
-        clip = Clip(*map(int, numbers), *row[3:])
+        start, stop, label = map(int, numbers)
+        clip = Clip(start, stop, label, row[3], row[4])
         if not (clip.start <= clip.stop <= events and clip.label < classes and clip.split in ORDER):
             raise DataFormatError(f"{clip} lies outside the store", path=path, line=line)
         clips.append(clip)

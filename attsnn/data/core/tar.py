@@ -3,10 +3,24 @@
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
+from typing import IO, Protocol, cast
 
 from attsnn.data.errors import DataFormatError
 
 HEADER_BYTES = 1 << 20
+
+
+class Stream(Protocol):
+    """A file, or a part of one, as far as reading a tar file takes one."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes."""
+
+    def seek(self, at: int, /) -> object:
+        """Goes to a byte."""
+
+    def tell(self) -> int:
+        """The byte that is next."""
 
 
 class Bounded:
@@ -14,7 +28,7 @@ class Bounded:
 
     last = b""  # what was read last
 
-    def __init__(self, file):
+    def __init__(self, file: Stream):
         self._file, self.seek, self.tell = file, file.seek, file.tell
 
     def read(self, size: int) -> bytes:
@@ -39,13 +53,13 @@ def expect_zeros(blocks: Iterable[bytes], at: int, path: str | os.PathLike[str])
         at += len(block)
 
 
-def members(file, size: int, path: str | os.PathLike[str]) -> Iterator[tarfile.TarInfo]:
+def members(file: Stream, size: int, path: str | os.PathLike[str]) -> Iterator[tarfile.TarInfo]:
     """The members of a tar file of `size` bytes; each lies within, and zeros or nothing follow the last.
 
     DataFormatError names `path`. `file` may be read between two members.
     """
     try:
-        with tarfile.open(fileobj=Bounded(file), mode="r:") as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], Bounded(file)), mode="r:") as tar:
             while member := tar.next():
                 if not 0 <= member.size <= size - member.offset_data:
                     raise DataFormatError(
@@ -55,7 +69,7 @@ def members(file, size: int, path: str | os.PathLike[str]) -> Iterator[tarfile.T
                         offset=member.offset,
                     )
                 yield member
-                tar.members.clear()
+                tar.members.clear()  # type: ignore[attr-defined]  # typeshed does not know them
             end = tar.offset
     except DataFormatError:
         raise

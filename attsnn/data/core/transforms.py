@@ -7,12 +7,13 @@ without torchvision.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from attsnn.data.core.images import unit
 
@@ -20,6 +21,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB in
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of CIFAR-10's, as commonly used
 LONGEST = 8  # times the shorter side, above which the ends of an image are not resized
 Transform = Callable[[Image.Image], Tensor]
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # of images and labels
 Augment = Literal["imagenet", "cifar10", "randaugment", "trivial"]
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -42,7 +44,7 @@ def train_transform(
     """
     v2 = _v2()
     mode = v2.InterpolationMode(interpolation)
-    return v2.Compose(
+    transform: Transform = v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=scale, interpolation=mode),
             *_augmented(v2, hflip, auto_augment, magnitude, mode),
@@ -50,6 +52,7 @@ def train_transform(
             *_erased(v2, random_erasing),
         ]
     )
+    return transform
 
 
 def small_train_transform(
@@ -79,7 +82,9 @@ def small_train_transform(
     else:
         crop = v2.RandomResizedCrop(size, scale=(crop_scale, 1.0), interpolation=mode)
     augmented = _augmented(v2, hflip, auto_augment, magnitude, mode)
-    return v2.Compose([crop, *augmented, *_normalised(v2, mean, std), *_erased(v2, random_erasing)])
+    steps = [crop, *augmented, *_normalised(v2, mean, std), *_erased(v2, random_erasing)]
+    transform: Transform = v2.Compose(steps)
+    return transform
 
 
 def eval_transform(
@@ -98,7 +103,8 @@ def eval_transform(
     v2 = _v2()
     mode = v2.InterpolationMode(interpolation)
     steps = [_middle, v2.Resize(resize, interpolation=mode), v2.CenterCrop(crop)]
-    return v2.Compose([*steps, *_normalised(v2, mean, std)])
+    transform: Transform = v2.Compose([*steps, *_normalised(v2, mean, std)])
+    return transform
 
 
 def grey_transform(size: int = 28) -> Transform:
@@ -145,7 +151,7 @@ def _middle(image: Image.Image) -> Image.Image:
     return image.crop((across, down, image.width - across, image.height - down))
 
 
-def mixes(classes: int, *, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0) -> Callable:
+def mixes(classes: int, *, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0) -> Mix:
     """A function of (images [N, C, H, W], labels [N]) that mixes both, the labels then shares [N, classes],
     float32: by mixup or cutmix with these alphas, by one of the two at random where both are given.
 
@@ -159,7 +165,9 @@ def mixes(classes: int, *, mixup: float = 0.0, cutmix: float = 0.0, probability:
         return lambda images, labels: (images, labels)
     v2 = _v2()
     chosen = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
-    mix = v2.RandomChoice([kind(alpha=alpha, num_classes=classes) for kind, alpha in chosen if alpha > 0])
+    mix: Mix = v2.RandomChoice(
+        [kind(alpha=alpha, num_classes=classes) for kind, alpha in chosen if alpha > 0]
+    )
     if probability == 1:
         return mix
 
@@ -171,8 +179,10 @@ def mixes(classes: int, *, mixup: float = 0.0, cutmix: float = 0.0, probability:
     return sometimes
 
 
-def _augmented(v2, hflip: float, auto_augment: Augment | None, magnitude: int, mode) -> list:
-    augment = {
+def _augmented(
+    v2: ModuleType, hflip: float, auto_augment: Augment | None, magnitude: int, mode: Any
+) -> list[nn.Module]:
+    augment: dict[str | None, Callable[[], list[nn.Module]]] = {
         None: lambda: [],
         "imagenet": lambda: [v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET)],
         "cifar10": lambda: [v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)],
@@ -184,15 +194,15 @@ def _augmented(v2, hflip: float, auto_augment: Augment | None, magnitude: int, m
     return [*([v2.RandomHorizontalFlip(hflip)] if hflip else []), *augment[auto_augment]()]
 
 
-def _normalised(v2, mean: Sequence[float], std: Sequence[float]) -> list:
+def _normalised(v2: ModuleType, mean: Sequence[float], std: Sequence[float]) -> list[nn.Module]:
     return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
 
 
-def _erased(v2, random_erasing: float) -> list:
+def _erased(v2: ModuleType, random_erasing: float) -> list[nn.Module]:
     return [v2.RandomErasing(random_erasing)] if random_erasing else []
 
 
-def _v2():
+def _v2() -> ModuleType:
     try:
         from torchvision.transforms import v2
     except ImportError as error:
@@ -205,4 +215,5 @@ def _v2():
             f"The torchvision that is installed does not fit torch {torch.__version__} ({error}): "
             "install both from one index, see https://pytorch.org/get-started/locally/"
         ) from None
-    return v2
+    module: ModuleType = v2
+    return module

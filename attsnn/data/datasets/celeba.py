@@ -12,7 +12,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -51,7 +51,7 @@ WHERE = (
 class _Faces(Encoded):
     """The images of a split, in the order of the partition; the zip file is opened in each process."""
 
-    classes = ("face",)
+    classes: tuple[str, ...] = ("face",)
 
     def __init__(self, place: Path, names: list[str]):
         self._place, self.names = place, names
@@ -69,7 +69,7 @@ class _Faces(Encoded):
                 raise DataFormatError(f"holds no {names[0]}, which the partition names first", path=place)
         self._archive: tuple[int, zipfile.ZipFile] | None = None
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_archive": None}
 
     def read(self, index: int) -> bytes:
@@ -183,7 +183,7 @@ class CelebA(Images):
         super().__init__(_source(root, split), transform, substitute=substitute)
 
 
-def prepare(raw: str | os.PathLike[str], out: str | os.PathLike) -> Path:
+def prepare(raw: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """Unpacks the images to OUT/celeba/img_align_celeba; training needs none of it."""
     _, partition = _places(raw)
     with staged(out) as partial:

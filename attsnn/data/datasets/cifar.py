@@ -157,7 +157,7 @@ def open_cifar(
 def _contract(classes: int, kind: type, names: tuple[str, ...]) -> DataSet:
     name, where = f"cifar{classes}", _where(classes)
 
-    def prepare(raw: str | os.PathLike[str], out: str | os.PathLike) -> Path:
+    def prepare(raw: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
         """Checks the files in `raw` and writes them unpacked; training needs none of it."""
         found = _find(raw, classes)
         for split in SPLITS:

@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def prepare(
     ]
 
     def decode(name: str, data: np.ndarray) -> Recording:
-        how = {"path": source.where(name), "sensor": (SIDE, SIDE), "strict": strict}
+        how: dict[str, Any] = {"path": source.where(name), "sensor": (SIDE, SIDE), "strict": strict}
         kind = name[name.rindex(".") :].lower()
         if kind == ".aedat":
             found = aedat2.decode(data, **how, backend=backend)
@@ -89,8 +89,10 @@ def prepare(
             return found._replace(events=upright(found.events, x="y", y="x", turned="x"))
         return columns.decode(data, **how)
 
-    how = {"classes": CLASSES, "sensor": (SIDE, SIDE), "progress": progress}
-    return write_recordings(source, out, entries, decode, about={"dataset": "cifar10_dvs"}, **how)
+    about = {"dataset": "cifar10_dvs"}
+    return write_recordings(
+        source, out, entries, decode, classes=CLASSES, sensor=(SIDE, SIDE), about=about, progress=progress
+    )
 
 
 def upright(events: Events, *, x: str, y: str, turned: str) -> Events:
@@ -118,7 +120,7 @@ class CIFAR10DVS(EventFrames):
         steps: int = 20,
         dt_ms: float | None = 10.0,
         split_rule: str = "first900",
-        **how,
+        **how: Any,
     ):
         super().__init__(root, split, steps=steps, dt_ms=dt_ms, split_rule=split_rule, **how)
 

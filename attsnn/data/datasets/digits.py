@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def of_users(rng: np.random.Generator, chosen: np.ndarray | None = None) -> dict
     return {user: rng.permutation(by_class[turn :: len(users)]) for turn, user in enumerate(users)}
 
 
-class Digits(Dataset):
+class Digits(Dataset[Sample]):
     """A split of the digits as `Sample`s: float32 `[1, size, size]` in 0..1, label 0..9.
 
     The 8 x 8 grey values are divided by 16 and enlarged to `size` (28 or 32, say), bilinear. `transform`
@@ -75,7 +75,7 @@ class Digits(Dataset):
         self.labels, self.classes, self.transform = labels[self.indices].astype(np.int64), NAMES, transform
 
     @classmethod
-    def open(cls, _: str | os.PathLike[str] | None, split: str, **how) -> "Digits":
+    def open(cls, _: str | os.PathLike[str] | None, split: Literal["train", "test"], **how: Any) -> "Digits":
         """As the other sets are opened: by a root, which says nothing here, and a split."""
         return cls(split, **how)
 

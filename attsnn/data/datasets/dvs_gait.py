@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -67,8 +67,11 @@ def prepare(
     def decode(name: str, data: np.ndarray) -> Recording:
         return text.decode(data, path=source.where(name), sensor=SENSOR, strict=strict, backend=backend)
 
-    how = {"classes": [str(number) for number in people], "sensor": SENSOR, "progress": progress}
-    return write_recordings(source, out, entries, decode, about={"dataset": "dvs_gait"}, **how)
+    classes = [str(number) for number in people]
+    about = {"dataset": "dvs_gait"}
+    return write_recordings(
+        source, out, entries, decode, classes=classes, sensor=SENSOR, about=about, progress=progress
+    )
 
 
 class DVSGait(EventFrames):
@@ -83,7 +86,7 @@ class DVSGait(EventFrames):
         *,
         steps: int = 8,
         dt_ms: float | None = 500.0,
-        **how,
+        **how: Any,
     ):
         super().__init__(root, split, steps=steps, dt_ms=dt_ms, **how)
 

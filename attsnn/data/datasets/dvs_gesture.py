@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -71,7 +71,7 @@ def prepare(
     strict: bool = False,
     fix_known_labels: bool = False,
     progress: bool = True,
-    about: dict | None = None,
+    about: dict[str, Any] | None = None,
     backend: Backend = "auto",
 ) -> Path:
     """Writes the store `out` from the published files: `raw` is their folder, the one above, or the .tar.gz.
@@ -89,14 +89,14 @@ def prepare(
     if not any(name.endswith(".aedat") for name in source.names):
         raise DataMissingError(f"{raw}: there are no recordings; {WHERE}")
     texts = source.texts(name for name in source.names if not name.endswith(".aedat"))
-    classes = CLASSES
+    classes: tuple[str, ...] = CLASSES
     if "gesture_mapping.csv" in texts:
         classes = read_classes(texts["gesture_mapping.csv"], source.where("gesture_mapping.csv"))
     split = _splits(source, texts)
     intervals = {name: _intervals(source, texts, name, len(classes), fix_known_labels) for name in split}
     if classes == CLASSES:
         _warn_of_counts(Counter(split[name] for name in split for _ in intervals[name]))
-    manifest = {
+    manifest: dict[str, Any] = {
         "dataset": "dvs_gesture",
         "source": plain(Path(raw).name),
         "fixed_labels": fix_known_labels,
@@ -139,8 +139,10 @@ def _prepare_arrays(source: Raw, out: str | os.PathLike[str], *, strict: bool, p
     def decode(name: str, data: np.ndarray) -> Recording:
         return columns.decode(data, path=source.where(name), sensor=SENSOR, strict=strict)
 
-    how = {"classes": CLASSES, "sensor": SENSOR, "progress": progress}
-    return write_recordings(source, out, entries, decode, about={"dataset": "dvs_gesture"}, **how)
+    about = {"dataset": "dvs_gesture"}
+    return write_recordings(
+        source, out, entries, decode, classes=CLASSES, sensor=SENSOR, about=about, progress=progress
+    )
 
 
 def _splits(source: Raw, texts: dict[str, bytes]) -> dict[str, str]:
@@ -193,7 +195,7 @@ class DVSGesture(EventFrames):
         steps: int = 60,
         dt_ms: float | None = 15.0,
         downsample: int = 4,
-        **how,
+        **how: Any,
     ):
         super().__init__(root, split, steps=steps, dt_ms=dt_ms, downsample=downsample, **how)
 

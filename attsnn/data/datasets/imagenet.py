@@ -20,7 +20,7 @@ from tqdm import tqdm
 from attsnn.data.core.checking import bad_images, print_list
 from attsnn.data.core.contract import DataSet, File
 from attsnn.data.core.files import plain
-from attsnn.data.core.images import Images, Source
+from attsnn.data.core.images import EncodedSource, Images, Source
 from attsnn.data.core.staging import staged
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError, warn
 from attsnn.data.formats import ilsvrc, tree
@@ -68,7 +68,7 @@ class ImageNet(Images):
 
 def open_split(
     root: str | os.PathLike[str], split: str, *, classes: Sequence[str] | int | None = None, keep: bool = True
-) -> Source:
+) -> EncodedSource:
     """Where the images of a split are; see `tree.open_split`."""
     archives = [name for name in ARCHIVES if (Path(root) / name).is_file()]
     missing = WHERE
@@ -81,7 +81,10 @@ def open_split(
 
 
 def prepare(
-    raw: str | os.PathLike[str], out: str | os.PathLike, *, val_labels: str | os.PathLike | None = None
+    raw: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    val_labels: str | os.PathLike[str] | None = None,
 ) -> dict[str, int]:
     """Unpacks what `raw` holds of the two image archives; the images written of each split.
 

@@ -180,7 +180,7 @@ class FashionMNIST(Images):
 def _contract(name: str, title: str, licence: str, kind: type) -> DataSet:
     where = _where(name)
 
-    def prepare(raw: str | os.PathLike[str], out: str | os.PathLike) -> Path:
+    def prepare(raw: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
         """Checks the four files in `raw` and writes them to OUT, unpacked; training needs none of it."""
         found = _find(raw, name)
         mixed_up(raw, {split: _arrays(found, name, split) for split in SPLITS}, name, where, COUNTS)

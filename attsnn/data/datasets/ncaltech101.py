@@ -8,7 +8,7 @@ has none, and `NCaltech101(..., split_rule=...)` chooses one.
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -89,8 +89,10 @@ def prepare(
     def decode(name: str, data: np.ndarray) -> Recording:
         return atis.decode(data, path=source.where(name), sensor=SENSOR, strict=strict, backend=backend)
 
-    how = {"classes": CLASSES, "sensor": SENSOR, "progress": progress}
-    return write_recordings(source, out, entries, decode, about={"dataset": "ncaltech101"}, **how)
+    about = {"dataset": "ncaltech101"}
+    return write_recordings(
+        source, out, entries, decode, classes=CLASSES, sensor=SENSOR, about=about, progress=progress
+    )
 
 
 class NCaltech101(EventFrames):
@@ -108,7 +110,7 @@ class NCaltech101(EventFrames):
         steps: int = 14,
         dt_ms: float | None = None,
         split_rule: str = "name_order",
-        **how,
+        **how: Any,
     ):
         super().__init__(root, split, steps=steps, dt_ms=dt_ms, split_rule=split_rule, **how)
 

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -69,24 +69,28 @@ def prepare(
     entries, classes = _entries(source)
 
     def decode(name: str, data: np.ndarray) -> Recording:
-        how = {"path": source.where(name), "strict": strict, "sensor": size}
+        how: dict[str, Any] = {"path": source.where(name), "strict": strict, "sensor": size}
         kind = Path(name).suffix.lower()
         if kind == ".aedat":
-            reader = aedat2 if bytes(data[: len(aedat2.MAGIC)]) == aedat2.MAGIC else aedat3
-            return reader.decode(data, **how | {"sensor": size or (SIDE, SIDE)}, backend=backend)
+            old = bytes(data[: len(aedat2.MAGIC)]) == aedat2.MAGIC
+            reader = aedat2.decode if old else aedat3.decode
+            return reader(data, **how | {"sensor": size or (SIDE, SIDE)}, backend=backend)
         if kind in (".npz", ".npy"):
             return arrays.decode(data, **how, time_unit=time_unit, columns=names)
         return text.decode_table(data, **how, time_unit=time_unit, columns=names, backend=backend)
 
     about = {"dataset": "recordings", "time_unit": time_unit}
-    how = {"classes": classes, "sensor": size, "progress": progress}
-    return write_recordings(source, out, entries, decode, about=about, **how)
+    return write_recordings(
+        source, out, entries, decode, classes=classes, sensor=size, about=about, progress=progress
+    )
 
 
 def _size(sensor: str | tuple[int, int] | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", sensor) if isinstance(sensor, str) else None
+    # Of any other string the parts are no integers, which is refused below.
+    given: Sequence[Any] | None = tuple(map(int, match.groups())) if match else sensor
     try:
-        return sides_of(tuple(map(int, match.groups())) if match else sensor)
+        return sides_of(given)
     except ValueError:
         raise DataError(f"the sensor is {sensor!r}; wanted HEIGHTxWIDTH in pixels, 260x346 say") from None
 
@@ -167,7 +171,7 @@ class Recordings(EventFrames):
         *,
         steps: int = 10,
         dt_ms: float | None = None,
-        **how,
+        **how: Any,
     ):
         super().__init__(root, split, steps=steps, dt_ms=dt_ms, **how)
 

@@ -7,6 +7,7 @@ XML of tens of kilobytes. Source: iniVation's AEDAT 2.0 document.
 """
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ LINE_BYTES = 1 << 16  # a longer line is none
 EVENT_BYTES, EXTERNAL = 8, 0x8000
 
 
-def read(path: str | os.PathLike[str], **how) -> Recording:
+def read(path: str | os.PathLike[str], **how: Any) -> Recording:
     """The events of an AEDAT 2.0 file; see `decode`."""
     return decode(map_file(path), path=path, **how)
 
@@ -49,7 +50,7 @@ def decode(
     )
 
 
-def _skip_text(data: np.ndarray, path) -> int:
+def _skip_text(data: np.ndarray, path: str | os.PathLike[str]) -> int:
     """Offset of the first record."""
     at = 0
     while True:

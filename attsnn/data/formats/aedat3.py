@@ -54,6 +54,7 @@ def read_frames(
         data = map_file(path)
         decoded = compiled().file_frames(data, _skip_text(data, path), steps, dt, *sensor, downsample)
         if decoded is not None:
+            counts: np.ndarray
             counts, number, first, last = decoded
             if 2 * (inside := int(counts.sum())) < number:
                 warn_outside(framing, inside, number, first, last)
@@ -99,7 +100,7 @@ def write(path: str | os.PathLike[str], events: Events, *, per_packet: int = 409
             file.write(words[first:last].tobytes())
 
 
-def _skip_text(data: np.ndarray, path) -> int:
+def _skip_text(data: np.ndarray, path: str | os.PathLike[str]) -> int:
     """Offset of the first packet."""
     text = data[:TEXT_LIMIT].tobytes()
     at = 0
@@ -126,7 +127,7 @@ def _read_packet(data: np.ndarray, at: int) -> tuple[Decoded | None, int, int, i
     left = len(data) - at
     if left < PACKET.size:
         return fault("header_cut", at, left), 0, 0, 0, False
-    kind, _, size, time_offset, overflow, capacity, number, _ = PACKET.unpack_from(data, at)
+    kind, _, size, time_offset, overflow, capacity, number, _ = PACKET.unpack_from(data.data, at)
     polarity = kind == POLARITY
     checks = (
         ("event_size", size <= 0, 4, size),
@@ -145,19 +146,19 @@ def _read_packet(data: np.ndarray, at: int) -> tuple[Decoded | None, int, int, i
 
 def _reference_decode(data: np.ndarray, start: int, height: int, width: int) -> Decoded:
     """As `_C.decode_aedat3`, in NumPy."""
-    at, words, overflows, offsets = start, [], [], []
+    at, packets = start, []
     while at < len(data):
-        wrong, number, size, overflow, polarity = _read_packet(data, at)
-        if wrong:
-            return wrong
+        problem, number, size, overflow, polarity = _read_packet(data, at)
+        if problem:
+            return problem
         first, at = at + PACKET.size, at + PACKET.size + number * size
         if polarity and number:
-            words.append(data[first:at].view("<u4").reshape(-1, 2))
-            overflows.append(np.full(number, overflow, np.int64))
-            offsets.append(np.arange(first, at, EVENT_BYTES))
-    if not words:
+            words = data[first:at].view("<u4").reshape(-1, 2)
+            overflows = np.full(number, overflow, np.int64)
+            packets.append((words, overflows, np.arange(first, at, EVENT_BYTES)))
+    if not packets:
         return in_columns([], [], [], [], [])
-    words, overflows, offsets = (np.concatenate(parts) for parts in (words, overflows, offsets))
+    words, overflows, offsets = (np.concatenate(parts) for parts in zip(*packets, strict=True))
     valid = words[:, 0] & 1 == 1
     (word, time), overflows, offsets = words[valid].T, overflows[valid], offsets[valid]
     x, y, p = word >> 17, word >> 2 & 0x7FFF, word >> 1 & 1

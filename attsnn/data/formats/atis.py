@@ -5,6 +5,7 @@ A row of 240 is no event: all times after it are 2^13 later. Source: Orchard et 
 """
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from attsnn.data.core.files import map_file
 EVENT_BYTES, OVERFLOW_ROW, OVERFLOW_TIME = 5, 240, 1 << 13
 
 
-def read(path: str | os.PathLike[str], **how) -> Recording:
+def read(path: str | os.PathLike[str], **how: Any) -> Recording:
     """The events of an ATIS file; see `decode`."""
     return decode(map_file(path), path=path, **how)
 

@@ -8,7 +8,9 @@ arrays are recorded by stand-ins and looked at before memory is taken for them. 
 import os
 import pickle
 import pickletools
+from collections.abc import Callable
 from io import BytesIO
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -54,7 +56,7 @@ def decode_pickled(
     return _checked(rows.array(), labels, classes, path)
 
 
-def unpickle(data: bytes, path: str | os.PathLike[str]):
+def unpickle(data: bytes, path: str | os.PathLike[str]) -> Any:
     """What plain values a pickle holds, its arrays as `_Array`; DataFormatError for everything else."""
     try:
         _look(data)
@@ -73,6 +75,7 @@ def _look(data: bytes) -> None:
         if opcode.name not in OPCODES:
             raise ValueError(f"the operation {opcode.name} at byte {at}")
         if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            assert argument is not None  # these two have one
             if argument > held + 1:
                 raise ValueError(f"the place {argument} of the memory, after {held}")
             held = max(held, argument)
@@ -81,10 +84,11 @@ def _look(data: bytes) -> None:
 class _Array:
     """Stands for an array of bytes: what the file says of it."""
 
-    def __init__(self, *_):
-        self.shape, self._content = (), b""
+    def __init__(self, *_: object):
+        self.shape: tuple[int, ...] = ()
+        self._content = b""
 
-    def __setstate__(self, state) -> None:
+    def __setstate__(self, state: Any) -> None:
         _, shape, kind, fortran, content = state
         sound = isinstance(shape, tuple) and 1 <= len(shape) <= 2 and all(type(n) is int for n in shape)
         if (
@@ -103,26 +107,28 @@ class _Array:
         """uint8, of this shape."""
         return np.frombuffer(self._content, np.uint8).reshape(self.shape)
 
-    __hash__ = None  # no key of a dict
+    __hash__ = None  # type: ignore[assignment]  # no key of a dict
 
 
 class _Type:
     """Stands for NumPy's type of a byte; ValueError for any other."""
 
-    def __init__(self, kind, *_):
+    def __init__(self, kind: object, *_: object):
         if not isinstance(kind, bytes | str) or kind[-2:] not in (b"u1", "u1"):
             raise ValueError("an array of another type than bytes")
 
-    def __setstate__(self, _) -> None:
+    def __setstate__(self, _: object) -> None:
         pass
 
 
 class _Unpickler(pickle._Unpickler):
     """In Python: its memory for shared values is a dict, whose size no number in a file decides."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]  # it has these two, which typeshed does not know
+    pop_mark: Callable[[], list[Any]]
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> type[_Array] | type[_Type]:
         if (module, name) not in STANDS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return STANDS[module, name]
@@ -142,12 +148,15 @@ class _Unpickler(pickle._Unpickler):
     dispatch[pickle.SETITEMS[0]], dispatch[pickle.SETITEM[0]] = _set_items, _set_item
 
 
-STANDS = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Type}
+STANDS: dict[tuple[str, str], type[_Array] | type[_Type]] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Type,
+}
 STANDS |= {(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")}
 
 
 def _checked(
-    rows: np.ndarray, labels: list, classes: int, path: str | os.PathLike[str]
+    rows: np.ndarray, labels: list[Any], classes: int, path: str | os.PathLike[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     for index, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < classes:

@@ -10,9 +10,10 @@ import os
 import re
 import zipfile
 from collections.abc import Sequence
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from attsnn.data.core.decoding import Recording, in_columns, recording
 from attsnn.data.core.framing import SIDE
@@ -44,7 +45,7 @@ def unit_of(time_unit: str) -> int:
 def stands_for(name: str, column: str) -> bool:
     """Whether people call t, x, y or p so; a time may say its unit, `t_us` or `t [s]`."""
     match = SPELLING.fullmatch(name.strip().lower())
-    return bool(match) and match[1] in NAMES[column] and (match[2] is None or column == "t")
+    return match is not None and match[1] in NAMES[column] and (match[2] is None or column == "t")
 
 
 def which(names: Sequence[str], path: str | os.PathLike[str], time_unit: TimeUnit | None = None) -> list[int]:
@@ -58,8 +59,9 @@ def which(names: Sequence[str], path: str | os.PathLike[str], time_unit: TimeUni
                 f"{', '.join(NAMES[column])}",
                 path=path,
             )
-    unit = SPELLING.fullmatch(names[places[0][0]].strip().lower())[2]
-    unit = ALSO.get(unit, unit)
+    match = SPELLING.fullmatch(names[places[0][0]].strip().lower())
+    assert match is not None  # as it stands for t
+    unit = ALSO.get(match[2], match[2])
     if time_unit is not None and unit not in (None, time_unit):
         raise DataFormatError(
             f"column {names[places[0][0]]} is not in {time_unit}: --time-unit {unit}", path=path
@@ -87,10 +89,10 @@ def decode(
 
 
 def from_columns(
-    t,
-    x,
-    y,
-    p,
+    t: ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    p: ArrayLike,
     *,
     path: str | os.PathLike[str],
     time_unit: TimeUnit = "us",
@@ -117,7 +119,9 @@ def from_columns(
     return recording(decoded, path, strict=strict, restarts=True, by_event=True)
 
 
-def _check(name: str, column: np.ndarray, sound: np.ndarray, limit: int, path) -> None:
+def _check(
+    name: str, column: np.ndarray, sound: np.ndarray, limit: int, path: str | os.PathLike[str]
+) -> None:
     if not sound.all():
         event = int(sound.argmin())
         wanted = f"an integer from 0 to {limit - 1}{', or -1' if name == 'p' else ''}"
@@ -125,7 +129,7 @@ def _check(name: str, column: np.ndarray, sound: np.ndarray, limit: int, path) -
 
 
 def _columns(
-    arrays: dict[str, np.ndarray], names: Sequence[str], path, time_unit: TimeUnit
+    arrays: dict[str, np.ndarray], names: Sequence[str], path: str | os.PathLike[str], time_unit: TimeUnit
 ) -> list[np.ndarray]:
     if all(any(stands_for(name, column) for name in arrays) for column in NAMES):
         given = list(arrays)
@@ -145,13 +149,13 @@ def _columns(
     )
 
 
-def _arrays(data: np.ndarray, path) -> dict[str, np.ndarray]:
+def _arrays(data: np.ndarray, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     data = np.ascontiguousarray(data, np.uint8)
     if bytes(data[:2]) != b"PK":
-        return {"": _array(io.BytesIO(memoryview(data)), len(data), path)}
+        return {"": _array(io.BytesIO(data.data), len(data), path)}
     arrays = {}
     try:
-        with zipfile.ZipFile(io.BytesIO(memoryview(data))) as archive:
+        with zipfile.ZipFile(io.BytesIO(data.data)) as archive:
             for member in archive.infolist():
                 if member.file_size > max(member.compress_size * DEFLATE, SMALL_BYTES):
                     claim = f"{member.filename} claims {member.file_size} bytes in {member.compress_size}"
@@ -166,7 +170,7 @@ def _arrays(data: np.ndarray, path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _array(file, size: int, path) -> np.ndarray:
+def _array(file: IO[bytes], size: int, path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an .npy file of `size` bytes."""
     try:
         version = np.lib.format.read_magic(file)

@@ -27,14 +27,14 @@ def decode(data: np.ndarray, *, path: str | os.PathLike[str] = "<bytes>") -> np.
     """
     data = np.ascontiguousarray(data, np.uint8)
     packed = bytes(data[:2]) == b"\x1f\x8b"
-    file = io.BytesIO(memoryview(data))
+    file = io.BytesIO(data.data)
     try:
         return _read(gzip.GzipFile(fileobj=file) if packed else file, None if packed else len(data), path)
     except (EOFError, zlib.error, OSError) as error:
         raise DataFormatError(f"not sound gzip ({error})", path=path) from None
 
 
-def _read(file, size: int | None, path) -> np.ndarray:
+def _read(file: io.BufferedIOBase, size: int | None, path: str | os.PathLike[str]) -> np.ndarray:
     """`size`: bytes of the file, None where it has to be decompressed to be known."""
     head = file.read(4)
     kind, dimensions = (head[2], head[3]) if len(head) == 4 and head[:2] == b"\0\0" else (None, 0)

@@ -10,12 +10,13 @@ Only regular files of these names are taken.
 import io
 import os
 import re
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from attsnn.data.core.files import FILE_BYTES
 from attsnn.data.core.raw import Raw
-from attsnn.data.core.tar import members
+from attsnn.data.core.tar import Stream, members
 from attsnn.data.errors import DataFormatError, DataMissingError
 from attsnn.data.formats.mat import check_size
 
@@ -42,8 +43,10 @@ def train_images(path: Path) -> Iterator[tuple[str, str, bytes]]:
             yield from _images(_Part(file, outer.offset_data), outer.size, place, wnid, names)
 
 
-def _images(file, size: int, place: str, wnid: str, names: re.Pattern) -> Iterator[tuple[str, str, bytes]]:
-    seen = set()
+def _images(
+    file: Stream, size: int, place: str, wnid: str, names: re.Pattern[str]
+) -> Iterator[tuple[str, str, bytes]]:
+    seen: set[str] = set()
     for member in members(file, size, place):
         good = member.isreg() and not member.issparse() and names.fullmatch(member.name)
         if not good or member.size > FILE_BYTES or member.name in seen or len(seen) >= IMAGES_IN_CLASS:
@@ -57,13 +60,15 @@ def val_images(path: Path, wnids: list[str]) -> Iterator[tuple[str, str, bytes]]
     """The same of the validation archive; image n is of class wnids[n - 1]."""
     with open(path, "rb") as file:
         for _, name, data in _images(file, path.stat().st_size, str(path), "", VAL_IMAGE):
-            number = int(VAL_IMAGE.fullmatch(name).group(1))
+            match = VAL_IMAGE.fullmatch(name)
+            assert match is not None  # as of all that `_images` yields
+            number = int(match.group(1))
             if not 1 <= number <= len(wnids):
                 raise DataFormatError(f"found {name}; classes are known of 1 to {len(wnids)}", path=path)
             yield wnids[number - 1], name, data
 
 
-def _stranger(path: str | os.PathLike[str], member, wanted: str) -> DataFormatError:
+def _stranger(path: str | os.PathLike[str], member: tarfile.TarInfo, wanted: str) -> DataFormatError:
     return DataFormatError(
         f"found {member.name[:80]!r} of {member.size} bytes; wanted {wanted}", path=path, offset=member.offset
     )
@@ -72,7 +77,7 @@ def _stranger(path: str | os.PathLike[str], member, wanted: str) -> DataFormatEr
 class _Part:
     """A part of a file, as a file of its own; each read goes where this one was last."""
 
-    def __init__(self, file, start: int):
+    def __init__(self, file: Stream, start: int):
         self._file, self._start, self._at = file, start, 0
 
     def seek(self, at: int) -> None:

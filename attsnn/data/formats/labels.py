@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from attsnn.data.errors import DataFormatError, warn
 
@@ -28,7 +28,7 @@ def read_intervals(text: bytes, path: str, classes: int) -> list[Interval]:
         )
     intervals: list[Interval] = []
     for line, offset, row in rows:
-        where = {"path": path, "offset": offset, "line": line}
+        where: dict[str, Any] = {"path": path, "offset": offset, "line": line}
         if len(row) != len(header):
             raise DataFormatError(f"found {len(row)} fields; wanted {len(header)}", **where)
         fields = dict(zip(header, row, strict=True))

@@ -20,6 +20,7 @@ import secrets
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -111,7 +112,7 @@ class Shards(Encoded):
         return counts, rows
 
 
-def _save(path: Path, shards: list, rows: np.ndarray) -> None:
+def _save(path: Path, shards: list[list[Any]], rows: np.ndarray) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with contextlib.suppress(OSError):  # a read-only folder: the next run makes it again
         try:
@@ -123,7 +124,7 @@ def _save(path: Path, shards: list, rows: np.ndarray) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _load(path: Path, stamps: list) -> tuple[np.ndarray, np.ndarray] | None:
+def _load(path: Path, stamps: list[list[Any]]) -> tuple[np.ndarray, np.ndarray] | None:
     """What `_save` kept, if it is whole and of these shards as they are now."""
     try:
         content = read_bytes(path, most=1 << 34)
@@ -131,12 +132,12 @@ def _load(path: Path, stamps: list) -> tuple[np.ndarray, np.ndarray] | None:
         head = json.loads(first)
         if head["format"] != FORMAT or [shard[:4] for shard in head["shards"]] != stamps:
             return None
-        counts = [shard[4] for shard in head["shards"]]
-        if not all(type(n) is int and 0 <= n <= stamp[1] for n, stamp in zip(counts, stamps, strict=True)):
+        numbers = [shard[4] for shard in head["shards"]]
+        if not all(type(n) is int and 0 <= n <= stamp[1] for n, stamp in zip(numbers, stamps, strict=True)):
             return None
-        if sum(counts) * 24 != len(body):
+        if sum(numbers) * 24 != len(body):
             return None
-        rows, counts = np.frombuffer(body, "<i8").reshape(-1, 3), np.array(counts, np.int64)
+        rows, counts = np.frombuffer(body, "<i8").reshape(-1, 3), np.array(numbers, np.int64)
     except (DataFormatError, OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
     ends = np.repeat([stamp[1] for stamp in stamps], counts)
@@ -158,7 +159,6 @@ def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
             unread = suffix != "cls" and f".{suffix}" not in SUFFIXES
             if unread or any(map(is_junk, member.name.removeprefix("./").split("/"))):
                 continue  # .json, .txt, what would have to be unpickled, what a Mac leaves
-            table, name = (labels, key) if suffix == "cls" else (images, member.name)
             twice = key in (labels if suffix == "cls" else keys)
             if not member.isreg() or member.issparse() or member.size > FILE_BYTES or twice:
                 raise DataFormatError(
@@ -166,8 +166,11 @@ def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
                     path=path,
                     offset=member.offset,
                 )
-            keys |= {key} if suffix != "cls" else set()
-            table[name] = _label(path, file, member) if suffix == "cls" else (member.offset_data, member.size)
+            if suffix == "cls":
+                labels[key] = _label(path, file, member)
+            else:
+                keys.add(key)
+                images[member.name] = member.offset_data, member.size
     chosen, left = _chosen(images, labels, path)
     if left:
         warn(
@@ -185,7 +188,8 @@ def _chosen(images: Iterable[str], labels: Iterable[str], path: Path) -> tuple[d
     An image belongs to the label of its own key, `7.b` of `7.b.jpg`, or of what precedes a dot in it, `7`,
     webdataset's rule; of several the first of the longest key is the sample's.
     """
-    keys, owned, left = set(labels), {}, []
+    keys, left = set(labels), []
+    owned: dict[str, list[tuple[int, int, str]]] = {}
     for name in images:
         parts = name.rpartition(".")[0].split(".")
         prefixes = [".".join(parts[:k]) for k in range(len(parts), 0, -1)]
@@ -206,7 +210,7 @@ def _chosen(images: Iterable[str], labels: Iterable[str], path: Path) -> tuple[d
     return chosen, left
 
 
-def _label(path: Path, file, member: tarfile.TarInfo) -> int:
+def _label(path: Path, file: IO[bytes], member: tarfile.TarInfo) -> int:
     text = os.pread(file.fileno(), min(member.size, 32), member.offset_data)
     match = LABEL.fullmatch(text)
     if not match:

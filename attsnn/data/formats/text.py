@@ -37,7 +37,7 @@ class Row(NamedTuple):
     time_unit: int = 1  # microseconds
     integers: bool = True  # 1.5 and 1e3 are refused
 
-    def layout(self) -> tuple:
+    def layout(self) -> tuple[tuple[int, int, int, int, int], str, int, bool]:
         """As `_C.decode_text` takes it."""
         return (self.fields, self.t, self.x, self.y, self.p), self.separator, self.time_unit, self.integers
 
@@ -60,7 +60,8 @@ def decode(
     data, row = np.ascontiguousarray(data, dtype=np.uint8), row or Row()
     start = max(start, len(MARK) if data[: len(MARK)].tobytes() == MARK else 0)
     decoder = compiled().decode_text if use_fused(backend, "cpu") else _reference_decode
-    decoded, polarities = decoder(data, start, *sensor, *row.layout())
+    height, width = sensor
+    decoded, polarities = decoder(data, start, height, width, *row.layout())
     if polarities & 3 == 3:
         raise DataFormatError("found polarities of 0 and of -1; wanted 0 and 1, or -1 and 1", path=path)
     fraction = ""
@@ -90,12 +91,12 @@ def decode_table(
     unit = unit_of(time_unit)
     names, separator, start = _head(data, path)
     names = tuple(columns) if columns else names or tuple("txyp")
-    at = which(names, path, time_unit)
+    t, x, y, p = which(names, path, time_unit)
     if len(names) > MOST_FIELDS:
         raise DataFormatError(f"found {len(names)} columns; wanted at most {MOST_FIELDS}", path=path, line=1)
-    row = Row(len(names), *at, separator, unit, integers=False)
-    how = {"row": row, "start": start, "sensor": sensor or (SIDE, SIDE), "strict": strict}
-    found = decode(data, path=path, backend=backend, **how)
+    row = Row(len(names), t, x, y, p, separator, unit, integers=False)
+    sensor = sensor or (SIDE, SIDE)
+    found = decode(data, path=path, row=row, start=start, sensor=sensor, strict=strict, backend=backend)
     if not len(found.events) and start < len(data) and b"#" in data[start:].tobytes():
         raise DataFormatError(
             'found rows that begin with "#" alone, which are comments', path=path, offset=start
@@ -103,7 +104,7 @@ def decode_table(
     return found
 
 
-def _head(data: np.ndarray, path) -> tuple[tuple[str, ...], str, int]:
+def _head(data: np.ndarray, path: str | os.PathLike[str]) -> tuple[tuple[str, ...], str, int]:
     """(names of a header or none, separator, byte where the rows begin)."""
     text, at, comments = data[:HEADER_BYTES].tobytes(), 0, []
     if text.startswith(MARK):
@@ -154,7 +155,16 @@ def _names_events(names: Sequence[str]) -> bool:
     return all(any(stands_for(name, column) for name in names) for column in "txyp")
 
 
-def _reference_decode(data, start, height, width, fields, separator, time_unit, integers):
+def _reference_decode(
+    data: np.ndarray,
+    start: int,
+    height: int,
+    width: int,
+    fields: tuple[int, int, int, int, int],
+    separator: str,
+    time_unit: int,
+    integers: bool,
+) -> tuple[Decoded, int]:
     """As `_C.decode_text`, in Python."""
     row = Row(*fields, separator, time_unit, integers)
     rows, offsets, polarities, at = [], [], 0, start
@@ -177,7 +187,8 @@ def _reference_decode(data, start, height, width, fields, separator, time_unit, 
             rows.append((t, x, y, int(p > 0)))
             offsets.append(at)
         at += len(line) + 1
-    return in_columns(*(np.array(rows, np.int64).reshape(-1, 4).T), offsets), polarities
+    table = np.array(rows, np.int64).reshape(-1, 4)
+    return in_columns(table[:, 0], table[:, 1], table[:, 2], table[:, 3], offsets), polarities
 
 
 def _read_row(line: bytes, at: int, row: Row) -> tuple[Decoded | None, list[int]]:
@@ -207,7 +218,7 @@ def _number(word: bytes, unit: int, rounds: bool, integers: bool) -> int | None:
         return value if len(word.lstrip(b"+-")) <= 18 and abs(value) < 1 << 63 else None
     if integers or not REAL.fullmatch(word):
         return None
-    value = float(word) * unit
-    if value == 0 and re.search(rb"[1-9]", re.split(rb"[eE]", word)[0]):
+    real = float(word) * unit
+    if real == 0 and re.search(rb"[1-9]", re.split(rb"[eE]", word)[0]):
         return None  # too small for a number
-    return round(value) if abs(value) < 1 << 53 and (rounds or value == round(value)) else None
+    return round(real) if abs(real) < 1 << 53 and (rounds or real == round(real)) else None

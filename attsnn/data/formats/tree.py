@@ -14,7 +14,7 @@ from pathlib import Path
 
 from attsnn.data.core.decode import SUFFIXES
 from attsnn.data.core.files import is_junk, plain
-from attsnn.data.core.images import Source
+from attsnn.data.core.images import EncodedSource
 from attsnn.data.core.places import COMPRESSED_TARS
 from attsnn.data.errors import DataFormatError, DataMissingError, warn
 from attsnn.data.formats.folders import Folders, class_names
@@ -38,7 +38,7 @@ def open_split(
     but: Sequence[str] = (),
     keep: bool = True,
     missing: str,
-) -> Source:
+) -> EncodedSource:
     """Where the images of a split are.
 
     Args:
@@ -86,7 +86,8 @@ def _has_classes(folder: Path) -> bool:
 
 def _shards(root: Path, but: Sequence[str]) -> dict[str, list[Path]]:
     """The shards of each split; what has no word of one in its name is left out and counted."""
-    shards, left = {split: [] for split in SPLITS}, []
+    shards: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    left: list[Path] = []
     for tar in _tars(root, but):
         words = [WORDS[word] for word in re.split(r"[^a-z]+", tar.stem.lower()) if word in WORDS]
         (shards[words[-1]] if words else left).append(tar)

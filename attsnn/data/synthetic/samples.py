@@ -16,7 +16,7 @@ import numpy as np
 
 from attsnn.data.core.events import Events, generator, make_events
 from attsnn.data.core.staging import once
-from attsnn.data.core.store import Store
+from attsnn.data.core.store import SPLITS, Store
 from attsnn.data.datasets import dvs_gesture
 from attsnn.data.datasets.digits import NAMES, digits, of_users
 from attsnn.data.formats import aedat3
@@ -78,7 +78,7 @@ def write_gestures(
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    trials = dict.fromkeys(dvs_gesture.SPLITS, "")
+    trials = dict.fromkeys(SPLITS, "")
     for user, clips in users:
         _write_user(out / f"user{user:02d}_led", *zip(*clips, strict=True))
         split = "train" if user <= dvs_gesture.LAST_TRAIN_USER else "test"
@@ -129,7 +129,8 @@ def _log_intensity(digit: np.ndarray, path: np.ndarray) -> np.ndarray:
     across, down = np.maximum(0, 1 - np.abs(away) / PITCH)  # [places, SIDE, 8] each
     light = down @ (digit.astype(np.float32) * (INK / 16)) @ across.swapaxes(1, 2)
     light += 1
-    return np.log(light, out=light).reshape(len(path), -1)
+    logarithm: np.ndarray = np.log(light, out=light)
+    return logarithm.reshape(len(path), -1)
 
 
 def _crossings(

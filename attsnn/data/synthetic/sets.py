@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -52,6 +52,7 @@ class Take(NamedTuple):
 
 
 Clips = Iterable[tuple[Take, Events]]
+Writer = Callable[[Path, Clips], None]
 
 
 def synthesise(
@@ -81,7 +82,9 @@ def synthesise(
     if name in EVENTS:
         write = partial(_write_store, name, count, seed, progress)
         return once(path, write, lambda path: Store(path).verify())
-    return once(path, partial(_write_images, name, count, seed), TABLE[name].describe)
+    describe = TABLE[name].describe
+    assert describe is not None  # as of all sets of images
+    return once(path, partial(_write_images, name, count, seed), describe)
 
 
 def _counts(count: int, splits: Iterable[str] = ("train", "test")) -> dict[str, int]:
@@ -104,7 +107,7 @@ def _takes(count: int, seed: int) -> list[Take]:
     """By user, each of whom makes every gesture, if they are many enough; nobody is in both splits."""
     takes = []
     for part, (split, number) in enumerate(_counts(count).items()):
-        written, users = Digits(split), TEST_USERS if part else TRAIN_USERS
+        written, users = Digits("test" if part else "train"), TEST_USERS if part else TRAIN_USERS
         shown = written.indices[_shown(written.labels, number, generator((seed, part)))]
         first = max(HELD, -(-count // CLASSES)) if part else 0
         for i, digit in enumerate(shown.tolist()):
@@ -125,7 +128,9 @@ def _write_store(name: str, count: int, seed: int, progress: bool, path: Path) -
         raw = Path(folder, path.name)
         write, how = EVENTS[name]
         write(raw, _recorded(_takes(count, seed), progress))
-        TABLE[name].prepare(raw, path, progress=progress, **how)
+        prepare = TABLE[name].prepare
+        assert prepare is not None  # as of all sets of events
+        prepare(raw, path, progress=progress, **how)
 
 
 def _gestures(raw: Path, clips: Clips) -> None:
@@ -134,7 +139,7 @@ def _gestures(raw: Path, clips: Clips) -> None:
     write_gestures(raw, users, dvs_gesture.CLASSES[:CLASSES])
 
 
-def _files(write: Callable[[Path, Events], None], place: Callable[[Take], str]) -> Callable:
+def _files(write: Callable[[Path, Events], None], place: Callable[[Take], str]) -> Writer:
     """A file each: `write(path, events)`, the path as `place` says."""
 
     def write_all(raw: Path, clips: Clips) -> None:
@@ -164,7 +169,7 @@ def _in_the_middle(path: Path, events: Events) -> None:
 
 
 # How the recordings of each set are written, and what its `prepare` has to be told.
-EVENTS = {
+EVENTS: dict[str, tuple[Writer, dict[str, Any]]] = {
     "dvs_gesture": (_gestures, {}),
     "cifar10_dvs": (_files(_on_its_side, _of_cifar10_dvs), {}),
     "ncaltech101": (
@@ -185,14 +190,15 @@ EVENTS = {
 def _textures(part: int, number: int, seed: int, side: int = 32) -> np.ndarray:
     """uint8 `[number, side, side, 3]`."""
     drawn = [texture(i % CLASSES, side, generator((seed, part, i + 1))) for i in range(number)]
-    return np.rint(np.stack(drawn) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    images: np.ndarray = np.rint(np.stack(drawn) * 255).astype(np.uint8)
+    return images.transpose(0, 2, 3, 1)
 
 
 def _enlarged(part: int, number: int, seed: int) -> np.ndarray:
     """Digits of one split, uint8 `[number, 28, 28]`; those that are shown again are shifted a little."""
     written = Digits("test" if part else "train")
     shown = _shown(written.labels, number, generator((seed, part)))
-    images = np.rint(written.images[shown, 0].numpy() * 255).astype(np.uint8)
+    images: np.ndarray = np.rint(written.images[shown, 0].numpy() * 255).astype(np.uint8)
     again = np.setdiff1d(np.arange(number), np.unique(shown, return_index=True)[1])
     for i in again.tolist():
         down, right = generator((seed, part, i + 1)).integers(0, 2 * SHIFT, 2, endpoint=True)
@@ -215,7 +221,7 @@ def _idx(name: str, folder: Path, drawn: dict[str, tuple[np.ndarray, np.ndarray]
 
 def _portraits(folder: Path, drawn: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """In an archive, the middle of each, and the partition."""
-    rows = []
+    rows: list[str] = []
     with zipfile.ZipFile(folder / celeba.ARCHIVE, "w") as archive:
         for part, (images, _) in enumerate(drawn.values()):
             for image in images:

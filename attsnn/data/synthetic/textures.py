@@ -15,7 +15,7 @@ GOLDEN = (0.6180339887, 0.7548776662, 0.5698402910)  # additive recurrences: any
 NOISE = 0.08
 
 
-class SyntheticImages(Dataset):
+class SyntheticImages(Dataset[Sample]):
     """`n` normalised float32 images `[3, size, size]` in `classes` classes, as `Sample`s; label i % classes.
 
     A class is a texture (stripes, checks or rings, in turn), an angle, a frequency and a hue; an image has a
@@ -39,7 +39,7 @@ class SyntheticImages(Dataset):
                 f"n, size, classes must be at least 1, start at least 0; got {n}, {size}, {classes}, {start}"
             )
         self.size, self.start = size, start
-        self.mean, self.std = (np.float32(values)[:, None, None] for values in (mean, std))
+        self.mean, self.std = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
         self.classes = tuple(f"texture_{number}" for number in range(classes))
         self.labels = np.arange(start, start + n) % classes
 
@@ -78,4 +78,5 @@ def texture(label: int, size: int, rng: np.random.Generator) -> np.ndarray:
     light = 0.5 + rng.uniform(0.3, 0.5) * pattern
     image = light * colour[:, None, None] + (1 - light) * (1 - colour[:, None, None])
     noise = rng.standard_normal((3, size, size), np.float32)
-    return np.clip(image.astype(np.float32) + np.float32(NOISE) * noise, 0, 1)
+    clipped: np.ndarray = np.clip(image.astype(np.float32) + np.float32(NOISE) * noise, 0, 1)
+    return clipped

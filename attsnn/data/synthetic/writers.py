@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -107,11 +108,13 @@ def write_cifar_pickled(
 
 class _Python2(pickle._Pickler):
     dispatch = dict(pickle._Pickler.dispatch)
+    write: Callable[[bytes], object]  # it has these two, which typeshed does not know
+    memoize: Callable[[object], None]
 
-    def _save_bytes(self, value):
+    def _save_bytes(self, value: bytes) -> None:
         short = len(value) < 256
         size = b"U" + bytes([len(value)]) if short else b"T" + struct.pack("<i", len(value))
         self.write(size + value)
         self.memoize(value)
 
-    dispatch[bytes] = _save_bytes
+    dispatch[bytes] = _save_bytes  # type: ignore[assignment]  # of a pickler, not of an Unpickler

@@ -81,7 +81,7 @@ def neuron_of(node: Any, dt: float, **how: Any) -> LIF:
         raise NotSaidError("it starts at 0, and has v_leak and v_reset other than 0; here none does so")
     values = {"leak": leak, "gain": gain, "bias": bias}
     values |= {"threshold": node.v_threshold, "v_reset": node.v_reset}
-    constants = {name: _by_channel(np.asarray(value), name) for name, value in values.items()}
+    constants: dict[str, Any] = {name: _by_channel(np.asarray(value), name) for name, value in values.items()}
     return LIF(**constants, strict=True, start="reset" if bias.any() else "zero", **how)
 
 

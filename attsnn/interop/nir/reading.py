@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class NIRNetwork(nn.Module):
         """
         return streamed(self, self.walk, state, x)
 
-    def walk(self, call: Callable, x: Tensor) -> Tensor:
+    def walk(self, call: Callable[..., Tensor], x: Tensor) -> Tensor:
         """`forward`, its layers called by `call`."""
         values = {self.entry: x}
         for name, sources in self.before.items():
@@ -95,7 +95,7 @@ def read(
     return NIRNetwork(nodes, before, (names[ends[0]], names[ends[1]])).eval()
 
 
-def _one(path: Any, what: str, found: dict) -> str:
+def _one(path: Any, what: str, found: dict[str, Any]) -> str:
     if len(found) != 1:
         raise NotSaidError(f"{path} has {len(found)} nodes of {what}; here a network has one")
     return next(iter(found))
@@ -103,7 +103,7 @@ def _one(path: Any, what: str, found: dict) -> str:
 
 def _before(path: Any, graph: Any, names: dict[str, str]) -> dict[str, list[str]]:
     """Of each node but the input what it reads, in an order in which they can run."""
-    before = {name: [] for name in graph.nodes}
+    before: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for source, target in graph.edges:
         before[target].append(source)
     try:
@@ -151,8 +151,11 @@ def _module_of(node: Any, dt: float, how: dict[str, Any]) -> nn.Module:
     if kind in ("Conv1d", "Conv2d"):
         return EachStep(_convolution(node, nn.Conv1d if kind == "Conv1d" else nn.Conv2d))
     if kind in ("SumPool2d", "AvgPool2d"):
-        sizes = [_sizes(value, 2) for value in (node.kernel_size, node.stride, node.padding)]
-        return EachStep(nn.AvgPool2d(*sizes, divisor_override=1 if kind == "SumPool2d" else None))
+        sides, stride, padding = (
+            cast(tuple[int, int], _sizes(value, 2)) for value in (node.kernel_size, node.stride, node.padding)
+        )
+        divisor = 1 if kind == "SumPool2d" else None
+        return EachStep(nn.AvgPool2d(sides, stride, padding, divisor_override=divisor))
     if kind == "Scale":
         return _Scale(torch.from_numpy(np.array(node.scale)))
     if kind == "Flatten":
@@ -166,7 +169,7 @@ def _sizes(value: Any, dims: int) -> tuple[int, ...] | str:
     return tuple(int(v) for v in np.broadcast_to(np.asarray(value).reshape(-1), dims))
 
 
-def _filled(layer: nn.Module, node: Any) -> nn.Module:
+def _filled(layer: nn.Linear | nn.Conv1d | nn.Conv2d, node: Any) -> nn.Module:
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(np.array(node.weight)))
         if layer.bias is not None:
@@ -182,7 +185,7 @@ def _linear(node: Any) -> nn.Module:
     return _filled(nn.Linear(ins, outs, bias=has_bias, dtype=_dtype(node)), node)
 
 
-def _convolution(node: Any, kind: type[nn.Module]) -> nn.Module:
+def _convolution(node: Any, kind: Callable[..., nn.Conv1d | nn.Conv2d]) -> nn.Module:
     dims, groups = node.weight.ndim - 2, int(node.groups)
     stride, padding, dilation = (_sizes(v, dims) for v in (node.stride, node.padding, node.dilation))
     outs, ins = node.weight.shape[:2]

@@ -4,9 +4,9 @@ them are sums and changes of shape.
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -54,8 +54,11 @@ class _Value(NamedTuple):
     sources: tuple[str, ...]
     factor: float
     shape: tuple[int, ...]
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     mean: bool = False
+
+
+Rule = Callable[["_Writer", Any, _Value, Tensor], _Value]  # what a layer, of a value, becomes
 
 
 def write(
@@ -149,8 +152,9 @@ class _Writer(TorchFunctionMode):
         self.dtype, self.device = first.dtype, first.device
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
-        self.values = WeakIdKeyDictionary()
-        self.path, self.inside, self.often = [""], 0, Counter()
+        self.values: MutableMapping[Tensor, _Value] = WeakIdKeyDictionary()
+        self.path, self.inside = [""], 0
+        self.often: Counter[str] = Counter()
 
     def graph(self, shape: tuple[int, ...], example: Tensor | None) -> Any:
         """Runs the network, and returns what it was."""
@@ -163,7 +167,7 @@ class _Writer(TorchFunctionMode):
             kind = next((kind for kind in RULES if isinstance(module, kind)), None)
             if kind is not None and not as_made(module, kind):
                 raise NotSaidError(f"nir: {name} has hooks or a forward of its own, which NIR cannot say")
-            rule = RULES.get(kind)
+            rule = None if kind is None else RULES[kind]
             module.register_forward_pre_hook(self._entered(name, rule))
             module.register_forward_hook(self._left(name, rule))
         with self:
@@ -179,15 +183,15 @@ class _Writer(TorchFunctionMode):
 
     # ---- what is seen
 
-    def _entered(self, name: str, rule: Callable | None) -> Callable:
-        def hook(module: nn.Module, args: tuple) -> None:
+    def _entered(self, name: str, rule: Rule | None) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             self.path.append(name)
             self.inside += rule is not None
 
         return hook
 
-    def _left(self, name: str, rule: Callable | None) -> Callable:
-        def hook(module: nn.Module, args: tuple, out: Any) -> None:
+    def _left(self, name: str, rule: Rule | None) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
             if rule is not None:
                 self.inside -= 1
                 value = self.values.get(args[0]) if args and isinstance(args[0], Tensor) else None
@@ -198,14 +202,20 @@ class _Writer(TorchFunctionMode):
 
         return hook
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if not self.inside:
             self._called(getattr(func, "__name__", str(func)), args, kwargs, out)
         return out
 
-    def _called(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
+    def _called(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         known = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x in self.values]
         if not known or (not isinstance(out, Tensor) and name in QUESTIONS):
             return
@@ -245,7 +255,9 @@ class _Writer(TorchFunctionMode):
         name = self._add("flatten", node, value)
         return value._replace(sources=(name,), shape=(int(np.prod(value.shape)),))
 
-    def _mean(self, x: Tensor, value: _Value, args: tuple, kwargs: dict, out: Tensor) -> _Value:
+    def _mean(
+        self, x: Tensor, value: _Value, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+    ) -> _Value:
         """Over the steps, over the pixels, or both."""
         dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
         dims = {d % x.dim() for d in ((dims,) if isinstance(dims, int) else dims or ())}
@@ -274,7 +286,9 @@ class _Writer(TorchFunctionMode):
         node = self.nir.Scale(np.full(value.shape, value.factor))
         return value._replace(sources=(self._add("scale", node, value),), factor=1.0)
 
-    def _average(self, value: _Value, sides, strides, paddings) -> _Value:
+    def _average(
+        self, value: _Value, sides: Sequence[int], strides: Sequence[int], paddings: Sequence[int]
+    ) -> _Value:
         sizes = [np.array(v) for v in (sides, strides, paddings)]
         kind = self.nir.SumPool2d if self.pool == "sum" else self.nir.AvgPool2d
         name = self._add(self.path[-1] or "pool", kind(*sizes), value)
@@ -296,7 +310,7 @@ class _Writer(TorchFunctionMode):
     def _connect(self, value: _Value, name: str) -> None:
         self.edges += [(source, name) for source in value.sources]
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: str) -> NoReturn:
         raise NotSaidError(f"nir: {self.path[-1] or 'the network'}: {why}")
 
     def convolution(self, layer: nn.Conv1d | nn.Conv2d, value: _Value, out: Tensor) -> _Value:
@@ -322,10 +336,10 @@ class _Writer(TorchFunctionMode):
         name = self._add(self.path[-1] or "layer", node, value)
         return value._replace(sources=(name,), factor=1.0, shape=tuple(out.shape[-dims:]))
 
-    def _weight(self, layer: nn.Module, value: _Value) -> np.ndarray:
+    def _weight(self, layer: nn.Conv1d | nn.Conv2d | nn.Linear, value: _Value) -> np.ndarray:
         return self._array(_dense(layer.weight, getattr(layer, "groups", 1)) * value.factor)
 
-    def _bias(self, layer: nn.Module) -> np.ndarray:
+    def _bias(self, layer: nn.Conv1d | nn.Conv2d | nn.Linear) -> np.ndarray:
         return self._array(
             layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
         )
@@ -335,7 +349,7 @@ class _Writer(TorchFunctionMode):
             values.detach().cpu().to(torch.float64 if self.dtype == torch.float64 else torch.float32).numpy()
         )
 
-    def average_pool(self, layer: nn.Module, value: _Value, out: Tensor) -> _Value:
+    def average_pool(self, layer: nn.AvgPool2d | AveragePool, value: _Value, out: Tensor) -> _Value:
         if isinstance(layer, AveragePool):
             return self._average(value, *[(n, n) for n in (layer.pool, layer.pool, 0)])
         sides, strides, paddings = (
@@ -374,7 +388,7 @@ def _dense(weight: Tensor, groups: int) -> Tensor:
     return dense
 
 
-RULES = {
+RULES: dict[type[nn.Module], Rule] = {
     nn.Conv1d: _Writer.convolution,
     nn.Conv2d: _Writer.convolution,
     nn.Linear: _Writer.linear,

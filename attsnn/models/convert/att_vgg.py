@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attsnn.models.att_vgg import PLANS, Plan
 
-from .keys import Family, State, by_table, infer_attention, known, none_asked, shape_of, unknown
+from .keys import Family, Keywords, State, by_table, infer_attention, known, none_asked, shape_of, unknown
 
 
 class Candidate(NamedTuple):
@@ -41,7 +41,9 @@ def _layers(plan: Plan) -> list[str]:
 
 
 def _candidate(plan: Plan, gated: bool) -> Candidate:
-    table, channels, place = {}, {}, 0
+    table: dict[str, str] = {}
+    channels: dict[str, int] = {}
+    place = 0
     for i, (ours, width) in enumerate(zip(_layers(plan), plan.channels, strict=True)):
         conv, gates, norm = f"features.{place}", f"features.{place + 1}", f"features.{place + 1 + gated}"
         table |= {conv: f"{ours}current." + "conv." * gated, norm: f"{ours}norm."}
@@ -74,7 +76,7 @@ def _rename(theirs: State) -> dict[str, Tensor]:
     return by_table(theirs, "att_vgg", candidate.table)
 
 
-def _infer(ours: State, theirs: State, given: dict) -> dict:
+def _infer(ours: State, theirs: State, given: Keywords) -> Keywords:
     none_asked(given, "att_vgg")
     count = sum(key.endswith(".norm.weight") for key in ours)
     name = next((name for name, plan in PLANS.items() if len(plan.channels) == count), None)

@@ -4,13 +4,14 @@ import ast
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from . import att_vgg, fsvae, fsvae_autoencoder, ma_snn, ms_resnet, pfa
-from .keys import Family, unwrapped
+from .keys import Family, Keywords, unwrapped
 
 FAMILIES: dict[str, Family] = {
     **ma_snn.FAMILIES,
@@ -22,7 +23,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
+def from_published(state_dict: Mapping[str, Any], family: str) -> dict[str, Tensor]:
     """A published state dict, or a part of one, in our names, for a strict load.
 
     Takes the bare dict, or one inside a checkpoint ({"net": ...}, {"model": ...}, {"state_dict": ...},
@@ -33,8 +34,8 @@ def from_published(state_dict: Mapping, family: str) -> dict[str, Tensor]:
 
 
 def recognise(
-    state_dict: Mapping, family: str, *, scale: str | None = None, fusion: str | None = None
-) -> tuple[dict[str, Tensor], dict]:
+    state_dict: Mapping[str, Any], family: str, *, scale: str | None = None, fusion: str | None = None
+) -> tuple[dict[str, Tensor], Keywords]:
     """(`from_published`, the keywords of `create` with its name that fit it), of a whole network.
 
     Of family "pfa", which is a module alone, the keywords are those of `attsnn.attention.PFA`. scale and
@@ -66,21 +67,21 @@ def _family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def _call(family: str, keywords: dict) -> str:
+def _call(family: str, keywords: Keywords) -> str:
     """What makes the module, in Python."""
     return f"{FAMILIES[family].make.__name__}({', '.join(f'{k}={v!r}' for k, v in keywords.items())})"
 
 
 def load_published(
     path: str | Path, family: str = "ma_snn", *, scale: str | None = None, fusion: str | None = None
-) -> tuple[dict[str, Tensor], dict]:
+) -> tuple[dict[str, Tensor], Keywords]:
     """`recognise` of a published .t7 or .pth file.
 
     Reads with `weights_only=True`: a file that needs more is refused, never executed.
     """
-    allow = list(_family(family).allow)
+    allow = _family(family).allow
     try:
-        with torch.serialization.safe_globals(allow):
+        with torch.serialization.safe_globals([*allow]):
             published = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; give a published checkpoint (.t7, .pth)") from None
@@ -97,18 +98,18 @@ def load_published(
         raise ValueError(f"{path}: {error}") from None
 
 
-def load_any(path: str | Path, families: Sequence[str]) -> tuple[dict[str, Tensor], dict]:
+def load_any(path: str | Path, families: Sequence[str]) -> tuple[dict[str, Tensor], Keywords]:
     """`load_published` of the first family that takes the file; or a network's .safetensors that `main`
     wrote.
     """
     if Path(path).suffix != ".safetensors":
-        refused = None
+        refused: list[ValueError] = []
         for family in families:
             try:
                 return load_published(path, family)
             except ValueError as error:
-                refused = refused or error
-        raise refused
+                refused.append(error)
+        raise refused[0]
     try:
         with safe_open(path, "pt") as file:
             keywords = {k: ast.literal_eval(v) for k, v in (file.metadata() or {}).items()}

@@ -4,7 +4,7 @@ import re
 
 from torch import Tensor
 
-from .keys import Family, State, shape_of, side_of, unknown
+from .keys import Family, Keywords, State, shape_of, side_of, unknown
 from .pfa import of_module
 
 # Constants, which ours compute.
@@ -44,7 +44,7 @@ def _name(key: str, doubled: int) -> str:
     return f"{layer}.{'norm' if found[4] else 'current'}.{leaf}"
 
 
-def _infer(ours: State, theirs: State, given: dict) -> dict:
+def _infer(ours: State, theirs: State, given: Keywords) -> Keywords:
     if given:
         raise ValueError(f"{' and '.join(given)} of a fsvae's PFA are known; leave them out")
     count = len([key for key in ours if re.fullmatch(r"encoder\.\d+\.current\.weight", key)])
@@ -56,7 +56,7 @@ def _infer(ours: State, theirs: State, given: dict) -> dict:
     side = side_of(flat, widths[-1])
     hidden = [shape_of(ours, f"prior.{i}.current.weight", 2)[0] for i in (0, 1)]
     outputs = shape_of(ours, "prior.2.current.weight", 2)[0]
-    keywords = {
+    keywords: Keywords = {
         "name": "fsvae_large" if count > 4 else "fsvae",
         "in_channels": shapes[0][1],
         "size": side << count,

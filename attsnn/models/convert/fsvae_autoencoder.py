@@ -4,7 +4,7 @@ import re
 
 from torch import Tensor
 
-from .keys import Family, State, none_asked, shape_of, side_of, unknown
+from .keys import Family, Keywords, State, none_asked, shape_of, side_of, unknown
 
 _KEY = re.compile(r"(encoder|decoder)\.\d\.[01]\.\w+|(latent_layer|decoder_input|final_layer\.[013])\.\w+")
 
@@ -16,7 +16,7 @@ def _rename(theirs: State) -> dict[str, Tensor]:
     return dict(theirs)
 
 
-def _infer(ours: State, theirs: State, given: dict) -> dict:
+def _infer(ours: State, theirs: State, given: Keywords) -> Keywords:
     none_asked(given, "fsvae_autoencoder")
     count = len([key for key in ours if re.fullmatch(r"encoder\.\d\.0\.weight", key)])
     shapes = [shape_of(ours, f"encoder.{i}.0.weight", 4) for i in range(max(count, 1))]

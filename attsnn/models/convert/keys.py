@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from attsnn.models.registry import create
 
 State = Mapping[str, Tensor]
+Keywords = dict[str, Any]  # of what makes a module
 
 
 class Family(NamedTuple):
@@ -20,7 +21,7 @@ class Family(NamedTuple):
     """
 
     rename: Callable[[State], dict[str, Tensor]]
-    infer: Callable[[State, State, dict], dict]
+    infer: Callable[[State, State, Keywords], Keywords]
     make: Callable[..., nn.Module] = create
     allow: Sequence[type] = ()
 
@@ -30,7 +31,7 @@ AFFINE = ("weight", "bias")
 NORM = (*AFFINE, "running_mean", "running_var", "num_batches_tracked")
 
 
-def unwrapped(state_dict: Mapping, family: str) -> dict[str, Tensor]:
+def unwrapped(state_dict: Mapping[str, Any], family: str) -> dict[str, Tensor]:
     """The bare state dict, without the checkpoint around it and the prefix `module.`."""
     if not isinstance(state_dict, Mapping):
         raise ValueError(f"a state dict of {family} is wanted, got {type(state_dict).__name__}")
@@ -61,8 +62,9 @@ def by_table(theirs: State, family: str, table: Mapping[str, str | None]) -> dic
         if not known(key, table):
             raise unknown(key, family)
         head, _, leaf = key.rpartition(".")
-        if table[head] is not None:
-            ours[table[head] + leaf] = as_matrix(key, value) if is_matrix(table[head]) else value
+        name = table[head]
+        if name is not None:
+            ours[name + leaf] = as_matrix(key, value) if is_matrix(name) else value
     return ours
 
 
@@ -104,13 +106,13 @@ def side_of(flat: int, channels: int) -> int:
     return side
 
 
-def none_asked(given: dict, family: str) -> None:
+def none_asked(given: Keywords, family: str) -> None:
     """A sentence for keywords that the family's networks do not have."""
     if given:
         raise ValueError(f"{' and '.join(given)} are of a PFA; {family} has none")
 
 
-def infer_attention(state: State, gate: str) -> tuple[str | None, dict]:
+def infer_attention(state: State, gate: str) -> tuple[str | None, Keywords]:
     """The attention's name, and the keywords that its weights fix; `gate`: what one module's keys begin
     with.
     """

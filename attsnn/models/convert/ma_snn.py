@@ -7,7 +7,7 @@ from functools import partial
 from attsnn.models.ma_snn import PLANS
 from attsnn.neurons import MA_SNN_CONSTANTS as LEARNED
 
-from .keys import Family, State, infer_attention, none_asked, shape_of, side_of
+from .keys import Family, Keywords, State, infer_attention, none_asked, shape_of, side_of
 from .patterns import ATTENTION, by_patterns
 
 _PATTERNS = [
@@ -24,7 +24,7 @@ _PATTERNS = [
 _UNUSED = re.compile(r"\.network\.(?:Conv)?IF\.Vreset$")  # stored by the published neuron, never read
 
 
-def infer_ma_snn(state: State) -> dict:
+def infer_ma_snn(state: State) -> Keywords:
     """The name and keywords of `create` that fit converted weights; emit and dt are not in the file."""
     layers = sum(re.fullmatch(r"features\.\d+\.current\.weight", k) is not None for k in state)
     conv = [f"features.{i}.current.weight" for i in range(layers)]
@@ -36,7 +36,7 @@ def infer_ma_snn(state: State) -> dict:
         raise ValueError(f"no ma_snn has {layers} convolutions; published ones have 3 or 5")
     # Two have five: Gait's recordings are of 20 people and more, CIFAR10-DVS's of 10 classes.
     model = max(fitting, key=lambda n: (classes > 11) == (PLANS[n].classes > 11))
-    kwargs = {"name": model, "attention": attention, "num_classes": classes}
+    kwargs: Keywords = {"name": model, "attention": attention, "num_classes": classes}
     kwargs["channels"] = widths
     kwargs["hidden"], flat = shape_of(state, "classifier.0.current.weight", 2)
     kwargs["size"] = side_of(flat, widths[-1]) * math.prod(PLANS[model].pools)
@@ -44,7 +44,7 @@ def infer_ma_snn(state: State) -> dict:
     return kwargs | ratios
 
 
-def _infer(ours: State, theirs: State, given: dict) -> dict:
+def _infer(ours: State, theirs: State, given: Keywords) -> Keywords:
     none_asked(given, "ma_snn")
     return infer_ma_snn(ours)
 

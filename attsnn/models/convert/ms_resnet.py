@@ -6,10 +6,10 @@ from torch import Tensor
 
 from attsnn.models.ms_resnet import PLANS
 
-from .keys import Family, State, infer_attention, none_asked, shape_of
-from .patterns import ATTENTION, by_patterns
+from .keys import Family, Keywords, State, infer_attention, none_asked, shape_of
+from .patterns import ATTENTION, Patterns, by_patterns
 
-_BOTH = [
+_BOTH: Patterns = [
     (r"^\.conv([2-5])_x\.", lambda match: f".stages.{int(match[1]) - 2}."),
     (r"\.residual_function\.1\.", ".first.current."),
     (r"\.residual_function\.2\.bn\.", ".first.norm."),
@@ -17,7 +17,7 @@ _BOTH = [
     (r"\.residual_function\.5\.bn\.", ".second.norm."),
     (r"^\.fc\.", ".classifier."),
 ]
-_PATTERNS = {
+_PATTERNS: dict[str, Patterns] = {
     "ms_resnet": [
         *_BOTH,
         (r"\.shortcut\.[01]\.(weight)$", r".shortcut.current.\1"),
@@ -52,7 +52,7 @@ def _rename(theirs: State, family: str) -> dict[str, Tensor]:
     return ours
 
 
-def infer_ms_resnet(state: State, family: str = "ms_resnet") -> dict:
+def infer_ms_resnet(state: State, family: str = "ms_resnet") -> Keywords:
     """The name and keywords of `create` that fit converted weights of a family; steps are not in the file,
     but where the attention is temporal.
     """
@@ -63,13 +63,13 @@ def infer_ms_resnet(state: State, family: str = "ms_resnet") -> dict:
     if not names:
         known = ", ".join(f"{p.blocks} of {n}" for n, p in PLANS.items() if n.startswith(family))
         raise ValueError(f"no {family} has {blocks} blocks by stage; there are {known}")
-    kwargs = {"name": names[0], "num_classes": shape_of(state, "classifier.weight", 2)[0]}
+    kwargs: Keywords = {"name": names[0], "num_classes": shape_of(state, "classifier.weight", 2)[0]}
     kwargs["channels"] = tuple(shape_of(state, f"stages.{i}.0.first.current.weight", 4)[0] for i in stages)
     kwargs["attention"], ratios = infer_attention(state, "stages.0.0.second.attention.")
     return kwargs | ratios
 
 
-def _infer(ours: State, theirs: State, given: dict, family: str) -> dict:
+def _infer(ours: State, theirs: State, given: Keywords, family: str) -> Keywords:
     none_asked(given, family)
     return infer_ms_resnet(ours, family)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .keys import State, as_matrix, is_matrix, unknown
 
-Patterns = Sequence[tuple[str, str | Callable[[re.Match], str]]]
+Patterns = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 ATTENTION = [
     (r"\.attention\.ta\.sharedMLP\.0\.", ".attention.temporal.reduce."),
     (r"\.attention\.ta\.sharedMLP\.2\.", ".attention.temporal.expand."),
@@ -24,7 +24,7 @@ _OURS = re.compile(
 
 
 def by_patterns(
-    theirs: State, family: str, patterns: Patterns, unused: re.Pattern | None = None
+    theirs: State, family: str, patterns: Patterns, unused: re.Pattern[str] | None = None
 ) -> dict[str, Tensor]:
     """Renamed by all patterns in turn, a dot before each key; `unused`: what ours do without."""
     ours = {}

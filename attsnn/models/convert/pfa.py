@@ -5,6 +5,7 @@ event networks also has a weight [R], which never trained: ours do without, and 
 of the released code. Where no such weight is, nothing in the file does.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from attsnn.attention import PFA
 from attsnn.models.pfa_vgg import PARITY_RANK, VOTERS
 
-from .keys import Family, State, by_table, known, shape_of, side_of
+from .keys import Family, Keywords, State, by_table, known, shape_of, side_of
 
 RULES = {"scale": "mean", "fusion": "multiply"}  # of a PFA with a rank weight
 
@@ -27,7 +28,8 @@ def _event_table(shift: int) -> dict[str, str | None]:
     table: dict[str, str | None] = {"fc.1.0": "classifier.current."}
     for i in range(5):
         place = f"conv.{1 + 6 * i + shift}"
-        table |= {place: None} | _module(f"{place}.", f"stages.{i - 1}.attention." if i else "attention.")
+        inside = _module(f"{place}.", f"stages.{i - 1}.attention." if i else "attention.")
+        table |= {place: None, **inside}
     for i in range(8):
         place = f"conv.{2 + 6 * (i // 2) + 2 * (i % 2) + shift}"
         ours = f"stages.{i // 2}.{('first', 'second')[i % 2]}."
@@ -45,10 +47,10 @@ FMNIST = {
     "fc.1.0": "hidden.current.",
     "fc.4.0": "classifier.current.",
 }
-WHOLE = {"": None} | _module("", "")
+WHOLE = {"": None, **_module("", "")}
 
 
-def _own_key(theirs: State, table: dict, other: dict) -> str | None:
+def _own_key(theirs: State, table: Mapping[str, str | None], other: Mapping[str, str | None]) -> str | None:
     """A key of one kind of event networks alone: every key but those of the linear layer is."""
     return next((key for key in theirs if known(key, table) and not known(key, other)), None)
 
@@ -69,7 +71,7 @@ def of_module(ours: State, prefix: str) -> tuple[int, int, int]:
     return rank, steps, shape_of(ours, f"{prefix}temporal_weight", 2)[1]
 
 
-def _rules(weighted: bool, given: dict) -> dict:
+def _rules(weighted: bool, given: Keywords) -> Keywords:
     """Scale and fusion, from the file or as given."""
     if not weighted:
         missing = [name for name in RULES if name not in given]
@@ -85,14 +87,14 @@ def _rules(weighted: bool, given: dict) -> dict:
     return RULES
 
 
-def _infer_module(ours: State, theirs: State, given: dict) -> dict:
+def _infer_module(ours: State, theirs: State, given: Keywords) -> Keywords:
     rank, steps, channels = of_module(ours, "")
     kernel = ours["spatial_weight"].shape[-1]
     sizes = {"steps": steps, "channels": channels, "rank": rank, "kernel": kernel}
     return sizes | _rules("weight" in theirs, given)
 
 
-def _infer_vgg(ours: State, theirs: State, given: dict) -> dict:
+def _infer_vgg(ours: State, theirs: State, given: Keywords) -> Keywords:
     gesture = _own_key(theirs, GESTURE, EVENTS) is not None
     weights = [head for head, name in (GESTURE if gesture else EVENTS).items() if name is None]
     missing = [f"{head}.weight" for head in weights if f"{head}.weight" not in theirs]
@@ -102,7 +104,7 @@ def _infer_vgg(ours: State, theirs: State, given: dict) -> dict:
     ranks = [rank for rank, *_ in modules]
     layers = [f"stages.{i}.{part}" for i in range(4) for part in ("first", "second")]
     outputs, flat = shape_of(ours, "classifier.current.weight", 2)
-    kwargs = {
+    kwargs: Keywords = {
         "name": "pfa_vgg_ncaltech101" if outputs == 101 else "pfa_vgg_cifar10_dvs",
         "num_classes": outputs,
         "steps": modules[0][1],
@@ -116,14 +118,14 @@ def _infer_vgg(ours: State, theirs: State, given: dict) -> dict:
     return kwargs | _rules(not missing, given)
 
 
-def _of_gesture(outputs: int, side: int, ranks: list[int]) -> dict:
+def _of_gesture(outputs: int, side: int, ranks: list[int]) -> Keywords:
     if outputs % VOTERS:
         raise ValueError(f"{outputs} outputs are no multiple of the {VOTERS} voters of a class")
     sizes = {"num_classes": outputs // VOTERS, "size": 16 * side}
     return {"name": "pfa_vgg_dvs_gesture", **sizes, "parity": ranks[-1] == PARITY_RANK}
 
 
-def _infer_fmnist(ours: State, theirs: State, given: dict) -> dict:
+def _infer_fmnist(ours: State, theirs: State, given: Keywords) -> Keywords:
     rank, steps, channels = of_module(ours, "features.attention.")
     classes, hidden = shape_of(ours, "classifier.current.weight", 2)
     sizes = {"steps": steps, "rank": rank, "num_classes": classes, "channels": channels, "hidden": hidden}

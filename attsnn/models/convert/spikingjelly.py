@@ -6,7 +6,7 @@ they hold and by their order: a convolution or linear layer, with the norm and t
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -35,7 +35,7 @@ class _Layer(NamedTuple):
         return f"{self.name} ({KINDS[len(self.weight)]} {list(self.weight)}: {', '.join(parts)})"
 
 
-def from_spikingjelly(state_dict: Mapping, model: nn.Module) -> dict[str, Tensor]:
+def from_spikingjelly(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """The state dict for `model`, of attsnn's layers, from that of a network of SpikingJelly with the same
     layers: `model.load_state_dict(from_spikingjelly(torch.load(path), model))`.
 
@@ -45,7 +45,8 @@ def from_spikingjelly(state_dict: Mapping, model: nn.Module) -> dict[str, Tensor
 
     Raises ValueError with the layers that have no counterpart, and for tensors that are of no such layer.
     """
-    tensors, found = unwrapped(state_dict, "SpikingJelly"), {}
+    tensors = unwrapped(state_dict, "SpikingJelly")
+    found: dict[str, Tensor] = {}
     rest = _layers(tensors, "the state dict")
     for layer in _layers(model.state_dict(), "the model"):
         other = next((each for each in rest if each.fits(layer)), None)
