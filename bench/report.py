@@ -46,7 +46,7 @@ from bench.tables import (
     where,
 )
 
-PAGES = ("README.md", "docs/tasks.md", "docs/performance.md")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in ("tasks", "attention_snn", "pfa", "performance")))
 EAGER_AT_LEAST = 0.7  # of a copy's rate, in the bytes that its operators move
 OVERVIEW = ("C0", "L1")  # the groups of cases in README
 SEAM_OVERVIEW = ("B1", "G1")
@@ -225,10 +225,10 @@ def _tasks() -> list[dict]:
     return json.loads((harness.ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
 
 
-def results(lines: list[dict]) -> str:
-    """Every task of docs/tasks.md."""
+def results(lines: list[dict], paper: str | None = None) -> str:
+    """Every task of docs/tasks.md, or those of a paper."""
     rows = []
-    for row in _tasks():
+    for row in [row for row in _tasks() if paper in (None, row["paper"])]:
         commit = f", commit {row['commit']}" if row["commit"] else ""
         shown = f"{row['ours']}{commit}", f"{row['parameters']:,}", f"`{row['command']}`"
         rows.append([row["task"], row["network"], row["published"], *shown])
@@ -251,6 +251,8 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 
 TABLES = {
     "results": results,
+    "results attention_snn": partial(results, paper="attention_snn"),
+    "results pfa": partial(results, paper="pfa"),
     "tasks": tasks,
     "shipped overview": shipped_overview,
     "shipped": partial(details, bench="shipped", show=parts_table),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS
 
+import browsing
 import pytest
 import torch
 
@@ -29,7 +30,9 @@ SKIPS = (
     "extra vision",
     "extra imagenet",
     "extra mat",
+    "extra docs",
     "extra fid",
+    "extra nir",
     "no nvcc",
     "no nm",
     "no AVX2",
@@ -38,6 +41,7 @@ SKIPS = (
     "no git checkout",
     "no SpikingJelly",
     "no snnTorch",
+    "no onnx",
     "no Chromium",
 )
 
@@ -93,6 +97,11 @@ def without_curves():
         patch.setattr(pictures, "curves", lambda *_: [])
         patch.setattr(pictures, "gates", lambda *_, **__: [])
         yield
+
+
+@pytest.fixture(scope="session")
+def browser():
+    yield from browsing.start()
 
 
 @pytest.fixture(autouse=True)

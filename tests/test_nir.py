@@ -3,11 +3,7 @@ others read from it, and write. In the peers' environment (`make test-peers`).
 """
 
 import importlib.util
-import re
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -460,11 +456,3 @@ def test_snntorch_reads_it(tmp_path):
             outs.append(out[0] if isinstance(out, tuple) else out)
         want = net(x)
     assert float((torch.stack(outs) == want).float().mean()) > 0.99 and want.any()
-
-
-def test_the_example_of_the_docs(tmp_path):
-    """The program of docs/nir.md, as it stands there."""
-    text = (Path(__file__).parent.parent / "docs" / "nir.md").read_text(encoding="utf-8")
-    for program in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""ONNX, by the way of docs/nir.md: the reference, its steps unrolled, the batch free; run by onnxruntime.
+"""ONNX, by the way of docs/export.md: the reference, its steps unrolled, the batch free; run by onnxruntime.
 
 Needs what `make test-peers` installs.
 """

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browsing import fetched, wide
 
 from attsnn import plot
 from attsnn.__main__ import main
@@ -314,31 +315,6 @@ def test_without_matplotlib(runs, tmp_path):
 # ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    binary = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no Chromium")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="no Chromium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(driver)
-    found = webdriver.Chrome(options=options, service=service)
-    yield found
-    found.quit()
-
-
-def wide(browser, width, dark=False, media=""):
-    features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-
 def test_in_a_browser(runs, browser, tmp_path):
     """Nothing fails and nothing is fetched; tables sort by mouse and by keyboard; no width spills over."""
     out = tmp_path / "report.html"
@@ -379,12 +355,7 @@ def test_in_a_browser(runs, browser, tmp_path):
     wide(browser, 1200)
 
     assert browser.get_log("browser") == []
-    urls = [
-        message["params"]["request"]["url"]
-        for entry in browser.get_log("performance")
-        if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"
-    ]
-    assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
+    assert fetched(browser) == []
     assert ask("return document.documentElement.lang") == "en"
     assert ask("return document.querySelectorAll('h1').length") == 1
     assert ask("return [...document.querySelectorAll('.scroll')].every(e => e.tabIndex === 0 && e.ariaLabel)")
