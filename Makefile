@@ -2,7 +2,11 @@
 #                   and writes a page that compares them
 # make test         sets up, builds, runs every test
 # make setup        the part that both share: .venv, what it needs, the build; a second call does nothing
-# make lint         checks the style
+# make lint         checks style, types and the workflow file
+# make docs         builds the site of the documentation: build/site/html/index.html
+# make wheel        packs what was built: dist/*.whl, which runs under any torch >= 2.10
+# make test-wheel   installs it in an environment of its own, and uses it there
+# make sdist        packs the sources: dist/*.tar.gz
 # make bench        measures on the CPU and renders the tables; make bench-peers first installs the peers beside
 # make bench-models measures whole networks
 # make test-long    tests with more kills and damages
@@ -22,7 +26,7 @@ PY := $(VENV)/bin/python
 TORCH := $(shell sed -n -e '/^torch==/p' -e '/^torchvision==/p' requirements.txt)
 SOURCES := $(shell find csrc tests/cpp -type f) CMakeLists.txt setup.py
 
-.PHONY: always help setup demo test test-long test-peers bench bench-models bench-peers gpu bench-gpu lint clean
+.PHONY: always help setup demo docs wheel test-wheel sdist test test-long test-peers bench bench-models bench-peers gpu bench-gpu lint clean
 help:
 	@sed -n '/^[^#]/q; s/^# \{0,1\}//p' Makefile
 
@@ -54,6 +58,28 @@ demo: setup
 	$(PY) train/dvs.py samples --name samples --resume auto
 	$(PY) -m attsnn report runs/plain runs/samples
 
+docs: setup
+	$(PY) docs/conf.py
+
+# From the objects that are there: nothing is compiled a second time.
+REPAIR = $(shell sed -n 's/^repair-wheel-command = "\(.*\)"/\1/p' pyproject.toml)
+wheel: setup
+	rm -rf build/wheel dist/*.whl
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps -w build/wheel .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m $(subst {dest_dir},dist,$(REPAIR:{wheel}=build/wheel/*.whl))
+	@du -h dist/*.whl
+
+# The environment has torch of .venv, and attsnn of the wheel alone.
+BESIDE := build/wheel-venv
+test-wheel: wheel
+	$(PYTHON) -m venv --clear $(BESIDE)
+	$(PY) -c "import site; print(site.getsitepackages()[0])" > $$($(BESIDE)/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
+	$(BESIDE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	cd $(BESIDE) && bin/python $(CURDIR)/tests/wheel.py
+
+sdist: setup
+	$(PY) setup.py --quiet sdist
+
 # Two workers, a file to one of them: many tests wait for a process or a disc. Their threads wait asleep. The
 # order of the files is that of tests/conftest.py. What runs the CUDA kernels on the host is built first.
 test: setup
@@ -84,7 +110,7 @@ $(OLD_PEERS)/.installed: $(VENV)/.built
 # What compares with the peers, in their environments.
 test-peers: $(PEERS)/.installed $(OLD_PEERS)/.installed
 	PYTHONPATH=$(CURDIR) $(PEERS)/bin/python -m pytest -q tests/test_profile_peers.py tests/test_accelerate.py \
-	  tests/test_fusing.py tests/test_nir.py tests/test_onnx.py
+	  tests/test_fusing.py tests/test_nir.py tests/test_onnx.py tests/test_docs.py
 	PYTHONPATH=$(CURDIR) $(OLD_PEERS)/bin/python -m pytest -q tests/test_accelerate.py tests/test_fusing.py
 
 # With the peers where `make bench-peers` has set them up, in less than five minutes: columns that take long to
@@ -116,6 +142,8 @@ bench-gpu:
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 clean:
