@@ -119,7 +119,7 @@ def progress(line: str) -> list[str]:
     count, total, name = found.groups()
     said = [f"[{count}/{total}] {name}"]
     if int(count) == 1 and int(total) > 20:
-        said.insert(0, f"{total} steps, most of them CUDA kernels where there are any (ATTSNN_CUDA=0: none)")
+        said.insert(0, f"{total} steps. CUDA kernels take the most time; ATTSNN_CUDA=0 leaves them out")
     return said
 
 

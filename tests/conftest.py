@@ -42,6 +42,7 @@ SKIPS = (
     "no SpikingJelly",
     "no snnTorch",
     "no onnx",
+    "no webdataset",
     "no Chromium",
 )
 

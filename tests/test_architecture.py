@@ -20,7 +20,7 @@ MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "ops": {"_extension", "reference"},
     "neurons": {"_extension", "ops", "reference"},
     "attention": {"_extension", "ops"},
-    "layers": {"_extension", "ops", "neurons", "attention"},
+    "layers": {"_deprecation", "_extension", "ops", "neurons", "attention"},
     "models": {"_extension", "attention", "layers", "neurons"},
     "data": {"_extension", "_files"},
     "interop": {"_extension", "_text", "attention", "layers", "models", "neurons", "ops", "reference"},

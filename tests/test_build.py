@@ -128,7 +128,7 @@ def test_a_failed_build_without_an_error_line(script, tmp_path, capfd):
 def test_progress(script):
     """A line a source, with its count; nothing where nothing is to do."""
     first = "[1/129] Building CUDA object CMakeFiles/_C.dir/csrc/cuda/seam_float.cu.o\n"
-    assert script.progress(first)[0].startswith("129 steps, most of them CUDA kernels")
+    assert script.progress(first)[0].startswith("129 steps. CUDA kernels take the most time")
     assert script.progress(first)[1:] == ["[1/129] seam_float.cu"]
     assert script.progress("[7/9] Building CXX object a.dir/csrc/ops.cpp.o") == ["[7/9] ops.cpp"]
     assert script.progress("[9/9] Linking CXX shared module /a/_C.so") == ["[9/9] _C.so"]

@@ -5,11 +5,18 @@ python tests/test_public_api.py    writes that file, after a change that is mean
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+import attsnn
+from attsnn import layers
 
 MODULES = (
     *("attsnn", "attsnn.neurons", "attsnn.layers", "attsnn.attention", "attsnn.ops", "attsnn.reference"),
@@ -60,6 +67,26 @@ MEANT = Path(__file__).with_name("public_api.txt")
 
 def test_names_are_those_that_are_meant():
     assert [*names()] == MEANT.read_text(encoding="utf-8").splitlines()
+
+
+def test_a_name_that_has_moved():
+    with pytest.warns(
+        DeprecationWarning, match=r"attsnn\.layers\.ops .* not be in attsnn \S+: use attsnn\.ops"
+    ):
+        assert layers.ops is attsnn.ops
+    with pytest.raises(AttributeError, match="module 'attsnn.layers' has no attribute 'opps'"):
+        _ = layers.opps
+
+
+def test_what_is_deprecated_goes_in_time():
+    """No release has what was to go before it."""
+    text = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("attsnn/**/*.py"))
+    releases = re.findall(r'gone="([\d.]+)"', text)
+    assert releases and all(version(release) > version(attsnn.__version__) for release in releases)
+
+
+def version(release: str) -> list[int]:
+    return [int(number) for number in release.split(".")]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 states from chunk to chunk of a sequence.
 """
 
-from attsnn import ops  # noqa: F401  (it was found here before this was a package)
+from attsnn._deprecation import moved
 
 from .folding import FOLDABLE, fold
 from .normed import NORMS, AveragePool, NormedLayer, Rate, over_time
@@ -28,3 +28,5 @@ __all__ = [
     "synchronise",
     "watch",
 ]
+
+__getattr__ = moved(__name__, {"ops": "attsnn.ops"}, gone="0.2")

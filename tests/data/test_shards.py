@@ -14,7 +14,7 @@ from attsnn.data.formats.shards import Shards
 
 
 def test_shards_of_webdatasets_own_writers(tmp_path):
-    webdataset = pytest.importorskip("webdataset", reason="extra imagenet: webdataset is not installed")
+    webdataset = pytest.importorskip("webdataset", reason="no webdataset")
     (tmp_path / "train").mkdir()
     with webdataset.ShardWriter(str(tmp_path / "train/part-%04d.tar"), maxcount=7, verbose=0) as writer:
         for key, image, label in samples("train"):

@@ -1,5 +1,6 @@
 """Transforms of images (the extra `vision`), and images that need no file."""
 
+import gc
 import subprocess
 import sys
 
@@ -46,6 +47,12 @@ def test_published_transforms(vision):
     middle = pixels(resized.crop((58, 16, 58 + 224, 16 + 224))).float() / 255
     torch.testing.assert_close(out, (middle - mean[:, None, None]) / std[:, None, None], atol=1e-6, rtol=0)
     assert eval_transform(320, 288)(image).shape == (3, 288, 288)
+
+
+def test_operators_of_torchvision_stay(vision):
+    """The declarations of the tests' shim are not collected with the module that makes them."""
+    gc.collect()
+    assert torch.ops.torchvision.nms
 
 
 @pytest.mark.parametrize("augment", ["imagenet", "randaugment", "trivial", None])
