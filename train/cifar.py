@@ -38,18 +38,18 @@ Model = Literal["att_vgg7", "att_vgg11", "att_vgg13", "att_vgg16", "att_vgg19", 
 @dataclass(frozen=True)
 class Recipe(HeldOutTraining):
     recipe: tyro.conf.Suppress[str] = "att_vgg"
-    data: Path | None = None  # the folder or archive of CIFAR-10 or CIFAR-100
+    data: Path | None = None  # folder or archive of CIFAR-10 or CIFAR-100
     model: Model = "att_vgg11"
     attention: Literal["model", "CSA", "PFA", "none"] = "model"  # model: CSA for att_*, PFA for pfa_*
-    rank: int | None = None  # of every PFA; default: the model's, 4
-    downsample: Literal["stride", "max"] | None = None  # of pfa_ms_resnet18; default: stride
-    size: int = SIDE  # pixels of an image's side
-    pad: int = 4  # pixels around an image, of which a training crop is taken
-    crop_scale: float | None = None  # in place of that, the least share of an image's area in a crop
+    rank: int | None = None  # rank of every PFA; default: the model's, 4
+    downsample: Literal["stride", "max"] | None = None  # how pfa_ms_resnet18 halves its maps; default: stride
+    size: int = SIDE  # side of an image in pixels
+    pad: int = 4  # pixels added around an image before a training crop is taken
+    crop_scale: float | None = None  # crops of at least this share of the area, instead of padding
     augment: Literal["randaugment", "trivial"] | None = None
-    hflip: float = 0.5  # probability of a mirrored image
-    erasing: float = 0.0  # probability of an erased rectangle
-    parity: tuple[Literal["april"], ...] = ()  # april: the loss of the April 2023 revision, CIFAR-10 alone
+    hflip: float = 0.5  # probability that a training image is mirrored
+    erasing: float = 0.0  # probability that a rectangle of a training image is erased
+    parity: tuple[Literal["april"], ...] = ()  # april: the loss of April 2023, for CIFAR-10 alone
 
     RANGES: ClassVar[tuple[engine.Range, ...]] = (
         *HeldOutTraining.RANGES,

@@ -34,19 +34,19 @@ RISE = 64  # epochs in which the published rate falls to 0, to rise again
 @dataclass(frozen=True)
 class Recipe(HeldOutTraining):
     recipe: tyro.conf.Suppress[str] = "pfa"
-    data: Path | None = None  # the folder of the four files
-    set: Literal["fashion", "mnist"] = "fashion"  # which of the two the files are
+    data: Path | None = None  # folder of the four files
+    set: Literal["fashion", "mnist"] = "fashion"  # which of the two sets the files are
     model: Literal["pfa_fmnist", "fmnist_baseline"] = "pfa_fmnist"
     attention: Literal["model", "PFA", "none"] = "model"  # model: PFA for pfa_fmnist
     steps: int = 4  # time steps T for which an image is shown
-    rank: int | None = None  # of the PFA; default: the model's, 4
-    channels: int | None = None  # of both convolutions; the paper's: 128
-    hidden: int | None = None  # units between the linear layers; the paper's: 2048
+    rank: int | None = None  # rank of the PFA; default: the model's, 4
+    channels: int | None = None  # channels of both convolutions; default: the paper's, 128
+    hidden: int | None = None  # units between the linear layers; default: the paper's, 2048
     size: tyro.conf.Suppress[int] = SIDE
-    loss: Loss = "mse"  # mse: of firing rates; tet: cross-entropy of every step's scores
+    loss: Loss = "mse"  # mse: error of firing rates; tet: cross-entropy of each step
     epochs: int = 200
-    schedule_every: Literal["epoch", "step"] = "epoch"  # when lr changes; epoch: the last one has lr_end
-    parity: tuple[Literal["rising_schedule"], ...] = ()  # the published rate, 0 at epoch 64, rises again
+    schedule_every: Literal["epoch", "step"] = "epoch"  # epoch: the last one has lr_end
+    parity: tuple[Literal["rising_schedule"], ...] = ()  # lr is 0 at epoch 64, then rises
 
     RANGES: ClassVar[tuple[engine.Range, ...]] = (
         *HeldOutTraining.RANGES,

@@ -36,24 +36,24 @@ Model = Literal[
 @dataclass(frozen=True)
 class Recipe(ImageTraining):
     recipe: tyro.conf.Suppress[str] = "att_res_snn"
-    data: Path | None = None  # folder of train/<class>/ and val/<class>/, or of WebDataset shards
+    data: Path | None = None  # folder with train/<class>/ and val/<class>/, or with WebDataset shards
     model: Model = "att_ms_resnet18"
     attention: Literal["model", "CSA", "CA", "none"] = "model"  # model: CSA for att_*, none for the others
-    membrane_float32: bool = False  # the residual stream stays in float32 under bf16 and fp16
+    membrane_float32: bool = False  # keep the residual stream in float32 under bf16 and fp16
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     augment: Literal["imagenet", "randaugment", "trivial"] | None = "imagenet"  # imagenet: AutoAugment's
-    crop_scale: float = 0.08  # the least share of an image's area in a training crop
-    hflip: float = 0.0  # probability of a mirrored image
-    erasing: float = 0.0  # probability of an erased rectangle
+    crop_scale: float = 0.08  # smallest share of an image's area in a training crop
+    hflip: float = 0.0  # probability that a training image is mirrored
+    erasing: float = 0.0  # probability that a rectangle of a training image is erased
     label_smoothing: float = 0.1
     epochs: int = 250
-    batch: int = 100  # images of a training step, over all processes
+    batch: int = 100  # images in a training step, over all processes
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"  # sgd: with momentum 0.9
-    lr: float = 0.1  # the highest of the schedule, a cosine to 0
-    eval_sizes: tuple[int, ...] = ()  # pixels of a crop's side, from images 32 larger; default: as trained
-    schedule_every: Literal["epoch", "step"] = "epoch"  # when lr changes; epoch: the last one has 0
+    lr: float = 0.1  # highest learning rate of the schedule, a cosine to 0
+    eval_sizes: tuple[int, ...] = ()  # sides of evaluation crops; images are 32 pixels larger
+    schedule_every: Literal["epoch", "step"] = "epoch"  # epoch: lr is 0 in the last one
     weight_decay: float = 1e-5
-    parity: tuple[Literal["rising_schedule", "frozen_order"], ...] = ()  # mistakes of the published training
+    parity: tuple[Literal["rising_schedule", "frozen_order"], ...] = ()  # mistakes of the published code
 
     RANGES: ClassVar[tuple[engine.Range, ...]] = (
         *ImageTraining.RANGES,

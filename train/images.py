@@ -33,24 +33,24 @@ class ImageTraining(engine.Training):
     """The options of every training on images."""
 
     recipe: tyro.conf.Suppress[str] = ""
-    data: Path | None = None  # where the images are
+    data: Path | None = None  # folder of the images
     model: str = ""
-    attention: str = "model"  # model: the model's own
+    attention: str = "model"  # model: the one the model has
     steps: int = 1  # time steps T for which an image is shown
-    width: float = 1.0  # multiplies every layer's channels, for small machines
-    dropout: float | None = None  # before the classifier; default: the model's
-    size: int = 224  # pixels of a training crop's side
-    loss: Loss = "cross_entropy"  # mse: of firing rates; tet: cross-entropy of every step's scores
-    label_smoothing: float = 0.0  # e of the targets (1 - e) target + e / classes
-    mixup: float = 0.0  # alpha of mixup
-    cutmix: float = 0.0  # alpha of cutmix; where both are given, each batch takes one of them
-    mix_probability: float = 1.0  # that a batch is mixed
+    width: float = 1.0  # factor on the channels of every layer, for small machines
+    dropout: float | None = None  # dropout before the classifier; default: the model's
+    size: int = 224  # side of a training crop in pixels
+    loss: Loss = "cross_entropy"  # mse: error of firing rates; tet: cross-entropy of each step
+    label_smoothing: float = 0.0  # e in the targets (1 - e) * target + e / classes
+    mixup: float = 0.0  # alpha of mixup; 0: none
+    cutmix: float = 0.0  # alpha of cutmix; 0: none. With both, each batch takes one of them
+    mix_probability: float = 1.0  # probability that a batch is mixed
     mix_until: float = 1.0  # share of the epochs in which batches are mixed
-    max_bad: int = 100  # images that may be missing or corrupt; more end the run with exit code 3
-    synthetic: int | None = None  # so many images drawn by the program in place of --data
-    predict: Path | None = None  # only name what this picture, or each of a folder, shows
-    eval_sizes: tuple[int, ...] = ()  # pixels of a crop's side at an evaluation; default: as trained
-    eval_steps: tuple[int, ...] = ()  # time steps; default: those of the training
+    max_bad: int = 100  # missing or corrupt images that are tolerated; more end the run with exit code 3
+    synthetic: int | None = None  # draw this many images instead of reading --data
+    predict: Path | None = None  # only say what this picture shows, or each picture of this folder
+    eval_sizes: tuple[int, ...] = ()  # sides of the crops of an evaluation, in pixels; default: as trained
+    eval_steps: tuple[int, ...] = ()  # numbers of time steps of an evaluation; default: as trained
 
     COMMANDS: ClassVar[tuple[str, ...]] = ("predict", "eval", "dry_run")
     FREE: ClassVar[tuple[str, ...]] = (
@@ -81,8 +81,8 @@ class ImageTraining(engine.Training):
 class HeldOutTraining(ImageTraining):
     """Of sets with a test split, of which a part of the training images chooses the checkpoint."""
 
-    validation_fraction: float = 0.1  # of the training images of each class, which choose the checkpoint
-    choose_on_test: bool = False  # train on all and choose by the test set, as the papers do
+    validation_fraction: float = 0.1  # share of the training images of each class that chooses the checkpoint
+    choose_on_test: bool = False  # train on all; the test set chooses, as in the papers
 
     RANGES: ClassVar[tuple[engine.Range, ...]] = (
         *ImageTraining.RANGES,
