@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT)]
 NAMES = [
     line.partition("(")[0]
     for line in (ROOT / "tests" / "public_api.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith(" ")  # a method
 ]
 MODULES = [*dict.fromkeys(name.rpartition(".")[0] for name in NAMES)]
 

@@ -26,11 +26,27 @@ MODULES = (
 
 
 def names() -> Iterator[str]:
-    """module.name(parameters), with = where there is a default."""
+    """module.name(parameters), with = where there is a default; below a class its methods and properties."""
     for place in MODULES:
         module = importlib.import_module(place)
         for name in sorted(public(module)):
-            yield f"{place}.{name}{parameters(getattr(module, name))}"
+            value = getattr(module, name)
+            yield f"{place}.{name}{parameters(value)}"
+            if isinstance(value, type):
+                yield from (f"    {member}" for member in members(value))
+
+
+def members(kind: type) -> Iterator[str]:
+    """What a class of ours adds to those that it is made from: public methods and properties."""
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("attsnn")]
+    for name in sorted({name for base in ours for name in vars(base) if not name.startswith("_")}):
+        value = inspect.getattr_static(kind, name)
+        if isinstance(value, staticmethod | classmethod):
+            yield f"{name}{parameters(getattr(kind, name))}"
+        elif inspect.isfunction(value):
+            yield f"{name}{parameters(value)}"
+        elif isinstance(value, property):
+            yield name
 
 
 def public(module) -> list[str]:
