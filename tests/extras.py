@@ -13,8 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = "--epochs 1 --limit-batches 1 --workers 0 --batch 4 --precision fp32"
-EVENTS = f"train/dvs.py gesture --synthetic 20 --steps 4 --clips 1 --channels 4 4 4 --hidden 8 {TRAIN}"
-IMAGES = f"train/imagenet.py --synthetic 20 --size 32 --width 0.125 {TRAIN}"
+SMALL = "--synthetic 20 --attention None --steps 4 --clips 1 --channels 4 4 4 --hidden 8"
+EVENTS = f"train/dvs.py gesture {SMALL} {TRAIN}"
+IMAGES = f"train/imagenet.py --synthetic 20 --size 32 --width 0.125 --schedule-every step {TRAIN}"
 
 # What an extra is for (docs say so): a command of the checkout, or a program, and what it leaves.
 USES: dict[str, tuple[str, str | None]] = {
@@ -27,8 +28,8 @@ USES: dict[str, tuple[str, str | None]] = {
         "from attsnn.data.core.events import Events\n"
         "from attsnn.data.formats import mat\n"
         "from attsnn.data.synthetic.writers import write_mat\n"
-        "columns = np.arange(5), np.arange(5) % 3, np.arange(5) % 4, np.arange(5) % 2\n"
-        "write_mat('a.mat', Events(*(np.asarray(c) for c in columns)))\n"
+        "t, x, p = np.arange(5), np.arange(5, dtype=np.int16), (np.arange(5) % 2).astype(np.uint8)\n"
+        "write_mat('a.mat', Events(t, x, x, p))\n"
         "assert len(mat.decode(np.fromfile('a.mat', np.uint8)).events.t) == 5\n",
         "a.mat",
     ),

@@ -257,7 +257,7 @@ def test_a_static_image():
 
 
 def test_the_spiking_vae():
-    """Prefix passes count, T (T + 1) / 2 - 1 steps and the whole; a transposed convolution's input reaches
+    """Prefix passes count, T (T + 1) / 2 steps in training; a transposed convolution's input reaches
     k^2 outputs at most, not s^2 times as many; the first layer adds for each output (the published counter
     has both otherwise).
     """

@@ -1,4 +1,5 @@
-// The list of neurons. The only list: schemas, kernels, Python registrations and tests iterate over it.
+// The list of neurons: schemas, kernels, shapes and gradients iterate over it. Python's list,
+// `reference.neurons`, is compared with it by a test.
 #pragma once
 #include "lif.h"
 #include "list.h"
