@@ -1,5 +1,7 @@
-"""How a public name goes: it works on for one minor release, with a DeprecationWarning that names what stands
-in its place, and the release without it. What tests/public_api.txt lists goes in no other way.
+"""How a public name is removed.
+
+For one minor release it still works, with a DeprecationWarning that names its replacement and the release
+that drops it. The names in tests/public_api.txt are removed in no other way.
 """
 
 import warnings
@@ -9,7 +11,10 @@ from typing import Any
 
 
 def deprecated(old: str, new: str, gone: str, *, stacklevel: int = 2) -> None:
-    """Warns the caller's caller that `old` (a name, a parameter, a value) is `new` now, and not in `gone`."""
+    """Warns the caller's caller that `new` replaces `old`, which release `gone` drops.
+
+    `old` is a name, a parameter or a value.
+    """
     warnings.warn(
         f"{old} is deprecated, and will not be in attsnn {gone}: use {new}",
         DeprecationWarning,
@@ -18,7 +23,7 @@ def deprecated(old: str, new: str, gone: str, *, stacklevel: int = 2) -> None:
 
 
 def moved(module: str, names: Mapping[str, str], gone: str) -> Callable[[str], Any]:
-    """`__getattr__` of a module that names have left: {name: "attsnn.where.it.is"}."""
+    """Makes the `__getattr__` of a module that names have left: {name: "attsnn.where.it.is"}."""
 
     def find(name: str) -> Any:
         if name not in names:

@@ -10,7 +10,7 @@ Backend = Literal["auto", "fused", "reference"]
 BACKENDS = ("auto", "fused", "reference")
 BUILD_COMMAND = "python setup.py build_ext"
 
-_C: Any = None  # a module that has no types of its own
+_C: Any = None  # a compiled module, which has no types
 _why_not = f"the kernels are not built: run `{BUILD_COMMAND}` in the folder of attsnn"
 try:
     from attsnn import _C  # type: ignore[attr-defined,no-redef]  # compiled, without a stub
@@ -22,7 +22,7 @@ _said: set[str] = set()
 
 
 def compiled() -> Any:
-    """`attsnn._C`, or None where it was not built."""
+    """`attsnn._C`, or None if it was not built or does not load."""
     return _C
 
 
@@ -43,7 +43,7 @@ _obstacles: dict[str, str | None] = {}
 
 
 def obstacle(device_type: str) -> str | None:
-    """None where fused kernels serve this device, else a sentence that says why not and what to do."""
+    """None if fused kernels serve this device, else a sentence that says why not and what to do."""
     if device_type not in _obstacles:
         if _C is None:
             why: str | None = _why_not
@@ -58,8 +58,16 @@ def obstacle(device_type: str) -> str | None:
 
 
 def use_fused(backend: Backend, device_type: str) -> bool:
-    """Whether to run the fused kernel. "fused" raises where there is none; "auto" falls back and says so
-    once.
+    """Whether a call with this backend runs the fused kernels.
+
+    Args:
+        backend: "fused", "reference" or "auto". Without kernels "auto" falls back to the reference and warns
+            once.
+        device_type: such as "cpu" or "cuda".
+
+    Raises:
+        ValueError: for an unknown backend.
+        RuntimeError: for "fused" without kernels; the message says why there are none.
     """
     if backend == "reference":
         return False
@@ -74,7 +82,7 @@ def use_fused(backend: Backend, device_type: str) -> bool:
 
 
 def say_reference(why: str) -> None:
-    """Says once that the reference runs in the place of the kernels, and why."""
+    """Warns once that the reference runs instead of the kernels, and why."""
     if why not in _said:
         _said.add(why)
         warnings.warn(f"attsnn runs the PyTorch reference: {why}", RuntimeWarning, stacklevel=4)

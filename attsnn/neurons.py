@@ -1,7 +1,7 @@
-"""Neurons as modules: `LIF`, the whole family, and the presets that name their paper.
+"""Neurons as modules: `LIF` is the whole family; the presets are its members from papers and libraries.
 
-A module keeps no state between calls: the membrane comes in as `v0` and goes out of `run`, so there is
-nothing to reset. Inputs are [T, N, C, H, W], [T, N, F] or [T, N].
+A module keeps no state between calls, so there is nothing to reset: the membrane comes in as `v0`, and `run`
+returns it. Inputs are [T, N, C, H, W], [T, N, F] or [T, N].
 """
 
 from collections.abc import Callable, Iterable
@@ -31,22 +31,35 @@ __all__ = [
 ]
 
 Constant = float | Tensor
-NAMES = *CONSTANTS, "subtract"  # of what a neuron can learn
+NAMES = *CONSTANTS, "subtract"  # the constants that a neuron can learn
 RULES = ("surrogate", "strict", "detach_reset", "emit", "start", "levels", "normalize", "backend")
 
 
 class LIF(NotScripted, nn.Module):
-    """The LIF family: h = (leak v + bias) + gain x; fire at the threshold; reset. `ops.lif` documents the
-    equation.
+    """The LIF family: charge h = (leak v + bias) + gain x, fire at the threshold, reset.
 
-    Constants are numbers, or tensors [C], one value a channel (dimension 2 of the input). Those named in
-    `learn` become parameters: scalars, or [channels] where `channels` is given; an `nn.Parameter` is one, and
-    stays the one it is. `v_reset` is None for the soft reset and "threshold" for a reset to the threshold
-    itself, learned or not; `subtract` is what the soft reset takes off, None for the threshold. `levels` and
-    `normalize` are for integer spikes (`ilif`).
+    `attsnn.ops.lif` documents the equation.
 
-    A constant [C] follows dimension 2: of tokens [T, N, L, C] a neuron alone would take L for it. In a
-    `SpikingLayer` behind a linear layer it follows the last.
+    Args:
+        leak: factor on v: a number, or a tensor [C] with one value per channel (dimension 2 of the input).
+            An `nn.Parameter` is learned, and stays the same object.
+        gain: factor on x, in the same forms as leak.
+        bias: summand, in the same forms as leak.
+        threshold: where the neuron fires, in the same forms as leak.
+        v_reset: where the hard reset sets v, in the same forms as leak; "threshold": to the threshold
+            itself, learned or not; None: the soft reset.
+        subtract: what the soft reset takes off, in the same forms as leak; None: the threshold.
+        learn: names of the constants that become parameters: scalars, or [channels] if `channels` is given.
+        channels: C, for the constants in `learn`.
+        surrogate, strict, detach_reset, emit, start, backend: as in `attsnn.ops.lif`.
+        levels, normalize: for integer spikes (`ilif`), as in `attsnn.ops.lif`.
+
+    Raises:
+        TypeError, ValueError: for constants and rules that do not fit together; the message names the
+            argument.
+
+    A neuron alone takes dimension 2 for the channels, which is L in tokens [T, N, L, C]. In an
+    `attsnn.layers.SpikingLayer` after a linear layer, constants [C] follow the last dimension.
     """
 
     def __init__(
@@ -105,8 +118,8 @@ class LIF(NotScripted, nn.Module):
         check_levels(levels, normalize, threshold, v_reset is not None, strict, emit, surrogate)
 
     def constants(self) -> dict[str, Constant | None]:
-        """The constants of the equation, as they are now."""
-        # By their names, whoever holds them: parametrisations and replicas keep them elsewhere.
+        """The constants of the equation by name, as they are now."""
+        # As attributes, because parametrisations and replicas keep them elsewhere.
         fixed = self._constants
         values: dict[str, Any] = {
             name: fixed[name] if name in fixed else getattr(self, name) for name in NAMES
@@ -116,7 +129,7 @@ class LIF(NotScripted, nn.Module):
         return values
 
     def arguments(self) -> dict[str, Any]:
-        """The keywords with which `ops.lif` and `ops.seam` compute this neuron."""
+        """The keywords with which `attsnn.ops.lif` and `attsnn.ops.seam` compute this neuron."""
         return {**self.constants(), **{name: getattr(self, name) for name in RULES}}
 
     def forward(
@@ -127,21 +140,32 @@ class LIF(NotScripted, nn.Module):
         steps: int | None = None,
         final_state: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """The emitted tensor, of x's shape and type, from the state v0 [N, ...] or from rest; with
-        `final_state`, as `run`. `steps`: how many, where x [1, N, ...] is the same at each.
+        """Runs the neuron through all steps.
+
+        Args:
+            x: input current [T, N, ...], or [1, N, ...] with `steps`.
+            v0: the state [N, ...] to start from; None: at rest.
+            steps: T, if x [1, N, ...] is the same at every step.
+            final_state: return (emitted, v), as `run` does.
+
+        Returns:
+            What is emitted, [T, N, ...] of x's type.
         """
         out, v = ops.lif(x, v0, steps=steps, final_state=final_state, **self.arguments())
         return (out, v) if final_state else out
 
     def run(self, x: Tensor, v0: Tensor | None = None, *, steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """(emitted, v): v [N, ...] continues the sequence, so that T cut in two gives the same bits as
+        """Runs the neuron and returns (emitted, v).
+
+        v [N, ...] continues the sequence as the next v0: a sequence in two parts has the same bits as the
         whole.
         """
         return ops.lif(x, v0, steps=steps, **self.arguments())
 
     def extra_repr(self) -> str:
+        """For `repr`: the fixed constants and the rules."""
         fixed = dict(self._constants.items())
-        if fixed.get("subtract", 0) is None:  # the threshold, or no soft reset
+        if fixed.get("subtract", 0) is None:  # it is the threshold, or the reset is hard
             del fixed["subtract"]
         rules = {k: getattr(self, k) for k in ("strict", "detach_reset", "emit", "start")}
         rules |= {} if self.levels is None else {"levels": self.levels, "normalize": self.normalize}
@@ -149,11 +173,20 @@ class LIF(NotScripted, nn.Module):
 
 
 class PLIF(LIF):
-    """Parametric LIF (Fang et al., 2021): h = v + sigmoid(w) (x - (v - v_reset)), w learned, 1/tau =
-    sigmoid(w).
+    """Parametric LIF (Fang et al., 2021): h = v + sigmoid(w) (x - (v - v_reset)), where w is learned.
 
-    w is a scalar, or [channels]; `threshold` and `v_reset` may be tensors or learned as in LIF. Differs from
-    the published text by the order of rounding only.
+    1/tau is sigmoid(w), and w is a scalar or [channels]. It differs from the published text only in the
+    order of rounding.
+
+    Args:
+        tau: the time constant at the start, in steps, greater than 1.
+        threshold, v_reset: as in `LIF`.
+        learn: as in `LIF`, but not leak, gain and bias, which follow from w.
+        channels, surrogate: as in `LIF`.
+        kwargs: other keywords of `LIF`.
+
+    Raises:
+        TypeError, ValueError: for a tau that is learned or not greater than 1, and as `LIF`.
     """
 
     def __init__(
@@ -186,7 +219,7 @@ class PLIF(LIF):
         w = -torch.log(torch.tensor(tau - 1.0))  # sigmoid(w) = 1 / tau
         self.w = nn.Parameter(w if channels is None else w.expand(channels).clone())
         bias = 0.0 if v_reset is None else "v_reset sigmoid(w)"
-        self._constants |= {"leak": "1 - sigmoid(w)", "gain": "sigmoid(w)", "bias": bias}  # as they are shown
+        self._constants |= {"leak": "1 - sigmoid(w)", "gain": "sigmoid(w)", "bias": bias}  # for extra_repr
 
     def constants(self) -> dict[str, Constant | None]:
         values = super().constants()
@@ -200,7 +233,7 @@ def parametric(w: Tensor, v_reset: Constant | None) -> dict[str, Constant]:
 
 
 def _names(learn: Iterable[str]) -> tuple[str, ...]:
-    """Of one name itself, not of its letters."""
+    """The names as a tuple. A string is one name, not its letters."""
     return (learn,) if isinstance(learn, str) else tuple(learn)
 
 
@@ -214,7 +247,10 @@ def _check_tau(tau: float) -> None:
 
 
 def integrate_and_fire(threshold: Constant = 1.0, v_reset: Constant | None = 0.0, **kwargs: Any) -> LIF:
-    """IF: no leak; starts at v_reset (0 for the soft reset, None). SpikingJelly's `IFNode`."""
+    """IF: no leak. It starts at v_reset, or at 0 with the soft reset (None). SpikingJelly's `IFNode`.
+
+    `kwargs` are keywords of `LIF`.
+    """
     return LIF(threshold=threshold, v_reset=v_reset, start="reset", **{"surrogate": arctan(), **kwargs})
 
 
@@ -226,8 +262,15 @@ def leaky(
     decay_input: bool = True,
     **kwargs: Any,
 ) -> LIF:
-    """LIF with time constant tau, SpikingJelly's `LIFNode`: h = v + (x - (v - v_reset)) / tau, or with
-    `decay_input=False` h = v - (v - v_reset) / tau + x. Rest is v_reset (0 for the soft reset, None)."""
+    """LIF with the time constant tau, in steps, greater than 1. SpikingJelly's `LIFNode`.
+
+    h = v + (x - (v - v_reset)) / tau, or with `decay_input=False` h = v - (v - v_reset) / tau + x. It starts
+    and rests at v_reset, or at 0 with the soft reset (None). `kwargs` are keywords of `LIF`.
+
+    Raises:
+        ValueError: for tau <= 1, and for a v_reset that is learned or "threshold".
+        TypeError: for a tau that is learned.
+    """
     _check_tau(tau)
     if isinstance(v_reset, str) or "v_reset" in _names(kwargs.get("learn", ())):
         raise ValueError(
@@ -244,7 +287,7 @@ def leaky(
     )
 
 
-MA_SNN_CONSTANTS = {"alpha": "leak", "beta": "bias", "threshold": "threshold"}  # its words for ours
+MA_SNN_CONSTANTS = {"alpha": "leak", "beta": "bias", "threshold": "threshold"}  # its names: ours
 
 
 def ma_snn(
@@ -256,10 +299,20 @@ def ma_snn(
     learn: Iterable[str] = (),
     **kwargs: Any,
 ) -> LIF:
-    """MA-SNN (Attention SNN, TPAMI 2023, released code): resets to the threshold, then decays by alpha, plus
-    beta.
+    """MA-SNN (Attention SNN, TPAMI 2023, released code): resets to the threshold, then decays.
 
-    The reset stays in the graph. `learn` takes "alpha", "beta", "threshold"; with `channels`, one a channel.
+    h = (alpha v + beta) + x, and v is the threshold after a spike. The reset stays in the graph.
+
+    Args:
+        alpha: the leak.
+        beta: the bias.
+        threshold: where the neuron fires, and what v is reset to.
+        half_width: of the rectangular surrogate.
+        learn: any of "alpha", "beta" and "threshold"; with `channels`, one value per channel.
+        kwargs: keywords of `LIF`.
+
+    Raises:
+        ValueError: for other names in `learn`.
     """
     learn = _names(learn)
     unknown = set(learn) - set(MA_SNN_CONSTANTS)
@@ -277,35 +330,46 @@ def ma_snn(
 
 
 def ms_resnet(decay: float = 0.25, threshold: float = 0.5, **kwargs: Any) -> LIF:
-    """MS-ResNet and Att-Res-SNN (`mem_update`): strict >, reset to 0 detached from the graph."""
+    """MS-ResNet (Hu et al., 2021) and Att-Res-SNN (`mem_update`): leak `decay`, strict >, reset to 0.
+
+    The reset is detached from the graph. `kwargs` are keywords of `LIF`.
+    """
     rules = {"strict": True, "detach_reset": True, "surrogate": rectangular(0.5)}
     return LIF(leak=decay, threshold=threshold, **{**rules, **kwargs})
 
 
 def fsvae(decay: float = 0.25, threshold: float = 0.2, **kwargs: Any) -> LIF:
-    """Fully spiking VAE: strict >, reset kept in the graph, window centred on 0, not on the threshold."""
+    """Fully spiking VAE (Kamata et al., AAAI 2022): leak `decay`, strict >, reset to 0.
+
+    The reset stays in the graph. The surrogate's window is centred on 0, not on the threshold. `kwargs` are
+    keywords of `LIF`.
+    """
     rules = {"strict": True, "surrogate": rectangular(0.5, centre=0.0)}
     return LIF(leak=decay, threshold=threshold, **{**rules, **kwargs})
 
 
 def gac(decay: float = 0.5, threshold: float = 1.0, **kwargs: Any) -> LIF:
-    """Gated attention coding (Qiu et al., 2024): strict >, reset to 0 kept in the graph, a triangle of
-    half-width 1.
+    """Gated attention coding (Qiu et al., 2024): leak `decay`, strict >, reset to 0.
+
+    The reset stays in the graph. The surrogate is a triangle of half-width 1. `kwargs` are keywords of
+    `LIF`.
     """
     return LIF(leak=decay, threshold=threshold, **{"strict": True, "surrogate": triangle(1.0), **kwargs})
 
 
 def ilif(leak: float = 0.25, levels: int = 4, threshold: Constant = 1.0, **kwargs: Any) -> LIF:
-    """I-LIF (Luo et al., SpikeYOLO, 2024; Yao et al., Spike-driven Transformer V3, 2025): fires integers from
-    0 to `levels`, soft reset detached. `normalize=True` emits them divided by the levels.
+    """I-LIF: fires integers from 0 to `levels`, with a soft reset that is detached from the graph.
 
-    In inference an integer n is n spikes one after another; what such a step costs is counted so.
+    With `normalize=True` it emits them divided by `levels`. In inference an integer n stands for n spikes
+    one after another, and costs are counted that way. `kwargs` are keywords of `LIF`.
+
+    Sources: Luo et al., SpikeYOLO, 2024; Yao et al., Spike-driven Transformer V3, 2025.
     """
     rules = {"v_reset": None, "detach_reset": True, **kwargs}
     return LIF(leak=leak, threshold=threshold, levels=levels, **rules)
 
 
-# Those that fire or do not: of these every constant can be learned and every value emitted, not so of `ilif`.
+# The presets of binary spikes: every constant can be learned and every `emit` works, unlike in `ilif`.
 PRESETS: dict[str, Callable[..., LIF]] = {
     "integrate_and_fire": integrate_and_fire,
     "leaky": leaky,

@@ -1,9 +1,9 @@
-"""A training of your own on attsnn's engine: a network, data, a loss; the engine has the rest.
+"""Your own training with attsnn's engine: you write a network, data and a loss; the engine does the rest.
 
 python docs/own_training.py
 
-The run directory has the configuration, metrics, curves and checkpoints; the same command with RESUME =
-"auto" goes on where it was stopped, to the same bits.
+The run directory contains the configuration, metrics, curves and checkpoints. To continue a run that was
+stopped, set RESUME = "auto" and run the same command: the results are the same to the bit.
 """
 
 import torch
@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 
 from attsnn import engine, layers, neurons
 
-RESUME = None
+RESUME = None  # "auto" continues the run
 
 
 class Signals(Dataset):
-    """Noisy signals of four classes: sample i of a seed is always the same."""
+    """Noisy signals of four classes. An index and a seed always give the same sample."""
 
     def __init__(self, count: int):
         self.labels = torch.arange(count) % 4
@@ -25,7 +25,7 @@ class Signals(Dataset):
         return len(self.labels)
 
     def __getitem__(self, key):
-        index, seed = key if isinstance(key, tuple) else (key, 0)
+        index, seed = key if isinstance(key, tuple) else (key, 0)  # `Batches` asks for (index, seed)
         draw = torch.Generator().manual_seed((int(seed) + int(index)) % 2**63)
         noise = torch.randn(8, 16, generator=draw)
         noise[:, 4 * self.labels[index] : 4 * self.labels[index] + 4] += 1
@@ -33,7 +33,7 @@ class Signals(Dataset):
 
 
 def loss(model, batch):
-    """(what is minimised, what is reported beside)."""
+    """Returns the value to minimise, and further metrics to report."""
     x, labels = batch
     scores = model(x.transpose(0, 1))  # [N, T, F] -> [T, N, F] -> [N, classes]
     accuracy = (scores.argmax(1) == labels).float().mean()
@@ -42,6 +42,7 @@ def loss(model, batch):
 
 @torch.no_grad()
 def evaluate(model, poll):
+    """Returns the metrics of an epoch. If it takes long, call poll() between batches: it answers Ctrl-C."""
     x, labels = next(iter(torch.utils.data.DataLoader(Signals(200), 200)))
     return {"val_accuracy": (model(x.transpose(0, 1)).argmax(1) == labels).float().mean().item()}
 

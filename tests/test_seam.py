@@ -324,11 +324,12 @@ def test_ties_go_to_the_first_in_logical_order(fused, gates, channels_last, side
     w = weights_of(6, 4)
     gamma = torch.tensor([0.0, -1.0, 1.0, 2.0, -0.5, 1.0], dtype=torch.float64)
     none, one = torch.zeros_like(gamma), torch.ones_like(gamma)
+    nothing = torch.finfo(torch.float64).tiny  # beside 1; torch 2.10 refuses 0
     results = []
     for backend in ("fused", "reference"):
         x = z.clone(memory_format=torch.preserve_format).requires_grad_()
         neuron = {**MA_SNN, "emit": "membrane", "backend": backend}
-        norm = ops.Norm(gamma, none, none, one, eps=0.0)
+        norm = ops.Norm(gamma, none, none, one, eps=nothing)
         out = ops.seam(x, norm=norm, gates=gates_of(gates, w), **neuron).out
         out.square().sum().backward()
         results.append((out.detach(), x.grad))

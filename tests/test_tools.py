@@ -657,7 +657,7 @@ dist.destroy_process_group()
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]]),
     }
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, cwd=ROOT)
-    assert done.stdout.split() == ["equal"], done.stderr
+    assert done.stdout.split()[-1:] == ["equal"], done.stderr  # older versions of Gloo greet first
 
 
 # ---- what newcomers try

@@ -1,5 +1,8 @@
-"""Layers over [T, N, ...]: what lies between two convolutions as one op, read-out, folding for inference,
-states from chunk to chunk of a sequence.
+"""Layers for inputs [T, N, ...], time first.
+
+A seam is what lies between two convolutions: norm, pool, gates, shortcut and neuron. `SpikingLayer` is a
+layer and the seam after it, which runs as one op. The other names are layers without neurons, read-out,
+folding for inference, and states that go from chunk to chunk of a sequence.
 """
 
 from attsnn._deprecation import moved

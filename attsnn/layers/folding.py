@@ -1,4 +1,4 @@
-"""`fold`: batch norms into the layers before them, for inference."""
+"""`fold`: merges batch norms into the layers before them, for inference."""
 
 import copy
 from itertools import pairwise
@@ -18,15 +18,19 @@ FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy of the model for inference, each batch norm put into the convolution or linear layer before it.
+    """Returns a copy of the model for inference, with each batch norm folded into the layer before it.
 
-    The copy is in evaluation mode and computes the same numbers but for rounding. Norms are found in every
-    `SpikingLayer` and `NormedLayer`, where `current` may be an `nn.Sequential` that ends in such a layer, and
-    behind their layer in any `nn.Sequential`, where an `nn.Identity` takes their place. Parametrised weights
-    become plain ones.
+    The copy is in evaluation mode and computes the same numbers up to rounding. Parametrised weights become
+    plain ones. A norm can be folded into an `nn.Linear`, `nn.Conv1d` or `nn.Conv2d`. Norms are found
 
-    Raises ValueError for a norm that has no running statistics, or whose layer cannot take it, and for what
-    would be lost: hooks, old weight_norm, spectral_norm and pruning among them, and a forward of one's own.
+    - in every `SpikingLayer` and `NormedLayer`, whose `current` may be an `nn.Sequential` that ends in such
+      a layer;
+    - directly after such a layer in any `nn.Sequential`, where an `nn.Identity` takes its place.
+
+    Raises:
+        ValueError: for a norm that has no running statistics, or whose layer cannot take it. Also if
+            something would be lost: hooks (old weight_norm, spectral_norm and pruning are hooks), or a
+            forward of its own.
     """
     _refuse_computed(model)
     folded = copy.deepcopy(model).eval()
@@ -45,7 +49,7 @@ def fold(model: nn.Module) -> nn.Module:
             module.norm = None
         if not isinstance(module, nn.Sequential):
             continue
-        # Not `named_children`: that leaves out a module's second place, and with it what lies between.
+        # Not `named_children`: it skips a module's second place, so that other modules would look adjacent.
         for (name, layer), (norm_name, norm) in pairwise(list(module._modules.items())):
             if isinstance(norm, _BatchNorm) and isinstance(layer, FOLDABLE):
                 setattr(module, name, _folded(layer, norm, f"{place}.{norm_name}".lstrip(".")))
@@ -67,7 +71,7 @@ def _folded(layer: nn.Module, norm: _BatchNorm, name: str, scale: float = 1.0) -
             )
         if is_parametrized(part):
             _settle(part)
-    if scale != 1:  # of a copy
+    if scale != 1:  # `norm` is a copy
         norm.weight = nn.Parameter(cast(Tensor, weight_of(norm, scale)))
     if isinstance(layer, nn.Linear):
         return fuse_linear_bn_eval(layer, norm)
@@ -75,20 +79,21 @@ def _folded(layer: nn.Module, norm: _BatchNorm, name: str, scale: float = 1.0) -
 
 
 def _settle(part: nn.Module) -> None:
-    """Gives a parametrised copy plain weights. Not `remove_parametrizations`: it changes the class, which the
-    copy and its original share.
+    """Gives a parametrised copy plain weights.
+
+    `remove_parametrizations` would change the class, which the copy shares with its original.
     """
     computed = part.parametrizations
     assert isinstance(computed, nn.ModuleDict)
     values = {name: getattr(part, name).detach() for name in computed}
-    part.__class__ = type(part).__bases__[0]  # behind the class that parametrising makes
+    part.__class__ = type(part).__bases__[0]  # the class before it was parametrised
     del part.parametrizations
     for name, value in values.items():
         part.register_parameter(name, nn.Parameter(value))
 
 
 def _refuse_computed(model: nn.Module) -> None:
-    """A sentence where a hook has left a tensor with a graph, which PyTorch does not copy."""
+    """Raises if a hook has left a tensor with a graph, which PyTorch does not copy."""
     for place, module in model.named_modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor) and not value.is_leaf:

@@ -1,4 +1,4 @@
-"""Layers without neurons: what folds time into the batch, norms as the seams compute them, pools."""
+"""Layers without neurons: time folded into the batch, norms as the seams compute them, pools."""
 
 from collections.abc import Callable, Container
 from contextlib import nullcontext
@@ -18,12 +18,15 @@ from attsnn.ops.registration import NotScripted
 
 
 def over_time(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer that knows no time, applied to x [T, N, ...] with T folded into the batch."""
+    """Applies a layer that knows no time to every step of x [T, N, ...].
+
+    The layer is called once, on [T N, ...]. The result is [T, N, ...].
+    """
     y: Tensor = layer(x.flatten(0, 1))
-    return y.view(*x.shape[:2], *y.shape[1:])  # `unflatten` is as much again of Python
+    return y.view(*x.shape[:2], *y.shape[1:])  # `unflatten` takes twice the Python
 
 
-# What a layer takes: its dimensions, and in words.
+# What a layer takes: the number of dimensions, and the shape in words.
 SHAPES: dict[type[nn.Module], tuple[Container[int], str]] = {
     nn.Conv2d: ((5,), "[T, N, C, H, W]"),
     nn.Conv1d: ((4,), "[T, N, C, L]"),
@@ -32,7 +35,7 @@ SHAPES: dict[type[nn.Module], tuple[Container[int], str]] = {
 
 
 def check_input(current: nn.Module | None, x: Tensor) -> None:
-    """Sentences for what a convolution or a linear layer would refuse in words of its own."""
+    """Raises, in clear words, for input that a convolution or linear layer would reject."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor with time first, [T, N, ...], got {type(x).__name__}")
     kind = next((kind for kind in SHAPES if isinstance(current, kind)), None)
@@ -45,7 +48,7 @@ def check_input(current: nn.Module | None, x: Tensor) -> None:
     if current is None or kind is None:
         return
     weight = current._parameters.get("weight")
-    if weight is None or weight.dtype == x.dtype:  # None where it is computed
+    if weight is None or weight.dtype == x.dtype:  # None if it is computed
         return
     asked = f"x must be {weight.dtype}, as the layer's weights are, got {x.dtype}"
     if not x.is_floating_point():
@@ -56,9 +59,7 @@ def check_input(current: nn.Module | None, x: Tensor) -> None:
 
 
 def ends_in_linear(layer: nn.Module | None) -> bool:
-    """Whether the last convolution or linear layer in it is linear: what it returns are then features, or
-    tokens.
-    """
+    """Whether the last convolution or linear layer inside is linear, and so returns features or tokens."""
     inside = () if layer is None else layer.modules()
     kinds = [part for part in inside if isinstance(part, nn.Linear | conv._ConvNd)]
     return bool(kinds) and isinstance(kinds[-1], nn.Linear)
@@ -68,32 +69,43 @@ MaybeT = TypeVar("MaybeT", Tensor, Tensor | None)
 
 
 def transposed(tensor: MaybeT) -> MaybeT:
-    """Tokens [..., L, C] as a sequence [..., C, L] that lies channels-last, and back."""
+    """Views tokens [..., L, C] as a channels-last sequence [..., C, L], and back."""
     return None if tensor is None else tensor.transpose(-1, -2)
 
 
-NORMS = nn.BatchNorm1d, nn.SyncBatchNorm  # whose forward a seam may stand for, of 2d the same
+NORMS = nn.BatchNorm1d, nn.SyncBatchNorm  # a seam may replace their forward, which BatchNorm2d shares
 
 
 class AveragePool(NotScripted, nn.Module):
-    """`nn.AvgPool2d(pool)` of every step: [T, N, C, H, W] -> [T, N, C, H/pool, W/pool]."""
+    """`nn.AvgPool2d(pool)` at every step: [T, N, C, H, W] -> [T, N, C, H/pool, W/pool].
+
+    The arguments are those of `attsnn.ops.average_pool`.
+    """
 
     def __init__(self, pool: int, *, backend: Backend = "auto"):
         super().__init__()
         self.pool, self.backend = pool, backend
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pools x [T, N, C, H, W]."""
         return ops.average_pool(x, self.pool, backend=self.backend)
 
     def extra_repr(self) -> str:
+        """For `repr`: the side of the pool."""
         return str(self.pool)
 
 
 class NormedLayer(NotScripted, nn.Module):
-    """A convolution, or a linear layer, and its batch norm, without a neuron: [T, N, ...] -> [T, N, ...].
+    """A convolution or linear layer and its batch norm, without a neuron: [T, N, ...] -> [T, N, ...].
 
-    The norm is that of the seams: over (T, N, H, W), and over all processes where it is synchronised;
-    `backend`, `membrane_dtype` and `tokens` are as in `SpikingLayer`.
+    The norm is that of the seams: over (T, N, H, W), and over all processes if it is synchronised.
+
+    Args:
+        current: the convolution or linear layer.
+        norm: its batch norm, or None.
+        membrane_dtype: the least type of norm and result; None: the type of `current`.
+        backend: "fused", "reference" or "auto".
+        tokens: as in `SpikingLayer`.
     """
 
     def __init__(
@@ -111,8 +123,10 @@ class NormedLayer(NotScripted, nn.Module):
         self.tokens = ends_in_linear(current) if tokens is None else tokens
 
     def forward(self, x: Tensor, repeats: int = 1) -> Tensor:
-        """`repeats`: how many equal inputs x stands for, T where a static image is given once; they count in
-        the running variance.
+        """Applies layer and norm to x [T, N, ...].
+
+        `repeats` is the number of equal inputs that x stands for: T if a static image is given once. They
+        count in the running variance.
         """
         check_input(self.current, x)
         z = widened(over_time(self.current, x), self.membrane_dtype)
@@ -122,9 +136,10 @@ class NormedLayer(NotScripted, nn.Module):
 
 
 class Rate(nn.Module):
-    """Read-out: the mean over T, [T, N, K] -> [N, K]; of spikes, the firing rate."""
+    """Read-out: the mean over T, [T, N, K] -> [N, K]. For spikes it is the firing rate per step."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """The mean of x over T."""
         return x.mean(0)
 
 
@@ -151,8 +166,10 @@ def normed(
     scale: float = 1.0,
     given: bool = False,
 ) -> Tensor:
-    """Norm and pool alone: a seam of one step, T folded into N, that emits its neuron's first charge, which
-    is what the neuron reads. `given`: with the running statistics in training, too.
+    """Norm and pool alone.
+
+    They run as a seam of one step, T folded into N, which emits its neuron's first charge: that is what the
+    neuron reads. `given`: use the running statistics in training too.
     """
     if norm is not None and not as_made(norm, *NORMS):
         z, norm = called(z, norm, repeats, scale, given), None
@@ -167,7 +184,7 @@ def normed(
 
 
 def called(z: Tensor, norm: _BatchNorm, repeats: int, scale: float, given: bool) -> Tensor:
-    """z through a norm that is not as PyTorch made it."""
+    """Calls a norm that is not as PyTorch made it."""
     what = f"{type(norm).__name__} has hooks or a forward of its own, so that it is called, and"
     if given and norm.training:
         raise ValueError(f"{what} takes the batch's statistics in training; step() wants the running ones")
@@ -190,7 +207,7 @@ def norm_of(norm: _BatchNorm, scale: float = 1.0, given: bool = False) -> ops.No
 
 
 def weight_of(norm: _BatchNorm, scale: float) -> Tensor | None:
-    """What a norm multiplies by; of one that learns nothing only the scale, where there is one."""
+    """What a norm multiplies by: its weight times `scale`. Without a weight: `scale`, or None for 1."""
     if scale == 1:
         return norm.weight
     if norm.weight is not None:
@@ -201,7 +218,7 @@ def weight_of(norm: _BatchNorm, scale: float) -> Tensor | None:
 
 
 def group_of(norm: _BatchNorm) -> "dist.ProcessGroup | None":
-    """The processes that share the norm's statistics; None: this one has its own."""
+    """The processes that share the norm's statistics; None if this process has its own."""
     if not (dist.is_available() and dist.is_initialized()):
         return None
     if not (isinstance(norm, nn.SyncBatchNorm) or getattr(norm, "over_processes", False)):
@@ -213,7 +230,7 @@ def group_of(norm: _BatchNorm) -> "dist.ProcessGroup | None":
 def update(
     norm: _BatchNorm | None, found: ops.SeamOutput, z: Tensor, backend: Backend, repeats: int = 1
 ) -> None:
-    """The running statistics, as PyTorch's batch norm keeps them, where the batch z has any."""
+    """Updates the running statistics as PyTorch's batch norm does, if `found` has statistics of the batch."""
     mean, var = found.batch_mean, found.batch_var
     if mean is None or var is None or norm is None or not norm.training or norm.running_mean is None:
         return
@@ -224,5 +241,5 @@ def update(
     ops.update_running(*running, mean, var, norm.momentum, backend=backend)
 
 
-# What takes a norm's statistics in place of its running ones (`settle`): mean, unbiased variance, values.
+# In `settle`, a norm's statistics go here instead: mean, unbiased variance, number of values.
 settling: dict[_BatchNorm, Callable[[Tensor, Tensor, int], None]] = {}

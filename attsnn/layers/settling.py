@@ -1,4 +1,4 @@
-"""`settle`: running statistics that are those of so many batches."""
+"""`settle`: running statistics that are exactly those of a number of batches."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ from .watching import refuse_compiled
 
 
 class AsItWas:
-    """Modes of a model's modules and buffers of its norms, to go back to."""
+    """Remembers the modes of a model's modules and the buffers of its norms, to restore them."""
 
     def __init__(self, model: nn.Module):
         self.modes = {module: module.training for module in model.modules()}
@@ -31,7 +31,7 @@ class AsItWas:
 
 
 class _Pooled:
-    """Count, mean and sum of squares about it, over all values of a channel so far, in float64 [2 C + 1]."""
+    """Count, mean and centred sum of squares of all values of a channel so far, in float64 [2 C + 1]."""
 
     def __init__(self, norm: _BatchNorm):
         assert norm.running_mean is not None
@@ -45,21 +45,24 @@ class _Pooled:
         self.parts = _merged(self.parts, own)
 
     def take(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """What a layer of ours found, whose variance is unbiased; of a norm over processes of all of them."""
+        """Adds what a seam found.
+
+        The variance is unbiased. A synchronised norm's statistics are those of all processes.
+        """
         group = group_of(self.norm)
         count *= 1 if group is None else dist.get_world_size(group)
         if count:
             self.add(mean, variance.double() * (count - 1) if count > 1 else torch.zeros_like(mean), count)
 
     def see(self, x: Tensor) -> None:
-        """The input [N, C, ...] of a norm that is called."""
+        """Adds the input [N, C, ...] of a norm that is called."""
         values = x.detach().double().transpose(0, 1).flatten(1)
         if values.shape[1]:
             mean = values.mean(1)
             self.add(mean, (values - mean[:, None]).square().sum(1), values.shape[1])
 
     def write(self) -> None:
-        """Makes it the norm's running statistics, of all processes; where no value was seen they stay."""
+        """Writes the running statistics of all processes. Without two values they stay as they are."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             shares = [torch.zeros_like(self.parts) for _ in range(dist.get_world_size())]
             dist.all_gather(shares, self.parts)
@@ -74,7 +77,7 @@ class _Pooled:
 
 
 def _merged(one: Tensor, other: Tensor) -> Tensor:
-    """Of both (Chan, Golub and LeVeque, 1979)."""
+    """Both together (Chan, Golub and LeVeque, 1979)."""
     (a, b), whole = (one[0], other[0]), one[0] + other[0]
     (mean, spread), (its_mean, its_spread) = one[1:].chunk(2), other[1:].chunk(2)
     apart, share = its_mean - mean, b / whole.clamp(min=1)
@@ -87,20 +90,27 @@ def settle(
     batches: Iterable[Any],
     forward: Callable[[nn.Module, Any], Any] | None = None,
 ) -> nn.Module:
-    """Makes the running statistics of all batch norms those of the batches: mean and variance over all their
-    values, so that a sample of a small batch weighs as much as another. Others call it precise batch norm; it
-    is not the mean of the batches' variances.
+    """Sets the running statistics of all batch norms to those of the given batches.
 
-    The running statistics of a few training steps are none of anything yet, and a spiking network that reads
-    them may fall silent. Norms take each batch's own statistics meanwhile, as in training; all else runs as
-    in evaluation, and every module is afterwards in the mode that it was in. Where torch.distributed runs,
-    all processes call it, and the statistics are those of all their batches.
+    Mean and variance are taken over all values of all batches, so a sample in a small batch weighs as much
+    as any other. Elsewhere this is called precise batch norm; it is not the mean of the batches' variances.
+    It helps after a few training steps: the running statistics are not accurate yet, and a spiking network
+    that reads them may fall silent.
+
+    Meanwhile the norms take each batch's own statistics, as in training. Everything else runs as in
+    evaluation. Afterwards every module is in its former mode. With torch.distributed all processes must call
+    it, and the statistics are those of all their batches.
 
     Args:
-        batches: as the model takes them, or (inputs, ...), of which the first is taken.
-        forward: (model, batch) -> anything; default: calls the model.
+        model: the network, which is changed in place.
+        batches: what the model takes, or tuples (inputs, ...) whose first entry it takes.
+        forward: is called as forward(model, batch); None: the model is called.
 
-    Returns the model. Raises ValueError for a compiled one, and where there is no batch.
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for a compiled model, or if there is no batch.
     """
     refuse_compiled(model, "settle")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]

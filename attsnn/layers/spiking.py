@@ -1,4 +1,4 @@
-"""`SpikingLayer`: a convolution or linear layer and what lies between it and the next one as one op."""
+"""`SpikingLayer`: a convolution or linear layer, and what lies between it and the next one as one op."""
 
 from itertools import chain, repeat
 from operator import contains
@@ -31,34 +31,34 @@ CALLED = "the neuron has hooks or a forward of its own, so that it is called, an
 
 
 class SpikingLayer(NotScripted, nn.Module):
-    """A convolution or linear layer and what lies between it and the next one, which is one op (`ops.seam`).
+    """A convolution or linear layer and the seam after it, which is one op (`attsnn.ops.seam`).
 
     Args:
         current: `nn.Conv2d`, `nn.Conv1d` or `nn.Linear`, applied to every step; None: the layer starts with
             the norm.
-        neuron: what emits the spikes; its `backend` is that of the whole op.
+        neuron: emits the spikes. Its `backend` is that of the whole op.
         norm: `nn.BatchNorm2d`, `nn.BatchNorm1d` or `nn.SyncBatchNorm`, or None. Statistics are taken over
-            (T, N, H, W), and over all processes where it is synchronised
-            (`synchronise` makes it so, and `nn.SyncBatchNorm.convert_sync_batchnorm`).
-        pool: side and stride of an average pool.
-        attention: from `attsnn.attention.attention`, or a `PFA`, or None. A `PFA` and a `PrunedAttention`
-            are composed, between a seam that is a norm and one that is shortcut and neuron; `run` returns no
-            scores of them.
-        membrane: whether `forward` returns (emitted, membrane), the sum that the neuron reads, which a
-            residual network hands on.
-        membrane_dtype: at least the type of shortcut and membrane, in which then the whole op computes; what
-            is emitted keeps the convolution's type. None: all have the convolution's type.
-        norm_scale: multiplies the norm's weight where it is used, not where it is learned; alpha times the
-            threshold is the threshold-dependent batch norm (tdBN; Zheng et al., 2021).
-        tokens: whether a current of four dimensions is tokens [T, N, L, C], whose norm, gates and per-channel
-            constants follow the last dimension, or a sequence [T, N, C, L]. None: tokens where the last
-            convolution or linear layer in `current` is an `nn.Linear`.
+            (T, N, H, W), and over all processes if the norm is synchronised (by `synchronise` or
+            `nn.SyncBatchNorm.convert_sync_batchnorm`).
+        pool: side and stride of an average pool; 1: no pool.
+        attention: from `attsnn.attention.attention`, or a `PFA`, or None. A `PFA` or `PrunedAttention` runs
+            by itself, between a seam that is the norm and one that is shortcut and neuron; `run` then
+            returns no scores.
+        membrane: let `forward` return (emitted, membrane). The membrane is the sum that the neuron reads,
+            which a residual network passes on.
+        membrane_dtype: the least type of shortcut and membrane, in which the whole op then computes. What is
+            emitted keeps the convolution's type. None: everything has the convolution's type.
+        norm_scale: multiplies the norm's weight when it is used; the learned weight itself is not changed.
+            alpha times the threshold gives the threshold-dependent batch norm (tdBN; Zheng et al., 2021).
+        tokens: whether a current of four dimensions is tokens [T, N, L, C] or a sequence [T, N, C, L]. The
+            norm, gates and per-channel constants of tokens follow the last dimension. None: tokens if the
+            last convolution or linear layer in `current` is an `nn.Linear`.
 
-    Sequences and tokens go without a pool, SA and PFA, which are for maps.
+    A pool, SA and PFA are for maps, not for sequences and tokens.
 
-    Norm, gates and neuron are read by the op instead of called, as long as they are as they were made. One
-    that has a forward of its own, or hooks (pruning, old weight_norm and spectral_norm among them), is called
-    in its place, on [T N, C, H, W] or [T N, F] the norm, on [T, N, ...] the others.
+    The op reads the tensors of norm, gates and neuron instead of calling the modules. A module with hooks
+    (pruning, old weight_norm and spectral_norm are hooks) or a forward of its own is called instead: a norm
+    on [T N, C, H, W] or [T N, F], the others on [T, N, ...].
     """
 
     def __init__(
@@ -90,9 +90,15 @@ class SpikingLayer(NotScripted, nn.Module):
         self.tokens = ends_in_linear(current) if tokens is None else tokens
 
     def run(self, x: Tensor, shortcut: Tensor | None = None, v0: Tensor | None = None) -> ops.SeamOutput:
-        """x [T, N, C, H, W], [T, N, C, L], [T, N, F] or tokens [T, N, L, F], a shortcut of the pooled maps'
-        shape, the state v0 [N, ...] that the chunk before left as `v`, None at rest; all that the op returns,
-        the gates' scores among it.
+        """Runs the layer and returns all that the op returns.
+
+        Args:
+            x: [T, N, C, H, W], [T, N, C, L], [T, N, F] or tokens [T, N, L, F].
+            shortcut: is added to what the neuron reads, and has the shape of the pooled maps.
+            v0: the state [N, ...] that the chunk before left as `v`; None: at rest.
+
+        Returns:
+            An `attsnn.ops.SeamOutput`, with the gates' scores.
         """
         return self._through(x, shortcut, v0, final_state=True)
 
@@ -105,7 +111,7 @@ class SpikingLayer(NotScripted, nn.Module):
         final_state: bool,
         given: bool = False,
     ) -> ops.SeamOutput:
-        """`given`: with the running statistics in training, too."""
+        """`given`: use the running statistics in training too."""
         check_input(self.current, x)
         z = x if self.current is None else over_time(self.current, x)
         if z.dim() != 4 or not self.tokens:
@@ -152,7 +158,7 @@ class SpikingLayer(NotScripted, nn.Module):
         return result if result.out.dtype == emitted else result._replace(out=result.out.to(emitted))
 
     def _reads(self) -> "_Reads":
-        """What of the children the op may read; looked at anew where a child or a hook is another one."""
+        """Which children the op may read. It looks again if a child or a hook has changed."""
         if torch.compiler.is_compiling():
             return self._look()
         seen = self.__dict__.get("_seen")
@@ -181,11 +187,20 @@ class SpikingLayer(NotScripted, nn.Module):
         v0: Tensor | None = None,
         final_state: bool = False,
     ) -> Tensor | tuple[Tensor, ...]:
-        """What the neuron emits; with `membrane`, (emitted, membrane); with `final_state` the neuron's state
-        behind them.
+        """Runs the layer.
 
-        steps: how many, where x [1, N, ...] is the same at each: all but the neuron runs once. Not with an
-        attention, a shortcut or `membrane`. v0: as in `run`.
+        Args:
+            x, shortcut, v0: as in `run`.
+            steps: T, if x [1, N, ...] is the same at every step. Everything but the neuron then runs once.
+                Not with an attention, a shortcut or `membrane`.
+            final_state: also return the neuron's state after the last step.
+
+        Returns:
+            What the neuron emits. With `membrane` or `final_state` it is a tuple, in which the membrane and
+            then the state follow.
+
+        Raises:
+            TypeError, ValueError: for input, or a combination of arguments, that does not fit.
         """
         if steps is not None:
             if isinstance(steps, torch.fx.Proxy):
@@ -217,10 +232,11 @@ class SpikingLayer(NotScripted, nn.Module):
         return found if len(found) > 1 else result.out
 
     def step(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One step [N, ...] of a sequence, from the state v that the step before returned: (emitted, v).
+        """Runs one step x [N, ...] of a sequence and returns (emitted, v).
 
-        The norm takes its running statistics, as in evaluation, and leaves them as they are. Not with an
-        attention or `membrane`.
+        Give the v of the step before; None: at rest. The norm uses its running statistics, as in evaluation,
+        and leaves them as they are. Raises ValueError with an attention or `membrane`, or if the neuron has
+        hooks or a forward of its own.
         """
         self._check_plain("step()")
         if not as_made(self.neuron, LIF):
@@ -238,12 +254,13 @@ class SpikingLayer(NotScripted, nn.Module):
             raise ValueError(f"{what} is for a layer without attention, shortcut and membrane")
 
     def extra_repr(self) -> str:
+        """For `repr`: the settings of the layer."""
         knobs = ("pool", "membrane", *(("norm_scale",) if self.norm_scale != 1 else ()))
         return ", ".join(f"{k}={getattr(self, k)}" for k in knobs)
 
 
 def _attended(attention: nn.Module, z: Tensor) -> Tensor:
-    """z through an attention that is called."""
+    """Calls the attention on z."""
     if z.dim() != 4:
         weighed: Tensor = attention(z)
         return weighed
@@ -260,8 +277,9 @@ class _Reads(NamedTuple):
 
 
 class _Seen:
-    """What `_Reads` was made of, which hardly ever changes and is cheap to compare. No state of the layer:
-    it is not copied, saved or looked through.
+    """What `_Reads` was derived from, which hardly ever changes and is cheap to compare.
+
+    It is a cache, not state of the layer: it is not copied, saved or searched for modules.
     """
 
     __slots__ = ("children", "hooks", "own", "places", "reads")
@@ -273,27 +291,27 @@ class _Seen:
             (m._forward_pre_hooks, m._forward_hooks, m._backward_pre_hooks, m._backward_hooks) for m in read
         )
         self.hooks = tuple(chain.from_iterable(of_each))
-        self.own = tuple(m.__dict__ for m in read)  # where a forward of one's own may stand
+        self.own = tuple(m.__dict__ for m in read)  # where a forward of its own would be
         self.places = (layer._modules, *(m._modules for m in inner if m._modules))
         self.children = self.standing()
         self.reads = layer._look()
 
     def standing(self) -> list[nn.Module | None]:
-        """The children in their places."""
+        """The children, in order."""
         return [*chain.from_iterable(map(dict.values, self.places))]
 
     def still(self) -> bool:
-        """Whether all is as it was, and no hook anywhere."""
+        """Whether the children are the same, and nothing has a hook or a forward of its own."""
         same = not any(self.hooks) and self.standing() == self.children
         return same and not any(map(contains, self.own, repeat("forward")))
 
 
 def synchronise(model: nn.Module) -> nn.Module:
-    """The model, its batch norms' statistics from now on those of all processes; norms outside of a
-    `SpikingLayer` or `NormedLayer` stay as they are.
+    """Makes the batch norms of a model share their statistics over all processes. Returns the model.
 
-    As `nn.SyncBatchNorm.convert_sync_batchnorm`, but also where `DistributedDataParallel` refuses that: on
-    the CPU.
+    It changes the norms of every `SpikingLayer` and `NormedLayer` in place; other norms stay as they are. It
+    does what `nn.SyncBatchNorm.convert_sync_batchnorm` does, and also works on the CPU, where
+    `DistributedDataParallel` refuses that.
     """
     for module in model.modules():
         if isinstance(module, SpikingLayer | NormedLayer) and module.norm is not None:

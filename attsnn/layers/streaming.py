@@ -1,4 +1,4 @@
-"""Networks that go on where they stopped: each neuron from the state that the chunk before left."""
+"""Networks that stream: each neuron continues from the state that the chunk before left."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,19 +11,24 @@ from attsnn.neurons import LIF
 
 from .spiking import SpikingLayer
 
-State = tuple[Tensor, ...]  # of every neuron layer, in the order in which they run
+State = tuple[Tensor, ...]  # one for each layer of neurons, in the order in which they run
 
 
 def plainly(layer: nn.Module, *inputs: Any, **how: Any) -> Any:
-    """Calls a layer: what `Stream` stands in the place of."""
+    """Calls a layer: `layer(*inputs, **how)`. A `Stream` takes its place in a network that streams."""
     return layer(*inputs, **how)
 
 
 class Stream:
-    """Calls layers, each neuron from the state that it left in the chunk before.
+    """Calls layers, and lets each neuron continue from the state that it left in the chunk before.
 
-    A module of several layers takes part by `walk(call, *inputs)`, which calls each of them by `call`; its
-    `forward` is `walk(plainly, *inputs)`. An `nn.Sequential` needs none.
+    A module of several layers takes part by a method `walk(call, *inputs)` that calls each of them by
+    `call`; its `forward` is `walk(plainly, *inputs)`. An `nn.Sequential` needs no `walk`. A call raises
+    ValueError for any other module with neurons inside, for hooks on a module whose layers are called, and
+    for a state of too few tensors.
+
+    Args:
+        state: what `state` was after the chunk before; None: at rest.
     """
 
     def __init__(self, state: State | None):
@@ -31,7 +36,7 @@ class Stream:
         self.after: list[Tensor] = []
 
     def __call__(self, layer: nn.Module, *inputs: Any, **how: Any) -> Any:
-        own = "forward" in layer.__dict__  # which need not take a state
+        own = "forward" in layer.__dict__  # it may take no state
         if not own and type(layer).forward in (SpikingLayer.forward, LIF.forward):
             *out, v = layer(*inputs, v0=self._next(), final_state=True, **how)
             self.after.append(v)
@@ -66,7 +71,7 @@ class Stream:
 
     @property
     def state(self) -> State:
-        """What the next chunk starts from."""
+        """What the next chunk starts from. Raises ValueError if the state before had too many tensors."""
         if self.before is not None and len(self.before) != len(self.after):
             raise ValueError(
                 f"state: has {len(self.before)} tensors, this network has {len(self.after)} layers of neurons"
@@ -74,16 +79,29 @@ class Stream:
         return tuple(self.after)
 
 
-WINDOWS = (Attention, PrunedAttention, PFA, *GATES)  # they weigh all steps of a window by all of them
+WINDOWS = (Attention, PrunedAttention, PFA, *GATES)  # their weights follow from a whole window
 
 
 def streamed(
     network: nn.Module, walk: Callable[..., Tensor], state: State | None, *inputs: Any, **how: Any
 ) -> tuple[Tensor, State]:
-    """(walk(call, *inputs), the state behind it), for a network's `run`.
+    """Runs one chunk of a sequence; a network's `run` calls it.
 
-    Raises ValueError for a network in training mode, with gates, or with norms that have no running
-    statistics: of those a chunk would not be a part of the whole.
+    Args:
+        network: the network, in evaluation mode.
+        walk: walk(call, inputs...) calls the network's layers by `call`.
+        state: what the chunk before returned; None: at rest.
+        inputs: further arguments of `walk`.
+        how: keywords of `walk`.
+
+    Returns:
+        A pair (out, state), which is what `walk` returned, and the state after it.
+
+    Raises:
+        ValueError: for a network in training mode, with gates, or with norms that have no running
+            statistics, because chunks of it would not add up to the whole. Also for a state with another
+            number of tensors.
+        TypeError: for a state that is no tuple of tensors.
     """
     for name, module in network.named_modules():
         if module.training:

@@ -13,7 +13,7 @@ from .spiking import SpikingLayer
 
 
 def refuse_compiled(model: nn.Module, what: str) -> None:
-    """A sentence for a model, or a part of one, whose layers no hook sees."""
+    """Raises for a model that is compiled, wholly or in part: no hook sees its layers."""
     for name, module in model.named_modules():
         if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
             raise ValueError(
@@ -24,13 +24,15 @@ def refuse_compiled(model: nn.Module, what: str) -> None:
 
 @contextmanager
 def watch(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
-    """Collects what each `SpikingLayer`, and each LIF outside of one, emits, [T, N, ...], detached, by its
-    name, in the order in which they run first; of one that runs more than once a list, run by run.
+    """A context that collects what each layer of neurons emits: `with watch(model) as seen: model(x)`.
 
-    `with watch(model) as seen: model(x)`; the firing rate of a layer is `(seen[name] > 0).float().mean()`.
+    `seen` maps the name of each `SpikingLayer`, and of each LIF outside of one, to what it emitted:
+    [T, N, ...], detached. The names are in the order in which the layers first ran. A layer that ran more
+    than once has a list, one tensor a run. The firing rate of a layer is `(seen[name] > 0).float().mean()`.
+    If nothing ran, a RuntimeWarning says so.
 
-    Raises ValueError for a compiled model, whose layers no hook sees; watch and call the original. Where
-    nothing ran, a warning says so.
+    Raises:
+        ValueError: for a compiled model, whose layers no hook sees. Watch and call the original.
     """
     refuse_compiled(model, "watch")
     seen: dict[str, Tensor | list[Tensor]] = {}

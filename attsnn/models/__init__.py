@@ -1,8 +1,9 @@
-"""Models by name: `create(name, **kwargs)`, `names()`. `watch` sees what their neurons emit.
+"""Models by name: `create(name, **kwargs)` builds one, `names()` lists them.
 
-Every network has `averages_scores`: True where its output is a mean of scores over time, and
-`forward(x, every_step=True)` gives those of every step, [T, N, classes], as losses of each step want them;
-False where it is a mean of spikes, a firing rate, and of the VAEs, which have none.
+`watch` collects what their neurons emit. Every network has an attribute `averages_scores`. It is True if the
+output is a mean of scores over time. Then `forward(x, every_step=True)` returns the scores of every step,
+[T, N, classes], for losses on each step. It is False if the output is a mean of spikes, a firing rate, and
+for VAEs and autoencoders, which have no scores.
 """
 
 from attsnn.layers import watch

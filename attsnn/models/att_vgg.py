@@ -1,9 +1,9 @@
 """Att-VGG: spiking VGGs with attention for CIFAR images (Attention SNN, TPAMI 2023; released code's form).
 
 A layer is 3x3 convolution -> attention -> batch norm -> LIF: the gates stand before the norm, as published.
-Maximum pools lie between some layers; then an average pool to 8 x 8, a linear layer of LIF neurons, and a
-linear layer that reads their firing rates. Input [N, 3, 32, 32], shown T times; output [N, classes]. What
-comes before the first neurons is the same at every step, and computed once.
+There are maximum pools between some layers. At the end come an average pool to 8 x 8, a linear layer of LIF
+neurons, and a linear layer that reads their firing rates. Input [N, 3, 32, 32], shown T times; output
+[N, classes]. What comes before the first neurons is the same at every step, and is computed once.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class Plan:
     """What differs between the depths, and what a caller may change."""
 
     channels: tuple[int, ...]  # by convolution
-    pools: tuple[int, ...]  # behind which of them, by number, maps are halved
+    pools: tuple[int, ...]  # those, numbered from 0, after which maps are halved
     hidden: int = 1024
     classes: int = 10
     steps: int = 1
@@ -60,7 +60,7 @@ PLANS = {
 
 
 class Gated(nn.Module):
-    """A convolution and the attention on what it returns, for maps whose T lies in the batch: [T N, ...]."""
+    """A convolution and the attention on its result, for maps [T N, ...] with T folded into the batch."""
 
     def __init__(self, conv: nn.Conv2d, gates: nn.Module, steps: int):
         super().__init__()
@@ -119,25 +119,26 @@ class AttVGG(nn.Module):
         self.pool = AveragePool(side // SIDE, backend=backend) if larger else EachStep(nn.Upsample(SIDE))
         self.hidden = SpikingLayer(linear(last * SIDE**2, plan.hidden), neuron())
         self.read_out = Rate()
-        self.dropout = nn.Dropout(plan.dropout)  # of the rates: one mask for all steps, but with every_step
+        self.dropout = nn.Dropout(plan.dropout)  # of the rates: one mask for all steps unless every_step
         self.classifier = linear(plan.hidden, plan.classes)
         self.plan = plan
 
     def forward(self, x: Tensor, every_step: bool = False) -> Tensor:
-        """x [N, 3, 32, 32] -> scores [N, classes]; with `every_step` those of every step, [T, N, classes].
+        """Maps images x [N, 3, 32, 32] to scores [N, classes].
 
-        Their mean over T is the former but for rounding, and in training but for the dropout, of which every
-        step then has its own mask.
+        With `every_step` it returns the scores of every step, [T, N, classes]. Their mean over T equals the
+        former up to rounding. In training the dropout differs too: every step then has its own mask.
         """
         spikes = self._spikes(plainly, x, self.plan.steps)
         scores: Tensor = self.classifier(self.dropout(spikes if every_step else self.read_out(spikes)))
         return scores
 
     def run(self, x: Tensor, state: State | None = None, *, steps: int | None = None) -> tuple[Tensor, State]:
-        """`steps` more steps of the images x, None: T, from the state that the ones before returned:
-        (scores [steps, N, classes], state). Over all of them the mean is `forward` with as many.
+        """Takes `steps` more steps (None: T) of the images x and returns (scores, state).
 
-        In evaluation mode, without an attention, which wants whole windows; else ValueError.
+        `state` is what the steps before returned; None: at rest. `scores` are [steps, N, classes]. Their
+        mean over all steps is what `forward` returns with as many steps. In training mode, or with an
+        attention, which needs whole windows, it raises ValueError.
         """
         spikes, state = streamed(self, self._spikes, state, x, asked_for(steps, self.plan))
         return self.classifier(spikes), state

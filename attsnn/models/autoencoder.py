@@ -1,5 +1,6 @@
-"""The convolutional autoencoder whose latent is the feature of the papers' autoencoder distance (FSVAE, AAAI
-2022; spec of the released code), no spiking network.
+"""The convolutional autoencoder of FSVAE (AAAI 2022; released code), which is no spiking network.
+
+Its latent is the feature of the papers' autoencoder distance.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,10 @@ from .sizes import check_halved, check_widths
 
 
 class Autoencoder(nn.Module):
-    """`encode`, `decode`; images [N, C, H, W] from -1 to 1. Names are the released code's."""
+    """`encode` and `decode`, for images [N, C, H, W] from -1 to 1.
+
+    The names of its tensors are those of the released code.
+    """
 
     averages_scores = False  # it has none
 
@@ -38,11 +42,12 @@ class Autoencoder(nn.Module):
         self.maps = (widths[-1], side, side)
 
     def encode(self, images: Tensor) -> Tensor:
-        """The features [N, latent]."""
+        """Encodes images to features [N, latent]."""
         features: Tensor = self.latent_layer(self.encoder(images).flatten(1))
         return features
 
     def decode(self, latent: Tensor) -> Tensor:
+        """Decodes features [N, latent] to images."""
         images: Tensor = self.final_layer(self.decoder(self.decoder_input(latent).unflatten(1, self.maps)))
         return images
 
@@ -58,8 +63,15 @@ def fsvae_autoencoder(
     widths: Sequence[int] = (32, 64, 128, 256),
     latent: int = 64,
 ) -> Autoencoder:
-    """The released autoencoder, by default that of MNIST and Fashion-MNIST; of CIFAR-10 and CelebA its latent
-    is 128, and CelebA's has a fifth width, 512, for 64 x 64 pixels.
+    """The released autoencoder. The defaults are those for MNIST and Fashion-MNIST.
+
+    For CIFAR-10 and CelebA the latent is 128. CelebA, with 64 x 64 pixels, has a fifth width, 512.
+
+    Args:
+        in_channels: C of the images.
+        size: side of the images in pixels, a multiple of 2 to the number of widths.
+        widths: of the encoder's convolutions, each of which halves the side.
+        latent: number of features.
     """
     check_counts(in_channels=in_channels, size=size, latent=latent)
     check_widths(widths, max(len(widths), 1), "widths")

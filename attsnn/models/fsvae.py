@@ -1,7 +1,8 @@
-"""The fully spiking VAE (Kamata et al., AAAI 2022), and with PFA in front (Deng et al., 2024).
+"""The fully spiking VAE (Kamata et al., AAAI 2022), also with a PFA in front (Deng et al., 2024).
 
-Encoder, latent, prior, posterior and decoder are spiking layers (current -> tdBN -> LIF); a latent unit is
-one of k spike trains of the posterior, drawn anew at every step. Images [N, C, H, W] from -1 to 1.
+Encoder, latent, prior, posterior and decoder are spiking layers (current -> tdBN -> LIF). The posterior
+offers each latent unit k spike trains. One of them is drawn anew at every step. Images are [N, C, H, W] from
+-1 to 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,9 +25,9 @@ from .sizes import check_halved, check_widths
 
 THRESHOLD = 0.2
 DECAY = 0.8  # of the membrane that the image is read from
-FIRST_SCHEDULED = 5  # the step from which the prior may be given a draw of its own
+FIRST_SCHEDULED = 5  # from this step on, the prior may be given its own draw
 NOISE = 1e-3  # added to the prior's rates before they are rounded to such a draw
-PSP_STEPS = 2.0  # the time constant of the filter in which spike trains are compared
+PSP_STEPS = 2.0  # time constant of the filter that spike trains pass to be compared
 PFA_RULES = {"published": ("sum", "multiply"), True: ("mean", "residual")}  # scale, fusion
 
 
@@ -47,7 +48,7 @@ class Plan:
 
     @property
     def side(self) -> int:
-        """Of the encoder's last maps."""
+        """The side of the encoder's last maps."""
         return self.size >> len(self.widths)
 
 
@@ -107,32 +108,35 @@ class FSVAE(nn.Module):
         self.plan = plan
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] to the latent's input, spikes [T, N, latent]."""
+        """Encodes images [N, C, H, W] to the latent's input, spikes [T, N, latent]."""
         plan = self.plan
         size = (plan.in_channels, plan.size, plan.size)
         if images.dim() != 4 or tuple(images.shape[1:]) != size:
             raise ValueError(f"images must be [N, {', '.join(map(str, size))}], got {tuple(images.shape)}")
         x = images[None]
         if self.attention is not None:
-            # Of an image that stands still each step's map is the same.
+            # For a static image the map is the same at every step.
             x = self.attention(images.expand(plan.steps, *images.shape))[:1]
         x = self.encoder[0](x, steps=plan.steps)
         latent: Tensor = self.before_latent(self.encoder[1:](x).flatten(2))
         return latent
 
     def posterior_bits(self, latent: Tensor, z: Tensor) -> Tensor:
-        """q(z_t | x_<=t, z_<t) as k spike trains a unit, [T, N, latent, k]; of `encode`'s latent and z_1 ...
-        z_T [T, N, latent], of which step t sees z_(t-1), and the first one zeros.
+        """q(z_t | x_<=t, z_<t) as k spike trains for each unit, [T, N, latent, k].
+
+        `latent` is what `encode` returns, and `z` is z_1 ... z_T [T, N, latent]. Step t sees z_(t-1), the
+        first step zeros.
         """
         return self._bits(self.posterior(torch.cat([latent, _shifted(z)], -1)))
 
     def prior_bits(self, z: Tensor) -> Tensor:
-        """p(z_t | z_<t) likewise, of z_1 ... z_T [T, N, latent]; any T."""
+        """p(z_t | z_<t), of the same form, from z_1 ... z_T [T, N, latent]; any T."""
         return self._bits(self.prior(_shifted(z)))
 
     def decode(self, z: Tensor) -> Tensor:
-        """z_1 ... z_T [T, N, latent] to images [N, C, H, W] from -1 to 1: tanh of the membrane, at the last
-        step, of neurons that do not fire.
+        """Decodes z_1 ... z_T [T, N, latent] to images [N, C, H, W] from -1 to 1.
+
+        They are the tanh of the membrane, at the last step, of neurons that do not fire.
         """
         plan = self.plan
         x = self.decoder_input(z).unflatten(2, (plan.widths[-1], plan.side, plan.side))
@@ -151,12 +155,14 @@ class FSVAE(nn.Module):
     def forward(
         self, images: Tensor, scheduled: float = 0.0, generator: torch.Generator | None = None
     ) -> VAEOutput:
-        """Images to their reconstructions from a drawn z, and what the loss compares.
+        """Reconstructs images from a drawn z; also returns what the loss compares.
 
         Args:
-            scheduled: in training, the probability that the prior is given its own draw in place of the
-                posterior's z, from step 5 on, decided once a step for the whole batch.
-            generator: of the CPU, whatever the device: the same draws everywhere. Default: PyTorch's own.
+            images: [N, C, H, W], from -1 to 1.
+            scheduled: in training, the probability that the prior gets its own draw instead of the
+                posterior's z, from step 5 on. It is decided once a step for the whole batch.
+            generator: of the CPU, whatever the device, so that the draws are the same everywhere. None:
+                PyTorch's own.
         """
         latent = self.encode(images)
         drawn = self._drawn_from_posterior(latent.detach(), generator)
@@ -169,15 +175,19 @@ class FSVAE(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n new images [n, C, H, W]: z from the prior step by step, then `decode`. In evaluation mode."""
+        """Generates n images [n, C, H, W]: draws z from the prior step by step, then decodes it.
+
+        Raises ValueError in training mode.
+        """
         if self.training:
             raise ValueError("sample() wants evaluation mode, as it was published: call eval() first")
         return self.decode(self.sample_z(n, generator))
 
     @torch.no_grad()
     def sample_z(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """z_1 ... z_T [T, n, latent] from the prior, with the running statistics: a step costs one pass of
-        one step.
+        """Draws z_1 ... z_T [T, n, latent] from the prior, with the running statistics.
+
+        A step costs one pass of one step.
         """
         plan, like = self.plan, self.final.weight
         z, stream, drawn = like.new_zeros(n, plan.latent), _Stream(self.prior), []
@@ -195,12 +205,12 @@ class FSVAE(nn.Module):
         return torch.randint(0, plan.k, (n * plan.latent,), generator=generator).view(n, plan.latent)
 
     def _streams(self) -> bool:
-        """Whether a prefix is one step more of the sequence before it, or the whole sequence again."""
+        """Whether a prefix continues the one before by a step, instead of starting again."""
         return not self.training or self.plan.prefix == "running"
 
     @torch.no_grad()
     def _drawn_from_posterior(self, latent: Tensor, generator: torch.Generator | None) -> "_Drawn":
-        """z_1 ... z_(T-1) one after another, and zeros for z_T, which nobody sees; the indices of all T."""
+        """Draws z_1 ... z_(T-1) in turn, and the indices of all T. No step sees z_T, which is zeros."""
         steps, n, _ = latent.shape
         z, indices = [torch.zeros_like(latent[0])], []
         last = self._last_of(self.posterior)
@@ -213,7 +223,7 @@ class FSVAE(nn.Module):
 
     @torch.no_grad()
     def _scheduled(self, z: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
-        """z_1 ... z_T [T, N, latent]; some are the prior's rates, rounded, in place of the posterior's."""
+        """z_1 ... z_T [T, N, latent], where rounded rates of the prior replace some draws."""
         wanted = torch.rand(len(z) - 1, generator=generator) < probability
         wanted[:FIRST_SCHEDULED] = False
         own = self._agreed(wanted, z.device)
@@ -233,7 +243,7 @@ class FSVAE(nn.Module):
 
     @staticmethod
     def _agreed(own: Tensor, device: torch.device) -> list[bool]:
-        """The choice of the first process, for each: a prefix pass is where synchronised norms meet."""
+        """The choice of the first process, for all: synchronised norms meet in each pass of a prefix."""
         if dist.is_available() and dist.is_initialized():
             shared = own.to(device, torch.uint8)
             dist.broadcast(shared, 0)
@@ -241,7 +251,7 @@ class FSVAE(nn.Module):
         return own.bool().tolist()
 
     def _last_of(self, network: nn.Sequential) -> Callable[[Tensor], Tensor]:
-        """Of a sequence [t, N, ...] the last step's output [N, ...], for t = 1, 2, ... in turn."""
+        """The last step's output [N, ...] of sequences [t, N, ...], given for t = 1, 2, ... in turn."""
         if not self._streams():
             return lambda x: network(x)[-1]
         stream = _Stream(network)
@@ -254,7 +264,7 @@ class _Drawn(NamedTuple):
 
 
 class _Stream:
-    """Spiking layers, one step after another, each with the state that the step before left."""
+    """Runs spiking layers step by step, each from the state that the step before left."""
 
     def __init__(self, network: nn.Sequential):
         self.layers = [cast(SpikingLayer, layer) for layer in network]
@@ -271,15 +281,20 @@ def _shifted(z: Tensor) -> Tensor:
 
 
 def _picked(bits: Tensor, indices: Tensor) -> Tensor:
-    """[..., latent] of bits [..., latent, k]."""
+    """Picks from bits [..., latent, k] one for each unit: [..., latent]."""
     return bits.gather(-1, indices[..., None]).squeeze(-1)
 
 
 def loss(out: VAEOutput, images: Tensor, distance: Literal["mmd", "kld"] = "mmd") -> tuple[Tensor, Tensor]:
-    """(reconstruction, distance): the mean squared error against `images`, and how far posterior and prior
-    are apart: "mmd", the mean squared difference of their rates behind a filter (maximum mean discrepancy),
-    or "kld", the Kullback-Leibler divergence, summed over steps and units, a mean over samples. As published
-    their sum is minimised, "kld" times 1e-4.
+    """The two terms of the loss, (reconstruction, distance).
+
+    The reconstruction term is the mean squared error against `images`. The distance term says how far
+    posterior and prior are apart:
+
+    - "mmd" (maximum mean discrepancy): the mean squared difference of their rates after a filter.
+    - "kld" (Kullback-Leibler divergence): summed over steps and units, a mean over samples.
+
+    As published, their sum is minimised, with "kld" times 1e-4.
     """
     q, p = out.posterior.mean(-1), out.prior.mean(-1)  # [T, N, latent], rates over k
     return F.mse_loss(out.images, images), DISTANCES[distance](q, p)

@@ -55,7 +55,8 @@ PLANS = {
 class MASNN(nn.Module):
     """The network of a plan. `features` and `classifier` are the layers of the paper's table, in order.
 
-    `averages_scores`: whether what the last layer emits are scores, as membranes are, or spikes.
+    `averages_scores` is True if the last layer emits membranes, which are scores, and False if it emits
+    spikes.
     """
 
     def __init__(
@@ -100,10 +101,10 @@ class MASNN(nn.Module):
         self.plan = plan
 
     def forward(self, x: Tensor, every_step: bool = False) -> Tensor:
-        """x [T, N, 2, H, W] -> [N, classes]; with `every_step` the scores of every step, [T, N, classes],
-        whose mean over T that is.
+        """Maps x [T, N, 2, H, W] to [N, classes], the mean over T of what the last layer emits.
 
-        Raises ValueError for frames of another shape, and for `every_step` of a network that emits spikes.
+        With `every_step` it returns the scores of every step instead, [T, N, classes]. Raises ValueError for
+        frames of another shape, and for `every_step` if the network emits spikes.
         """
         if every_step and not self.averages_scores:
             raise ValueError(
@@ -114,10 +115,11 @@ class MASNN(nn.Module):
         return x if every_step else self.read_out(x)
 
     def run(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """A chunk x [t, N, 2, H, W] of a sequence, from the state that the chunk before returned: (what the
-        last layer emits [t, N, classes], state). Over all chunks its mean over the steps is `forward`.
+        """Runs a chunk x [t, N, 2, H, W] of a sequence and returns (out, state).
 
-        In evaluation mode, without an attention, whose gates want whole windows; else ValueError.
+        `state` is what the chunk before returned; None: at rest. `out` [t, N, classes] is what the last
+        layer emits. Its mean over the steps of all chunks is what `forward` returns. In training mode, or
+        with an attention, which needs whole windows, it raises ValueError.
         """
         return streamed(self, self._by_step, state, x)
 

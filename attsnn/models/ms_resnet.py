@@ -1,10 +1,11 @@
-"""MS-ResNet (Hu et al., 2021) and Att-MS-ResNet (Attention SNN, TPAMI 2023; the released codes' form):
-residual spiking networks for images, whose shortcuts add membranes, not spikes.
+"""MS-ResNet (Hu et al., 2021) and Att-MS-ResNet (Attention SNN, TPAMI 2023), in the released codes' form.
 
-A block is neuron -> 3x3 convolution -> norm -> neuron -> 3x3 convolution -> norm -> attention, plus its
-shortcut. Here a block starts behind its first neuron and ends behind the next block's, so that shortcut,
-gates, norm and neuron between two convolutions are one op: blocks hand on (membrane, spikes). Input
-[N, 3, H, W], shown T times, output [N, classes].
+They are residual spiking networks for images. Their shortcuts add membranes, not spikes. A block is neuron
+-> 3x3 convolution -> norm -> neuron -> 3x3 convolution -> norm -> attention, plus its shortcut.
+
+Here a block starts after its first neuron and ends after the next block's, so that shortcut, gates, norm and
+neuron between two convolutions are one op. Blocks therefore pass on (membrane, spikes). Input [N, 3, H, W],
+shown T times; output [N, classes].
 """
 
 from collections.abc import Callable, Iterable
@@ -36,7 +37,7 @@ GATED_GAMMA = 0.1
 
 
 class Stem(NamedTuple):
-    """The first convolution, or convolutions, in words, and its stride."""
+    """The first convolution, or convolutions, in words, and their stride."""
 
     what: str
     stride: int
@@ -53,14 +54,14 @@ STEMS = {
 class Plan:
     """What differs between the variants, and what a caller may change."""
 
-    blocks: tuple[int, ...]  # by stage; the first of each has stride 2
-    first_stride: int = 2  # but the very first, which may have 1
+    blocks: tuple[int, ...]  # by stage; the first block of each has stride 2
+    first_stride: int = 2  # of the very first block; may be 1
     stem: str = "7x7"  # one of STEMS
     stem_channels: int | None = None  # None: those of the first stage
-    shortcut: str = "pool"  # average pool, then 1x1; or "stride": 1x1 with the block's stride
-    downsample: str = "stride"  # of a block's first convolution; or "max": 3x3 maximum pool behind its norm
+    shortcut: str = "pool"  # average pool, then 1x1; "stride": a 1x1 with the block's stride
+    downsample: str = "stride"  # of a block's first convolution; "max": 3x3 maximum pool after its norm
     neuron: Callable[..., neurons.LIF] = neurons.ms_resnet
-    gamma: float = GATED_GAMMA  # of the second norm of a block; of all others it is the neurons' threshold
+    gamma: float = GATED_GAMMA  # of a block's second norm; all others start at the neurons' threshold
     dropout: float = 0.2
     attention: str | None = "CSA"
     steps: int = 1
@@ -87,10 +88,10 @@ PLANS = {
 
 
 class Block(nn.Module):
-    """(membrane, spikes) before a block's first convolution to the same before the next one's.
+    """Maps (membrane, spikes) before a block's first convolution to the same before the next block's.
 
-    spikes [T, N, C, H, W]; membrane [T, N, C, H, W], or [1, N, C, H, W] where all steps are alike; None
-    of the last block.
+    The spikes are [T, N, C, H, W]. The membrane is too, or [1, N, C, H, W] if all steps are alike. The last
+    block returns None in its place.
     """
 
     def __init__(self, first: nn.Module, second: SpikingLayer, pool: nn.Module, shortcut: NormedLayer | None):
@@ -103,7 +104,7 @@ class Block(nn.Module):
     def walk(
         self, call: Callable[..., Any], membrane: Tensor, spikes: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        """`forward`, its layers called by `call`."""
+        """`forward`, with its layers called by `call`."""
         steps, shown = spikes.shape[0], spikes.shape[0] // membrane.shape[0]
         if self.shortcut is not None:
             membrane = _for_layer(self.pool(membrane), self.shortcut.current, self.second.membrane_dtype)
@@ -115,13 +116,15 @@ class Block(nn.Module):
 
 
 def _for_layer(x: Tensor, layer: nn.Module, membrane_dtype: torch.dtype | None) -> Tensor:
-    """x in the type of the layer's weights where the membrane's may be another."""
+    """x in the type of the layer's weights, if the membrane may have another one."""
     return x if membrane_dtype is None else x.to(next(layer.parameters()).dtype)
 
 
 class MaxPooledLayer(NormedLayer):
-    """A block's first layer of stride 1, its maps halved by a maximum pool: convolution -> norm -> 3x3 pool
-    -> neuron, composed; its tensors are those of the `SpikingLayer` in its place.
+    """A block's first layer with a maximum pool that halves the maps, in place of a stride.
+
+    It is convolution -> norm -> 3x3 pool -> neuron, composed. It has the same tensors as the `SpikingLayer`
+    that it replaces.
     """
 
     def __init__(self, current: nn.Module, neuron: neurons.LIF, stride: int, *, norm: nn.BatchNorm2d):
@@ -132,7 +135,7 @@ class MaxPooledLayer(NormedLayer):
         return self.walk(plainly, x)
 
     def walk(self, call: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """`forward`, its neuron called by `call`."""
+        """`forward`, with its neuron called by `call`."""
         return call(self.neuron, over_time(self.pool, super().forward(x)))
 
 
@@ -149,7 +152,7 @@ class MSResNet(nn.Module):
         def neuron() -> neurons.LIF:
             return plan.neuron(backend=backend)
 
-        threshold = cast(float, neuron().constants()["threshold"])  # a number of every plan's neuron
+        threshold = cast(float, neuron().constants()["threshold"])  # a number in every plan
 
         def norm(channels: int, gamma: float = threshold) -> nn.BatchNorm2d:
             layer = nn.BatchNorm2d(channels)
@@ -201,20 +204,21 @@ class MSResNet(nn.Module):
         self.plan = plan
 
     def forward(self, x: Tensor, every_step: bool = False) -> Tensor:
-        """x [N, 3, H, W] -> scores [N, classes]; with `every_step` those of every step, [T, N, classes].
+        """Maps images x [N, 3, H, W] to scores [N, classes].
 
-        Their mean over T is the former but for rounding, and in training but for the dropout, of which every
-        step then has its own mask.
+        With `every_step` it returns the scores of every step, [T, N, classes]. Their mean over T equals the
+        former up to rounding. In training the dropout differs too: every step then has its own mask.
         """
         spikes = self._spikes(plainly, x, self.plan.steps)
         scores: Tensor = self.classifier(self.dropout(spikes.mean((3, 4) if every_step else (0, 3, 4))))
         return scores
 
     def run(self, x: Tensor, state: State | None = None, *, steps: int | None = None) -> tuple[Tensor, State]:
-        """`steps` more steps of the images x, None: T, from the state that the ones before returned:
-        (scores [steps, N, classes], state). Over all of them the mean is `forward` with as many.
+        """Takes `steps` more steps (None: T) of the images x and returns (scores, state).
 
-        In evaluation mode, without an attention, which wants whole windows; else ValueError.
+        `state` is what the steps before returned; None: at rest. `scores` are [steps, N, classes]. Their
+        mean over all steps is what `forward` returns with as many steps. In training mode, or with an
+        attention, which needs whole windows, it raises ValueError.
         """
         spikes, state = streamed(self, self._spikes, state, x, asked_for(steps, self.plan))
         return self.classifier(spikes.mean((3, 4))), state
@@ -266,7 +270,7 @@ def _stem(kind: str, width: int) -> nn.Module:
 
 
 def build(plan: Plan, backend: Backend, *, width: float, **overrides: Any) -> MSResNet:
-    """The network of a plan with these fields instead; `width` multiplies all its channels."""
+    """The network of a plan with these fields replaced. `width` multiplies all its channels."""
     plan = replace(plan, **overrides)
     counts = ("steps", "classes", "channel_ratio", "temporal_ratio")
     check_counts(**{name: getattr(plan, name) for name in counts})

@@ -1,4 +1,4 @@
-"""What networks of more than one family are made of, beside `attsnn.layers`."""
+"""Parts that the networks of several families share, besides `attsnn.layers`."""
 
 from typing import Protocol
 
@@ -10,14 +10,14 @@ from attsnn.layers import over_time
 
 
 class Shown(Protocol):
-    """A plan of a network of static images."""
+    """The plan of a network for static images."""
 
     @property
     def steps(self) -> int: ...
 
 
 class Weighed(Shown, Protocol):
-    """A plan of a network with PFAs, of those without a rank None."""
+    """The plan of a network that may have PFAs. Without any, the rank is None."""
 
     @property
     def rank(self) -> int | None: ...
@@ -41,7 +41,7 @@ class EachStep(nn.Module):
 
 
 def asked_for(steps: int | None, plan: Shown) -> int:
-    """Of a network of static images: how many steps more, those of its plan where nobody says."""
+    """The number of steps that `run` of a network for static images takes: by default those of its plan."""
     if steps is None:
         return plan.steps
     check_counts(steps=steps)
@@ -49,7 +49,7 @@ def asked_for(steps: int | None, plan: Shown) -> int:
 
 
 def weighed(plan: Weighed, channels: int, backend: Backend) -> PFA | nn.Identity:
-    """The `PFA` of a plan for maps of that many channels, or without an attention the identity."""
+    """The `PFA` of a plan for maps of so many channels, or the identity if there is no attention."""
     if plan.attention is None:
         return nn.Identity()
     assert plan.rank is not None

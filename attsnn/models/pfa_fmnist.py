@@ -1,9 +1,9 @@
-"""The spiking network with projected full attention for Fashion-MNIST (PFA; Deng et al., 2024; the released
-code's form), and its baseline without.
+"""The spiking network with projected full attention for Fashion-MNIST, and its baseline without it.
 
-A static part, 3x3 convolution -> batch norm, is computed once and read by its neurons T times; then maximum
-pool -> 3x3 convolution -> batch norm -> PFA -> neuron -> maximum pool, and two linear layers of neurons.
-The read-out is the last one's firing rate. Input [N, 1, 28, 28], shown T times; output [N, classes].
+It has the form of the released code (PFA; Deng et al., 2024). A static part, 3x3 convolution -> batch norm,
+is computed once, and its neurons read it T times. Then follow maximum pool -> 3x3 convolution -> batch norm
+-> PFA -> neuron -> maximum pool, and two linear layers of neurons. The firing rate of the last one is the
+read-out. Input [N, 1, 28, 28], shown T times; output [N, classes].
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ SIDE = 28
 
 @dataclass(frozen=True)
 class Plan:
-    """What differs between the two, and what a caller may change."""
+    """What differs between the two networks, and what a caller may change."""
 
     channels: int = 128
     hidden: int = 2048
@@ -45,7 +45,7 @@ class PFAFMNIST(nn.Module):
     `read_out`.
     """
 
-    averages_scores = False  # but spikes
+    averages_scores = False  # it averages spikes
 
     def __init__(self, plan: Plan, backend: Backend):
         super().__init__()
@@ -73,10 +73,11 @@ class PFAFMNIST(nn.Module):
         return rates
 
     def run(self, x: Tensor, state: State | None = None, *, steps: int | None = None) -> tuple[Tensor, State]:
-        """`steps` more steps of the images x, None: T, from the state that the ones before returned:
-        (spikes [steps, N, classes], state). Over all of them the mean is `forward` with as many.
+        """Takes `steps` more steps (None: T) of the images x and returns (spikes, state).
 
-        In evaluation mode, without an attention, which wants whole windows; else ValueError.
+        `state` is what the steps before returned; None: at rest. `spikes` are [steps, N, classes]. Their
+        mean over all steps is what `forward` returns with as many steps. In training mode, or with an
+        attention, which needs whole windows, it raises ValueError.
         """
         return streamed(self, self._by_step, state, x, asked_for(steps, self.plan))
 
@@ -108,11 +109,16 @@ def pfa_fmnist(
 ) -> PFAFMNIST:
     """Spiking network with PFA for Fashion-MNIST: [N, 1, 28, 28] -> [N, 10].
 
-    attention: "PFA" or None; steps: T, how often the image is shown; rank: of the PFA, 1 to 64; num_classes,
-    channels (of both convolutions), hidden (units): the layer table itself; width: multiplies channels and
-    hidden, for small machines; dropout: before both linear layers, a mask for each step; scale, fusion: of
-    the PFA, as `attsnn.attention.PFA` documents them (the released code adds the sum); backend: "auto",
-    "fused" or "reference".
+    Args:
+        attention: "PFA" or None.
+        steps: T, how often the image is shown.
+        rank: of the PFA, 1 to 64.
+        num_classes, channels, hidden: the layer table itself: classes, channels of both convolutions, hidden
+            units.
+        width: multiplies channels and hidden, for small machines.
+        dropout: before both linear layers, with a mask for each step.
+        scale, fusion: of the PFA, as `attsnn.attention.PFA` documents them (the released code adds the sum).
+        backend: "auto", "fused" or "reference".
     """
     plan = Plan(channels, hidden, num_classes, steps, rank, attention, scale, fusion, dropout)
     check_attention(attention, ("PFA",))
@@ -134,10 +140,12 @@ def fmnist_baseline(
 ) -> PFAFMNIST:
     """The published baseline of `pfa_fmnist`: IF neurons, no PFA, no dropout; [N, 1, 28, 28] -> [N, 10].
 
-    steps, num_classes, channels, hidden, width, backend: as those of `pfa_fmnist`. The published one runs
-    step by step. Here the static part is computed once, with the same result; in training the norm of the
-    second convolution takes its statistics over all steps, and once, where the published one takes those of
-    each step by itself. Evaluation is the same.
+    The published network runs step by step. Here the static part is computed once, with the same result. In
+    training, the norm of the second convolution takes its statistics once, over all steps; the published one
+    takes those of each step by itself. Evaluation is the same.
+
+    Args:
+        steps, num_classes, channels, hidden, width, backend: as those of `pfa_fmnist`.
     """
     plan = replace(BASELINE, steps=steps, classes=num_classes, channels=channels, hidden=hidden)
     return _build(plan, backend, width)

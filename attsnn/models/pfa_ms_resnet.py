@@ -1,9 +1,11 @@
 """MS-ResNet-18 with projected full attention for 32 x 32 images, our design.
 
 The paper (PFA; Deng et al., 2024) reports static images, but code and recipe of that network were never
-released. This is what it says and what its authors did elsewhere: the blocks of MS-ResNet, a PFA behind the
-second norm of each, before the shortcut; a 3x3 stem, three stages of 3, 3 and 2 blocks; no dropout; every
-gamma starts at 1, the threshold of the neuron, which is that of gated attention coding (`neurons.gac`).
+released. This network follows what the paper says, and what its authors did elsewhere:
+
+- The blocks are those of MS-ResNet, with a PFA after the second norm of each, before the shortcut.
+- There are a 3x3 stem and three stages of 3, 3 and 2 blocks, without dropout.
+- The neuron is that of gated attention coding (`neurons.gac`). Every gamma starts at its threshold, 1.
 """
 
 import torch
@@ -55,14 +57,20 @@ def pfa_ms_resnet18(
 ) -> MSResNet:
     """MS-ResNet-18 with PFA for small images: [N, 3, H, W], 32 x 32 as a rule, -> [N, 10].
 
-    attention: "PFA", "CSA" or None; steps: T, how often the image is shown, which a PFA fixes; rank: of every
-    PFA, 1 to 64; num_classes, channels (by stage), stem_channels: the layer table itself; width: multiplies
-    the channels, for small machines; downsample: where a stage halves the maps, "stride": in the first
-    convolution, or "max": in a 3x3 maximum pool behind its norm, the shortcut a 1x1 of stride 2 either way;
-    scale, fusion: of the PFAs, as `attsnn.attention.PFA` documents them: with "mean" a block's branch starts
-    at about an eighth, with "sum" at rank eighths; channel_ratio: of the MLPs of CSA; membrane_dtype:
-    torch.float32 keeps the residual stream in float32 where the convolutions compute in 16 bit; backend:
-    "auto", "fused" or "reference".
+    Args:
+        attention: "PFA", "CSA" or None.
+        steps: T, how often the image is shown. A PFA fixes it.
+        rank: of every PFA, 1 to 64.
+        num_classes, channels, stem_channels: the layer table itself; channels are given by stage.
+        width: multiplies the channels, for small machines.
+        downsample: where a stage halves the maps. "stride": in the first convolution; "max": in a 3x3
+            maximum pool after its norm. The shortcut is a 1x1 convolution of stride 2 either way.
+        scale, fusion: of the PFAs, as `attsnn.attention.PFA` documents them. With "mean" a block's branch
+            starts at about an eighth, with "sum" at rank eighths.
+        channel_ratio: of the MLPs of CSA.
+        membrane_dtype: torch.float32 keeps the residual stream in float32 while the convolutions compute in
+            16 bit.
+        backend: "auto", "fused" or "reference".
     """
     check_attention(attention, ATTENTIONS)
     check_counts(rank=rank, stem_channels=stem_channels)

@@ -1,8 +1,8 @@
 """VGGs with projected full attention for event cameras (PFA; Deng et al., 2024; the released code's form).
 
-A PFA weighs the frames; four stages follow of two layers (3x3 convolution -> batch norm -> LIF), an average
-pool, and a PFA of the pooled spikes; a linear layer of LIF neurons closes. The read-out is its firing rate.
-Input [T, N, 2, H, W], counts of events; output [N, classes].
+A PFA weighs the frames. Four stages follow, each of two layers (3x3 convolution -> batch norm -> LIF), an
+average pool, and a PFA on the pooled spikes. A linear layer of LIF neurons closes the network, and its
+firing rate is the read-out. Input [T, N, 2, H, W], counts of events; output [N, classes].
 """
 
 from collections import OrderedDict
@@ -23,11 +23,11 @@ from .parts import EachStep, weighed
 from .registry import register
 from .sizes import check_attention, check_widths, scaled, sides
 
-HALVINGS = 16  # of the sides, by the four pools
-SIDE = 48  # to which frames of any size are averaged first, but those of gestures
+HALVINGS = 16  # the four pools divide the sides by it
+SIDE = 48  # frames of any size are averaged to it first, except those of gestures
 GESTURE_SIDE = 128  # of the frames of gestures
-VOTERS = 10  # outputs of a gesture, side by side
-PARITY_RANK = 64  # of the released gesture network's last PFA, whatever rank was asked for
+VOTERS = 10  # outputs per class of gestures, side by side
+PARITY_RANK = 64  # of the last PFA in the released gesture network, for any `rank`
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ PLANS = {
 
 
 class Vote(nn.Module):
-    """The mean over the voters of a class, which lie side by side: [..., classes x voters] -> [...,
-    classes].
+    """The mean over the voters of each class, which are adjacent.
+
+    [..., classes x voters] -> [..., classes].
     """
 
     def __init__(self, voters: int):
@@ -74,7 +75,7 @@ class Vote(nn.Module):
 class PFAVGG(nn.Module):
     """The network of a plan: `resize`, `attention` of the frames, `stages`, `classifier`, `read_out`."""
 
-    averages_scores = False  # but spikes
+    averages_scores = False  # it averages spikes
 
     def __init__(self, plan: Plan, backend: Backend):
         super().__init__()
@@ -110,10 +111,11 @@ class PFAVGG(nn.Module):
         return rates
 
     def run(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """A chunk x [t, N, 2, H, W] of a sequence, from the state that the chunk before returned: (spikes, or
-        the votes of voters, [t, N, classes], state). Over all chunks their mean over the steps is `forward`.
+        """Runs a chunk x [t, N, 2, H, W] of a sequence and returns (out, state).
 
-        In evaluation mode, without an attention, which wants whole windows; else ValueError.
+        `state` is what the chunk before returned; None: at rest. `out` [t, N, classes] are the spikes, or
+        the votes if there are voters. Its mean over the steps of all chunks is what `forward` returns. In
+        training mode, or with an attention, which needs whole windows, it raises ValueError.
         """
         out, state = streamed(self, self._by_step, state, x)
         for vote in [*self.read_out][1:] if isinstance(self.read_out, nn.Sequential) else ():

@@ -17,19 +17,27 @@ def register(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 def names() -> list[str]:
-    """The names that `create` knows."""
+    """The names that `create` knows, sorted."""
     return sorted(_models)
 
 
 def keywords(name: str) -> tuple[str, ...]:
-    """Those that `create(name, ...)` takes."""
+    """The keywords that `create(name, ...)` takes. Raises ValueError for an unknown name."""
     return tuple(inspect.signature(_builder(name)).parameters)
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:
-    """The model of that name; the keywords are those of its builder, which the file of its family documents:
-    `help(attsnn.models.ma_snn)`, ms_resnet, att_vgg, pfa_vgg, pfa_fmnist, pfa_ms_resnet,
-    fsvae.
+    """Builds the model of that name, with fresh weights.
+
+    Args:
+        name: one of `names()`.
+        kwargs: keywords of its builder. The module of its family documents them:
+            `help(attsnn.models.ma_snn)`, or ms_resnet, att_vgg, pfa_vgg, pfa_fmnist, pfa_ms_resnet, fsvae,
+            autoencoder.
+
+    Raises:
+        ValueError: for an unknown name, or a value that does not fit.
+        TypeError: for a keyword that the model does not have.
     """
     builder, known = _builder(name), keywords(name)
     unknown = set(kwargs) - set(known)

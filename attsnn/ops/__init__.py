@@ -1,4 +1,12 @@
-"""The functions behind the modules: one public signature each, shape rule, gradient, choice of backend."""
+"""The functional API: the differentiable ops behind the modules.
+
+Each op has one public signature, a shape rule and a gradient. `lif`, `seam`, `pfa`, `average_pool` and
+`update_running` choose what runs them by `backend`:
+
+- "fused": the C++ or CUDA kernels. It raises where there is none.
+- "reference": the same computation in plain PyTorch (`attsnn.reference`).
+- "auto": the kernels where they serve the device, else the reference, with one warning that says why.
+"""
 
 from attsnn._extension import use_fused
 from attsnn.reference import (

@@ -1,8 +1,9 @@
 """`lif`: the LIF family over all T steps as one differentiable op, on the kernels of csrc or the reference.
 
-The dispatcher ops `attsnn::<neuron>_forward` and `_backward` are functional and are registered for every
-neuron that the extension lists: shape rule (fake), gradient, and sentences for what they do not do. Python
-decides before the call what autograd must keep (`pack`); the backward op recomputes the membrane from it.
+The dispatcher ops `attsnn::<neuron>_forward` and `_backward` are functional. They are registered for every
+neuron that the extension lists, with a shape rule (fake), a gradient, and error messages for what they do
+not support. Before the call, Python decides what autograd must keep (`pack`); the backward op recomputes the
+membrane from it.
 """
 
 import functools
@@ -28,9 +29,9 @@ from .registration import (
 )
 
 STARTS = ("zero", "reset")
-MOST_LEVELS = 256  # the integers that bfloat16 holds
+MOST_LEVELS = 256  # bfloat16 holds every integer up to it
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-CHECKPOINT_ABOVE, CHECKPOINT_EVERY = 64, 32  # steps; csrc/core/call.h has the same numbers, a test compares
+CHECKPOINT_ABOVE, CHECKPOINT_EVERY = 64, 32  # steps; as in csrc/core/call.h, a test compares
 
 
 @telling_of_memory
@@ -55,46 +56,62 @@ def lif(
     steps: int | None = None,
     final_state: bool = True,
     backend: Backend = "auto",
-) -> tuple[Tensor, Tensor | Any]:  # Any: None where it is not wanted
-    """LIF neurons through all T steps: affine charge, fire, reset.
+) -> tuple[Tensor, Tensor | Any]:  # Any: None without final_state
+    """Runs LIF neurons through all T steps: affine charge, fire, reset.
 
-    h = (leak v + bias) + gain x;  s = fire(h - threshold);  v = (1 - s) h + s v_reset, or h - s subtract.
+    A step continues from the membrane v of the step before::
+
+        h = (leak v + bias) + gain x
+        s = fire(h - threshold)
+        v = (1 - s) h + s v_reset        hard reset
+        v = h - s subtract               soft reset
 
     Args:
-        x: input current [T, N, C, H, W], [T, N, F] or [T, N], T >= 1, float64, float32, bfloat16 or float16,
-            in any dense layout after T, which the result keeps; or [1, N, ...], with `steps`.
-        v0: membrane [N, ...] after the reset of the step before; None: at rest.
-        leak, gain, bias, threshold, v_reset: numbers, or tensors of one value or one value a channel
-            (dimension 2), with gradients where they require them. v_reset None is the soft reset.
-        subtract: what a soft reset takes off, likewise; None: the threshold. snnTorch's default neuron, which
-            subtracts before it decays, has threshold / leak.
-        surrogate: the slope in place of the spike's derivative, from `attsnn.reference` (rectangular, arctan,
-            ...). A `custom` one has no kernel: with gradients the reference runs.
+        x: input current [T, N, C, H, W], [T, N, F] or [T, N], T >= 1, or [1, N, ...] with `steps`. The type
+            is float64, float32, bfloat16 or float16. A step may have any dense layout, which the result
+            keeps.
+        v0: the membrane [N, ...] that the step before left after its reset, in float32 (float64 for
+            float64); None: at rest.
+        leak: factor on v: a number, or a tensor of one value or one value per channel (dimension 2 of x). A
+            tensor gets a gradient if it requires one.
+        gain: factor on x, in the same forms as leak.
+        bias: summand, in the same forms as leak.
+        threshold: where the neuron fires, in the same forms as leak.
+        v_reset: where the hard reset sets v, in the same forms as leak; None: the soft reset.
+        subtract: what the soft reset takes off, in the same forms as leak; None: the threshold. snnTorch's
+            default neuron, which subtracts before it decays, is subtract = threshold / leak.
+        surrogate: the slope in place of the spike's derivative, from `attsnn.reference` (rectangular,
+            arctan, ...). A `custom` slope has no kernel: if gradients are needed, the reference runs.
         strict: fire at h > threshold instead of h >= threshold.
-        detach_reset: no gradient flows through the spike in the reset.
-        emit: "spike"; "membrane", h; "relu_membrane", relu(h), the LIAF of MA-SNN; "relu_overshoot",
-            relu(h - threshold).
-        start: without v0, the first charge is gain x ("zero"), or as from v = v_reset ("reset").
-        levels: D, for integer spikes (I-LIF; Luo et al., SpikeYOLO, 2024): s = round(clamp(h / threshold, 0,
-            D)), half to even, whose gradient passes to h alone, where 0 <= h / threshold <= D. With the soft
-            reset, emit "spike", a threshold that is not learned, and no surrogate of its own.
-        normalize: emits s / levels.
-        soft: the surrogate's primitive instead of the step, for gradient checks; the kernels do it in
-            float64.
-        steps: T, where x [1, N, ...] is the same at every step, as a static image's is: it is read once, and
-            its gradient is the sum over the steps. None: as many as x has.
-        final_state: whether the state is wanted.
-        backend: "fused" (an error where there is no kernel), "reference", or "auto".
+        detach_reset: let no gradient flow through the spike in the reset.
+        emit: what is returned for each step. "spike": s; "membrane": h; "relu_membrane": relu(h), the LIAF
+            of MA-SNN; "relu_overshoot": relu(h - threshold).
+        start: how the sequence begins without v0. "zero": h = gain x; "reset": from v = v_reset, which is 0
+            for a soft reset.
+        levels: D, from 1 to 256, for integer spikes (I-LIF; Luo et al., SpikeYOLO, 2024). The neuron fires
+            s = round(clamp(h / threshold, 0, D)), half to even. The gradient passes to h alone, where
+            0 <= h / threshold <= D. This needs a soft reset, emit "spike", `strict` off, the default
+            surrogate, and a threshold above 0 that is not learned.
+        normalize: emit s / levels.
+        soft: fire the surrogate's primitive instead of the step, for gradient checks. The kernels do it in
+            float64 only.
+        steps: T, if x [1, N, ...] is the same at every step, as a static image is. It is read once, and its
+            gradient is the sum over the steps. None: T is the length of x.
+        final_state: return the state after the last step.
+        backend: "fused" (raises where there is no kernel), "reference", or "auto".
 
     Returns:
-        (out, v): out [T, N, ...] of x's type and layout; v [N, ...], the state after the last step, in
-        float32 (float64 for float64), or None.
+        A pair (out, v). `out` [T, N, ...] has x's type and layout. `v` [N, ...] is the state after the last
+        step in float32 (float64 for float64), or None without `final_state`.
 
     Raises:
-        TypeError, ValueError: for input that does not fit; the sentence names the argument.
-        RuntimeError: backend "fused" without kernels.
+        TypeError, ValueError: for input that does not fit; the message names the argument.
+        RuntimeError: for backend "fused" without kernels.
+        NotImplementedError: under `torch.jit.trace`. The kernels also raise it under `torch.func`,
+            forward-mode AD and double backward.
 
-    The equation is that of attsnn/reference/neuron.py, to the bit for spikes.
+    The equation is that of attsnn/reference/neuron.py; its spikes and those of the kernels are equal to the
+    bit.
     """
     refuse_tracing("lif")
     constants = five(leak, gain, bias, threshold, v_reset, subtract)
@@ -124,7 +141,7 @@ def lif(
     if v0 is not None:
         v0 = like(v0, x.stride()[1:])
     wanted = packed.learns or x.requires_grad or (v0 is not None and v0.requires_grad)
-    wanted = wanted or torch.compiler.is_exporting()  # what is exported may be trained
+    wanted = wanted or torch.compiler.is_exporting()  # an exported program may be trained
     keep = packed.keep if torch.is_grad_enabled() and wanted else "nothing"
     given = x, v0, learned, packed.numbers, packed.rules, packed.learns, keep, final_state, steps or 0
     if tally.asked():
@@ -136,8 +153,9 @@ def lif(
 
 
 class Packed(NamedTuple):
-    """A neuron as the dispatcher ops take it. `keep` is what a backward pass needs: the "input", or two
-    "bits" per element and step.
+    """A neuron as the dispatcher ops take it.
+
+    `keep` is what a backward pass needs: the "input", or two "bits" per element and step.
     """
 
     numbers: tuple[float, ...]
@@ -154,14 +172,14 @@ def five(
     v_reset: Constant | None,
     subtract: Constant | None,
 ) -> dict[str, Constant | None]:
-    """The constants by name, as many as the kernels take: the fifth is what the reset uses."""
+    """The five constants that the kernels take, by name. The fifth is v_reset or subtract."""
     check_reset(v_reset, subtract)
     fifth = {"v_reset": v_reset} if subtract is None else {"subtract": subtract}
     return {"leak": leak, "gain": gain, "bias": bias, "threshold": threshold, **fifth}
 
 
 def runs_fused(backend: Backend, surrogate: Surrogate, *given: Any) -> bool:
-    """Whether to run the fused kernel. A slope of one's own has none: with gradients the reference runs."""
+    """Whether to run the fused kernel. A custom slope has none, so with gradients the reference runs."""
     fused = use_fused(backend, given[0].device.type)
     if not fused or surrogate.function is None or not torch.is_grad_enabled():
         return fused
@@ -180,22 +198,22 @@ def runs_fused(backend: Backend, surrogate: Surrogate, *given: Any) -> bool:
 
 
 def pack(x: Tensor, constants: dict[str, Constant | None], *how: Any) -> Packed:
-    """The neuron's arguments, checked for x. `how`: surrogate, strict, detach_reset, emit, start, soft,
-    levels, normalize.
+    """Checks a neuron's arguments for x and packs them for the dispatcher ops.
 
-    Looks at shapes, types and Python numbers, never at values of tensors. Numbers alone are checked and
-    packed once: the layers of a network ask for the same.
+    `how` is surrogate, strict, detach_reset, emit, start, soft, levels, normalize. Only shapes, types and
+    Python numbers are looked at, never the values of tensors. If all constants are numbers, the result is
+    cached, because the layers of a network ask for the same one.
     """
     plain = not any(isinstance(c, Tensor) for c in constants.values())
     if plain and not torch.compiler.is_compiling():
         try:
             return _pack_numbers("subtract" in constants, *constants.values(), *how)
         except TypeError:
-            pass  # it is raised again below, where what cannot be hashed has its sentence, too
+            pass  # raised again below, with a message also for what cannot be hashed
     return _pack(x, constants, *how)
 
 
-@functools.lru_cache(maxsize=1024, typed=True)  # typed: True is no number, though it equals 1
+@functools.lru_cache(maxsize=1024, typed=True)  # typed: True equals 1, but is no number
 def _pack_numbers(
     own: bool, leak: float, gain: float, bias: float, threshold: float, fifth: Any, *how: Any
 ) -> Packed:
@@ -222,9 +240,9 @@ def _pack(
     check_levels(levels, normalize, constants["threshold"], hard, strict, emit, surrogate)
     if soft and surrogate.function:
         raise ValueError("soft: a custom slope has no primitive, and so no soft spike")
-    # The window of integer spikes is about nothing that a threshold's gradient could come through.
+    # Integer spikes give the threshold no gradient, so their window is not centred on it.
     centred = surrogate.centre is None and levels is None
-    kind = 0 if surrogate.function else list(SURROGATES).index(surrogate.kind)  # read with gradients alone
+    kind = 0 if surrogate.function else list(SURROGATES).index(surrogate.kind)  # read if there are gradients
     rules: tuple[int, ...] = (
         hard,
         detach_reset,
@@ -241,15 +259,18 @@ def _pack(
     learns = sum(
         1 << i for i, c in enumerate(constants.values()) if isinstance(c, Tensor) and c.requires_grad
     )
-    # The spike and the surrogate's window suffice for a rectangular surrogate where the reset needs no
-    # membrane, and where neither leak nor gain is learned: their gradients sum v and x.
+    # Two bits, the spike and the surrogate's window, suffice if the surrogate is rectangular, the reset needs
+    # no membrane, and neither leak nor gain is learned: the gradients of those two sum v and x.
     exact = surrogate.kind == "rectangular" and levels is None and not soft and emit == "spike"
     exact = exact and (detach_reset or not hard) and not learns & 0b11
     return Packed(numbers, rules, learns, "bits" if exact else "input")
 
 
 def stack(x: Tensor, constants: dict[str, Constant | None], soft: bool) -> Tensor | None:
-    """The constants, checked, as the kernels take them: one tensor [5, 1 or C] where any is a tensor."""
+    """The constants, already checked, as the kernels take them.
+
+    They are one tensor [5, 1 or C], or None if all of them are numbers.
+    """
     if soft and x.dtype != torch.float64:
         raise TypeError(f"soft: the kernels compute soft spikes in float64 only, got x in {x.dtype}")
     sizes = [c.numel() for c in constants.values() if isinstance(c, Tensor)]
@@ -271,7 +292,7 @@ def _dense(x: Tensor) -> bool:
         return True
     left = [(x.stride(d), x.size(d)) for d in range(1, x.dim()) if x.size(d) != 1]
     expected = 1
-    while left:  # not sorted: under torch.compile sizes may be symbolic, which can be compared only
+    while left:  # not sorted: under torch.compile sizes may be symbolic; those compare, but do not sort
         place = next((i for i, (stride, _) in enumerate(left) if stride == expected), None)
         if place is None:
             return False
@@ -280,10 +301,9 @@ def _dense(x: Tensor) -> bool:
 
 
 def like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """The tensor with these strides of its last dimensions, itself if it has them; dimensions before are
-    free.
+    """Returns the tensor with these strides in its last dimensions: itself if it has them, else a copy.
 
-    Where a size is 1, a stride means nothing.
+    Earlier dimensions may have any stride, and so may a dimension of size 1, whose stride means nothing.
     """
     inner = tensor.dim() - len(strides)
     if tensor.stride()[inner:] == strides or all(
@@ -296,7 +316,7 @@ def like(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 
 def zeros_for(x: Tensor) -> Tensor:
-    """Zeros of x's shape, in memory like it; one step stands for all."""
+    """Zeros of x's shape and layout. One step in memory stands for all: the stride of T is 0."""
     return _zeros(x, x.shape, x.stride()[1:], x.dtype)
 
 
@@ -304,23 +324,23 @@ def _zeros(on: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype: 
     return on.new_zeros(math.prod(shape[1:]), dtype=dtype).as_strided(shape, (0, *strides))
 
 
-# Between two convolutions, whose data leave no cache warm, a line of Python takes several microseconds: what
-# would change nothing is not called.
+# Convolutions leave no cache warm, so a line of Python between two of them takes several microseconds. The
+# helpers below skip calls that would change nothing.
 
 
 def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in that type, itself if it has it: `.to` is an operator of its own where nothing changes."""
+    """The tensor in that type. Even a `.to` that changes nothing is a dispatched operator."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def as_read(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A small tensor as the ops take it."""
+    """A small tensor as the ops take it: contiguous and in that type."""
     weight = typed(weight, dtype)
     return weight if weight.is_contiguous() else weight.contiguous()
 
 
 def check(x: Tensor, v0: Tensor | None, name: str = "x") -> None:
-    """Sentences for an input and a state that do not fit."""
+    """Raises for an input or a state that does not fit."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor [T, N, ...], got {type(x).__name__}")
     if x.dtype not in DTYPES:
@@ -336,7 +356,7 @@ def check(x: Tensor, v0: Tensor | None, name: str = "x") -> None:
 
 
 def check_rules(surrogate: Surrogate, emit: str, start: str) -> None:
-    """Sentences for what a neuron cannot do."""
+    """Raises for a surrogate, emit or start that does not exist."""
     known = isinstance(surrogate, Surrogate) and (
         callable(surrogate.function) if surrogate.kind == "custom" else surrogate.kind in SURROGATES
     )
@@ -367,7 +387,7 @@ def check_levels(
     emit: str,
     surrogate: Surrogate,
 ) -> None:
-    """Sentences for what integer spikes do not go with."""
+    """Raises for arguments that integer spikes cannot be combined with."""
     check_share(levels, normalize)
     if levels is None:
         return
@@ -389,7 +409,7 @@ def check_levels(
 
 
 def check_state(v0: Tensor, x: Tensor, shape: tuple[int, ...] | None = None) -> None:
-    """A sentence for a state that is none of x, or of that shape."""
+    """Raises for a state that does not fit x, or that does not have `shape`."""
     shape = tuple(x.shape[1:] if shape is None else shape)
     want = f"a {state_dtype(x)} tensor {shape} on {x.device}"
     if not isinstance(v0, Tensor):
@@ -404,13 +424,13 @@ def _check_constant(name: str, value: Constant | None, x: Tensor | None) -> None
     if value is None and name == "v_reset":  # and no amount of its own either
         return
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if not -math.inf < value < math.inf:  # of a number that may be symbolic, under torch.compile
+        if not -math.inf < value < math.inf:  # not isfinite: under torch.compile it may be symbolic
             raise ValueError(f"{name} must be finite, got {value}")
         return
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else repr(value)
         raise TypeError(f"{name} must be a number or a floating-point tensor, got {got}")
-    assert x is not None  # left out where all constants are numbers
+    assert x is not None  # x is left out only if all constants are numbers
     channels = x.shape[2] if x.dim() > 2 else None
     if value.dim() > 1 or (value.numel() != 1 and value.numel() != channels):
         want = (
@@ -486,7 +506,7 @@ def _backward_shapes(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     x, v0, learned, ctx.numbers, ctx.rules, ctx.learns, ctx.keep, final_state, steps = inputs
-    out, v, *rest = output  # kept, and perhaps counts
+    out, v, *rest = output  # kept, and counts if they were asked for
     kept = rest[0]
     ctx.shape, ctx.strides, ctx.dtype = out.shape, x.stride()[1:], x.dtype
     ctx.shared = steps > 1 and x.shape[0] == 1
@@ -504,7 +524,7 @@ def _make_backward(op: Callable[..., Any]) -> Callable[..., tuple[Tensor | None,
             return (None,) * 9
         refuse_recorded("lif", ctx.keep)
         x, v0, learned, kept = ctx.saved_tensors
-        if grad_out is None:  # only the final state was used: one step of zeros stands for all
+        if grad_out is None:  # only the final state was used
             grad_out = _zeros(given, ctx.shape, ctx.strides, ctx.dtype)
         else:
             grad_out = like(grad_out, ctx.strides)

@@ -1,7 +1,7 @@
 """`pfa`: projected full attention as one differentiable op, on the kernels of csrc or the reference.
 
-Two functional dispatcher ops, `attsnn::pfa_forward` and `attsnn::pfa_backward`, each of several kernels.
-csrc/README.md derives what they compute.
+The two functional dispatcher ops, `attsnn::pfa_forward` and `attsnn::pfa_backward`, run several kernels
+each. csrc/README.md derives what they compute.
 """
 
 from collections.abc import Sequence
@@ -43,28 +43,38 @@ def pfa(
 ) -> PFAOutput:
     """Weighs every value of x with an attention map of rank R that is computed from x.
 
-    A[t, n, c, h, w] = scale sum_r S[n, r, h, w] Tm[n, t, r] Cm[n, c, r], the factors as in
-    attsnn/reference/pfa.py; then y = relu(A x), relu(A + x) or x + A x.
+    The map A is a product of three factors (conv and W are `spatial`, `temporal` and `channel`)::
+
+        S[n, r, h, w] = sigmoid(conv(mean_c x))
+        Tm[n, t, r] = sigmoid(W_T mean_hw x)
+        Cm[n, c, r] = sigmoid(W_C mean_hw x)
+        A[t, n, c, h, w] = scale sum_r S[n, r, h, w] Tm[n, t, r] Cm[n, c, r]
+
+    The result is y = relu(A x), relu(A + x) or x + A x.
 
     Args:
-        x: [T, N, C, H, W], float64, float32, bfloat16 or float16; one step contiguous or channels-last, which
-            the result keeps. A step that is shown T times (a stride of 0) is read once.
-        spatial: weight [R, T, k, k], k = 1 or 3, and bias [R] of the convolution of the means over C.
-        temporal: weight [R, C] and bias [R] of the linear map of the means over (H, W) at every step.
-        channel: weight [R, T] and bias [R] of the linear map of the same means at every channel.
-        scale: "mean", the sum over r times 1/R, or "sum". At the start of a training A is about 1/8, or R/8.
-        fusion: "multiply" relu(A x), "add" relu(A + x), or "residual" x + A x.
-        backend: "fused" (an error where there is no kernel), "reference", or "auto".
+        x: [T, N, C, H, W], float64, float32, bfloat16 or float16. Every sample x[t, n] is contiguous or
+            channels-last, which the result keeps. A step that is expanded T times (stride 0) is read once.
+        spatial: weight [R, T, k, k] and bias [R] of the convolution of the means over C; k is 1 or 3, R from
+            1 to 64.
+        temporal: weight [R, C] and bias [R] of the linear map of the means over (H, W), applied at every
+            step.
+        channel: weight [R, T] and bias [R] of the linear map of the same means, applied at every channel.
+        scale: "mean" divides the sum over r by R; "sum" does not. With fresh weights A is about 1/8, or R/8.
+        fusion: "multiply": relu(A x); "add": relu(A + x); "residual": x + A x.
+        backend: "fused" (raises where there is no kernel), "reference", or "auto".
 
     Returns:
-        PFAOutput(out, scores): out of x's shape, type and layout; scores (S, Tm, Cm), without gradient, in
-        float32 (float64 for float64).
+        A `PFAOutput` (out, scores). `out` has x's shape, type and layout. `scores` are S, Tm and Cm, without
+        gradient, in float32 (float64 for float64).
 
     Raises:
-        TypeError, ValueError: for input that does not fit; the sentence names the argument.
-        RuntimeError: backend "fused" without kernels.
+        TypeError, ValueError: for input that does not fit; the message names the argument.
+        RuntimeError: for backend "fused" without kernels.
+        NotImplementedError: under `torch.jit.trace`. The kernels also raise it under `torch.func`,
+            forward-mode AD and double backward.
 
-    Source: Deng et al., 2024 (arXiv 2310.14576); the released code multiplies with the mean on event data,
+    Source: Deng et al., 2024 (arXiv 2310.14576). The released code multiplies with the mean on event data,
     adds the sum on Fashion-MNIST, and multiplies with the sum in front of the VAE.
     """
     refuse_tracing("pfa")
@@ -91,7 +101,7 @@ def pfa(
 
 
 def check_rules(scale: str, fusion: str) -> None:
-    """Sentences for a scale and a fusion that there are not."""
+    """Raises for an unknown scale or fusion."""
     for name, given, known in (("scale", scale, SCALES), ("fusion", fusion, FUSIONS)):
         if given not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
@@ -157,7 +167,7 @@ def _forward_shapes(
     (steps, samples, channels, height, width), state = x.shape, state_dtype(x)
     rank, pixels, last = spatial.shape[0], height * width, not _lies(x, last=False)
     kept = samples * steps * (channels + pixels) * state.itemsize if keep else 0
-    if keep and FUSIONS[fusion] == "add":  # a bit for each of eight rows, as csrc/core/pfa.h lays them out
+    if keep and FUSIONS[fusion] == "add":  # a bit a value, eight rows to a byte, as in csrc/core/pfa.h
         rows, columns = (pixels, channels) if last or pixels == 1 else (channels, pixels)
         kept += samples * ((steps * rows + 7) // 8) * columns
     sizes = (samples, rank, height, width), (samples, steps, rank), (samples, channels, rank)

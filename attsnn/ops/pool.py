@@ -1,4 +1,7 @@
-"""`average_pool`: of maps that no seam pools, the shortcuts of residual networks; a kernel on the CPU."""
+"""`average_pool`: an average pool outside a seam, with a kernel on the CPU.
+
+The shortcuts of residual networks use it.
+"""
 
 from typing import Any
 
@@ -14,12 +17,20 @@ from .seam_shapes import channels_last, laid_out, maps_like
 
 
 def average_pool(x: Tensor, pool: int, *, backend: Backend = "auto") -> Tensor:
-    """Means of windows of pool x pool values, side by side: [T, N, C, H, W] -> [T, N, C, H/pool, W/pool].
+    """Average-pools the maps of every step: [T, N, C, H, W] -> [T, N, C, H/pool, W/pool].
 
-    Rows and columns past the last whole window are left out, as in `torch.nn.AvgPool2d(pool)`, which this is,
-    step by step. There is a kernel on the CPU, where PyTorch's walks value by value; on CUDA it is PyTorch's.
+    This is `torch.nn.AvgPool2d(pool)`, step by step: means of adjacent windows of pool x pool values. Rows
+    and columns after the last whole window are left out.
 
-    Raises ValueError where x has no such shape or a window does not fit.
+    Args:
+        x: maps [T, N, C, H, W].
+        pool: side and stride of the windows; 1 returns x.
+        backend: as in `lif`. The kernel is for the CPU, because PyTorch's goes value by value there. On CUDA
+            PyTorch's runs.
+
+    Raises:
+        ValueError: if x has another shape, or a window does not fit.
+        RuntimeError: for backend "fused" without kernels.
     """
     if x.dim() != 5 or not 1 <= pool <= min(x.shape[3:]):
         raise ValueError(f"x must be [T, N, C, H, W] with sides of at least {pool}, got {tuple(x.shape)}")

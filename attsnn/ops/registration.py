@@ -1,5 +1,6 @@
-"""What the dispatcher learns of an op beside its kernels: shape rule (fake), gradient, and sentences for what
-it does not do.
+"""What an op registers with the dispatcher besides its kernels.
+
+That is its shape rule (fake), its gradient, and error messages for what it does not support.
 """
 
 import functools
@@ -17,14 +18,14 @@ FORWARD = "{}: the fused kernels have no forward-mode derivative; backend='refer
 BATCHED = "{}: no is_grads_batched; ask for one gradient after the other, or use backend='reference'"
 TRANSFORMED = "{}: the fused kernels take no part in torch.func; backend='reference' does"
 TRACED = "{}: torch.jit.trace and script (and so add_graph) are not served; use torch.export or compile"
-NO_MEMORY = "CUDA out of memory."  # how csrc/tensor/neuron_op.h begins to say it
+NO_MEMORY = "CUDA out of memory."  # how the message of csrc/tensor/neuron_op.h begins
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def register_shape(op: str, shape: Callable[..., object], name: str) -> None:
-    """Registers the shape rule of the op `attsnn::op`, and that `name`, as users know it, has no vmap."""
+    """Registers the shape rule of `attsnn::op`, and an error for vmap that calls the op `name`."""
     torch.library.register_fake(f"attsnn::{op}", shape)
     torch.library.register_vmap(f"attsnn::{op}", _refuse(VMAPPED.format(name)))
 
@@ -39,13 +40,15 @@ def register_gradient(
     name: str,
     more: Mapping[str, Callable[..., object]] = MappingProxyType({}),
 ) -> None:
-    """Registers an op and the op that is its gradient, which has none itself.
+    """Registers an op and the op that computes its gradient; the latter has no gradient itself.
 
     Args:
-        shapes: the rules of both.
-        setup_context, gradient: as `torch.library.register_autograd` takes them; `gradient` calls `backward`.
-        name: what users call the op.
-        more: other ops that have the same gradient, with their rules.
+        forward, backward: the names of the two ops.
+        shapes: the shape rules of both.
+        setup_context, gradient: as `torch.library.register_autograd` takes them; `gradient` calls
+            `backward`.
+        name: the public name, for error messages.
+        more: other ops that have the same gradient, with their shape rules.
     """
     for op, shape in {**dict(zip((forward, backward), shapes, strict=True)), **more}.items():
         register_shape(op, shape, name)
@@ -63,8 +66,9 @@ def _refuse(sentence: str) -> Callable[..., NoReturn]:
 
 
 def telling_of_memory(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, whose error where a GPU's memory does not suffice is PyTorch's: the stable ABI hands on
-    that an allocation failed, and not of which class the error was.
+    """Wraps a function so that it raises PyTorch's own error if a GPU runs out of memory.
+
+    The stable ABI only reports that an allocation failed, not the class of the error.
     """
 
     @functools.wraps(function)
@@ -80,9 +84,11 @@ def telling_of_memory(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def beyond(*tensors: object) -> str | None:
-    """The sentence, with a place for the op's name, of what the fused ops have no rule for and would lose or
-    fail at: a dual tensor of forward-mode AD, a gradient or a vmap of torch.func. None, at the cost of two
-    comparisons, where there is none.
+    """Returns the error message for tensors that the fused ops have no rule for, or None.
+
+    Such tensors are dual tensors of forward-mode AD, and those inside a gradient or vmap of torch.func: the
+    ops would lose the tangent, or fail. The message has a placeholder for the op's name. In the usual case
+    the check costs two comparisons.
     """
     if forward_ad._current_level >= 0:
         given = (t for t in tensors if isinstance(t, torch.Tensor))
@@ -94,22 +100,24 @@ def beyond(*tensors: object) -> str | None:
 
 
 def refuse_beyond(name: str, *tensors: object) -> None:
-    """Raises that sentence."""
+    """Raises the message of `beyond`, if there is one."""
     sentence = beyond(*tensors)
     if sentence is not None:
         raise NotImplementedError(sentence.format(name))
 
 
 def refuse_tracing(name: str) -> None:
-    """Raises where torch.jit.trace records: it would keep what of a call was decided, by sizes and by whether
-    there are gradients, and check itself against another decision.
+    """Raises while torch.jit.trace records.
+
+    A trace would freeze what a call decides from sizes and from whether there are gradients, and would check
+    itself against a call that decides otherwise.
     """
     if torch._C._get_tracing_state() is not None:
         raise NotImplementedError(TRACED.format(name))
 
 
 def refuse_recorded(name: str, keep: str) -> None:
-    """Raises where a graph that was recorded without gradients is asked for some."""
+    """Raises if a graph that was recorded without gradients is asked for some."""
     if keep == "nothing":
         raise RuntimeError(
             f"{name}: this was exported under torch.no_grad() and has no gradient; export it in grad mode"
@@ -117,13 +125,13 @@ def refuse_recorded(name: str, keep: str) -> None:
 
 
 def refuse_batched(name: str, *grads: torch.Tensor | None) -> None:
-    """Raises where several gradients are asked for at once (`torch.autograd.grad(is_grads_batched=True)`)."""
+    """Raises if several gradients are asked for at once (`torch.autograd.grad(is_grads_batched=True)`)."""
     if any(grad is not None and _functorch.is_legacy_batchedtensor(grad) for grad in grads):
         raise NotImplementedError(BATCHED.format(name))
 
 
 class NotScripted:
-    """A module that torch.jit.script refuses in words."""
+    """A mixin for modules: torch.jit.script raises an error that says what to use instead."""
 
     def __prepare_scriptable__(self) -> None:
         raise NotImplementedError(TRACED.format(type(self).__name__))

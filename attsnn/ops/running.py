@@ -19,19 +19,21 @@ def update_running(
     *,
     backend: Backend = "auto",
 ) -> None:
-    """A step of `nn.BatchNorm2d`'s running statistics, in place: each becomes (1 - momentum) times itself
-    plus momentum times the batch's, and `batches` one more.
+    """Updates the running statistics of a batch norm in place, as `nn.BatchNorm2d` does.
+
+    Each becomes (1 - momentum) times itself plus momentum times the batch's. `batches` grows by one.
 
     Args:
-        mean, var: running statistics [C]. They follow `batch_mean` and `batch_var` [C], of any type.
-        batches: how many there were, one int64.
-        momentum: the batch's weight; None: all batches' plain mean.
-        backend: as in `ops.seam`. The kernel is for float32 or float64, the same of all four, and for a
-            momentum; everything else takes the reference.
+        mean, var: the running statistics [C].
+        batches: the number of batches so far, one int64.
+        batch_mean, batch_var: the batch's statistics [C], of any type.
+        momentum: the weight of the batch; None: the plain mean of all batches.
+        backend: as in `seam`. The kernel needs a momentum, and all four statistics in float32 or all in
+            float64. Everything else runs on the reference.
 
     Raises:
         RuntimeError: for sizes that do not fit, or backend "fused" without kernels.
-        ValueError: for tensors of several devices.
+        ValueError: for tensors on different devices.
     """
     for name, tensor in (
         ("var", var),

@@ -1,7 +1,7 @@
 """`seam`: what lies between two convolutions as one differentiable op, on the kernels or the reference.
 
-Two dispatcher ops each way, between which processes share the sums of a norm, are joined by one
-`torch.autograd.Function`. csrc/README.md derives what they compute; the names here are its names.
+Each direction takes two dispatcher ops. Between them, processes share the sums of a norm. One
+`torch.autograd.Function` joins the ops. csrc/README.md derives what they compute and uses the same names.
 """
 
 import math
@@ -73,36 +73,41 @@ def seam(
     final_state: bool = True,
     backend: Backend = "auto",
 ) -> SeamOutput:
-    """From what a convolution hands on to spikes: batch norm, average pool, gates and ReLU, shortcut, neuron.
+    """Runs a seam, all that lies between two convolutions, as one op: norm, pool, gates, shortcut, neuron.
 
-    x = relu(gates(pool(norm(z)))) + shortcut, the neuron reads x. The ReLU stands where there is a gate.
+    The neuron reads x = relu(gates(pool(norm(z)))) + shortcut. The ReLU is applied only if there is a gate.
 
     Args:
-        z: [T, N, C, H, W]; a sequence [T, N, C, L], without pool and spatial gate; or [T, N, F] with a
-            temporal gate at most; float64, float32, bfloat16 or float16; one step contiguous or
-            channels-last, which the results keep (another order is copied). Tokens [T, N, L, C] are a
-            sequence that lies channels-last: hand in z.transpose(2, 3).
-        norm: batch norm over (T, N, H, W), with the batch's statistics or given ones; None: none.
-        pool: side and stride of the average pool; 1: none.
-        gates: the weights of temporal, channel and spatial attention, applied in this order; None: none.
-        shortcut: added to the gated map, of its shape and type.
-        membrane: whether x, rounded to z's type before the neuron reads it, is wanted too.
-        v0: the neuron's state [N, ...] after the step before, in the state's type and the shape of a step of
-            x; None: at rest.
-        leak ... soft: the neuron, as in `attsnn.ops.lif`.
-        final_state: whether the state after the last step is wanted.
-        backend: "fused" (an error where there is no kernel), "reference", or "auto".
+        z: what the convolution returns: maps [T, N, C, H, W]; a sequence [T, N, C, L], without pool and
+            spatial gate; or features [T, N, F], without pool and with a temporal gate at most. The type is
+            float64, float32, bfloat16 or float16. One step is contiguous or channels-last, which the results
+            keep (any other layout is copied). Tokens [T, N, L, C] are a sequence in channels-last layout:
+            pass z.transpose(2, 3).
+        norm: batch norm over (T, N, H, W), with the batch's statistics or given ones; None: no norm.
+        pool: side and stride of the average pool; 1: no pool.
+        gates: the weights of temporal, channel and spatial attention, applied in this order; None: no gates.
+        shortcut: is added to the gated map, and has its shape and type.
+        membrane: also return x, which is then rounded to z's type before the neuron reads it.
+        v0: the neuron's state [N, ...] after the step before, with the shape of one step of x, in float32
+            (float64 for float64); None: at rest.
+        leak, gain, bias, threshold, v_reset, subtract: as in `lif`.
+        surrogate, strict, detach_reset, emit, start, levels, normalize, soft: as in `lif`.
+        final_state: return the state after the last step.
+        backend: "fused" (raises where there is no kernel), "reference", or "auto".
 
     Returns:
-        SeamOutput(out, membrane, batch_mean, batch_var, scores, v); gradients flow from out, membrane and v.
-        Given the same statistics and no gates, a sequence in chunks, v handed on as v0, has the bits of the
-        whole.
+        A `SeamOutput` (out, membrane, batch_mean, batch_var, scores, v). Gradients flow from out, membrane
+        and v. With given statistics and no gates, a sequence in chunks, each starting from the `v` of the
+        one before as v0, has the bits of the whole.
 
     Raises:
-        TypeError, ValueError: for input that does not fit; the sentence names the argument.
-        RuntimeError: backend "fused" without kernels.
+        TypeError, ValueError: for input that does not fit; the message names the argument.
+        RuntimeError: for backend "fused" without kernels.
+        NotImplementedError: under `torch.jit.trace`. The kernels also raise it under `torch.func`,
+            forward-mode AD and double backward.
 
-    Sources: Attention SNN (TPAMI 2023), section 3, in the released code's order; MS-ResNet (Hu et al., 2021).
+    Sources: Attention SNN (TPAMI 2023), section 3, in the released code's order; MS-ResNet (Hu et al.,
+    2021).
     """
     refuse_tracing("seam")
     constants = five(leak, gain, bias, threshold, v_reset, subtract)
@@ -167,7 +172,7 @@ def seam(
         results = iter(_recorded(plan, *given))
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
         results = iter(_Seam.apply(plan, *given))  # type: ignore[no-untyped-call]
-    else:  # autograd's own way there takes as long as a small seam
+    else:  # going through autograd takes as long as a small seam
         results = iter(_outputs(plan, _computed(plan, *given, wanted=False)[0]))
     out, x, v = next(results), next(results) if membrane else None, next(results) if final_state else None
     counts = next(results) if plan.counted else None
@@ -192,7 +197,10 @@ def _told(found: SeamOutput) -> SeamOutput:
 
 
 def _as_maps(tensor: Tensor, dims: int) -> Tensor:
-    """What belongs to z of so many dimensions, as maps: a sequence of height 1, features of one pixel."""
+    """Views a tensor that belongs to a z of `dims` dimensions as maps.
+
+    A sequence becomes maps of height 1; features become maps of one pixel.
+    """
     return tensor.unsqueeze(-2) if dims == 4 else tensor[..., None, None]
 
 
@@ -202,19 +210,19 @@ def _small(norm: Norm | None, gates: Gates | None) -> list[object]:
 
 
 _Given = tuple[Any, ...]  # z, shortcut, v0, learned, weight, bias, mean, var, and the weights of the gates
-_KeptNeuron = tuple[str, tuple[int, ...]]  # what of it is kept, and its rules
+_KeptNeuron = tuple[str, tuple[int, ...]]  # what is kept of the neuron, and its rules
 
 
 class _Plan(NamedTuple):
-    """A call's Python values."""
+    """The Python values of a call."""
 
     normed: bool
-    batch: bool  # with the batch's own statistics
+    batch: bool  # the norm takes the batch's own statistics
     eps: float
     group: "dist.ProcessGroup | None"
     repeats: int
     pool: int
-    gates: int  # which there are: TIME + CHANNEL + SPACE
+    gates: int  # those in use: TIME + CHANNEL + SPACE
     membrane: bool
     final_state: bool
     alone: bool  # as in SeamRules
@@ -225,17 +233,17 @@ class _Plan(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """What a backward pass needs: z, p and perhaps bits or the membrane are of size, the others small."""
+    """What a backward pass needs. z, p, the membrane and the bits are large, the others small."""
 
     planes: Sequence[Tensor]  # as `seam_statistics` returns them
-    weights: Sequence[Tensor]  # of the gates that there are
+    weights: Sequence[Tensor]  # of the gates in use
     small: Sequence[Tensor]  # as `lif_seam_forward` returns it
     z: Tensor
-    p: Tensor | None  # where z is pooled
+    p: Tensor | None  # z pooled, if there is a pool
     membrane: Tensor | None
     v0: Tensor | None
     learned: Tensor | None
-    totals: Tensor | None  # where the statistics are the batch's
+    totals: Tensor | None  # if the statistics are the batch's
 
 
 class _Seam(torch.autograd.Function):
@@ -257,7 +265,7 @@ class _Seam(torch.autograd.Function):
         pieces, read, neuron = _computed(plan, *given, wanted=True)
         outputs = _outputs(plan, pieces)
         _keep_for_backward(ctx, plan, given, pieces, read, neuron)
-        # torch.compile takes no output that is None.
+        # torch.compile does not allow an output that is None.
         ctx.mark_non_differentiable(*outputs[_differentiable(plan) :])
         return tuple(outputs)
 
@@ -267,7 +275,7 @@ class _Seam(torch.autograd.Function):
 
 
 def _differentiable(plan: _Plan) -> int:
-    """How many of the outputs have a gradient: out, membrane, state; no statistics, no gates."""
+    """The number of outputs with a gradient: out, membrane and state, which come first."""
     return 1 + plan.membrane + plan.final_state
 
 
@@ -279,7 +287,11 @@ def _keep_for_backward(
     read: Sequence[Tensor],
     neuron: _KeptNeuron,
 ) -> None:
-    """`read`: the gates' weights as the ops took them; `neuron`: what of it is kept, with its rules."""
+    """Saves what the backward pass needs.
+
+    `read` are the gates' weights as the ops took them. `neuron` is what is kept of the neuron, and its
+    rules.
+    """
     z, shortcut, v0, learned, *small = given
     weights = (*small[:2], *small[4:])
     keeps_membrane = _keeps_membrane(plan, neuron[0], shortcut)
@@ -295,7 +307,7 @@ def _keep_for_backward(
 
 
 def _gradients(ctx: Any, grads: Sequence[Tensor | None], wants: Sequence[bool]) -> tuple[Tensor | None, ...]:
-    """Of what a seam was `given`, where it is wanted, from those of its outputs."""
+    """The gradients of the inputs of a seam, where they are wanted, from those of its outputs."""
     if torch.is_grad_enabled():
         raise NotImplementedError(TWICE.format("seam"))
     if not torch.compiler.is_compiling():
@@ -316,13 +328,13 @@ def _gradients(ctx: Any, grads: Sequence[Tensor | None], wants: Sequence[bool]) 
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    # A device without autocast, meta say, must not be asked whether it is on.
+    # A device without autocast, such as meta, must not be asked whether it is on.
     on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
 def _as_given(grad: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
-    """The gradient of a small tensor in its type; None where that is not there."""
+    """The gradient of a small tensor in that tensor's type; None if either is missing."""
     if grad is None or dtype is None:
         return None
     return typed(grad, dtype)
@@ -357,8 +369,10 @@ def _computed(
     *weights: Tensor,
     wanted: bool,
 ) -> tuple[_Pieces, list[Tensor], _KeptNeuron]:
-    """The pieces, the gates' weights as the ops took them, and what of the neuron is kept, with its rules.
-    Outside of autocast.
+    """Runs the forward pass, outside of autocast.
+
+    Returns the pieces, the gates' weights as the ops took them, and what is kept of the neuron, with its
+    rules.
     """
     with _without_autocast(z.device.type):
         state = state_dtype(z)
@@ -368,7 +382,7 @@ def _computed(
 
 
 def _outputs(plan: _Plan, pieces: _Pieces) -> list[Tensor]:
-    """out, membrane, state; then what has no gradient: counts, mean and variance, the gates."""
+    """out, membrane, state; then those without a gradient: counts, mean and variance, the gates."""
     time, channel, space = gates_in(pieces.small, plan.gates)
     return [
         *(pieces.out, *(pieces.membranes if plan.membrane else ()), *pieces.states),
@@ -382,12 +396,12 @@ def _keeps_membrane(plan: _Plan, keep: str, shortcut: Tensor | None) -> bool:
 
 
 def _lying_like(state: Tensor | None, p: Tensor) -> Tensor | None:
-    """The state [N, C, H, W] in memory like one step of p."""
+    """The state [N, C, H, W] in the layout of one step of p."""
     return None if state is None else like(state, p.stride()[1:])
 
 
 def _rules(plan: _Plan, keep: str, shortcut: Tensor | None, v0: Tensor | None) -> tuple[int, ...]:
-    """The neuron's, and the seam's behind them."""
+    """The neuron's rules, and after them the seam's."""
     rounded = shortcut is not None or plan.membrane
     membrane = plan.membrane or _keeps_membrane(plan, keep, shortcut)
     last = v0 is not None, plan.final_state, plan.counted
@@ -408,7 +422,7 @@ def _forward(
     weights: list[Tensor],
     wanted: bool,
 ) -> tuple[_Pieces, list[Tensor], _KeptNeuron]:
-    """As `_computed`."""
+    """Runs the ops of the forward pass; returns the same as `_computed`."""
     ops, by_plane = torch.ops.attsnn, bool(plan.gates & BY_PLANE)
     pooled, planes, statistics = [], [], []
     if plan.batch or plan.pool > 1 or by_plane:
@@ -430,8 +444,10 @@ def _forward(
 
 
 def _keep(p: Tensor, shortcut: Tensor | None, plan: _Plan, wanted: bool) -> str:
-    """What of the neuron is kept. Without a shortcut nothing but its input, which is computed again from p;
-    with one two bits where they suffice, if a sample's neurons fill whole bytes.
+    """What is kept of the neuron.
+
+    Without a shortcut it is the input, which is recomputed from p. With a shortcut it is two bits a value if
+    they suffice and a sample's neurons fill whole bytes, else the input too.
     """
     if not wanted:
         return "nothing"
@@ -440,8 +456,9 @@ def _keep(p: Tensor, shortcut: Tensor | None, plan: _Plan, wanted: bool) -> str:
 
 
 def _everywhere(totals: Tensor, group: "dist.ProcessGroup") -> Tensor:
-    """Count, means and centred second moments [1 + 2 C] of all processes of the group from those of each:
-    counts, sums and second moments about the common mean travel.
+    """Merges count, means and centred second moments [1 + 2 C] over the processes of the group.
+
+    The processes exchange counts, sums, and second moments about the common mean.
     """
     channels = totals.shape[0] // 2
     count, own, square = torch.split(totals, [1, channels, channels])
@@ -483,12 +500,12 @@ def _backward(
             dist.all_reduce(by_norm[0], group=plan.group)
         batch = [by_norm[0], s.totals, s.small[NORM]]
     if wants_z:
-        planes = [*by_planes, *s.planes[2:]]  # with the places of the maxima
+        planes = [*by_planes, *s.planes[2:]]  # and the places of the maxima
         pixels = [*by_pixels, *gates_in(s.small, plan.gates)[2][2:]]
         terms, relu = (s.small[AFFINE], planes, pixels, batch), plan.gates > 0
         if wants_up or not ups or s.p is not None:
             grad_z = ops.seam_gradient(up, s.z, s.p, *terms, plan.pool, relu)
-        else:  # nobody else reads `up`
+        else:  # `up` has no other reader: it becomes the gradient of z
             ops.seam_gradient_(up, s.z, *terms, relu)
             grad_z = up
     grad_bias, grad_weight = by_norm[1:] or (None, None)
@@ -512,9 +529,10 @@ def _recorded(
     var: Tensor | None,
     *weights: Tensor,
 ) -> list[Tensor]:
-    """The outputs, through one op that a graph can hold: export records the ops inside a
-    `torch.autograd.Function` without their gradient. No list that it is given is empty, which AOTInductor
-    hands on as None.
+    """The outputs, through one op that an exported graph can hold.
+
+    Export records the ops inside a `torch.autograd.Function` without their gradient. No list passed to the
+    op is empty, because AOTInductor turns an empty list into None.
     """
     if plan.group is not None:
         raise NotImplementedError("seam: a norm over processes cannot be exported for training; call eval()")
@@ -587,7 +605,7 @@ def _recorded_context(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor
 
 def _recorded_backward(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
     refuse_recorded("seam", ctx.plan.keep)
-    # The weights are one input, a list, whose gradients are wanted together.
+    # The weights are one input, a list: either all of their gradients are wanted or none.
     wants = (*ctx.needs_input_grad[:8], *[True] * (ctx.gates or 0))
     given = _gradients(ctx, grads, wants)
     return *given[:8], None if ctx.gates is None else [*given[8:]], None, None, None

@@ -1,4 +1,4 @@
-"""The seams' dispatcher ops: how their maps lie in memory, their shape rules, and sentences for misuse.
+"""The seams' dispatcher ops: memory layout of their maps, shape rules, and errors for misuse.
 
 The rules are those of csrc/tensor/seam_op.h.
 """
@@ -18,31 +18,33 @@ from .registration import register_shape
 
 TIME, CHANNEL, SPACE = 1, 2, 4
 BY_PLANE = TIME | CHANNEL  # the gates that look at planes
-AFFINE, NORM, CENTRE = 0, 1, 2  # what stands first in `small`; behind the centre the unbiased variance
+AFFINE, NORM, CENTRE = 0, 1, 2  # the first parts of `small`; after the centre, the unbiased variance
 
 
 class SeamRules(NamedTuple):
-    """What `rules` holds behind the neuron's own."""
+    """The part of `rules` that follows the neuron's own."""
 
-    gates: int  # which there are: TIME + CHANNEL + SPACE
-    rounded: bool  # x is of z's type before the neuron reads it
+    gates: int  # those in use: TIME + CHANNEL + SPACE
+    rounded: bool  # x is rounded to z's type before the neuron reads it
     membrane: bool  # x is a result
     normed: bool
     repeats: int  # of `Norm`
-    alone: bool  # the neuron hands on x of one step as it is, and so its gradient
-    given: bool  # the state before the first step
-    final_state: bool  # is a result
-    counted: bool  # what is emitted
+    alone: bool  # the neuron returns x of its one step unchanged, and so its gradient
+    given: bool  # v0 is given
+    final_state: bool  # v is a result
+    counted: bool  # what is emitted is counted
 
 
 def rules_of(rules: Sequence[int]) -> SeamRules:
-    """The end of `rules`."""
+    """The seam's rules, which stand at the end of `rules`."""
     return SeamRules._make(rules[-len(SeamRules._fields) :])
 
 
 def gates_in(small: Sequence[Tensor], gates: int) -> tuple[Sequence[Tensor], ...]:
-    """What `small` has of TA, CA and SA: the gate [N, D], its descriptors, the places of their maxima, its
-    hidden values; and SA's map [N, H, W], its descriptors in a frame, the places of their maxima.
+    """The parts of `small` that belong to TA, CA and SA.
+
+    TA and CA have the gate [N, D], its descriptors, the places of their maxima, and the hidden values. SA
+    has its map [N, H, W], its descriptors in a frame of zeros, and the places of their maxima.
     """
     channel = 8 if gates & TIME else 4
     space = channel + 4 if gates & CHANNEL else channel
@@ -57,7 +59,7 @@ def check_seam(
     shortcut: Tensor | None,
     v0: Tensor | None,
 ) -> None:
-    """Sentences for what does not fit, beside the neuron's."""
+    """Raises for arguments that do not fit; the neuron's are checked elsewhere."""
     if z.dim() not in (3, 4, 5):
         raise ValueError(f"z must be [T, N, C, H, W], [T, N, C, L] or [T, N, F], got shape {tuple(z.shape)}")
     steps, _, channels = z.shape[:3]
@@ -123,8 +125,9 @@ def _check_norm(norm: Norm, z: Tensor) -> None:
 
 
 def maps_like(z: Tensor, sides: Iterable[int] | None = None, last: bool | None = None) -> Tensor:
-    """An empty tensor as the kernels lay it out: dense, pixels or channels innermost, like z, whose sides and
-    layout it has unless told otherwise. Of one pixel channels are.
+    """An empty tensor in the layout that the kernels use: dense, with pixels or channels innermost.
+
+    Sides and layout are those of z unless they are given. Maps of one pixel have channels innermost.
     """
     steps, samples, channels, *own = z.shape
     height, width = own if sides is None else sides
@@ -141,7 +144,7 @@ def _lies(z: Tensor, c: int, h: int, w: int) -> bool:
 
 
 def channels_last(z: Tensor) -> bool:
-    """Whether one step of [T, N, C, H, W] lies channels-last, or has one pixel."""
+    """Whether one step of [T, N, C, H, W] is channels-last, or has one pixel."""
     height, width = z.shape[3:]
     return height * width == 1 or not _lies(z, height * width, width, 1)
 
@@ -149,7 +152,7 @@ def channels_last(z: Tensor) -> bool:
 def laid_out(z: Tensor) -> bool:
     """Whether one step of [T, N, C, H, W] is contiguous or channels-last."""
     channels, height, width = z.shape[2:]
-    # The usual case is cheap to see; where there is no value at all, torch says so of any strides.
+    # The first check is cheap and covers the usual case, and empty tensors with any strides.
     planes = z.is_contiguous() or _lies(z, height * width, width, 1)
     return planes or _lies(z, 1, width * channels, channels)
 
@@ -169,7 +172,7 @@ def _statistics_shapes(
 
 
 def _state_like(p: Tensor) -> Tensor:
-    """An empty state, [N, C, H, W], in memory like one step of the maps."""
+    """An empty state [N, C, H, W] in the layout of one step of the maps."""
     maps = maps_like(p)
     return p.new_empty_strided(maps.shape[1:], maps.stride()[1:], dtype=state_dtype(p))
 
@@ -208,7 +211,7 @@ def _forward_shapes(
         framed = (height + more) * (width + more) + more
         places = real(samples, height * width, dtype=torch.int32)
         small += [real(samples, height, width), real(samples, 2, framed), places]
-    neurons = math.prod(p.shape[1:])  # `Size.numel()` would make a constant of a size that changes
+    neurons = math.prod(p.shape[1:])  # `Size.numel()` would turn a dynamic size into a constant
     if keep == "bits":
         small.append(real(steps, (neurons + 3) // 4, dtype=torch.uint8))
     elif keep == "input" and steps > CHECKPOINT_ABOVE:
@@ -256,8 +259,8 @@ def _register() -> None:
     for neuron in compiled().neurons:
         shapes |= {f"{neuron}_seam_forward": _forward_shapes, f"{neuron}_seam_backward": _backward_shapes}
     for name, shape in shapes.items():
-        # No gradient: they are called inside of the autograd function, and one more layer of Python takes
-        # longer than some of them do.
+        # No gradient is registered: these ops are called inside the autograd function, and one more layer of
+        # Python takes longer than some of them do.
         register_shape(name, shape, "seam")
 
 

@@ -1,5 +1,6 @@
-"""What neurons emit, counted where it is computed: no further pass over memory on the kernels; and what gates
-gave.
+"""Counts what neurons emit, and collects the scores of gates.
+
+The kernels count while they compute, without another pass over memory.
 """
 
 import math
@@ -12,9 +13,14 @@ from torch import Tensor
 
 
 class Counts(NamedTuple):
-    """Of one call of a neuron: by_step [T] and by_channel [C], int64, the emitted values that are not zero,
-    of integer spikes (`levels`) their sum. flat: both, one behind the other; shape: of what was emitted,
-    [T, N, C, ...] or [T, N].
+    """What one call of a neuron emitted.
+
+    The counts are int64: the number of emitted values that are not zero, or the sum of integer spikes
+    (`levels`).
+
+    Args:
+        flat: `by_step` [T] and `by_channel` [C], one after the other.
+        shape: the shape of what was emitted, [T, N, C, ...] or [T, N].
     """
 
     flat: Tensor
@@ -22,21 +28,24 @@ class Counts(NamedTuple):
 
     @property
     def by_step(self) -> Tensor:
+        """The counts of every step, [T]."""
         return self.flat[: self.shape[0]]
 
     @property
     def by_channel(self) -> Tensor:
+        """The counts of every channel, [C]; one value if the neurons have no channels ([T, N])."""
         return self.flat[self.shape[0] :]
 
 
 Told = Callable[[Counts, Tensor], None]
-_open: list[Told] = []  # of those that ask, the one within the others last
+_open: list[Told] = []  # one for each open context, the innermost last
 
 
 @contextmanager
 def telling(told: Told) -> Iterator[None]:
-    """Calls told(counts, emitted tensor) for every `ops.lif` and `ops.seam` that is called inside; where one
-    is opened inside of another, both are told. Not of what torch.compile and torch.export run.
+    """Calls told(counts, emitted tensor) for every `ops.lif` and `ops.seam` that is called inside.
+
+    Contexts may be nested; each is told. What torch.compile and torch.export run is not reported.
     """
     _open.append(told)
     try:
@@ -51,8 +60,10 @@ _scoring: list[Scored] = []
 
 @contextmanager
 def telling_scores(told: Scored) -> Iterator[None]:
-    """Calls told(kind, scores) for every gate that is applied inside, without gradient: "TA" [T, N], "CA" [N,
-    C], "SA" [N, H, W], "PFA" the factors of its map (`PFAScores`).
+    """Calls told(kind, scores) for every gate that is applied inside.
+
+    Scores are without gradient: "TA" [T, N], "CA" [N, C], "SA" [N, H, W], and for "PFA" the factors of its
+    map (`PFAScores`).
     """
     _scoring.append(told)
     try:
@@ -62,15 +73,17 @@ def telling_scores(told: Scored) -> Iterator[None]:
 
 
 def scored(kind: str, scores: Tensor | tuple[Tensor, ...]) -> None:
-    """A gate of that kind gave these."""
+    """Reports the scores of a gate to the open contexts."""
     for told in _scoring:
         told(kind, scores)
 
 
 @contextmanager
 def counting() -> Iterator[list[Counts]]:
-    """Collects the `Counts` of every `ops.lif` and `ops.seam` that is called inside, in their order; where
-    one is opened inside of another, both collect. Not of what torch.compile and torch.export run.
+    """A context that collects the `Counts` of every `lif` and `seam` that runs inside it.
+
+    It yields a list, to which each call appends in turn: `with counting() as found: model(x)`. Contexts may
+    be nested; each collects. What torch.compile and torch.export run is not counted.
     """
     found: list[Counts] = []
     with telling(lambda counts, _: found.append(counts)):
@@ -79,7 +92,11 @@ def counting() -> Iterator[list[Counts]]:
 
 @contextmanager
 def pausing() -> Iterator[None]:
-    """Nobody is told inside: of a norm alone, say, which is a seam whose neuron stands for none."""
+    """Suspends counting inside.
+
+    A norm alone, for example, is computed as a seam whose neuron only passes its input on, and does not
+    count.
+    """
     held, _open[:] = list(_open), []
     try:
         yield
@@ -88,19 +105,19 @@ def pausing() -> Iterator[None]:
 
 
 def asked() -> bool:
-    """Whether anybody wants to know."""
+    """Whether a context wants counts."""
     return bool(_open) and not torch.compiler.is_compiling()
 
 
 def take(flat: Tensor, out: Tensor) -> None:
-    """The counts [T + C] of what was emitted."""
+    """Reports the counts [T + C] of what was emitted to the open contexts."""
     for told in _open:
         told(Counts(flat, out.shape), out)
 
 
 @torch.no_grad()
 def counts_of(out: Tensor, levels: int | None, normalize: bool) -> Tensor:
-    """The same of a tensor that is there."""
+    """The same counts [T + C], taken from an emitted tensor in plain PyTorch."""
     channels = out.shape[2] if out.dim() > 2 else 1
     if levels is None:
         values = (out != 0).to(torch.int64)

@@ -1,5 +1,6 @@
-"""The definitions in plain PyTorch: what every fused kernel is held to. Imports nothing of attsnn, needs no
-build.
+"""The reference: the definitions in plain PyTorch, against which every fused kernel is tested.
+
+It imports nothing else of attsnn and needs no build.
 """
 
 from .gates import channel_gate, spatial_gate, temporal_gate

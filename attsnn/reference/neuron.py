@@ -1,15 +1,15 @@
-"""The LIF family: affine charge, fire, reset; one equation of one time step, walked through time in Python.
+"""The LIF family: affine charge, fire, reset; the equation of one time step, walked through time in Python.
 
     h = (leak * v + bias) + gain * x            charge, rounded in this order
     s = fire(h - threshold)                     fire, >= or >
     v = (1 - s) * h + s * v_reset               hard reset;  soft: v = h - s * subtract
 
-What a soft reset subtracts is the threshold unless it is given. With `levels` a neuron fires integer spikes
+A soft reset subtracts the threshold unless `subtract` is given. With `levels` a neuron fires integer spikes
 (I-LIF), s = round(clamp(h / threshold, 0, levels)).
 
-Every published neuron is a row of constants (`attsnn.neurons` names them). The state is float32 whatever the
-type of the input, float64 for float64. Products and sums are separate operations here, as in the kernels: a
-contracted multiply-add would round once where these round twice, and a spike could flip.
+Every published neuron is a row of constants (`attsnn.neurons` names them). The state is float32 for every
+input type, except float64 for float64. Products and sums are separate operations here, as in the kernels: a
+contracted multiply-add rounds once instead of twice, and a spike could flip.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Constant = float | Tensor
 
 
 class Levels(NamedTuple):
-    """Integer spikes in the place of a surrogate: z is h; the threshold, without gradient, is a tensor."""
+    """Integer spikes in place of a surrogate. z is h itself; the threshold is a tensor without gradient."""
 
     levels: int
 
@@ -46,7 +46,7 @@ class Levels(NamedTuple):
 
 
 class _Fire(torch.autograd.Function):
-    """The spike forward, the slope backward."""
+    """The spike in the forward pass, the slope in the backward pass."""
 
     generate_vmap_rule = True
 
@@ -69,7 +69,7 @@ class _Fire(torch.autograd.Function):
 
 
 class _FireWithTangent(_Fire):
-    """The same for forward-mode AD. On its own, for torch.compile takes no function that has a jvp."""
+    """The same with forward-mode AD. torch.compile takes no function that has a jvp, so it is separate."""
 
     @staticmethod
     def jvp(ctx: Any, _: None, tangent: Tensor, *rest: None) -> Tensor:
@@ -79,7 +79,7 @@ class _FireWithTangent(_Fire):
 
 def _fired(distance: Tensor, threshold: Tensor | None, how: Surrogate | Levels, strict: bool) -> Tensor:
     if isinstance(how, Levels):
-        assert threshold is not None  # integer spikes are rounded by it
+        assert threshold is not None  # integer spikes are divided by it
         return how.fire(distance, threshold)
     return (distance > 0 if strict else distance >= 0).to(distance.dtype)
 
@@ -92,9 +92,9 @@ def _slope(z: Tensor, threshold: Tensor | None, how: Surrogate | Levels) -> Tens
 
 
 def _fire(h: Tensor, threshold: Constant, how: Surrogate | Levels, strict: bool, soft: bool) -> Tensor:
-    step: Tensor | None = None  # of integer spikes
+    step: Tensor | None = None  # the threshold, for integer spikes
     if isinstance(how, Levels):
-        # As a tensor: CUDA multiplies by the inverse of a number.
+        # A tensor, because CUDA divides by a number as a product with its inverse.
         step = torch.as_tensor(threshold, dtype=h.dtype, device=h.device).detach()
         distance = z = h
         if soft:
@@ -104,7 +104,7 @@ def _fire(h: Tensor, threshold: Constant, how: Surrogate | Levels, strict: bool,
         z = distance if how.centre is None else h - how.centre
         if soft:
             return how.primitive(z)
-    if torch.compiler.is_exporting():  # which records what stands inside of a Function, without its gradient
+    if torch.compiler.is_exporting():  # export records the inside of a Function, not its gradient
         straight = _slope(z, step, how).detach() * (z - z.detach())
         return _fired(distance, step, how, strict) + torch.nan_to_num(straight)
     function = _Fire if forward_ad._current_level < 0 else _FireWithTangent
@@ -121,7 +121,7 @@ def _emit(emit: str, h: Tensor, s: Tensor, threshold: Constant) -> Tensor:
 
 
 def check_reset(v_reset: Constant | str | None, subtract: Constant | None) -> None:
-    """A sentence for an amount that nothing takes off."""
+    """Raises if `subtract` is given with a hard reset."""
     if subtract is not None and v_reset is not None:
         raise ValueError(
             f"subtract is what a soft reset takes off; this one is hard, to {v_reset!r}: give v_reset=None "
@@ -130,7 +130,7 @@ def check_reset(v_reset: Constant | str | None, subtract: Constant | None) -> No
 
 
 def check_share(levels: int | None, normalize: bool) -> None:
-    """A sentence for a share of nothing."""
+    """Raises if `normalize` is given without `levels`."""
     if normalize and levels is None:
         raise ValueError("normalize divides integer spikes by their levels: give levels with it")
 
@@ -160,7 +160,10 @@ def lif(
     soft: bool = False,
     final_state: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """All T steps of the LIF family; `attsnn.ops.lif` has the same arguments and documents them."""
+    """Runs the LIF family through all T steps in plain PyTorch.
+
+    Arguments and results are those of `attsnn.ops.lif`, which documents them, without `steps` and `backend`.
+    """
     check_reset(v_reset, subtract)
     dtype, how = state_dtype(x), surrogate if levels is None else Levels(levels)
 

@@ -1,8 +1,10 @@
-"""Projected full attention (PFA; Deng et al., 2024, arXiv 2310.14576, sections 3.2 and 3.3; the released
-code's three forms), in plain PyTorch.
+"""Projected full attention (PFA) in plain PyTorch.
 
-x [T, N, C, H, W] is projected onto three small tensors, whose product is an attention map of rank R at most,
-one value for every value of x:
+The source is Deng et al., 2024 (arXiv 2310.14576), sections 3.2 and 3.3, in the three forms of the released
+code.
+
+x [T, N, C, H, W] is projected onto three small tensors. Their product is an attention map of rank R at most,
+with one value for every value of x:
 
     S[n, r, h, w] = sigmoid(conv(mean_c x)),    Tm[n, t, r] = sigmoid(W_T mean_hw x),
     Cm[n, c, r] = sigmoid(W_C mean_hw x),       A = scale sum_r S_r Tm_r Cm_r
@@ -23,7 +25,12 @@ FUSIONS = ("multiply", "add", "residual")
 
 
 class PFAScores(NamedTuple):
-    """The factors of the attention map, in (0, 1), without gradient."""
+    """The factors of the attention map, in (0, 1), without gradient.
+
+    - `spatial`: S, [N, R, H, W].
+    - `temporal`: Tm, [N, T, R].
+    - `channel`: Cm, [N, C, R].
+    """
 
     spatial: Tensor  # [N, R, H, W]
     temporal: Tensor  # [N, T, R]
@@ -31,7 +38,11 @@ class PFAScores(NamedTuple):
 
 
 class PFAOutput(NamedTuple):
-    """out: x weighed by the map, of x's shape and type; scores: its factors."""
+    """The result of `pfa`.
+
+    - `out`: x weighed by the map, of x's shape and type.
+    - `scores`: the factors of the map, a `PFAScores`.
+    """
 
     out: Tensor
     scores: PFAScores
@@ -46,7 +57,10 @@ def pfa(
     scale: str = "mean",
     fusion: str = "multiply",
 ) -> PFAOutput:
-    """`attsnn.ops.pfa` documents the arguments: pairs of weight and bias."""
+    """Weighs x with a map of rank R, in plain PyTorch.
+
+    Arguments and results are those of `attsnn.ops.pfa`, which documents them, without `backend`.
+    """
     state = state_dtype(x)
     kernel, kernel_bias, temporal_weight, temporal_bias, channel_weight, channel_bias = (
         p.to(state) for p in (*spatial, *temporal, *channel)

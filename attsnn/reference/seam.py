@@ -1,8 +1,10 @@
-"""A seam, what lies between two convolutions, as the published networks compose it: batch norm over
-(T, N, H, W), average pool, attention gates and ReLU, shortcut, neuron; and the kernels' own form of the
-same, to the bit.
+"""A seam, what lies between two convolutions, in plain PyTorch.
 
-z is [T, N, C, H, W], a sequence [T, N, C, L], or [T, N, F] where the layer is fully connected.
+`seam` composes it as the published networks do: batch norm over (T, N, H, W), average pool, attention gates
+and ReLU, shortcut, neuron. `seam_apply` and `seam_gradient` are the kernels' own form of the same, to the
+bit.
+
+z is [T, N, C, H, W], a sequence [T, N, C, L], or [T, N, F] if the layer is fully connected.
 """
 
 from collections.abc import Callable
@@ -18,9 +20,17 @@ from .neuron import lif, state_dtype
 
 
 class Norm(NamedTuple):
-    """A batch norm's tensors [C]. Without `mean` and `var` it takes the batch's own statistics, those of all
-    processes of `group` where there is one. `repeats`: each value stands for so many equal ones, a static
-    image for its T steps, which changes nothing but the unbiased variance that is handed back.
+    """The tensors [C] of a batch norm. Without `mean` and `var` it takes the batch's own statistics.
+
+    Args:
+        weight: factor on the normalised values; None: 1.
+        bias: is added after the factor; None: 0.
+        mean: given mean; None: the batch's.
+        var: given variance; None, as `mean`: the batch's.
+        eps: is added to the variance.
+        group: the processes that share the batch's statistics; None: this process alone.
+        repeats: how many equal values each value stands for, such as T for a static image. It changes only
+            the unbiased variance that is returned.
     """
 
     weight: Tensor | None = None
@@ -33,7 +43,13 @@ class Norm(NamedTuple):
 
 
 class Gates(NamedTuple):
-    """The weights of the gates that are there: the two matrices of a shared MLP, the convolution."""
+    """The weights of the attention gates; None for a gate that is not there.
+
+    Args:
+        temporal: the two matrices of TA's shared MLP, [T/r, T] and [T, T/r].
+        channel: the two matrices of CA's shared MLP, [C/r, C] and [C, C/r].
+        spatial: the weight of SA's convolution, [1, 2, k, k], k odd.
+    """
 
     temporal: tuple[Tensor, Tensor] | None = None  # [T/r, T], [T, T/r]
     channel: tuple[Tensor, Tensor] | None = None  # [C/r, C], [C, C/r]
@@ -41,7 +57,12 @@ class Gates(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What the gates gave, without gradient; None where there is no such gate."""
+    """The values of the gates, in (0, 1), without gradient; None for a gate that is not there.
+
+    - `temporal`: [T, N].
+    - `channel`: [N, C].
+    - `spatial`: [N, H, W].
+    """
 
     temporal: Tensor | None = None  # [T, N]
     channel: Tensor | None = None  # [N, C]
@@ -49,9 +70,14 @@ class Scores(NamedTuple):
 
 
 class SeamOutput(NamedTuple):
-    """out: what the neuron emits; membrane: the sum that it reads, where asked for; batch_mean, batch_var:
-    the statistics [C] for the running buffers, the variance unbiased, where the norm took them; scores; v:
-    the neuron's state after the last step, [N, ...], where wanted.
+    """The results of `seam`; None for one that was not asked for or does not exist.
+
+    - `out`: what the neuron emits, [T, N, ...].
+    - `membrane`: the sum that the neuron reads, of the shape of `out`.
+    - `batch_mean`, `batch_var`: the batch's statistics [C] for the running buffers, if the norm took them.
+      The variance is unbiased.
+    - `scores`: the `Scores` of the gates.
+    - `v`: the neuron's state after the last step, [N, ...].
     """
 
     out: Tensor
@@ -78,8 +104,10 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def _batch_norm(flat: Tensor, *how: Any) -> Tensor:
-    """`F.batch_norm`, whose gradients are wrong on the CPU (PyTorch 2.13) for maps of one sample that lie
-    channels-last: it asks the stride of the sample, which means nothing, for the layout.
+    """`F.batch_norm`, with correct gradients for channels-last maps of one sample.
+
+    Those of PyTorch 2.13 are wrong on the CPU: it infers the layout from the stride of the sample, which
+    means nothing.
     """
     if flat.dim() == 4 and flat.shape[0] == 1:
         return F.batch_norm(flat.flatten(2), *how).view_as(flat)
@@ -87,7 +115,7 @@ def _batch_norm(flat: Tensor, *how: Any) -> Tensor:
 
 
 def _norm(flat: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """flat [T N, C, ...] normed, and the mean and unbiased variance of the batch where it took them."""
+    """Normalises flat [T N, C, ...]; also returns the batch's mean and unbiased variance, or None."""
     state, eps, group, repeats = state_dtype(flat), *norm[4:]
     weight, bias, mean, var = (None if tensor is None else tensor.to(state) for tensor in norm[:4])
     if mean is not None:
@@ -131,7 +159,7 @@ def update_running(
     batch_var: Tensor,
     momentum: float | None,
 ) -> None:
-    """`attsnn.ops.update_running`."""
+    """`attsnn.ops.update_running` in plain PyTorch, without `backend`."""
     batches.add_(1)
     for running, now in ((mean, batch_mean), (var, batch_var)):
         rate = (1 / batches.double()).to(running.dtype) if momentum is None else momentum
@@ -139,7 +167,7 @@ def update_running(
 
 
 def average_pool(x: Tensor, pool: int) -> Tensor:
-    """`attsnn.ops.average_pool`."""
+    """`attsnn.ops.average_pool` in plain PyTorch, without `backend`."""
     return torch.unflatten(F.avg_pool2d(x.flatten(0, 1), pool), 0, x.shape[:2])
 
 
@@ -155,7 +183,11 @@ def seam(
     final_state: bool = True,
     **neuron: Any,
 ) -> SeamOutput:
-    """The plain composition; `attsnn.ops.seam` has the same arguments and documents them."""
+    """The plain composition of norm, pool, gates, shortcut and neuron.
+
+    Arguments and results are those of `attsnn.ops.seam`, which documents them, without `backend`. `neuron`
+    are the keywords of `lif`.
+    """
     if z.dim() == 4:
         shortcut, v0 = (None if tensor is None else tensor.unsqueeze(-2) for tensor in (shortcut, v0))
         how: dict[str, Any] = {"norm": norm, "pool": pool, "gates": gates, "membrane": membrane}
@@ -187,7 +219,7 @@ def seam(
 
 
 def as_sequences(found: SeamOutput) -> SeamOutput:
-    """That of a sequence [T, N, C, L] from that of the same as maps of height 1."""
+    """Turns the result for maps of height 1 into that for a sequence [T, N, C, L]."""
     membrane, v = (None if t is None else t.squeeze(-2) for t in (found.membrane, found.v))
     return found._replace(out=found.out.squeeze(-2), membrane=membrane, v=v)
 
@@ -201,8 +233,19 @@ def seam_apply(
     rounded: bool,
     **neuron: Any,
 ) -> tuple[Tensor, Tensor]:
-    """(out, membrane) of the kernels' apply pass, from the same small tensors: affine [2, T or 1, N or 1, C],
-    spatial [N, H, W] or None.
+    """The forward pass of the kernels over the maps: x = spatial relu(A p + B) + shortcut, then the neuron.
+
+    Args:
+        p: the maps after the pool, [T, N, C, H, W].
+        affine: A and B, [2, T or 1, N or 1, C]: norm, TA and CA folded together.
+        spatial: SA's gate [N, H, W], or None.
+        shortcut: of p's shape, or None.
+        relu: whether the ReLU is applied, as it is with any gate.
+        rounded: round x to p's type before the neuron reads it.
+        neuron: keywords of `lif`.
+
+    Returns:
+        A pair (out, membrane), which is what the neuron emits, of p's type, and x.
     """
     state = state_dtype(p)
     a, b = affine[..., None, None]
@@ -231,8 +274,24 @@ def seam_gradient(
     pool: int,
     relu: bool,
 ) -> Tensor:
-    """The gradient of z of the kernels' last pass, from the same small tensors (csrc/core/seam_call.h,
-    GradCall): spatial [3, N, pixels], planes [2, T, N, C], channels [3, C].
+    """The last backward pass of the kernels: the gradient of z, of its shape and type.
+
+    The small tensors are those of GradCall in csrc/core/seam_call.h; csrc/README.md derives them. None:
+    there is no such part.
+
+    Args:
+        up: the gradient of what the neuron reads, [T, N, C, H, W] after the pool.
+        z: the input of the seam.
+        p: z after the pool; None: z.
+        affine: A and B, as in `seam_apply`.
+        spatial: SA's gate and two gradient terms, [3, N, pixels].
+        spatial_place: where SA's maxima are, t * C + c, [N, pixels].
+        planes: two gradient terms of each plane (a channel at a step), [2, T, N, C]: for all its pixels, and
+            for its extremum.
+        place: the pixel of the extremum, [T, N, C].
+        channels: three terms of the batch statistics, [3, C]: offset, slope and centre.
+        pool: side of the pool.
+        relu: whether the ReLU is applied.
     """
     state = state_dtype(z)
     p = z if p is None else p

@@ -1,8 +1,9 @@
 """Surrogate gradients: the slope that stands in for the derivative of a spike.
 
-A spike is a step, whose derivative is zero almost everywhere. Training takes the slope of a soft step, the
+A spike is a step, whose derivative is zero almost everywhere. Training uses the slope of a soft step, the
 *primitive*, instead (Neftci, Mostafa, Zenke, "Surrogate Gradient Learning in SNNs", 2019). `z` is the
-distance of the membrane from the centre, which is the threshold unless the surrogate names another one.
+distance of the membrane from the centre of the slope. The centre is the threshold unless the surrogate has
+its own.
 """
 
 import math
@@ -16,9 +17,17 @@ from torch import Tensor
 class Surrogate(NamedTuple):
     """One surrogate gradient, as plain numbers.
 
-    kind: a key of `SURROGATES`; scale: its half-width or steepness; centre: the membrane potential at which
-    the slope is centred, None for the threshold. With a centre of its own the threshold gets no surrogate
-    gradient. height: multiplies the slope. function: the slope itself, of `custom` alone.
+    It is a slope at z = h - centre, the distance of the membrane potential h from the centre. `rectangular`,
+    `arctan` and the others make one. They raise ValueError unless scale and height are positive and finite,
+    and centre is finite or None.
+
+    Args:
+        kind: a key of `SURROGATES`, or "custom".
+        scale: half-width or steepness of the slope.
+        centre: membrane potential at which the slope is centred; None: the threshold. If it is given, the
+            threshold gets no surrogate gradient.
+        height: factor on the slope.
+        function: the slope itself, for `custom` only.
     """
 
     kind: str
@@ -28,7 +37,7 @@ class Surrogate(NamedTuple):
     function: Callable[[Tensor], Tensor] | None = None
 
     def slope(self, z: Tensor) -> Tensor:
-        """The slope at each z."""
+        """The slope at each z, of z's shape."""
         if self.function is None:
             slope = SURROGATES[self.kind].slope(z, self.scale)
         else:
@@ -36,7 +45,7 @@ class Surrogate(NamedTuple):
         return slope if self.height == 1 else slope * self.height
 
     def primitive(self, z: Tensor) -> Tensor:
-        """The soft spike whose derivative that is."""
+        """The soft spike at each z, whose derivative is the slope. Raises ValueError for a `custom` slope."""
         if self.function is not None:
             raise ValueError("soft: a custom slope has no primitive, and so no soft spike")
         primitive = SURROGATES[self.kind].primitive(z, self.scale)
@@ -103,54 +112,79 @@ def _surrogate(kind: str, scale: float, what: str, centre: float | None, height:
     return Surrogate(kind, float(scale), None if centre is None else float(centre), float(height))
 
 
-# `height` multiplies each slope.
-
-
 def rectangular(half_width: float = 0.5, centre: float | None = None, height: float = 1.0) -> Surrogate:
-    """Slope 1 / (2 half_width) where |z| < half_width, else 0 (Wu et al., STBP, 2018)."""
+    """Slope 1 / (2 half_width) where |z| < half_width, else 0 (Wu et al., STBP, 2018).
+
+    z, `centre` and `height` are those of `Surrogate`.
+    """
     return _surrogate("rectangular", half_width, "half_width", centre, height)
 
 
 def arctan(alpha: float = 2.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
-    """Slope (alpha/2) / (1 + (pi/2 alpha z)^2) (Fang et al., PLIF, 2021)."""
+    """Slope (alpha/2) / (1 + (pi/2 alpha z)^2) (Fang et al., PLIF, 2021).
+
+    z, `centre` and `height` are those of `Surrogate`.
+    """
     return _surrogate("arctan", alpha, "alpha", centre, height)
 
 
 def sigmoid(alpha: float = 4.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
-    """Slope alpha sigmoid(alpha z) (1 - sigmoid(alpha z))."""
+    """Slope alpha sigmoid(alpha z) (1 - sigmoid(alpha z)).
+
+    z, `centre` and `height` are those of `Surrogate`.
+    """
     return _surrogate("sigmoid", alpha, "alpha", centre, height)
 
 
 def triangle(half_width: float = 1.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
-    """Slope max(0, 1 - |z| / half_width) / half_width (Bellec et al., 2018)."""
+    """Slope max(0, 1 - |z| / half_width) / half_width (Bellec et al., 2018).
+
+    z, `centre` and `height` are those of `Surrogate`.
+    """
     return _surrogate("triangle", half_width, "half_width", centre, height)
 
 
 def fast_sigmoid(alpha: float = 25.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
     """Slope 1 / (1 + alpha |z|)^2 (Zenke and Ganguli, SuperSpike, 2018; snnTorch's `fast_sigmoid`).
 
-    SpikingJelly's `SoftSign(alpha)` is `fast_sigmoid(alpha, height=alpha / 2)`, its `SuperSpike(alpha)` is
-    `fast_sigmoid(1, height=alpha)`.
+    z, `centre` and `height` are those of `Surrogate`. SpikingJelly's `SoftSign(alpha)` is
+    `fast_sigmoid(alpha, height=alpha / 2)`, and its `SuperSpike(alpha)` is `fast_sigmoid(1, height=alpha)`.
     """
     return _surrogate("fast_sigmoid", alpha, "alpha", centre, height)
 
 
 def erf(alpha: float = 2.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
-    """Slope alpha / sqrt(pi) exp(-(alpha z)^2), the Gaussian whose primitive is the error function."""
+    """Slope alpha / sqrt(pi) exp(-(alpha z)^2), the Gaussian whose primitive is the error function.
+
+    z, `centre` and `height` are those of `Surrogate`.
+    """
     return _surrogate("erf", alpha, "alpha", centre, height)
 
 
 def piecewise_exp(alpha: float = 1.0, centre: float | None = None, height: float = 1.0) -> Surrogate:
-    """Slope (alpha/2) exp(-alpha |z|) (SpikingJelly's `PiecewiseExp`)."""
+    """Slope (alpha/2) exp(-alpha |z|) (SpikingJelly's `PiecewiseExp`).
+
+    z, `centre` and `height` are those of `Surrogate`.
+    """
     return _surrogate("piecewise_exp", alpha, "alpha", centre, height)
 
 
 def custom(slope: Callable[[Tensor], Tensor], centre: float | None = None, height: float = 1.0) -> Surrogate:
-    """A slope of one's own: slope(z) is a tensor of z's shape, z = h - centre, the threshold where centre is
-    None.
+    """A surrogate with a slope of your own.
 
-    Without gradients the fused kernels run, with gradients the reference, in plain PyTorch. It has no soft
-    spike. A neuron that has it can be pickled if the function can: one that a module defines, no lambda.
+    Without gradients the fused kernels run; with gradients the reference runs, in plain PyTorch. There is no
+    soft spike. A neuron with such a slope can be pickled if the function can: one defined in a module, not a
+    lambda.
+
+    Args:
+        slope: slope(z) returns a tensor of z's shape, where z = h - centre.
+        centre: as in `Surrogate`; None: the threshold.
+        height: factor on the slope.
+
+    Raises:
+        TypeError: if `slope` is not callable.
+        ValueError: for centre and height as in `Surrogate`; in use, if slope(z) is no real tensor of z's
+            shape.
     """
     if not callable(slope):
         raise TypeError(f"custom: slope must be a function of z, got {slope!r}")

@@ -1,12 +1,14 @@
-"""Published checkpoints in our names: `from_published`, `load_published`, and a command line, file to file.
+"""Published checkpoints in the names of attsnn.
+
+`from_published` converts a state dict and `load_published` a file. The command line converts file to file::
 
     python -m attsnn.models.convert ma_snn published.t7 ours.safetensors
     python -m attsnn.models.convert att_ms_resnet published.pth ours.safetensors
     python -m attsnn.models.convert pfa published.pth ours.safetensors --scale sum --fusion multiply
 
-Tensors keep their values; 1x1 convolutions of the gates' MLPs become the matrices that they are. A file of a
-family per published code: which names it has, and what of the network follows from its tensors.
-`from_spikingjelly` takes a state dict of a network that was written for SpikingJelly.
+Tensors keep their values; the 1x1 convolutions in the gates' MLPs become plain matrices. A family is one
+published code. Its file here knows which names it has, and what its tensors tell about the network.
+`from_spikingjelly` converts the state dict of a network that was written for SpikingJelly.
 """
 
 from .files import FAMILIES, from_published, load_any, load_published, main, recognise

@@ -1,8 +1,8 @@
 """Att-VGG (ridgerchu/SNN_Attention_VGG): checkpoints {"model": ..., "args": Namespace(...), ...}.
 
-Published names are places in one sequence: with attention a convolution has four (itself, gates, norm,
-neuron), without three, and a pool has one. So a key alone may belong to several networks; a whole state dict
-belongs to one.
+Published names are places in one sequence. A convolution takes four places with attention (itself, gates,
+norm, neuron) and three without; a pool takes one. So a single key may fit several networks, but a whole
+state dict fits one.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
 
 
 def _layers(plan: Plan) -> list[str]:
-    """What our names of the convolutions begin with; pools have places among `features`, too."""
+    """How our names of the convolutions begin. Pools have places among `features`, too."""
     places = (i + sum(pool <= i for pool in plan.pools) for i in range(len(plan.channels) - 1))
     return ["stem.", *(f"features.{place}." for place in places)]
 
@@ -60,13 +60,13 @@ CANDIDATES = [_candidate(plan, gated) for gated, plan in product((True, False), 
 
 
 def _fitting(theirs: State) -> Iterator[Candidate]:
-    """Those that have all keys: of published widths first, then of any."""
+    """The candidates that have all keys: first those of published widths, then any."""
     for exactly in (True, False):
         yield from (c for c in CANDIDATES if all(c.fits(k, v, exactly) for k, v in theirs.items()))
 
 
 def _rename(theirs: State) -> dict[str, Tensor]:
-    """By the first network that has all of these keys, with attention before without."""
+    """Renames by the first network that has all keys; those with attention come first."""
     for key in theirs:
         if not any(known(key, candidate.table) for candidate in CANDIDATES):
             raise unknown(key, "att_vgg")

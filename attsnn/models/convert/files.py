@@ -1,4 +1,4 @@
-"""From a published state dict or file to ours, and to files of ours: what `attsnn.models.convert` offers."""
+"""Published state dicts and files to ours: the functions of `attsnn.models.convert`."""
 
 import ast
 import sys
@@ -24,11 +24,15 @@ FAMILIES: dict[str, Family] = {
 
 
 def from_published(state_dict: Mapping[str, Any], family: str) -> dict[str, Tensor]:
-    """A published state dict, or a part of one, in our names, for a strict load.
+    """Renames a published state dict, or a part of one, to the names of attsnn, for a strict load.
 
-    Takes the bare dict, or one inside a checkpoint ({"net": ...}, {"model": ...}, {"state_dict": ...},
-    {"net_parameters": ...}); a `module.` prefix is dropped. Raises ValueError for a family or a key that it
-    does not know, and for what is no state dict.
+    Args:
+        state_dict: the bare dict, or a checkpoint with one inside ({"net": ...}, {"model": ...},
+            {"state_dict": ...}, {"net_parameters": ...}). A `module.` prefix is dropped.
+        family: one of `FAMILIES`.
+
+    Raises:
+        ValueError: for an unknown family or key, and for what is no state dict.
     """
     return _family(family).rename(unwrapped(state_dict, family))
 
@@ -36,12 +40,20 @@ def from_published(state_dict: Mapping[str, Any], family: str) -> dict[str, Tens
 def recognise(
     state_dict: Mapping[str, Any], family: str, *, scale: str | None = None, fusion: str | None = None
 ) -> tuple[dict[str, Tensor], Keywords]:
-    """(`from_published`, the keywords of `create` with its name that fit it), of a whole network.
+    """Renames the state dict of a whole network, and finds the keywords that build it.
 
-    Of family "pfa", which is a module alone, the keywords are those of `attsnn.attention.PFA`. scale and
-    fusion: of a PFA without a rank weight, which must be given; that of "pfa_fmnist" is known.
+    Args:
+        state_dict, family: as in `from_published`.
+        scale: of a PFA. It must be given if the PFA has no rank weight, except for "pfa_fmnist", where it is
+            known.
+        fusion: as scale.
 
-    Raises ValueError, beside `from_published`, for a network that is incomplete or of no published form.
+    Returns:
+        The state dict, as from `from_published`, and the keywords of `attsnn.models.create`, with the name.
+        Family "pfa" is a module alone; its keywords are those of `attsnn.attention.PFA`.
+
+    Raises:
+        ValueError: as in `from_published`, and for a network that is incomplete or of no published form.
     """
     given = {k: v for k, v in {"scale": scale, "fusion": fusion}.items() if v is not None}
     found, theirs = _family(family), unwrapped(state_dict, family)
@@ -68,16 +80,27 @@ def _family(name: str) -> Family:
 
 
 def _call(family: str, keywords: Keywords) -> str:
-    """What makes the module, in Python."""
+    """The Python call that makes the module."""
     return f"{FAMILIES[family].make.__name__}({', '.join(f'{k}={v!r}' for k, v in keywords.items())})"
 
 
 def load_published(
     path: str | Path, family: str = "ma_snn", *, scale: str | None = None, fusion: str | None = None
 ) -> tuple[dict[str, Tensor], Keywords]:
-    """`recognise` of a published .t7 or .pth file.
+    """`recognise` for a published .t7 or .pth file.
 
-    Reads with `weights_only=True`: a file that needs more is refused, never executed.
+    The file is read with `weights_only=True`. A file that needs more is refused, never executed.
+
+    Args:
+        path: the file.
+        family, scale, fusion: as in `recognise`.
+
+    Returns:
+        A pair (state dict, keywords), as from `recognise`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file that cannot be read safely, and as in `recognise`.
     """
     allow = _family(family).allow
     try:
@@ -99,8 +122,17 @@ def load_published(
 
 
 def load_any(path: str | Path, families: Sequence[str]) -> tuple[dict[str, Tensor], Keywords]:
-    """`load_published` of the first family that takes the file; or a network's .safetensors that `main`
-    wrote.
+    """Loads a network from a published file of one of the families, or a .safetensors that `main` wrote.
+
+    Args:
+        path: the file.
+        families: are tried in this order; the first that takes the file is used.
+
+    Returns:
+        A pair (state dict, keywords), as from `recognise`.
+
+    Raises:
+        ValueError: if no family takes the file (the first family's error), or the file holds no network.
     """
     if Path(path).suffix != ".safetensors":
         refused: list[ValueError] = []

@@ -1,4 +1,4 @@
-"""The fully spiking VAE: a bare state dict, with the PFA of the code of both papers where it has one."""
+"""The fully spiking VAE: bare state dicts, with the PFA of the code of both papers if there is one."""
 
 import re
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from .keys import Family, Keywords, State, shape_of, side_of, unknown
 from .pfa import of_module
 
-# Constants, which ours compute.
+# Constants, which our network computes.
 _CONSTANTS = re.compile(r"membrane_output_layer\.coef|(prior|posterior)\.initial_input")
 _PATTERNS = (
     (re.compile(r"PFA\.(TS_conv)\.(weight|bias)"), r"attention.spatial_\2"),
@@ -31,7 +31,10 @@ def _rename(theirs: State) -> dict[str, Tensor]:
 
 
 def _name(key: str, doubled: int) -> str:
-    """Ours; `doubled`: the place of the last layer that doubles the side, which is the decoder's in ours."""
+    """Our name of a key.
+
+    `doubled` is the place of the last layer that doubles the side, which our decoder includes.
+    """
     for pattern, replacement in _PATTERNS:
         if pattern.fullmatch(key):
             return pattern.sub(replacement, key)
@@ -73,7 +76,7 @@ def _infer(ours: State, theirs: State, given: Keywords) -> Keywords:
 
 
 def _steps(theirs: State) -> int:
-    """T, which the constants of the read-out tell."""
+    """T, which follows from the constants of the read-out."""
     return theirs["membrane_output_layer.coef"].shape[-1]
 
 

@@ -1,4 +1,4 @@
-"""What the families share: what a family is, a state dict without its wrappers, keys by tables, gates."""
+"""What the families share: what a family is, state dicts without wrappers, renaming by tables, gates."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from attsnn.models.registry import create
 
 State = Mapping[str, Tensor]
-Keywords = dict[str, Any]  # of what makes a module
+Keywords = dict[str, Any]  # of the function that makes a module
 
 
 class Family(NamedTuple):
     """How the state dicts of a published code become ours.
 
-    rename: (theirs, without wrappers and prefix) -> ours, in the same order. infer: (ours, theirs, keywords
-    that were given beside the file) -> the keywords of `make`. allow: the classes beside tensors that its
-    checkpoints hold.
+    - `rename`: (theirs, without wrappers and prefix) -> ours, in the same order.
+    - `infer`: (ours, theirs, keywords given with the file) -> the keywords of `make`.
+    - `make`: builds the module.
+    - `allow`: the classes other than tensors that its checkpoints hold.
     """
 
     rename: Callable[[State], dict[str, Tensor]]
@@ -51,12 +52,12 @@ def unwrapped(state_dict: Mapping[str, Any], family: str) -> dict[str, Tensor]:
 
 
 def unknown(key: str, family: str) -> ValueError:
-    """The sentence for a key that no network of the family has."""
+    """The error for a key that no network of the family has."""
     return ValueError(f"{key!r} is no key of a published {family} network")
 
 
 def by_table(theirs: State, family: str, table: Mapping[str, str | None]) -> dict[str, Tensor]:
-    """Renamed by the modules' names: {theirs: what ours begin with}; None: weights that ours do without."""
+    """Renames by a table {module of theirs: prefix of ours}. None: weights that ours do without."""
     ours = {}
     for key, value in theirs.items():
         if not known(key, table):
@@ -69,7 +70,7 @@ def by_table(theirs: State, family: str, table: Mapping[str, str | None]) -> dic
 
 
 def known(key: str, table: Mapping[str, str | None]) -> bool:
-    """Whether the table has the key's module, and that such a tensor."""
+    """Whether the table has the key's module, and the module has such a tensor."""
     head, _, leaf = key.rpartition(".")
     if head not in table:
         return False
@@ -83,14 +84,14 @@ def is_matrix(name: str) -> bool:
 
 
 def as_matrix(key: str, value: Tensor) -> Tensor:
-    """[a, b] of [a, b, 1, ...]."""
+    """Turns [a, b, 1, ...] into [a, b]."""
     if value.dim() < 2 or value.numel() == 0:
         raise ValueError(f"{key!r} must be the matrix of a gate, got shape {tuple(value.shape)}")
     return value.flatten(1)
 
 
 def shape_of(state: State, key: str, dimensions: int) -> tuple[int, ...]:
-    """The shape of a tensor that must have so many; KeyError where it is missing."""
+    """The shape of a tensor, which must have `dimensions` dimensions. KeyError if it is missing."""
     shape = tuple(state[key].shape)
     if len(shape) != dimensions:
         raise ValueError(f"{key!r} must have {dimensions} dimensions, got shape {shape}")
@@ -98,7 +99,7 @@ def shape_of(state: State, key: str, dimensions: int) -> tuple[int, ...]:
 
 
 def side_of(flat: int, channels: int) -> int:
-    """The side of the maps of so many channels that a linear layer reads: published frames are square."""
+    """The side of the maps of so many channels that a linear layer reads. Published frames are square."""
     cells = flat // max(1, channels)
     side = math.isqrt(cells)
     if side**2 != cells:
@@ -107,14 +108,15 @@ def side_of(flat: int, channels: int) -> int:
 
 
 def none_asked(given: Keywords, family: str) -> None:
-    """A sentence for keywords that the family's networks do not have."""
+    """Raises for keywords that the networks of the family do not have."""
     if given:
         raise ValueError(f"{' and '.join(given)} are of a PFA; {family} has none")
 
 
 def infer_attention(state: State, gate: str) -> tuple[str | None, Keywords]:
-    """The attention's name, and the keywords that its weights fix; `gate`: what one module's keys begin
-    with.
+    """The attention's name, and the keywords that follow from its weights.
+
+    `gate` is the beginning of one module's keys.
     """
     letters = "".join(
         x[0].upper() for x in ("temporal", "channel", "spatial") if any(gate + x in k for k in state)
@@ -129,7 +131,7 @@ def infer_attention(state: State, gate: str) -> tuple[str | None, Keywords]:
 
 
 def _infer_ratio(state: State, gate: str) -> int:
-    """The reduction of which all gates of a kind, size -> size // ratio, are."""
+    """The ratio that all gates of a kind, size -> size // ratio, have in common."""
     end = f".attention.{gate}.reduce.weight"
     shapes = {v.shape for k, v in state.items() if k.endswith(end)}
     if not shapes:

@@ -25,7 +25,11 @@ _UNUSED = re.compile(r"\.network\.(?:Conv)?IF\.Vreset$")  # stored by the publis
 
 
 def infer_ma_snn(state: State) -> Keywords:
-    """The name and keywords of `create` that fit converted weights; emit and dt are not in the file."""
+    """The name and keywords of `attsnn.models.create` that fit converted weights.
+
+    `emit` is not in the file, and `steps` only if the attention is temporal. Raises ValueError or KeyError
+    for the weights of no published network.
+    """
     layers = sum(re.fullmatch(r"features\.\d+\.current\.weight", k) is not None for k in state)
     conv = [f"features.{i}.current.weight" for i in range(layers)]
     attention, ratios = infer_attention(state, "features.0.attention.")
@@ -34,7 +38,7 @@ def infer_ma_snn(state: State) -> Keywords:
     fitting = [n for n, plan in PLANS.items() if len(plan.channels) == layers]
     if not fitting:
         raise ValueError(f"no ma_snn has {layers} convolutions; published ones have 3 or 5")
-    # Two have five: Gait's recordings are of 20 people and more, CIFAR10-DVS's of 10 classes.
+    # Two networks have five: Gait's recordings are of 20 people and more, CIFAR10-DVS's of 10 classes.
     model = max(fitting, key=lambda n: (classes > 11) == (PLANS[n].classes > 11))
     kwargs: Keywords = {"name": model, "attention": attention, "num_classes": classes}
     kwargs["channels"] = widths

@@ -39,7 +39,7 @@ _PATTERNS: dict[str, Patterns] = {
 
 def _rename(theirs: State, family: str) -> dict[str, Tensor]:
     def named(key: str, value: Tensor) -> str:
-        """A stem of one convolution is no sequence."""
+        """A stem of one convolution is not a sequence."""
         alone = key == "stem.current.0.weight" and value.shape[-1:] == (7,)
         return "stem.current.weight" if alone else key
 
@@ -53,8 +53,10 @@ def _rename(theirs: State, family: str) -> dict[str, Tensor]:
 
 
 def infer_ms_resnet(state: State, family: str = "ms_resnet") -> Keywords:
-    """The name and keywords of `create` that fit converted weights of a family; steps are not in the file,
-    but where the attention is temporal.
+    """The name and keywords of `attsnn.models.create` that fit converted weights of a family.
+
+    `steps` is in the file only if the attention is temporal. Raises ValueError or KeyError for the weights
+    of no published network.
     """
     places = {tuple(map(int, key.split(".")[1:3])) for key in state if key.startswith("stages.")}
     stages = sorted({stage for stage, _ in places})

@@ -1,4 +1,4 @@
-"""Keys by patterns, where published names have numbers inside."""
+"""Renaming by patterns, for published names that have numbers inside."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ ATTENTION = [
     (r"\.attention\.ca\.sharedMLP\.2\.", ".attention.channel.expand."),
     (r"\.attention\.sa\.conv\.", ".attention.spatial.conv."),
 ]
-# What only published names have: left over, it is unknown. And what our names look like.
+# What only published names have: a key that still has it is unknown. And what our names look like.
 _LEFT = re.compile(r"\.network\.|\.residual_function\.|\.sharedMLP\.|\.bn\.|\.shortcut\.\d|^\.conv\d")
 _OURS = re.compile(
     r"\.(features|stem|stages|classifier)\.([\w.]+\.)?"
@@ -26,7 +26,7 @@ _OURS = re.compile(
 def by_patterns(
     theirs: State, family: str, patterns: Patterns, unused: re.Pattern[str] | None = None
 ) -> dict[str, Tensor]:
-    """Renamed by all patterns in turn, a dot before each key; `unused`: what ours do without."""
+    """Renames by all patterns in turn, with a dot before each key. Drops keys that match `unused`."""
     ours = {}
     for key, value in theirs.items():
         name = bare = "." + key

@@ -1,8 +1,8 @@
 """Projected full attention (RisingEntropy/PFA): the module alone, the event networks, Fashion-MNIST.
 
-The event networks are checkpoints {"net_parameters": ...}, that of Fashion-MNIST is {"net": ...}. A PFA of
-event networks also has a weight [R], which never trained: ours do without, and it tells the scale and fusion
-of the released code. Where no such weight is, nothing in the file does.
+Checkpoints are {"net_parameters": ...} for the event networks and {"net": ...} for Fashion-MNIST. A PFA of
+an event network also has a weight [R], which was never trained. Ours do without it, but its presence tells
+that scale and fusion are those of the released code. Without it, nothing in the file tells them.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,10 @@ def _module(theirs: str, ours: str) -> dict[str, str]:
 
 
 def _event_table(shift: int) -> dict[str, str | None]:
-    """Of the event networks by the place in their sequence, which is one lower where no pool comes first."""
+    """The table of the event networks, by place in their sequence.
+
+    Places are one lower (`shift` -1) if no pool comes first.
+    """
     table: dict[str, str | None] = {"fc.1.0": "classifier.current."}
     for i in range(5):
         place = f"conv.{1 + 6 * i + shift}"
@@ -51,7 +54,7 @@ WHOLE = {"": None, **_module("", "")}
 
 
 def _own_key(theirs: State, table: Mapping[str, str | None], other: Mapping[str, str | None]) -> str | None:
-    """A key of one kind of event networks alone: every key but those of the linear layer is."""
+    """A key that only one kind of event networks has, as all but those of the linear layer are."""
     return next((key for key in theirs if known(key, table) and not known(key, other)), None)
 
 

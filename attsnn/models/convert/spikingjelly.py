@@ -1,8 +1,8 @@
-"""State dicts of networks of SpikingJelly (0.0.0.0.12 to 2.0), for networks of attsnn with the same layers.
+"""State dicts of SpikingJelly networks (0.0.0.0.12 to 2.0), for attsnn networks with the same layers.
 
-SpikingJelly's names are its users': containers, attributes and lists of any kind. So layers are known by what
-they hold and by their order: a convolution or linear layer, with the norm and the time constant (the w of a
-`ParametricLIFNode`, which is that of `PLIF`) that follow it.
+The names in them are chosen by SpikingJelly's users: containers, attributes and lists of any kind. So layers
+are recognised by their tensors and their order: a convolution or linear layer, with the norm and the time
+constant that follow it (the w of a `ParametricLIFNode`, which is that of `PLIF`).
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,9 @@ KINDS = {2: "linear layer", 3: "convolution of one dimension", 4: "convolution"}
 
 
 class _Layer(NamedTuple):
-    """A convolution or linear layer, its weight's shape, and its keys with those of what follows it: {part:
-    {name: key}}.
+    """A convolution or linear layer: its name, its weight's shape, and its keys.
+
+    `parts` has them with the keys of what follows the layer: {part: {name: key}}.
     """
 
     name: str
@@ -36,14 +37,19 @@ class _Layer(NamedTuple):
 
 
 def from_spikingjelly(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """The state dict for `model`, of attsnn's layers, from that of a network of SpikingJelly with the same
-    layers: `model.load_state_dict(from_spikingjelly(torch.load(path), model))`.
+    """Converts the state dict of a SpikingJelly network for a model of attsnn with the same layers.
 
-    Layers are taken in the order in which they stand in both; of those of another shape the order does not
-    matter (the 1x1 convolution of a shortcut, say). Neurons must be made alike by hand: of a state dict only
-    `w` says something about them.
+    Use it as `model.load_state_dict(from_spikingjelly(torch.load(path), model))`. Layers are matched in the
+    order in which they stand in both. The order does not matter between layers of different shapes, such as
+    the 1x1 convolution of a shortcut and the others. Make the neurons alike by hand: a state dict has
+    nothing of them but `w`.
 
-    Raises ValueError with the layers that have no counterpart, and for tensors that are of no such layer.
+    Args:
+        state_dict: of the SpikingJelly network, bare or inside a checkpoint.
+        model: the network of attsnn.
+
+    Raises:
+        ValueError: with the layers that have no counterpart, and for tensors that belong to no such layer.
     """
     tensors = unwrapped(state_dict, "SpikingJelly")
     found: dict[str, Tensor] = {}
@@ -82,7 +88,7 @@ def _layers(state: State, what: str) -> list[_Layer]:
 
 
 def _part(keys: dict[str, str], state: State) -> str | None:
-    """What a module's tensors are."""
+    """What the tensors of a module are."""
     if "running_mean" in keys and {*keys} <= {*NORM}:
         return "norm"
     if {*keys} == {"w"}:
