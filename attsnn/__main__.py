@@ -1,4 +1,4 @@
-"""python -m attsnn report RUN [RUN ...]: a page of runs, from their directories alone."""
+"""`python -m attsnn report RUN [RUN ...]` writes one page about runs, from their directories alone."""
 
 import argparse
 import sys

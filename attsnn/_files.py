@@ -1,7 +1,8 @@
-"""Files that are whole or not there, and what a file system may lack: locks, shared maps, names in text,
-files and folders that synchronise.
+"""File operations that leave a whole file or none, also on file systems that lack locks, memory maps, names
+in text, or files and folders that synchronise.
 
-What only protects is left out where it cannot be done; what is needed is done in a slower way.
+A step that only protects is skipped where the file system cannot do it. A step that is needed is done in a
+slower way.
 """
 
 import contextlib
@@ -18,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
-UNFINISHED = ".tmp-"  # begins the name of what is not whole yet
+UNFINISHED = ".tmp-"  # begins the names of files and folders that are not complete yet
 
-# What network file systems, FUSE and containers answer for "not here".
+# The errors by which network file systems, FUSE and containers say that they cannot do something.
 LACKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.ENOTTY}
 
 
@@ -44,7 +45,7 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """What a plain file holds; an OSError for anything else, a pipe say, on which reading would wait."""
+    """The content of a regular file. Raises OSError for anything else, such as a pipe, which might block."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -55,7 +56,9 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 @contextlib.contextmanager
 def unfinished(folder: Path) -> Iterator[Path]:
-    """A new folder in `folder`, of this process alone, for what is not whole yet: what is left in it goes."""
+    """Makes a new folder in `folder` for this process alone, to hold what is not complete yet. What is left
+    in it at the end is deleted.
+    """
     own = folder / f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
     own.mkdir()
     try:
@@ -65,7 +68,7 @@ def unfinished(folder: Path) -> Iterator[Path]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file in place of the one that is there, which stays as it is where that fails."""
+    """Writes a file in place of an existing one, which stays as it is if the writing fails."""
     with unfinished(path.parent) as own:
         write_file(own / f"{UNFINISHED}{path.name}", content)
         os.replace(own / f"{UNFINISHED}{path.name}", path)
@@ -73,14 +76,14 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: str | os.PathLike[str]) -> None:
-    """The same of the names in a folder."""
+    """As `sync`, for the names in a folder."""
     with opened_folder(path) as descriptor:
         sync(descriptor)
 
 
 @contextlib.contextmanager
 def opened_folder(path: str | os.PathLike[str]) -> Iterator[int | None]:
-    """A descriptor of a folder; None where folders cannot be opened."""
+    """A descriptor of a folder; None if folders cannot be opened here."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -95,8 +98,10 @@ def opened_folder(path: str | os.PathLike[str]) -> Iterator[int | None]:
 
 
 def lock(descriptor: int | None, *, wait: bool = True) -> bool | None:
-    """Locks a file or folder for this process, until it is closed: True; False where another process holds it
-    and `wait` is False; None where nothing can be locked here.
+    """Locks an open file or folder for this process, until it is closed.
+
+    Returns True once it is locked, False if another process holds it and `wait` is False, and None if nothing
+    can be locked here.
     """
     if descriptor is None:
         return None
@@ -116,14 +121,14 @@ def lock(descriptor: int | None, *, wait: bool = True) -> bool | None:
 
 
 def print_any_name() -> None:
-    """Lets this process print names that a terminal cannot show, or that are no text: they are escaped."""
+    """Lets this process print names that a terminal cannot show or that are not text: they are escaped."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def plain(name: str | os.PathLike[str]) -> str:
-    """A name that fits a line: bytes that are no text, and ends of lines, are escaped."""
+    """A name that fits on one line: line ends and bytes that are not text are escaped."""
     text = os.fspath(name).encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: ascii(match[0])[1:-1], text)
 
@@ -131,7 +136,7 @@ def plain(name: str | os.PathLike[str]) -> str:
 def mapped(
     path: str | os.PathLike[str], dtype: DTypeLike, shape: tuple[int, ...], offset: int = 0
 ) -> np.ndarray:
-    """A part of a file as a read-only array: mapped, or read where its file system has no maps."""
+    """A part of a file as a read-only array: memory-mapped, or read if its file system has no maps."""
     if 0 in shape:
         return np.empty(shape, dtype)
     try:

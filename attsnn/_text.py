@@ -1,4 +1,4 @@
-"""Tables of text, and numbers in them."""
+"""Tables of text, and the numbers in them."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """The same for a Markdown page."""
+    """As `table`, for a Markdown page."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
@@ -24,12 +24,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def amount(value: float | None) -> str:
-    """A count with three digits: 1.18 M; "-" where there is none."""
+    """A count with three digits, as in "1.18 M"; "-" for None and NaN."""
     return _digits(value, (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
 
 
 def joules(nj: float | None, micro: str = "u") -> str:
-    """An energy in nJ with three digits and its unit; "-" where there is none. `micro`: how to write µ."""
+    """An energy in nJ with three digits and its unit; "-" for None and NaN. `micro` is how µ is written."""
     return _digits(nj, (1e6, " mJ"), (1e3, f" {micro}J"), (1.0, " nJ"))
 
 

@@ -102,6 +102,16 @@ def reference_of(place: str, told: dict[int, str]) -> str:
             told[id(value)] = full
         else:
             lines += [f".. py:data:: {name}", "", f"   {_of_value(value, told)}", ""]
+    if place == "attsnn.models":
+        lines += [
+            "Networks",
+            "--------",
+            "",
+            "What `attsnn.models.create` makes, by name, with its keywords.",
+            "",
+        ]
+        for builder in module.registry.builders():
+            lines += [f".. autofunction:: {builder.__module__}.{builder.__name__}", ""]
     return "\n".join(lines)
 
 

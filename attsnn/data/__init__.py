@@ -1,7 +1,9 @@
-"""Data: readers of events and images in their real formats, frames, and data that needs no file. No model.
+"""Data: readers of events and images in their published formats, event frames, and data that needs no file.
 
-`core/` has what a recording and an image are, `formats/` how bytes lie, `datasets/` the sets, one file each,
-`synthetic/` what needs no file. `python -m attsnn.data` lists, prepares and verifies data sets.
+`python -m attsnn.data` lists, downloads, prepares and verifies data sets. A "store" below is a folder of
+prepared event recordings. This package knows no model. In it, `core/` defines recordings and images,
+`formats/` reads the file formats, `datasets/` has one file for each data set, and `synthetic/` makes data
+that needs no file.
 """
 
 import importlib
@@ -101,7 +103,7 @@ __all__ = [
     "write_store",
 ]
 
-# Modules as they were called before this package had rooms, and what they are called now.
+# Modules that had other names before this package had subpackages: {former name: present name}.
 MOVED = {
     "aedat": "formats.aedat3",
     "dvs_gesture": "datasets.dvs_gesture",
@@ -122,7 +124,7 @@ MOVED = {
 
 
 def _moved(name: str) -> ModuleType:
-    """The module of a former name; warns whoever asked for it."""
+    """The module of a former name; warns the code that asked for it."""
     now = f"{__name__}.{MOVED[name]}"
     warnings.warn(f"{__name__}.{name} is {now} now", DeprecationWarning, stacklevel=3)
     return importlib.import_module(now)
@@ -139,20 +141,20 @@ class _Finder(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = _moved(spec.name.rpartition(".")[2])
-        spec.loader_state = module.__spec__  # which Python is about to replace
+        spec.loader_state = module.__spec__  # Python is about to replace it
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None  # that of `find_spec`
+        assert module.__spec__ is not None  # `find_spec` has made it
         module.__spec__ = module.__spec__.loader_state
 
 
-if not any(type(finder).__qualname__ == _Finder.__qualname__ for finder in sys.meta_path):  # of a reload
+if not any(type(finder).__qualname__ == _Finder.__qualname__ for finder in sys.meta_path):  # unless reloaded
     sys.meta_path.append(_Finder())
 
 
 def __getattr__(name: str) -> ModuleType:
-    """A module by its former name, as `attsnn.data.samples`."""
+    """A module by its former name, such as `attsnn.data.samples`."""
     if name not in MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _moved(name)

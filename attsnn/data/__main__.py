@@ -1,7 +1,7 @@
-"""python -m attsnn.data: list, download, prepare and verify data sets, write the sample recordings.
+"""python -m attsnn.data: list, download, prepare and verify data sets, and write the sample recordings.
 
-Exit code 0, 2 for a command that is not understood, 3 for data that is missing or broken, or that needs a
-package which is not installed (one sentence on stderr).
+The exit code is 0 for success, 2 for a command that is not understood, and 3 for data that is missing or
+broken or that needs a package that is not installed (one sentence on stderr).
 """
 
 import argparse
@@ -55,7 +55,7 @@ def _markdown() -> str:
 
 
 def _prepare(dataset: DataSet, args: argparse.Namespace) -> None:
-    assert dataset.prepare is not None and dataset.describe is not None  # else there is no such command
+    assert dataset.prepare is not None and dataset.describe is not None  # otherwise there is no such command
     dataset.prepare(args.raw, args.out, **_chosen(dataset, dataset.prepare, args))
     print(dataset.describe(args.out))
 

@@ -1,4 +1,4 @@
-"""What the readers say about data that is absent, broken or hostile, or that is left out."""
+"""The errors and warnings of the readers, for data that is absent, broken, hostile or left out."""
 
 import os
 import sys
@@ -8,20 +8,26 @@ from attsnn._files import plain
 
 
 class DataError(ValueError):
-    """Data cannot be used; its text is one sentence. A command line prints it and exits with `code`."""
+    """Data cannot be used. The message is one sentence; a command line prints it and exits with `code`, 3."""
 
     code = 3
 
 
 class DataMissingError(DataError):
-    """The data is not there; the text says where to get it and how to prepare it."""
+    """The data is not there. The message says where to get it and how to prepare it."""
 
 
 class DataFormatError(DataError):
-    """A file is not what its format promises.
+    """A file does not hold what its format promises.
 
-    `path` is the file, `offset` the byte at which the reader stopped, `line` the line of a text file (from
-    1); what does not apply is None. The text is "path:line: sentence" or "path: byte offset: sentence".
+    The message becomes "path:line: sentence" or "path: byte offset: sentence". The arguments `path`, `offset`
+    and `line` are also attributes; those that do not apply are None.
+
+    Args:
+        message: the sentence.
+        path: the file.
+        offset: the byte at which the reader stopped.
+        line: the line of a text file, counted from 1.
     """
 
     def __init__(
@@ -40,7 +46,7 @@ class DataFormatError(DataError):
 
 
 def warn(sentence: str) -> None:
-    """A UserWarning at the line outside of this package that called it."""
+    """Issues a UserWarning at the line outside of this package that led to it."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("attsnn."):
         frame, level = frame.f_back, level + 1

@@ -1,4 +1,8 @@
-"""The training engine: one loop for every task. It knows no model and no data set."""
+"""The training engine: one loop for every task. It knows no model and no data set.
+
+A "recipe" is the dataclass of a training's options; it extends `Training`. A run directory holds all that a
+training writes (see `Run`).
+"""
 
 from attsnn._text import table
 

@@ -1,4 +1,4 @@
-"""From the options of a training to a run that `fit` goes on with, whatever the task."""
+"""From the options of a training to a run that `fit` can continue, for any task."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -26,29 +26,53 @@ T = TypeVar("T", bound=Training)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a task makes of its options."""
+    """What a task makes of its options, for `begin`.
+
+    Args:
+        model: the network.
+        batches: the training batches.
+        loss, evaluate, lowest, faults, on_epoch: see `fit`.
+        choose: the name of the number, among those of `evaluate`, that chooses the checkpoint. With an EMA,
+            the number measured on the averaged weights is used.
+        data: names the data, as `Run.open` takes it.
+        build: how `load` makes the model and its transform again.
+        start: loads weights to start from.
+        exempt: names of modules without weight decay, if `decay_all` is off.
+        period: the epochs in which a cosine falls, if it rises again.
+        inside: looks into the network.
+        called: `choose` in words.
+        bits: as `Run.open` takes them, in addition to `Training.bits`.
+    """
 
     model: nn.Module
     batches: Batches
     loss: Loss
     evaluate: Evaluate
-    choose: str  # the number of `evaluate` that chooses the checkpoint; with an EMA that of its weights
-    data: Mapping[str, Any]  # names the data, as `Run.open` takes it
-    build: Mapping[str, Any]  # how `load` makes the model and its transform again
-    start: Callable[[], None] = lambda: None  # loads weights to start from
+    choose: str
+    data: Mapping[str, Any]
+    build: Mapping[str, Any]
+    start: Callable[[], None] = lambda: None
     lowest: bool = False
-    exempt: Collection[str] = ()  # modules without weight decay where not all have it
-    period: int | None = None  # epochs in which a cosine falls, where it rises again
+    exempt: Collection[str] = ()
+    period: int | None = None
     faults: Faults | None = None
     on_epoch: Callable[[int], None] | None = None
-    inside: Inside | None = None  # what looks into the network
-    called: str | None = None  # `choose` in words
-    bits: Mapping[str, Any] = field(default_factory=dict)  # as `Run.open` takes them, over `Training.bits`
+    inside: Inside | None = None
+    called: str | None = None
+    bits: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Beginning(NamedTuple, Generic[T]):
-    """`fit(*parts, **rules)` trains; `options` are those given, with what "auto" means. As a context it
-    covers what a command does with its run: exit.json says how all of that ended.
+    """A run that is ready to train: `fit(*parts, **rules)` trains it.
+
+    Use it as a context around all that a command does with its run: exit.json then says how all of that
+    ended.
+
+    Args:
+        options: the given options, with "auto" replaced by what it stands for.
+        run: the open run directory.
+        parts: (model, optimizer, schedule, batches).
+        rules: keywords of `fit`.
     """
 
     options: T
@@ -65,7 +89,7 @@ class Beginning(NamedTuple, Generic[T]):
 
 
 def recorded(t: Training) -> dict[str, Any] | None:
-    """The recipe of the run that these options go on with, in today's fields; None of a new one."""
+    """The recipe of the run that these options continue, in today's fields; None for a new run."""
     found = recipe_of(t.runs_dir, t.name or t.recipe, t.resume, not t.name)
     return None if found is None else t.today(found)
 
@@ -75,8 +99,14 @@ def begin(
 ) -> Beginning[T]:
     """Opens the run that the options mean, and makes what `fit` takes.
 
-    `trial` makes a step with options, as `step_of` does, by which "auto" is settled. What is wrong with the
-    command line is a UsageError, which is left in exit.json where the run has a directory.
+    Args:
+        t: the options.
+        processes: the processes of the run.
+        prepare: makes of the options what the task needs; "auto" is settled by then.
+        trial: makes a training step with options, as `step_of` does; "auto" is settled by it.
+
+    Raises:
+        UsageError: the command line is wrong. If the run has a directory, its exit.json says so, too.
     """
     where = t.runs_dir, t.name or t.recipe
     how: dict[str, Any] = {"resume": t.resume, "numbered": not t.name}

@@ -1,8 +1,8 @@
-"""Checkpoints that a kill, a full disk or a flipped bit cannot turn into a silent loss: writing them.
+"""Writes checkpoints such that a kill, a full disk or a flipped bit never causes a silent loss.
 
-One is written under a temporary name in the run directory, flushed to the disk and renamed, so a directory
-called `ckpt-...` was complete once. `last` and `best` are files of one line that name one. Nothing is
-pickled.
+A checkpoint is written under a temporary name in the run directory, flushed to disk and renamed. So a
+directory called `ckpt-...` was complete once. `last` and `best` are files of one line that name a checkpoint.
+Nothing is pickled.
 """
 
 import contextlib
@@ -70,15 +70,15 @@ def write(
     ema: Tensors | None = None,
     rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Writes `ckpt-<step>`, points (`best` and) `last` to it, then drops checkpoints that nothing needs.
+    """Writes `ckpt-<step>`, points `last` (and `best`) to it, then deletes checkpoints that nothing needs.
 
-    `model`, `optimizer` and `ema` are state dicts, `state` holds JSON values, `rows` what was recorded. Kept
-    are this one, the one `last` named before, and the one `best` names. Raises CheckpointError, or
-    NonFiniteError where a number is not finite, with the older checkpoints intact.
+    `model`, `optimizer` and `ema` are state dicts, `state` holds JSON values, `rows` is what was recorded.
+    Kept are this checkpoint, the one that `last` named before, and the one that `best` names. Raises
+    CheckpointError, or NonFiniteError if a number is not finite; the older checkpoints stay intact.
     """
     previous = pointed(directory, "last")
     check_finite(directory, step, model, optimizer, ema)
-    # What a user has put beside them is not the run's to drop.
+    # Checkpoints that a user has put here are not the run's to delete.
     line = None if previous is None else line_of(previous)
     line = [path.name for path in entries(directory) if line is None or path.name in line]
     try:
@@ -86,14 +86,14 @@ def write(
             remove(leftover)
         path = _write_files(directory, step, _encode(model, optimizer, state, ema, rows), line)
         read(path)
-        # `last` behind `best`: who follows `last` alone repeats the epoch, which points to its own again.
+        # `best` before `last`: a resume from the old `last` repeats the epoch and sets `best` again.
         for pointer in ("best", "last") if best else ("last",):
             _point(directory, pointer, path.name)
         chosen = pointed(directory, "best")
         known = measured_of([*(directory / name for name in line), path])
         unsaid = chosen is not None and known.get(chosen) == UNSAID
         right = chosen if unsaid else best_of(known, chosen)
-        if right is not None and right != chosen:  # somebody changed it meanwhile
+        if right is not None and right != chosen:  # it was changed meanwhile
             _point(directory, "best", right.name)
             print(f"`best` of {directory} was lost: it names {right.name} again.", flush=True)
     except OSError as error:
@@ -112,8 +112,9 @@ def write(
 def check_finite(
     directory: Path, step: int, model: Tensors, optimizer: Mapping[str, Any], ema: Tensors | None = None
 ) -> None:
-    """Raises NonFiniteError where a number of what a checkpoint would hold is infinite or NaN, with its place
-    and the last good checkpoint.
+    """Raises NonFiniteError if a number that a checkpoint would hold is infinite or NaN.
+
+    The message names the number and the last good checkpoint.
     """
     name = not_finite(model, _flatten(optimizer)[0], ema)
     if name is None:
@@ -131,13 +132,15 @@ def check_finite(
 
 
 def weights_in(saved: Checkpoint) -> dict[str, torch.Tensor]:
-    """The averaged weights of a checkpoint where there are some, else the model's."""
+    """The averaged weights of a checkpoint if it has some, otherwise the model's: a state dict."""
     averaged = {k.removeprefix("module."): v for k, v in (saved.ema or {}).items() if k != "n_averaged"}
     return averaged or saved.model
 
 
 def load_weights(model: nn.Module, weights: Tensors, source: Path) -> None:
-    """A strict load; raises CheckpointError, in which `source` names where the weights come from."""
+    """Loads a state dict strictly. Raises CheckpointError if it does not fit; `source` says in it where the
+    weights come from.
+    """
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -173,7 +176,7 @@ def _on_host(tensors: Tensors) -> dict[str, torch.Tensor]:
 
 
 def _flatten(optimizer: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimizer's state dict as tensors named "<parameter>.<slot>" and the rest as JSON values."""
+    """An optimizer's state dict as tensors named "<parameter>.<slot>", and the rest as JSON values."""
     tensors: dict[str, torch.Tensor] = {}
     values: dict[str, Any] = {}
     for parameter, slots in optimizer["state"].items():
@@ -183,7 +186,7 @@ def _flatten(optimizer: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dic
 
 
 def _write_files(directory: Path, step: int, files: Mapping[str, bytes], line: Sequence[str]) -> Path:
-    """`line`: the run's checkpoints before this one."""
+    """Writes the files of a checkpoint; returns its path. `line` has the run's earlier checkpoints."""
     path, again = directory / f"ckpt-{step}", 1
     while os.path.lexists(path):  # the same step, saved before and after its evaluation
         path, again = directory / f"ckpt-{step}.{again}", again + 1
@@ -208,7 +211,7 @@ def _point(directory: Path, pointer: str, name: str) -> None:
 
 
 def _drop(path: Path) -> None:
-    """Deletes a checkpoint: whole or not at all, as far as a reader can see."""
+    """Deletes a checkpoint; a reader sees it whole or not at all."""
     gone = path.with_name(f"{UNFINISHED}{path.name}")
     with contextlib.suppress(OSError):
         os.rename(path, gone)
@@ -216,7 +219,7 @@ def _drop(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file or a folder, as far as it can be."""
+    """Deletes a file or a folder, as far as possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

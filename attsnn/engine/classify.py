@@ -1,4 +1,4 @@
-"""Classification of sequences: the loss, the evaluation with its vote, and the tables that people read."""
+"""Classification of sequences: the loss, the evaluation with its vote, and tables to read."""
 
 import itertools
 import math
@@ -24,9 +24,11 @@ Observe = Callable[[nn.Module], AbstractContextManager[Mapping[str, Tensor]]]
 
 
 def one_hot_mse(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean squared error between the output and the one-hot label, over all elements; and the accuracy.
+    """The mean squared error between output and one-hot label, over all elements, and {"accuracy": ...}.
 
-    `batch` is (sequences [N, T, ...], labels int64 [N]); the model maps [T, N, ...] to [N, classes].
+    Args:
+        model: maps `[T, N, ...]` to `[N, classes]`.
+        batch: (sequences `[N, T, ...]`, labels int64 `[N]`).
     """
     sequences, labels = batch
     out = model(sequences.transpose(0, 1))
@@ -35,25 +37,32 @@ def one_hot_mse(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor,
 
 @dataclass
 class Scores:
-    """What an evaluation found. `confusion` is int64 [classes, classes + 1]; its last column: no majority. A
-    window whose scores are not finite votes for no class.
+    """What an evaluation found. A window whose scores are not finite votes for no class.
+
+    Args:
+        loss: the mean over the windows.
+        confusion: int64 `[classes, classes + 1]`: true class by predicted class; the last column counts
+            recordings without a majority.
+        seconds_per_window: the time of a window.
+        rates: {layer: share of (neuron, step) pairs that emit}.
+        voted: whether the scores of any window were finite.
     """
 
     loss: float
     confusion: Tensor
     seconds_per_window: float
-    rates: dict[str, float] = field(default_factory=dict)  # layer: share of (neuron, step) that emit
-    voted: bool = True  # whether the scores of any window were finite
+    rates: dict[str, float] = field(default_factory=dict)
+    voted: bool = True
 
     @property
     def accuracy(self) -> float:
-        """From 0 to 1; NaN where there were scores and none was finite."""
+        """From 0 to 1; NaN if there were scores and none was finite."""
         if not self.voted:
             return math.nan
         return self.confusion.diagonal().sum().item() / max(self.confusion.sum().item(), 1)
 
     def per_class(self, classes: Sequence[str]) -> str:
-        """A table of recordings, correct ones and accuracy, a row for each class."""
+        """A table with one row per class: recordings, correct ones, accuracy."""
         total, correct = self.confusion.sum(1).tolist(), self.confusion.diagonal().tolist()
         rows = [(name, n, c, _percent(c, n)) for name, n, c in zip(classes, total, correct, strict=True)]
         return table(
@@ -64,8 +73,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Measure:
-    """An evaluation as `fit` wants it: `<name>_loss` and `<name>_accuracy`, and None for those of the test
-    set if that is not what it measures. `how`: keywords of `evaluate`.
+    """An evaluation as `fit` calls it. It returns `<name>_loss` and `<name>_accuracy`; unless `name` is
+    "test", the loss and accuracy of the test set are None.
+
+    Args:
+        name: what is evaluated, such as "val".
+        loader: the recordings, as `evaluate` takes them.
+        classes: the names of the classes.
+        how: keywords of `evaluate`.
     """
 
     name: str
@@ -95,15 +110,18 @@ def evaluate(
     """Scores `model` on every recording of all processes' loaders, each once.
 
     Args:
-        loader: this process's share: (windows [N, W, T, ...], labels [N]). A recording belongs to the class
-            that more than half of its W windows vote for, else to none; with W = 1 to the class with the
-            highest output.
-        observe: `with observe(model) as seen: model(x)` fills `seen` with the tensor that each layer emits
-            [T, N, ...]; then `rates` are measured.
-        loss: of outputs [N W, classes] and labels, a mean.
-        forward: (model, windows [T, N W, ...]) -> outputs; default: calls the model. A place for autocast.
-        limit: at most so many batches, in each process.
-        poll: called as often in every process, between batches; raises where the run is to stop.
+        model: maps `[T, N W, ...]` to scores `[N W, classes]`.
+        loader: this process's share: (windows `[N, W, T, ...]`, labels `[N]`). With W = 1, a recording
+            belongs to the class with the highest score. Otherwise it belongs to the class that more than half
+            of its W windows vote for, or to none.
+        classes: the number of classes.
+        observe: `with observe(model) as seen: model(x)` fills `seen` with the tensor `[T, N, ...]` that each
+            layer emits; `rates` are measured on these.
+        loss: a mean, of outputs `[N W, classes]` and labels.
+        forward: (model, windows `[T, N W, ...]`) -> outputs; default: calls the model. Autocast belongs here.
+        processes: the processes that share the recordings; default: this one alone.
+        limit: the most batches in each process.
+        poll: called between batches, in every process equally often; it raises if the run is to stop.
     """
     processes, device = processes or Processes(), next(model.parameters()).device
     confusion = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
@@ -135,7 +153,7 @@ def evaluate(
 def own_batches(
     loader: DataLoader[Any], processes: Processes, limit: int | None, poll: Callable[[], None]
 ) -> Iterator[Any]:
-    """This process's batches, at most `limit`; `poll` is called as often as in the process with most."""
+    """This process's batches, at most `limit`. `poll` is called equally often in every process."""
     most, batches = max(processes.gather(len(loader))), iter(loader)
     for _ in range(most if limit is None else min(most, limit)):
         poll()
@@ -157,8 +175,10 @@ def summary(scores: Scores, model: nn.Module) -> str:
 
 
 def count_votes(labels: Tensor, scores: Tensor, votes: Tensor) -> Tensor:
-    """A confusion [classes, classes + 1] from labels [N], scores [N W, classes] of W windows each, and which
-    windows vote [N W].
+    """A confusion matrix `[classes, classes + 1]`.
+
+    It is counted from labels `[N]`, scores `[N W, classes]` of W windows each, and a mask `[N W]` of windows
+    that vote.
     """
     classes, windows = scores.shape[1], len(scores) // max(len(labels), 1)
     ballots = F.one_hot(scores.argmax(1), classes) * votes[:, None]

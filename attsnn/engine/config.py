@@ -1,4 +1,4 @@
-"""A recipe as JSON, the difference of two recipes, and where and with what a run was made."""
+"""Recipes as JSON, the difference between two recipes, and a record of where and with what a run was made."""
 
 import dataclasses
 import json
@@ -18,13 +18,13 @@ from .errors import UsageError
 
 
 def as_json(recipe: Any) -> dict[str, Any]:
-    """The fields of a dataclass as what JSON would give back: paths as text, tuples as lists."""
+    """The fields of a dataclass as JSON would give them back: paths as text, tuples as lists."""
     fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
     return fields
 
 
 def inherit(recipe: Any, default: Any, saved: Mapping[str, Any], names: Collection[str]) -> Any:
-    """`recipe` with those fields among `names` taken from `saved` that it leaves at the `default`."""
+    """`recipe` with some fields taken from `saved`: those of `names` in which it still equals `default`."""
     taken = {
         name: saved[name]
         for name in names
@@ -36,7 +36,9 @@ def inherit(recipe: Any, default: Any, saved: Mapping[str, Any], names: Collecti
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
-    """One line for each field, but the `free` ones, in which two recipes differ: `lr: 0.1, now 0.2`."""
+    """One line such as `lr: 0.1, now 0.2` for each field that differs between two recipes,
+    but the `free` ones.
+    """
     names = [name for name in dict.fromkeys([*old, *new]) if name not in free]
     return [
         f"{name}: {_show(old, name)}, now {_show(new, name)}"
@@ -57,7 +59,14 @@ def _show(recipe: Mapping[str, Any], name: str) -> str:
 
 
 class Range(NamedTuple):
-    """The numbers that make sense for some fields of a recipe, of a tuple each; None is not asked."""
+    """The values that make sense for some fields of a recipe. If a field is a tuple, each of its values is
+    checked; None is not.
+
+    Args:
+        words: the range in words, such as "at least 1".
+        holds: whether a number is in the range.
+        fields: the names of the fields.
+    """
 
     words: str
     holds: Callable[[float], bool]
@@ -65,7 +74,7 @@ class Range(NamedTuple):
 
 
 def check_ranges(recipe: Any, ranges: Sequence[Range]) -> None:
-    """Raises UsageError for the first field out of its range."""
+    """Raises UsageError for the first field that is out of its range."""
     for words, holds, fields in ranges:
         for name in fields:
             value = getattr(recipe, name)
@@ -100,7 +109,7 @@ def _commit(directory: Path) -> str | None:
     try:
         _git(
             directory, "ls-files", "--error-unmatch", "__init__.py"
-        )  # an installed copy is in nobody's commit
+        )  # an installed copy belongs to no commit
         head = _git(directory, "rev-parse", "HEAD")
         return head + ("+" if _git(directory, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):

@@ -1,5 +1,5 @@
-"""What the environment says to the engine. No other module of the package asks it, but for memory.py, which
-stands alone. docs/environment.md lists every variable.
+"""What environment variables tell the engine. No other module of the package reads them, except memory.py,
+which stands alone. docs/environment.md lists every variable.
 """
 
 import os
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Launched(NamedTuple):
-    """What torchrun said to this process: how many there are, which it is, and which on this machine."""
+    """What torchrun told this process: the number of processes, its rank, and its rank on this machine."""
 
     world: int
     rank: int

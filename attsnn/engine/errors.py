@@ -1,4 +1,6 @@
-"""What can end a run, with its exit code: 1 error, 2 usage, 4 not finite, 5 checkpoint; 3 is the data's."""
+"""The errors that end a run, with their exit codes: 1 error, 2 usage, 4 not finite, 5
+checkpoint; 3 is data.
+"""
 
 import contextlib
 import os
@@ -13,31 +15,40 @@ from attsnn._files import print_any_name
 
 
 class RunError(RuntimeError):
-    """An error that one sentence explains; `code` is the exit code of the process."""
+    """An error that one sentence explains; `code` is the exit code of the process, 1 here."""
 
     code = 1
 
 
 class UsageError(RunError):
-    """The command line asks for something that cannot be."""
+    """The command line asks for something impossible. Exit code 2."""
 
     code = 2
 
 
 class NonFiniteError(RunError):
-    """The loss or the gradient norm is not finite; the weights are those before the step."""
+    """A number is not finite: the loss or the gradient norm, with the weights as before the step, or a number
+    that a checkpoint would hold. Exit code 4.
+    """
 
     code = 4
 
 
 class CheckpointError(RunError):
-    """A checkpoint cannot be written, read or trusted."""
+    """A checkpoint cannot be written, read or trusted. Exit code 5."""
 
     code = 5
 
 
 class StoppedError(RunError):
-    """SIGINT or SIGTERM; inside `fit` the step was finished and saved. Exit code 128 + signal."""
+    """SIGINT or SIGTERM stopped the run; inside `fit` the step was finished and saved.
+
+    The exit code is 128 + `number`.
+
+    Args:
+        number: the number of the signal.
+        sentence: the message; default: names the signal.
+    """
 
     def __init__(self, number: int, sentence: str = "") -> None:
         super().__init__(sentence or f"Stopped by {signal.Signals(number).name}.")
@@ -45,7 +56,7 @@ class StoppedError(RunError):
         self.code = 128 + number
 
     def __reduce__(self) -> tuple[type["StoppedError"], tuple[int, str]]:
-        return type(self), (self.number, str(self))  # the first process hands it to the others
+        return type(self), (self.number, str(self))  # the first process passes it to the others
 
 
 def ending(error: BaseException) -> tuple[int, str]:
@@ -58,7 +69,9 @@ def ending(error: BaseException) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def usage() -> Iterator[None]:
-    """Turns a plain ValueError, about what the user asked for, into a UsageError: for the set-up only."""
+    """Turns a plain ValueError into a UsageError. For the set-up only, where such an error is about what the
+    user asked for.
+    """
     try:
         yield
     except ValueError as error:
@@ -68,10 +81,14 @@ def usage() -> Iterator[None]:
 
 
 def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | None = None) -> int:
-    """Runs `main` and returns the exit code; an error that explains itself prints one sentence.
+    """Runs `main` and returns the exit code. An error that explains itself prints one sentence.
 
-    `codes` adds exceptions of the task (say a data-format error) and their exit codes. Anything else is a
-    defect of the program and keeps its traceback. SIGTERM, where no loop answers it, raises StoppedError.
+    Any other exception is a defect of the program and keeps its traceback. SIGTERM raises StoppedError where
+    no loop handles it.
+
+    Args:
+        main: what the command does.
+        codes: exceptions of the task (a data-format error, for example) and their exit codes.
     """
     known: dict[type[Exception], int] = {RunError: 1, OSError: 1, **(codes or {})}
     with heard_or_not(), _sigterm_raises():
@@ -93,7 +110,7 @@ def command(main: Callable[[], None], codes: Mapping[type[Exception], int] | Non
 
 
 class _Said:
-    """A stream whose reader may be gone: what nobody hears is no reason to stop."""
+    """A stream whose reader may be gone; output that nobody reads is no reason to stop."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -119,7 +136,7 @@ class _Said:
 
 @contextlib.contextmanager
 def heard_or_not() -> Iterator[None]:
-    """Inside, printing never fails: not for a full disc, a pipe whose reader has ended, a closed stream."""
+    """Inside, printing never fails: not on a full disk, a pipe whose reader has ended, or a closed stream."""
     with contextlib.ExitStack() as stack:
         before = sys.stdout, sys.stderr
         nothing = stack.enter_context(open(os.devnull, "w"))
@@ -134,7 +151,7 @@ def heard_or_not() -> Iterator[None]:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM wait: for the few writes that say how a run ended."""
+    """Inside, SIGINT and SIGTERM wait. Used around the few writes that record how a run ended."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -146,8 +163,8 @@ def undisturbed() -> Iterator[None]:
 
 
 def ignore_sigterm() -> None:
-    """For a process that ends anyway: `torchrun` sends it to the others as soon as one has failed, and they
-    have a sentence to say.
+    """For a process that ends anyway. `torchrun` sends SIGTERM to the others as soon as one process has
+    failed, and they still have a sentence to print.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -169,7 +186,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    """The message; of an error that a data-loading worker raised, the last line of its traceback."""
+    """The message; for an error from a data-loading worker, the last line of its traceback."""
     text = str(error)
     if "Original Traceback" in text:
         text = text.strip().splitlines()[-1].partition(": ")[2]

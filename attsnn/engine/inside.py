@@ -1,4 +1,4 @@
-"""What looks into a network. The engine knows no layer: the recipe gives the functions, those of
+"""Functions that look into a network. The engine knows no layers, so the recipe passes them: those of
 `attsnn.profile` and `attsnn.layers.settle`.
 """
 
@@ -15,10 +15,14 @@ Rates = Mapping[str, float]
 
 
 class Inside(NamedTuple):
-    """rates: in the block, the firing rate of each layer, filled when it ends; sentences: what is wrong by
-    the rates in training and in evaluation, by its kind; settle: (model, batches, forward) gives the norms
-    the statistics of the batches; profile: in the block, rates and energy, an `attsnn.profile.Profile`;
-    scores: in the block, what the gates give, by the layer's name and the gate's kind.
+    """Functions that look into a network: those of `attsnn.profile` and `attsnn.layers.settle`.
+
+    Args:
+        rates: (model) -> a context that yields the firing rate of each layer, filled when the block ends.
+        sentences: (rates in training, rates in evaluation) -> {kind: sentence} about what is wrong.
+        settle: (model, batches, forward) gives the norms the statistics of the batches.
+        profile: (model) -> a context that yields rates and energy, an `attsnn.profile.Profile`.
+        scores: (model) -> a context that yields the gates' weights, by the layer's name and the gate's kind.
     """
 
     rates: Callable[[nn.Module], AbstractContextManager[Rates]]
@@ -31,7 +35,10 @@ class Inside(NamedTuple):
 def profiled(
     inside: Inside | None, model: nn.Module, measure: Callable[[nn.Module], T], processes: Processes
 ) -> tuple[T, Any]:
-    """(what `measure` finds of the model, its profile meanwhile, of all processes; None without `inside`)."""
+    """Returns (what `measure` finds of the model, the profile meanwhile).
+
+    The profile is that of all processes; None without `inside`.
+    """
     if inside is None:
         return measure(model), None
     with inside.profile(model) as profile:

@@ -1,7 +1,7 @@
-"""What a run directory goes on from: which checkpoint is the last, which the best, and which are neither.
+"""What a run directory continues from: which checkpoint is the last, which the best, and which are neither.
 
-`last` and `best` only say so. What counts is what the checkpoints themselves hold: each says what was
-measured of it. Where the two differ, files were damaged, or somebody moved them; what is found is said.
+The files `last` and `best` only point. What counts is what the checkpoints themselves hold: each records what
+was measured of it. If the two differ, files were damaged or moved; the difference is reported.
 """
 
 import math
@@ -28,7 +28,7 @@ from .stored import (
     read_state,
 )
 
-Measured = dict[str, Any]  # of a checkpoint: {"name", "value", "lowest"} of the number that chooses
+Measured = dict[str, Any]  # {"name", "value", "lowest"} of the number that chooses a checkpoint
 UNSAID: Measured = {}
 
 
@@ -38,13 +38,15 @@ class Lineage:
 
     last: Checkpoint | None
     best: Path | None = None
-    aside: dict[Path, str] = field(default_factory=dict)  # what the run does not go on from, and why
+    aside: dict[Path, str] = field(default_factory=dict)  # what the run does not continue from, and why
     said: list[str] = field(default_factory=list)  # what is wrong with the pointers
-    measured: Measured | None = None  # of the best; None: an older version wrote it, or there is none
+    measured: Measured | None = None  # for the best; None: there is none, or an older version wrote it
 
 
 def better(value: float | None, so_far: float | None, lowest: bool) -> bool:
-    """Whether a measured number makes a checkpoint the best: the first does, and any after a NaN."""
+    """Whether a measured number makes a checkpoint the best. The first one does, and so does
+    any after a NaN.
+    """
     if value is None:
         return False
     if so_far is None or math.isnan(so_far):
@@ -56,15 +58,16 @@ def survey(directory: Path, say: Callable[[str], None], start: Path | None = Non
     """The checkpoints of a run directory, verified as far as the run needs them.
 
     Args:
-        say: takes a sentence for each checkpoint that is skipped, and the one that is gone back to.
-        start: the checkpoint to go on from, in place of the last.
+        say: takes a sentence for each checkpoint that is skipped, and one for the checkpoint that is used
+            instead.
+        start: the checkpoint to continue from, in place of the last.
 
-    Raises CheckpointError if there are some and none is valid, or `start` is not.
+    Raises CheckpointError if there are checkpoints and none is valid, or if `start` is not valid.
     """
     named = pointed(directory, "last")
     known = sorted(_unique([*entries(directory), named]), key=_step, reverse=True)
     if start is None:
-        # A kill may leave a newer one than `last` names; so did older versions what a run had gone back from.
+        # A kill may leave one newer than `last` names; older versions left those that a run went back from.
         states = measured_of(known)
         left = [p for p in known if named in states and _step(p) > _step(named) and states.get(p) == UNSAID]
         last, damaged = first_valid(directory, [path for path in known if path not in left], say)
@@ -90,7 +93,7 @@ def survey(directory: Path, say: Callable[[str], None], start: Path | None = Non
 
 
 def _find_best(directory: Path, found: Lineage, last: Path, line: Sequence[Path]) -> None:
-    """Fills in the best of `line`, and what is wrong with the pointer to it."""
+    """Finds the best checkpoint of `line`, and what is wrong with the pointer to it."""
     known = measured_of(_unique([*line, last]), partial(_set_aside, found))
     named = pointed(directory, "best")
     while True:
@@ -122,8 +125,10 @@ def _set_aside(found: Lineage, path: Path, error: CheckpointError) -> None:
 def measured_of(
     paths: Iterable[Path], damaged: Callable[[Path, CheckpointError], None] = lambda *_: None
 ) -> dict[Path, Measured | None]:
-    """What was measured of the checkpoints that say so: None where nothing was, within an epoch; UNSAID where
-    an older version wrote it.
+    """What was measured of the checkpoints that can be read.
+
+    The value is None for a checkpoint within an epoch, where nothing was measured, and UNSAID if an older
+    version wrote it.
     """
     known = {}
     for path in paths:
@@ -137,7 +142,7 @@ def measured_of(
 
 
 def best_of(known: dict[Path, Measured | None], named: Path | None = None) -> Path | None:
-    """The best by what was measured, as the loop chose it when it saved them; `named` where it is as good."""
+    """The best checkpoint by what was measured, as the loop chose it then; `named` if it is as good."""
     best, so_far = None, None
     for path in sorted(known, key=_step):
         measured = known[path]
@@ -149,16 +154,23 @@ def best_of(known: dict[Path, Measured | None], named: Path | None = None) -> Pa
 
 
 def say_once(sentence: str) -> None:
-    """On stderr, by the first process."""
+    """Prints on stderr, in the first process only."""
     if launched().rank == 0:
         print(sentence, file=sys.stderr, flush=True)
 
 
 def find(path: Path, say: Callable[[str], None] = say_once) -> Checkpoint:
-    """The checkpoint that `path` means: itself, or the `best`, else the `last`, of a run directory.
+    """The checkpoint that `path` means: itself, or the `best` of a run directory, or else its `last`.
 
-    Raises UsageError where there is none, CheckpointError where it is damaged. A pointer that names no
-    checkpoint, or not the best one, is said and not followed.
+    If a pointer names no checkpoint, or not the best one, that is reported, and the pointer is not followed.
+
+    Args:
+        path: a checkpoint or a run directory.
+        say: takes a sentence; default: prints it on stderr.
+
+    Raises:
+        UsageError: there is no checkpoint.
+        CheckpointError: it is damaged.
     """
     if os.path.lexists(path / "manifest.json"):
         return read(path)

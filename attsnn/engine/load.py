@@ -1,4 +1,4 @@
-"""A trained network from its run directory, for use from Python."""
+"""Loads a trained network from its run directory, for use from Python."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +11,18 @@ from torch import nn
 from .checkpoint import find, load_weights, weights_in
 from .errors import CheckpointError
 
-# Whom `build` of a checkpoint may name. They are imported by name when a checkpoint asks for them: the engine
+# What `build` of a checkpoint may name. It is imported by name when a checkpoint asks for it, as the engine
 # knows no model and no data.
 MAKERS = {"model": ("attsnn.models", "create"), "transform": ("attsnn.data", None)}
 
 
 class Loaded(NamedTuple):
-    """A network in evaluation mode, the names of its classes, and what makes of a picture or a recording what
-    it takes, without the dimension of the batch.
+    """A trained network, ready for use.
+
+    Args:
+        model: the network, in evaluation mode.
+        classes: the names of its classes.
+        transform: turns a picture or a recording into the model's input, without the batch dimension.
     """
 
     model: nn.Module
@@ -27,11 +31,16 @@ class Loaded(NamedTuple):
 
 
 def load(path: str | Path, **changes: Any) -> Loaded:
-    """The network of a run directory (its best checkpoint) or of a ckpt-..., with the averaged weights where
-    there are some.
+    """Loads the network of a run directory (its best checkpoint) or of a ckpt-..., with the averaged weights
+    if there are some.
 
-    `changes` are keywords of the model in place of those that it was trained with, `backend` or `steps` say.
-    Raises UsageError where there is no checkpoint, CheckpointError for one that is damaged or does not fit.
+    Args:
+        path: a run directory or a checkpoint.
+        changes: keywords of the model that replace those it was trained with, such as `backend` or `steps`.
+
+    Raises:
+        UsageError: there is no checkpoint.
+        CheckpointError: the checkpoint is damaged or does not fit.
     """
     saved = find(Path(path))
     build = saved.state.get("build") or {}
@@ -50,7 +59,7 @@ def load(path: str | Path, **changes: Any) -> Loaded:
 
 
 def described(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """What `build` holds of a function of that name and its keywords; types of tensors by their names."""
+    """What `build` holds for a function: its name and its keywords, with dtypes of tensors by name."""
     return {
         "name": name,
         "keywords": {k: str(v) if isinstance(v, torch.dtype) else v for k, v in keywords.items()},

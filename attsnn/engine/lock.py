@@ -1,7 +1,8 @@
 """One process at a time writes to a run directory.
 
-The operating system locks the file `.lock` in it, and gives it up when the process dies. Where a file system
-has no locks, a file `.lock-<machine>-<process>-...` stands for it (a token), which every process looks for.
+The operating system locks the file `.lock` in it, and releases the lock when the process dies. If a file
+system has no locks, a file `.lock-<machine>-<process>-...` takes their place (a token); every process looks
+for such files.
 """
 
 import errno
@@ -33,7 +34,7 @@ class InUseError(UsageError):
 
 
 class Lock:
-    """A run directory that this process has, until `release`. `take` makes one."""
+    """A run directory that belongs to this process until `release`. `take` makes one."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._count, self._process = path, 1, os.getpid()
@@ -47,11 +48,13 @@ class Lock:
             raise
 
     def check(self) -> bool:
-        """Whether it was ours all the time; False where somebody had deleted the lock and it is ours again.
-        Raises InUseError where another process has it.
+        """Whether the lock was ours all the time. False: the file had been deleted, and the
+        lock is ours again.
+
+        Raises InUseError if another process has it.
         """
         if not self.path.is_dir():
-            return True  # what is written next says so
+            return True  # the next write reports it
         try:
             if self._has_file() if self._token is None else self._token.exists():
                 return True
@@ -62,16 +65,16 @@ class Lock:
             raise InUseError(f"{error} {LOST}") from error
 
     def release(self) -> None:
-        """Gives it up, and removes folders that were made for it and hold nothing."""
+        """Gives the lock up, and removes folders that were made for it and are empty."""
         self._count -= 1
-        if self._count or os.getpid() != self._process:  # a process that this one forked has nothing to give
+        if self._count or os.getpid() != self._process:  # a forked process has nothing to give up
             return
         _held.pop(os.path.realpath(self.path), None)
         self._leave()
         self._unmake()
 
     def forget(self) -> None:
-        """In a process that this one forked: it would hold the lock on, were this one to die."""
+        """Drops the lock in a forked process, which would otherwise keep it after this process died."""
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = self._token = None
@@ -98,7 +101,7 @@ class Lock:
             try:
                 descriptor = os.open(self.path / _FILE, os.O_RDWR | os.O_CREAT | _UNFOLLOWED, 0o666)
             except FileNotFoundError:
-                continue  # who had it has just removed its folder
+                continue  # its holder has just removed the folder
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
                 raise OSError(errno.EINVAL, f"its {_FILE} is no plain file: remove it")
@@ -112,20 +115,22 @@ class Lock:
                 return
             if not self._is_ours(descriptor):
                 os.close(descriptor)
-                continue  # who had it has just removed it
+                continue  # its holder has just removed it
             self._descriptor = descriptor
             if (other := self._other()) is not None:
                 self._leave()
                 raise InUseError(self._of_token(other))
-            with suppress(OSError):  # a full disc: the lock is what counts
+            with suppress(OSError):  # the disk may be full; the lock is what counts
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
             return
         raise InUseError(self._said({}))
 
     def _put_token(self) -> None:
-        """A second process that comes at the same instant sees this token, as this one sees the other's: both
-        take theirs back and try again at different times, so that one stays.
+        """Puts a token into the directory.
+
+        If a second process comes at the same instant, both see the other's token. Both take theirs back and
+        try again at different times, so that one of them stays.
         """
         with suppress(OSError):
             (self.path / _FILE).unlink()
@@ -144,15 +149,15 @@ class Lock:
                 )
                 return
             token.unlink(missing_ok=True)
-            time.sleep(0.02 + secrets.randbelow(80) / 1000)  # the seeded generators are alike in both
-        assert other is not None  # else this one had it
+            time.sleep(0.02 + secrets.randbelow(80) / 1000)  # seeded generators would draw the same in both
+        assert other is not None  # otherwise this process would have it
         raise InUseError(self._of_token(other))
 
     def _of_token(self, token: Path) -> str:
         return f"{self._said(_told(token))} If that process is gone, remove {token}."
 
     def _other(self, own: Path | None = None) -> Path | None:
-        """The token of another process that may be alive; those of dead ones are removed."""
+        """The token of another process that may be alive. Tokens of dead processes are removed."""
         for token in sorted(self.path.glob(f"{_FILE}-*")):
             if token == own:
                 continue
@@ -163,18 +168,18 @@ class Lock:
         return None
 
     def _has_file(self) -> bool:
-        """Whether this process has the lock of the file that lies there."""
+        """Whether this process has the lock of the file that is there now."""
         own = self._descriptor
         return own is not None and self._is_ours(own) and bool(lock(own, wait=False))
 
     def _is_ours(self, descriptor: int) -> bool:
-        """Whether the file of that descriptor still lies there."""
+        """Whether the file of that descriptor is still in its place."""
         with suppress(OSError):
             return os.path.samestat(os.fstat(descriptor), os.lstat(self.path / _FILE))
         return False
 
     def _holder(self) -> Mapping[str, Any]:
-        """Who has it, as it says a moment after it took it."""
+        """The process that has the lock, as it states a moment after it took it."""
         for _ in range(25):
             found = _told(self.path / _FILE)
             if found and not _is_dead(found):
@@ -214,10 +219,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def take(path: Path) -> Lock:
-    """Locks a run directory, which is made where there is none.
+    """Locks a run directory, which is made if there is none.
 
-    Raises InUseError, a UsageError, where another process has it, with who; CheckpointError where nothing can
-    be written there.
+    Raises InUseError, a UsageError that names the other process, if another process has it. Raises
+    CheckpointError if nothing can be written there.
     """
     key = os.path.realpath(path)
     if key in _held:
@@ -239,7 +244,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _told(path: Path) -> dict[str, Any]:
-    """What a lock says of the process that has it; nothing where it does not say it."""
+    """What a lock says about the process that has it; empty if it does not say it."""
     with suppress(OSError, ValueError):
         found = parse(read_file(path))
         if isinstance(found, dict) and {"process", "machine", "since", "command"} <= found.keys():
@@ -258,11 +263,11 @@ def _is_dead(who: Mapping[str, Any]) -> bool:
         return True
     except PermissionError:
         pass
-    return who.get("born") != _born(number)  # another one got its number
+    return who.get("born") != _born(number)  # another process got its number
 
 
 def _among() -> str | None:
-    """Among which processes a number means one: those of a start of the machine, and of a container."""
+    """Where a process number is valid: in one boot of the machine, and in one container."""
     with suppress(OSError):
         start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{start} {os.readlink('/proc/self/ns/pid')}"
@@ -270,7 +275,7 @@ def _among() -> str | None:
 
 
 def _born(process: int) -> str | None:
-    """When it started, in the machine's own words; None where nothing says so."""
+    """When a process started, in the machine's own words; None if that is not known."""
     with suppress(OSError, IndexError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     return None

@@ -1,4 +1,6 @@
-"""The training loop. Tasks differ in the functions they pass: the loss, the evaluation; never in here."""
+"""The training loop. Tasks differ only in the functions that they pass, such as the
+loss and the evaluation.
+"""
 
 import contextlib
 import dataclasses
@@ -32,15 +34,15 @@ Evaluate = Callable[[nn.Module, Callable[[], None]], Mapping[str, float | None]]
 
 @dataclass
 class Position:
-    """Where a run stands: all that the loop itself must remember to go on from a checkpoint."""
+    """Where a run stands: all that the loop itself must remember to continue from a checkpoint."""
 
     epoch: int = 0  # epochs trained, evaluated and recorded
-    batch: int = 0  # batches taken of the next one
+    batch: int = 0  # batches taken of the next epoch
     step: int = 0  # optimiser steps in all
     samples: int = 0  # samples taken in the epoch
     lr: float | None = None  # learning rate of the last step
     sums: dict[str, float] = field(default_factory=dict)  # sample-weighted sums of its metrics
-    rates: dict[str, float] = field(default_factory=dict)  # of the layers, in its last step
+    rates: dict[str, float] = field(default_factory=dict)  # of the layers, in the epoch's last step
     best: float | None = None
 
     def count(self, metrics: Mapping[str, float], samples: int) -> None:
@@ -76,16 +78,16 @@ class Fit:
     settle: int = 0  # batches before an evaluation
     position: Position = field(default_factory=Position)
     saved: tuple[int, int] | None = None  # (epoch, batch) of the last checkpoint written
-    due: bool = False  # whether the first process wants one
-    said: frozenset[str] = frozenset()  # the kinds of what is wrong with them
-    news: list[str] = field(default_factory=list)  # sentences on what was not so in the epoch before
+    due: bool = False  # whether the first process wants a checkpoint
+    said: frozenset[str] = frozenset()  # the kinds of findings that are known already
+    news: list[str] = field(default_factory=list)  # sentences of findings that are new in this epoch
 
     def __post_init__(self) -> None:
         self.shared = self.processes.share(self.model)
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
-        """Goes back to the run's checkpoint, if it was resumed from one."""
+        """Goes back to the run's checkpoint if the run was resumed from one."""
         saved = self.run.checkpoint
         if saved is None:
             return
@@ -95,14 +97,14 @@ class Fit:
             self.schedule.load_state_dict(saved.state["schedule"])
             self.update.restore(saved)
             self.position = Position(**saved.state["position"])
-            if "best" in self.run.known:  # of what there is, not of what was lost
+            if "best" in self.run.known:  # the best of those that exist, not of lost ones
                 self.position.best = self.run.known["best"]
             self._restore_rng(saved.state["rng"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{saved.path} does not fit this model or optimiser: {error}") from error
 
     def _restore_rng(self, states: list[dict[str, Any]]) -> None:
-        """Those of each process; one that was not there starts from draws of its own."""
+        """Restores each process's generators. Processes that are new start from their own draws."""
         own, world = self.processes.rank, self.processes.world
         if own < len(states):
             rng.restore(states[own])
@@ -114,12 +116,12 @@ class Fit:
             )
 
     def check(self) -> None:
-        """Raises NonFiniteError where a checkpoint of this moment would hold a number that is not finite."""
+        """Raises NonFiniteError if a checkpoint of this moment would hold a number that is not finite."""
         states = self.model.state_dict(), self.optimizer.state_dict(), self.update.averaged()
         checkpoint.check_finite(self.run.path, self.position.step, *states)
 
     def save(self, measured: Mapping[str, Any] | None = None, best: bool = False) -> None:
-        """Writes a checkpoint of this moment; `measured`: of it, as lineage.py takes it."""
+        """Writes a checkpoint of this moment. `measured`: what was measured of it, as lineage.py takes it."""
         state = {
             "position": dataclasses.asdict(self.position),
             "measured": measured,
@@ -136,7 +138,7 @@ class Fit:
 
     @contextlib.contextmanager
     def watching(self, wanted: bool) -> Iterator[None]:
-        """Sees the layers' rates, of this process's share."""
+        """Inside, records the layers' rates, for this process's share."""
         if self.inside is None or not wanted:
             yield
             return
@@ -145,7 +147,7 @@ class Fit:
         self.position.rates = dict(rates)
 
     def health(self, evaluation: Rates | None) -> dict[str, str]:
-        """What the rates say, {"health": ...}; nothing where nothing is wrong."""
+        """What the rates say, as {"health": ...}; empty if nothing is wrong."""
         if self.inside is None or not evaluation or not self.position.rates:
             return {}
         found = self.inside.sentences(self.position.rates, evaluation)
@@ -157,7 +159,7 @@ class Fit:
         """One update. Returns its metrics; raises NonFiniteError, before any weight has changed."""
         self.optimizer.zero_grad(set_to_none=True)
         sums: Tensor | None = None
-        # As many in every process: each piece is a meeting point of the norms.
+        # Equally many in every process, because synchronised norms meet in each piece.
         count = min(self.update.accumulate, share.total // self.processes.world)
         pieces = _pieces(batch, len(share.indices), count)
         for i, (piece, count) in enumerate(pieces):
@@ -165,7 +167,7 @@ class Fit:
                 if self.shared is not self.model and i + 1 < len(pieces):
                     stack.enter_context(cast(DistributedDataParallel, self.shared).no_sync())
                 loss, metrics = self.loss(self.shared, piece)
-                # The mean over all samples, whatever a process and a piece have of them.
+                # The mean over all samples, however they are divided into processes and pieces.
                 self.update.backward(loss * (count * self.processes.world / share.total))
             row = count * torch.stack([v.detach().double() for v in (loss, *metrics.values())])
             sums = row if sums is None else sums + row
@@ -182,8 +184,10 @@ class Fit:
         return means
 
     def _read(self, sums: Tensor, norm: Tensor) -> tuple[list[float], float]:
-        """The step's only wait for the device and for other processes: the sums of loss and metrics over all
-        of them, and the norm, which is NaN everywhere where it is NaN in one.
+        """Waits for the device and the other processes, which happens only here in a step.
+
+        Returns the sums of loss and metrics over all processes, and the norm, which is NaN everywhere if it
+        is NaN in one process.
         """
         due = self.processes.first and time.monotonic() - self.saved_at > 60 * self.save_every
         beside = [*self.stop.flags(), self.faults is not None and bool(self.faults.noted), due]
@@ -225,31 +229,38 @@ def fit(
     inside: Inside | None = None,
     settle: int = 0,
 ) -> None:
-    """Trains until `epochs` epochs are done, from the start or from the checkpoint `run` was opened with.
+    """Trains until `epochs` epochs are done, from the start or from the checkpoint in `run.checkpoint`.
 
     Args:
-        schedule: ReduceLROnPlateau steps once an epoch on the mean training loss, any other once a step.
+        model: the network.
+        optimizer: its optimiser.
+        schedule: ReduceLROnPlateau steps once an epoch, on the mean training loss; any other schedule steps
+            once a step.
+        batches: the training batches.
         loss: (model, batch on the model's device) -> (mean over the batch to minimise, further scalars to
             report).
-        evaluate: called after each epoch with the model and a function that it calls now and then, which
-            raises where the run is to stop; its numbers (None: not measured) are recorded as they are.
-        choose: the evaluated number whose highest value makes a checkpoint `best`.
-        lowest: its lowest value does: of a loss, say.
+        evaluate: called after each epoch with the model and a function `poll`. It calls `poll` now and then,
+            which raises if the run is to stop. Its numbers (None: not measured) are recorded as they are.
+        run: the run directory.
+        epochs: the number of epochs in all.
+        choose: the name of the evaluated number whose highest value makes a checkpoint `best`.
+        lowest: its lowest value makes a checkpoint `best`; for a loss, for example.
         on_epoch: called with the number of an epoch, from 0, before its batches are taken.
         update: clipping, accumulation, mixed precision, averaged weights; default: none of them.
-        processes: those that the run shares its batches with; default: this one alone.
-        faults: reads the batches, counts unreadable samples and ends the run where there are too many.
-        save_every: minutes between the checkpoints within an epoch.
-        inside: sees the layers' rates in the last step of an epoch and in the evaluation, and says what is
-            wrong with them; that is printed when it is new, and recorded as `health`.
-        settle: so many batches of the epoch, with their own statistics in all norms, make the running
-            statistics before each evaluation, by `inside`.
+        processes: the processes that share the batches; default: this one alone.
+        faults: reads the batches, counts unreadable samples, and ends the run if there are too many.
+        save_every: minutes between checkpoints within an epoch.
+        inside: sees the layers' rates in the last step of an epoch and in the evaluation, and reports what is
+            wrong with them. New findings are printed, all are recorded as `health`.
+        settle: before each evaluation, `inside` sets the running statistics of all norms from this many
+            batches of the epoch.
 
     Raises:
-        NonFiniteError: loss or gradient norm is not finite; no weight has changed. Or a weight or a number
-            of the optimiser is not, behind an epoch or where it is to be saved: nothing is saved.
-        StoppedError: SIGINT or SIGTERM; the step was finished and everything saved.
+        NonFiniteError: the loss or the gradient norm is not finite; no weight has changed. Or, after an epoch
+            or when saving, a weight or a number of the optimiser is not; nothing is saved.
+        StoppedError: SIGINT or SIGTERM arrived; the step was finished and everything saved.
         CheckpointError: a checkpoint could not be written, or does not fit.
+        ValueError: `settle` was given without `inside`.
     """
     if settle and inside is None:
         raise ValueError("settle: give `inside`, which knows the norms")
@@ -273,7 +284,7 @@ def fit(
             if isinstance(schedule, ReduceLROnPlateau):
                 schedule.step(state.position.means()["loss"])
             pace = {"seconds": seconds, "samples_per_second": speed, "waiting_for_data": waited / seconds}
-            # Not from the seconds of this epoch: a resumed run has trained a part of it, or nothing.
+            # Not from this epoch's seconds: a resumed run may have trained only a part of it, or nothing.
             whole = batches.size / speed + evaluating if speed else None
             left = None if whole is None else (epochs - state.position.epoch - 1) * whole
             _close_epoch(state, measured, (choose, lowest), pace, epochs, left)
@@ -284,7 +295,7 @@ def fit(
 
 
 def _train_epoch(state: Fit, batches: Batches, epochs: int) -> float:
-    """The batches of the epoch that are still to be taken; returns the seconds that it waited for them."""
+    """Trains on the remaining batches of the epoch; returns the seconds spent waiting for them."""
     state.model.train()
     position, stop = state.position, state.stop
     title = f"epoch {position.epoch + 1}/{epochs}"
@@ -304,7 +315,7 @@ def _train_epoch(state: Fit, batches: Batches, epochs: int) -> float:
 
 
 class _Waiting:
-    """An iterator, and the seconds that its items were waited for."""
+    """An iterator that records the seconds spent waiting for its items."""
 
     def __init__(self, items: Iterator[tuple[Share, Any]]) -> None:
         self._items, self.seconds = items, 0.0
@@ -321,7 +332,7 @@ class _Waiting:
 
 
 def _evaluate(state: Fit, evaluate: Evaluate, batches: Batches) -> Mapping[str, Any]:
-    """Evaluates without touching the random generators; interrupted, it is done again after resuming."""
+    """Evaluates without touching the random generators. If interrupted, it is repeated after resuming."""
     try:
         with rng.kept(), state.stop.at_once():
             _settle(state, state.model, batches)
@@ -347,7 +358,7 @@ def _settle(state: Fit, model: nn.Module, batches: Batches) -> None:
     """Gives the norms the statistics of the first batches of the epoch."""
     if not state.settle:
         return
-    assert state.inside is not None  # or `fit` has raised
+    assert state.inside is not None  # otherwise `fit` has raised
 
     def first() -> Iterator[Any]:
         for _, batch in batches.epoch(state.position.epoch, 0, state.settle):
@@ -390,7 +401,7 @@ def _close_epoch(
 
 
 def _answer(state: Fit) -> None:
-    """Saves and leaves if a signal asked for it."""
+    """Saves and raises StoppedError if a signal has asked for it."""
     stop = state.stop
     if stop.number is None:
         return

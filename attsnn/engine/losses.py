@@ -1,7 +1,7 @@
-"""What a training minimises: functions of scores and targets.
+"""Training losses: functions of scores and targets.
 
-Scores are [N, K], or [T, N, K] for a loss that reads every step; targets are labels, int64 [N], or the shares
-of the classes in mixed samples, [N, K]. `smoothing` e makes of a target (1 - e) target + e / K.
+Scores are [N, K], or [T, N, K] for a loss that reads every step. Targets are labels, int64 [N], or the class
+shares of mixed samples, [N, K]. With `smoothing` e, a target becomes (1 - e) target + e / K.
 """
 
 import torch
@@ -10,21 +10,21 @@ from torch import Tensor
 
 
 def shares(target: Tensor, classes: int, smoothing: float = 0.0, dtype: torch.dtype | None = None) -> Tensor:
-    """The target as shares [N, K] of that type."""
+    """The target as class shares [N, K] of type `dtype`."""
     whole = target if target.dim() == 2 else F.one_hot(target, classes)
     whole = whole.to(dtype or torch.get_default_dtype())
     return whole if smoothing == 0 else (1 - smoothing) * whole + smoothing / classes
 
 
 def rate_mse(scores: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The mean over all elements of (score - share)^2: of firing rates against one-hot labels, as MA-SNN and
-    PFA train.
+    """The mean of (score - share)^2 over all elements: firing rates against labels, as
+    MA-SNN and PFA train.
     """
     return F.mse_loss(scores, shares(target, scores.shape[1], smoothing, scores.dtype))
 
 
 def cross_entropy(scores: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The cross-entropy of the scores, mean over the samples."""
+    """The cross-entropy of the scores, as a mean over the samples."""
     return F.cross_entropy(scores, target, label_smoothing=smoothing)
 
 
@@ -42,4 +42,4 @@ def tet(
 
 
 LOSSES = {"mse": rate_mse, "cross_entropy": cross_entropy, "tet": tet}
-EVERY_STEP = ("tet",)  # those that read the scores of every step
+EVERY_STEP = ("tet",)  # losses that read the scores of every step

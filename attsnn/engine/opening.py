@@ -1,4 +1,4 @@
-"""Opening a run directory: who may, with which recipe, from which checkpoint, and what is mended before."""
+"""Opens a run directory: who may, with which recipe, from which checkpoint, and what is mended before."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ WRITTEN = ("config.json", "metrics.jsonl", "metrics.csv", "exit.json", "last", "
 
 @dataclass
 class Opening:
-    """What `Run.open` does in the first process, with its arguments."""
+    """The work of `Run.open` in the first process, with its arguments."""
 
     directory: Path
     name: str
@@ -43,7 +43,7 @@ class Opening:
     made: bool = False
 
     def find(self) -> tuple[Path, Path | None]:
-        """(run directory, checkpoint to resume from); locks the directory and changes nothing else in it."""
+        """(Run directory, checkpoint to resume from.) Locks the directory and changes nothing else in it."""
         self._lock()
         path = self.path
         if self.resume:
@@ -61,21 +61,23 @@ class Opening:
         if asked is not None:
             self._check(asked)
         known = (saved.state.get("data") if saved else None) or self.data
-        # What an older checkpoint does not say of its data is not compared.
+        # What an older checkpoint does not say about its data is not compared.
         changed = difference(known, {name: value for name, value in self.data.items() if name in known})
         if changed:
             raise UsageError(f"{path} cannot be resumed with other data; these differ:{_listed(changed)}")
         return path, saved.path if saved else None
 
     def make(self) -> dict[str, Any]:
-        """Writes what says that the run goes on, and mends what is wrong. Returns what the loop must know of
-        the best checkpoint: {"best": its number}, or nothing where only the last one knows it.
+        """Writes what a continued run needs, and mends what is wrong.
+
+        Returns what the loop must know about the best checkpoint: {"best": its number}, or nothing if only
+        the last checkpoint knows it.
         """
         saved, path = self.lineage.last, self.path
         try:
             for leftover in path.glob(f"{UNFINISHED}*"):
                 checkpoint.remove(leftover)
-            strange = not self.resume and not os.path.lexists(path / "config.json")  # a folder of others
+            strange = not self.resume and not os.path.lexists(path / "config.json")  # not a folder of ours
             for file in (path / name for name in WRITTEN):
                 if os.path.lexists(file) and (strange or not file.is_file()):
                     why = "is of no run of ours" if file.is_file() else "is no plain file"
@@ -105,7 +107,7 @@ class Opening:
         return {"best": found.measured["value"] if found.measured else None} if saved else {}
 
     def abandon(self, error: BaseException) -> None:
-        """Gives the directory up, and says in exit.json what ended it where the run had begun."""
+        """Gives the directory up. If the run had begun, exit.json says what ended it."""
         if self.lock is None:
             return
         with undisturbed():
@@ -125,11 +127,11 @@ class Opening:
                 self.path, self.lock = path, take(path)
                 if not _is_taken(path):
                     return
-                self.lock.release()  # one that had it meanwhile made a run
+                self.lock.release()  # another process made a run in it meanwhile
                 self.lock = None
 
     def _check_nothing_left(self) -> None:
-        """A run starts anew where nothing of it is left, not beside what was set aside."""
+        """A run may start from the beginning if nothing of it is left, but not next to what was set aside."""
         if self.resume not in (None, "auto"):
             raise _no_checkpoint(self.resume)
         if hint := set_aside(self.path):
@@ -151,7 +153,7 @@ class Opening:
             raise UsageError(f"{path} holds {what} another --name, or go on with it: --resume auto.")
 
     def _mend(self, saved: Checkpoint) -> None:
-        """Sets aside what the run does not go on from, and writes pointers and rows as they should be."""
+        """Sets aside what the run does not continue from, and corrects pointers and rows."""
         path, found = self.path, self.lineage
         for sentence in found.said:
             _say(sentence)
@@ -165,7 +167,7 @@ class Opening:
         rows.mend(path, saved, _say)
 
     def _describe(self) -> None:
-        """Writes config.json; a resumed run adds its own surroundings to it."""
+        """Writes config.json; a resumed run adds its own surroundings."""
         file, saved = self.path / "config.json", self.lineage.last
         config = None
         if os.path.lexists(file):
@@ -184,7 +186,7 @@ class Opening:
         replace_file(file, seal(config))
 
     def _contradicts(self, config: Mapping[str, Any], saved: Mapping[str, Any] | None) -> list[str]:
-        """In what config.json's recipe is not the checkpoint's."""
+        """How config.json's recipe differs from the checkpoint's."""
         return difference(self.today(config), self.today(saved), self.free) if saved is not None else []
 
     def _compare_bits(self, saved: Checkpoint) -> None:
@@ -199,8 +201,12 @@ class Opening:
 
 @contextlib.contextmanager
 def reporting(directory: Path, name: str, resume: str | None, numbered: bool, rank: int) -> Iterator[None]:
-    """Inside, what goes wrong before a run goes on, as `Run.open` would with these arguments, is left in its
-    exit.json too, unless another process has it.
+    """Inside, an error before a run continues is also written to the exit.json of the run that `Run.open`
+    would open with these arguments. It is not written while another process has that run.
+
+    Args:
+        directory, name, resume, numbered: see `Run.open`.
+        rank: the rank of this process; only the first one writes.
     """
     try:
         yield
@@ -217,7 +223,7 @@ def reporting(directory: Path, name: str, resume: str | None, numbered: bool, ra
 
 
 def recorded(directory: Path, name: str, resume: str | None, numbered: bool) -> dict[str, Any] | None:
-    """The recipe of the run that goes on, as `Run.open` would with these arguments; None of a new one."""
+    """The recipe of the run that `Run.open` would continue with these arguments; None for a new run."""
     if not resume:
         return None
     path = run_directory(directory, name, resume, numbered)
@@ -231,9 +237,9 @@ def recorded(directory: Path, name: str, resume: str | None, numbered: bool) -> 
 
 
 def recipe_in(path: Path, broken: bool) -> dict[str, Any] | None:
-    """That of the run's config.json; None where there is none, or nothing is left of the run.
+    """The recipe in the run's config.json; None if there is none, or if nothing is left of the run.
 
-    `broken`: whether a damaged one is a UsageError; else it is None.
+    With `broken`, a damaged config.json is a UsageError; otherwise it gives None.
     """
     if is_spent(path):
         return None
@@ -252,7 +258,7 @@ def recipe_in(path: Path, broken: bool) -> dict[str, Any] | None:
 
 
 def run_directory(directory: Path, name: str, resume: str | None, numbered: bool) -> Path:
-    """The run directory that these mean; of a new run the last one that is taken."""
+    """The run directory that these arguments mean; for a numbered name the last one that is taken."""
     if resume not in (None, "auto"):
         path = _named(resume)
         return path.parent if _is_checkpoint(path) else path
@@ -263,7 +269,9 @@ def run_directory(directory: Path, name: str, resume: str | None, numbered: bool
 
 
 def is_spent(path: Path) -> bool:
-    """Whether a run failed there without a checkpoint, of a wrong path to the data, say: nothing is lost."""
+    """Whether a run failed there without a checkpoint, because of a wrong path to the data for example:
+    nothing is lost.
+    """
     if _holds_checkpoints(path):
         return False
     try:
@@ -276,7 +284,7 @@ def is_spent(path: Path) -> bool:
 
 def leave(path: Path, code: int, said: str) -> None:
     """Writes an exit.json."""
-    with contextlib.suppress(OSError):  # a full disc has ended the run, say
+    with contextlib.suppress(OSError):  # perhaps a full disk has ended the run
         replace_file(path, (json.dumps({"code": code, "said": said}) + "\n").encode())
 
 
@@ -295,7 +303,7 @@ def _holds_checkpoints(path: Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a run of ours lies there, which an exit.json would be of."""
+    """Whether there is a run of ours, to which an exit.json would belong."""
     if os.path.lexists(path / "manifest.json"):
         return False
     with contextlib.suppress(OSError, ValueError):
@@ -304,7 +312,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _named(resume: str) -> Path:
-    """What --resume names; "." has a name, too."""
+    """The path that --resume names. For "." this is the full path, which has a name."""
     path = Path(resume)
     return path if path.name not in ("", "..") else Path(os.path.abspath(path))
 
@@ -314,7 +322,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """What config.json holds; a ValueError for what is none."""
+    """The content of config.json. Raises ValueError if it is not a run's."""
     config = unseal(read_file(file))
     if not isinstance(config.get("recipe"), dict):
         raise ValueError("it holds no recipe")
@@ -322,7 +330,7 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def _put_aside(path: Path) -> Path:
-    """Renames what the run does not go on with; returns its new path."""
+    """Renames what the run does not continue with; returns the new path."""
     name = ASIDE + path.name.removeprefix(ASIDE)
     new = next(new for new in _numbers(path.parent, name) if not os.path.lexists(new))
     return path.rename(new)

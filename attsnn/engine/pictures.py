@@ -1,4 +1,4 @@
-"""The pictures of a run, by the name by which trainers know them; `attsnn.plot` draws them."""
+"""The pictures of a run, under the names that trainers use; `attsnn.plot` draws them."""
 
 from attsnn.plot import confusion, curves, gates, grid, over_time, recording
 from attsnn.plot.figures import _matplotlib

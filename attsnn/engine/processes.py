@@ -1,12 +1,16 @@
-"""One run in several processes, as `torchrun` starts them: who this one is, and what they settle together.
+"""One run in several processes, as `torchrun` starts them: which one this is, and what they settle together.
 
-Each process trains on its share of every batch; gradients, statistics and counts are summed over all, and the
-first alone writes. Without `torchrun` there is one, and nothing here communicates.
+Each process trains on its share of every batch. Gradients, statistics and counts are summed over all
+processes, and only the first process writes. Without `torchrun` there is one process, and nothing here
+communicates.
 
-What `torchrun` does with it: it ends with 1 whatever the exit code of a process (exit.json has that), gives
-the others 30 seconds between SIGTERM and SIGKILL, and restarts all only with --max-restarts, where they need
---resume auto; on one machine it then often fails to meet them again without
-TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1. A new `torchrun` from outside is the safer restart.
+`torchrun` behaves as follows:
+
+- It ends with exit code 1, whatever the exit code of a process; exit.json has that code.
+- It gives the other processes 30 seconds between SIGTERM and SIGKILL.
+- It restarts all of them only with --max-restarts, and then they need --resume auto. On one machine it often
+  fails to connect them again without TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1. A new `torchrun` from outside is
+  the safer restart.
 """
 
 import contextlib
@@ -36,19 +40,25 @@ class Faults(Protocol):
     """Counts the samples of a run that could not be read, each once, whichever process met it."""
 
     def take(self, batch: Any) -> Any:
-        """The batch as the task wants it; what it says of unreadable samples is noted."""
+        """The batch as the task wants it; unreadable samples in it are noted."""
 
     @property
     def noted(self) -> Mapping[str, str]:
-        """{name: sentence} of the samples noted and not yet counted."""
+        """The samples that are noted and not yet counted, as {name: sentence}."""
 
     def count(self, noted: Mapping[str, str]) -> None:
-        """Counts them; raises where there are too many."""
+        """Counts the noted samples; raises if there are too many."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run."""
+    """This process, among the processes of the run.
+
+    Args:
+        rank: its number, from 0.
+        world: how many there are.
+        device: the device that it trains on.
+    """
 
     rank: int = 0
     world: int = 1
@@ -56,12 +66,12 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Inside, what the network says when another process is gone becomes a RunError."""
+        """Inside, the network's error after another process is gone becomes a RunError."""
         try:
             yield
         except RuntimeError as error:
@@ -74,18 +84,18 @@ class Processes:
             ) from error
 
     def share(self, model: nn.Module) -> nn.Module:
-        """`model` as what sums its gradients over the processes, times 1 / world: the mean."""
+        """`model`, wrapped so that its gradients are the mean over the processes."""
         if self.world == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        # Of norms over all processes the buffers are the same everywhere: none need be sent.
+        # The buffers of norms over all processes are the same everywhere: none need to be sent.
         named = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
         how: dict[str, Any] = {buffers: False, "gradient_as_bucket_view": True}
         return DistributedDataParallel(model, device_ids=devices, **how)
 
     def align(self, model: nn.Module) -> None:
-        """Gives each process the buffers of the first: norms that are not synchronised have their own."""
+        """Gives each process the buffers of the first. Norms that are not synchronised differ in them."""
         if self.world > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -97,20 +107,20 @@ class Processes:
         return values
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank, in each of them."""
+        """The values of all processes, ordered by rank, in each of them."""
         values: list[Any] = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
         return values
 
     def count(self, faults: Faults) -> None:
-        """Counts what any process has noted, in each of them."""
+        """Counts, in each process, what any process has noted."""
         faults.count(
             {name: text for noted in self.gather(dict(faults.noted)) for name, text in noted.items()}
         )
 
     def from_first(self, action: Callable[[], T]) -> T:
-        """What `action` returns in the first process, in each of them; what it raises is raised in each."""
+        """Runs `action` in the first process; returns its result, or raises its error, in every process."""
         if self.world == 1:
             return action()
         result: list[Any] = [None, None]
@@ -130,15 +140,16 @@ class Processes:
 def processes(
     device: Literal["auto", "cpu", "cuda"], threads: int = 0, timeout: float = 600
 ) -> Iterator[Processes]:
-    """Joins the processes that `torchrun` started, or is the only one.
+    """Joins the processes that `torchrun` started, or is the only one: a context that yields `Processes`.
 
     Args:
-        device: a CUDA device a process, with NCCL; or the CPU, with gloo, which keeps freed memory
-            (`memory.keep_memory`).
-        threads: of the CPU, for each process; 0 leaves PyTorch's choice.
+        device: "cuda" gives each process its own device and uses NCCL. "cpu" uses gloo and keeps freed memory
+            (`memory.keep_memory`). "auto" is a GPU if there is one.
+        threads: CPU threads for each process; 0 leaves PyTorch's choice.
         timeout: seconds after which a process that does not answer ends the run.
 
-    Raises UsageError if there are fewer CUDA devices than processes on this machine.
+    Raises:
+        UsageError: there are fewer CUDA devices than processes on this machine.
     """
     world, rank, local = launched()
     chosen = device_of(device, threads)
@@ -170,8 +181,10 @@ def processes(
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process. One of several does without the interpreter's own end: threads of gloo may outlive
-    their group (torch 2.13), and a late one aborts an interpreter that is ending.
+    """Ends this process with an exit code.
+
+    One of several processes skips the interpreter's own shutdown: threads of gloo may outlive their group
+    (torch 2.13), and a late one aborts an interpreter that is shutting down.
     """
     if launched().world > 1:
         sys.stdout.flush()

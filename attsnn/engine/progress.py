@@ -1,4 +1,4 @@
-"""How far an epoch is: a tqdm bar on a terminal, a line now and then where the output is piped."""
+"""The progress of an epoch: a tqdm bar on a terminal, a line now and then if the output is piped."""
 
 import sys
 import time
@@ -10,8 +10,8 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
-    """Counts samples: their rate, the time left, the running metrics, how much of the time was spent waiting
-    for data. `quiet`: says nothing, in processes but the first.
+    """Counts samples, and shows their rate, the time left, the running metrics, and the share of time spent
+    waiting for data. `quiet` prints nothing, for all processes but the first.
     """
 
     def __init__(self, title: str, total: int, done: int = 0, quiet: bool = False) -> None:
@@ -34,7 +34,7 @@ class Progress:
         self._bar.close()
 
     def update(self, samples: int, metrics: Mapping[str, float], waited: float = 0.0) -> None:
-        """Enters a step of `samples` samples; `metrics` are the means of the epoch so far, `waited` the
+        """Enters a step of `samples` samples. `metrics` are the means of the epoch so far, `waited` the
         seconds that it has waited for data.
         """
         self._done += samples
@@ -57,7 +57,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 07 min`."""
+    """A time in words: `42 s`, `3 min 05 s`, `2 h 07 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

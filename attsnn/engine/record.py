@@ -1,4 +1,4 @@
-"""A run directory: what was asked, what came out, and where to go on.
+"""A run directory: what was asked, what came out, and where to continue.
 
 runs/<name>/config.json     the resolved recipe, versions, command line, commit
             metrics.jsonl   a line for each evaluation; null where the test set was not measured. The line
@@ -7,8 +7,8 @@ runs/<name>/config.json     the resolved recipe, versions, command line, commit
             ckpt-<step>/    checkpoints; the files `last` and `best` name one each
             aside-...       what was damaged, or comes after the checkpoint that the run went on from
             .lock           while a process has the run
-            exit.json       how the last command ended: {"code": the exit code, "said": its sentence}; of a
-                            process but the first, where it failed, exit-rank<r>.json
+            exit.json       how the last command ended: {"code": the exit code, "said": its sentence}; if a
+                            process other than the first failed, it writes exit-rank<r>.json
             profile.json    rates, operations and energy of the chosen checkpoint on the test set
             confusion.json  what the test recordings were taken for
             *.png           pictures
@@ -34,10 +34,11 @@ from .stored import Tensors
 
 
 class Run:
-    """An open run directory. `checkpoint` is what to resume from, or None.
+    """An open run directory: config.json, metrics.jsonl, metrics.csv, checkpoints, exit.json, profile.json,
+    pictures. `Run.open` makes one; `checkpoint` is what to resume from, or None.
 
-    As a context it covers what a command does with it: at its end exit.json says how that went, and other
-    processes may have the directory. Without, they may when this object is gone.
+    Use it as a context around what a command does with the run. When the context ends, exit.json says how it
+    went, and other processes may have the directory. Without a context, they may when this object is gone.
     """
 
     def __init__(
@@ -54,11 +55,11 @@ class Run:
     ) -> None:
         self.path, self.recipe, self.checkpoint, self.rank = path, dict(recipe), resumed, rank
         self.data, self.build, self.bits = dict(data or {}), dict(build or {}), dict(bits or {})
-        self.known = dict(known or {})  # {"best": what the best checkpoint measured}, where it says that
+        self.known = dict(known or {})  # {"best": what the best checkpoint measured}, if it says that
         self._board = None if rank else _tensorboard(path, resumed)
         self._lock, self._covered = lock, False
         self._config = _signature(path)  # changes when another process opens the run
-        self._recorded: list[dict[str, Any]] | None = None  # as this process knows it; None: as it lies there
+        self._recorded: list[dict[str, Any]] | None = None  # as this process knows it; None: as in the file
         self.close = weakref.finalize(self, lock.release) if lock else lambda: None
 
     @classmethod
@@ -78,31 +79,35 @@ class Run:
         start: Callable[[], None] = lambda: None,
         processes: Processes | None = None,
     ) -> "Run":
-        """Creates `directory/name`, or opens it to go on, for this process alone.
+        """Creates `directory/name`, or opens it to continue, for this process alone.
 
-        Where it goes on, `last` and `best` are compared with what the checkpoints hold, and metrics.jsonl
-        with what the last one does; what is wrong is mended and said. A checkpoint that is damaged, or comes
-        after the one that `resume` names, is set aside under another name.
+        If the run continues, `last` and `best` are compared with what the checkpoints hold, and metrics.jsonl
+        with what the last one holds. What is wrong is mended and reported. A checkpoint that is damaged, or
+        that comes after the one that `resume` names, is set aside under another name.
 
         Args:
-            recipe: JSON values, of which `free` may differ when a run is resumed.
+            directory: the folder of all runs.
+            name: the name of the run.
+            recipe: JSON values. Only those named in `free` may differ when a run is resumed.
             resume: None: a new run. "auto": the last valid checkpoint of the run, or the start if there is
                 none. A path: that checkpoint, or the last one of that run directory, in its own directory.
             numbered: a new run whose name is taken becomes name-2, name-3, ...; "auto" takes the highest. A
-                run that ended without a checkpoint takes no name.
-            today: makes of a recipe that an older version recorded one of today's.
+                run that ended without a checkpoint does not take a name.
+            free: names of the fields of `recipe` that may differ.
+            today: converts a recipe that an older version recorded into today's fields.
+            data: JSON values that name the data. They must be those of the checkpoint, because other data
+                would change the order of the samples and the schedule.
             build: JSON values from which `load` makes the model again; kept in the checkpoints.
-            data: JSON values that name the data, which must be the checkpoint's: of others the order of
-                the samples, and the schedule, would be another.
-            bits: JSON values on which the last bits hang, beside the recipe; where they are not the
-                checkpoint's, that is said.
-            start: called in every process where there is no checkpoint to go on from, before anything is
+            bits: JSON values that affect the last bits of the result, in addition to the recipe. If they are
+                not those of the checkpoint, that is reported.
+            start: called in every process if there is no checkpoint to continue from, before anything is
                 written.
-            processes: the first opens it and alone writes; the others read the checkpoint that it found.
+            processes: the first opens the run and alone writes; the others read the checkpoint that it found.
 
-        Raises UsageError if the directory holds another run, another process has it, or recipe or data are
-        not the checkpoint's, with what differs; CheckpointError if there are checkpoints and none is usable,
-        or the directory cannot be written.
+        Raises:
+            UsageError: the directory holds another run, another process has it, or recipe or data are not the
+                checkpoint's; the message says what differs.
+            CheckpointError: there are checkpoints and none is usable, or the directory cannot be written.
         """
         if processes is None and launched().world > 1:
             raise UsageError("This program trains in one process: start it without torchrun.")
@@ -145,8 +150,8 @@ class Run:
 
     @contextlib.contextmanager
     def outcome(self) -> Iterator[None]:
-        """Leaves exit.json behind: `torchrun` ends with 1 whatever the exit codes of its processes. Within
-        another it does nothing: how all of it ended is what counts.
+        """Writes exit.json at the end of the block, because `torchrun` ends with 1 whatever the exit codes of
+        its processes. Inside another such block it does nothing: the outer one records how all of it ended.
         """
         outermost = not self._covered
         with self.failing():
@@ -156,7 +161,7 @@ class Run:
 
     @contextlib.contextmanager
     def failing(self) -> Iterator[None]:
-        """The same where something ends it, and only then."""
+        """As `outcome`, but only if an error ends the block."""
         if self._covered:
             yield
             return
@@ -186,18 +191,23 @@ class Run:
         return named if there else next(iter(checkpoint.entries(self.path)), None)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What lies in metrics.jsonl; a line that a crash cut short is left out."""
+        """The rows of metrics.jsonl; a line that a crash cut short is left out."""
         return rows.read(self.path)[0]
 
     def recorded(self) -> list[dict[str, Any]]:
-        """What was recorded, as this process knows it, whatever became of the file."""
+        """The recorded rows as this process knows them, whatever happened to the file."""
         return self.rows() if self._recorded is None else list(self._recorded)
 
     def record(self, row: Mapping[str, Any], epochs: int | None = None, left: float | None = None) -> None:
-        """Adds an evaluation to metrics.jsonl, metrics.csv, curves.png and TensorBoard, and prints it, with
-        the seconds that are left of so many epochs.
+        """Adds an evaluation to metrics.jsonl, metrics.csv, curves.png and TensorBoard, and prints it.
 
-        Raises CheckpointError, as a checkpoint would that were written next, if the disk is full, say.
+        Args:
+            row: the evaluation.
+            epochs: the number of epochs of the run, to be printed.
+            left: the seconds that are left, to be printed.
+
+        Raises CheckpointError if that fails (on a full disk, for example), as the checkpoint that follows
+        would.
         """
         if self.rank:
             return
@@ -218,7 +228,7 @@ class Run:
 
     @contextlib.contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Inside, the directory is this process's, and a full disc is a CheckpointError that names `what`."""
+        """Inside, the directory is this process's, and a full disk is a CheckpointError that names `what`."""
         self._check()
         try:
             yield
@@ -231,7 +241,7 @@ class Run:
             ) from error
 
     def conclusion(self, choose: str, lowest: bool = False) -> str:
-        """What a run that is done says: the highest (or lowest) `choose`, by the checkpoint that has it."""
+        """What a finished run prints: the highest (or lowest) `choose`, and the checkpoint that has it."""
         if checkpoint.pointed(self.path, "best") is None:
             return f"{self.path} is done."
         best = checkpoint.find(self.path)
@@ -247,7 +257,7 @@ class Run:
         )
 
     def rewind(self, epoch: int) -> None:
-        """Forgets what was recorded after `epoch` and the final row: a resumed run records them again."""
+        """Forgets what was recorded after `epoch`, and the final row: a resumed run records them again."""
         kept = rows.before(self.recorded(), epoch)
         if self.rank == 0 and not rows.holds(self.path, kept):
             with self.writing(f"go back to epoch {epoch}"):
@@ -256,7 +266,7 @@ class Run:
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
-    """Of config.json, which each opening writes."""
+    """Identifies a version of config.json, which every opening writes anew."""
     with contextlib.suppress(OSError):
         found = (path / "config.json").stat()
         return found.st_ino, found.st_size, found.st_mtime_ns
@@ -264,7 +274,7 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 
 def _sentence(row: Mapping[str, Any], epochs: int | None, left: float | None) -> str:
-    """One line of what a reader looks at while a run goes on."""
+    """The line that a reader sees after each epoch of a run."""
     parts = [f"epoch {row['epoch']}" + (f"/{epochs}" if epochs else "")]
     for name, value in row.items():
         if value is not None and name.endswith("_accuracy"):

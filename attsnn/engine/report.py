@@ -1,4 +1,4 @@
-"""The end of a run: the chosen checkpoint, measured once on the test set, as a table and pictures."""
+"""The end of a run: measures the chosen checkpoint once on the test set; a table and pictures."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +28,16 @@ def final(
     processes: Processes | None = None,
     profiles: Callable[[Any], None] = lambda profile: None,
 ) -> Mapping[str, Any]:
-    """Loads the best checkpoint into `model`, its averaged weights where there are some, and records what
-    `measure` finds of it as the row that is final; returns that. With `inside`, rates and energy meanwhile
-    are printed, kept as profile.json, and handed to `profiles`. Called in every process.
+    """Loads the best checkpoint into `model` (its averaged weights if it has some), measures it, and records
+    the result as the final row. Call it in every process.
+
+    Args:
+        run: the run.
+        model: the network.
+        measure: (model) -> the numbers to record, which are returned.
+        inside: if given, rates and energy during `measure` are printed and kept as profile.json.
+        processes: the processes of the run.
+        profiles: called with that profile.
     """
     best = load_best(run, model)
     found = keep_profile(run, model, measure, inside, processes, profiles)
@@ -42,7 +49,7 @@ def final(
 
 
 def load_best(run: Run, model: nn.Module) -> checkpoint.Checkpoint:
-    """The best checkpoint, its weights in `model`."""
+    """Loads the weights of the best checkpoint into `model`; returns the checkpoint."""
     best = checkpoint.find(run.path)
     checkpoint.load_weights(model, checkpoint.weights_in(best), best.path)
     return best
@@ -56,8 +63,8 @@ def keep_profile(
     processes: Processes | None = None,
     profiles: Callable[[Any], None] = lambda profile: None,
 ) -> T:
-    """What `measure` finds of the model; rates and energy meanwhile are printed, kept as profile.json, and
-    handed to `profiles`.
+    """Returns what `measure` finds of the model. With `inside`, rates and energy meanwhile are printed, kept
+    as profile.json, and passed to `profiles`.
     """
     processes = processes or Processes()
     found, profile = profiled(inside, model, measure, processes)
@@ -82,9 +89,16 @@ def conclude(
 ) -> None:
     """Records and prints the scores of the best checkpoint on the test set, and draws the pictures.
 
-    `test`, `classes`, `observe` and `how` are those of `evaluate`; a step of the recordings lasts `step_ms`,
-    None where steps are equally many events. `inside` as in `final`; then rates come from there, and
-    `observe` sees one recording alone.
+    Args:
+        run: the run.
+        model: the network.
+        test: the test set, as `evaluate` takes it.
+        classes: the names of the classes.
+        observe: see `evaluate`. With `inside` it sees only the one recording of a picture.
+        step_ms: milliseconds of a step; None if steps are equally many events.
+        processes: the processes of the run.
+        inside: see `final`; the rates then come from its profile.
+        how: further keywords of `evaluate`.
     """
     processes = processes or Processes()
     scores = []
@@ -120,7 +134,7 @@ def _example(
     step_ms: float | None,
     inside: Inside | None,
 ) -> list[Path]:
-    """The first window of the first test recording on its way through the network, and the gates' scores."""
+    """Draws the first window of the first test recording in the network, and what the gates give."""
     windows, label = test.dataset[0]
     frames = windows[0]
     x = frames[:, None].to(next(model.parameters()).device)
@@ -144,8 +158,16 @@ def draw_gates(
     inside: Inside,
     frames: Tensor | None = None,
 ) -> list[Path]:
-    """Draws what the gates of the network give for some samples x as attention.png; nothing of one without.
-    `frames`: as `pictures.gates` takes them.
+    """Draws the weights that the network's gates give for some samples as attention.png; returns the paths,
+    none for a network without gates.
+
+    Args:
+        run: the run.
+        model: the network.
+        forward: (model, x) runs the network.
+        x: the samples.
+        inside: its `scores` gives the gates' weights.
+        frames: see `attsnn.plot.gates`.
     """
     with inside.scores(model.eval()) as scores:
         forward(model, x)

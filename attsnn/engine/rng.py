@@ -1,4 +1,4 @@
-"""The states of every random generator a run may draw from, as JSON."""
+"""The states of all random generators that a run may draw from, as JSON."""
 
 import base64
 import contextlib
@@ -11,7 +11,7 @@ import torch
 
 
 def seed_all(seed: int, rank: int = 0) -> None:
-    """Seeds Python, NumPy and PyTorch (every device); process `rank` of several, each differently."""
+    """Seeds Python, NumPy and PyTorch (every device). Each process `rank` of several gets another seed."""
     if rank:
         seed = int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0] >> 1)
     random.seed(seed)
@@ -36,7 +36,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Sets what `capture` took. CUDA states are set for the devices that exist here."""
+    """Sets the states that `capture` took. CUDA states are set for the devices that exist here."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]
@@ -49,7 +49,7 @@ def restore(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """What is drawn inside leaves the generators as they were: evaluating cannot change the training."""
+    """Draws inside leave the generators as they were, so that an evaluation cannot change the training."""
     state = capture()
     try:
         yield

@@ -1,4 +1,4 @@
-"""metrics.jsonl, a line for each evaluation of a run, and the same as a table, metrics.csv."""
+"""metrics.jsonl, with one line for each evaluation of a run, and the same as a table, metrics.csv."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def read(run: Path) -> tuple[list[Row], int]:
-    """The rows, and how many lines are none: one that a crash cut short, say."""
+    """The rows, and how many lines are not rows (cut short by a crash, for example)."""
     try:
         found = [_row(line) for line in read_file(run / "metrics.jsonl").splitlines()]
     except FileNotFoundError:
@@ -26,7 +26,7 @@ def read(run: Path) -> tuple[list[Row], int]:
 
 
 def holds(run: Path, rows: Sequence[Row]) -> bool:
-    """Whether the file holds these rows and nothing else; where there are none it need not be there."""
+    """Whether the file holds these rows and nothing else. If there are no rows, it may be missing."""
     try:
         return read_file(run / "metrics.jsonl") == lines(rows)
     except OSError:
@@ -34,7 +34,7 @@ def holds(run: Path, rows: Sequence[Row]) -> bool:
 
 
 def write(run: Path, rows: Sequence[Row]) -> None:
-    """Both files; an OSError leaves what was there."""
+    """Writes both files. If that raises OSError, the old content stays."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns, lineterminator="\n")
@@ -45,12 +45,12 @@ def write(run: Path, rows: Sequence[Row]) -> None:
 
 
 def before(rows: Sequence[Row], epoch: int) -> list[Row]:
-    """Those up to an epoch, without the final one."""
+    """The rows up to an epoch, without the final one."""
     return [row for row in rows if row["epoch"] <= epoch and not row.get("final")]
 
 
 def mend(run: Path, saved: Checkpoint, say: Callable[[str], None]) -> None:
-    """Writes what the checkpoint knows to have been recorded where that was lost or changed."""
+    """Where rows were lost or changed, writes what the checkpoint knows to have been recorded."""
     file, (found, unreadable) = run / "metrics.jsonl", read(run)
     if saved.rows is not None:
         epoch = saved.state["position"]["epoch"]

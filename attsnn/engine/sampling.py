@@ -1,6 +1,6 @@
 """The order of the samples, and a seed for each, as pure functions of (seed, epoch, index).
 
-Nothing here has a state: how many workers load, how far they look ahead and where a run was interrupted
+Nothing here has a state. The number of workers, how far they look ahead and where a run was interrupted
 cannot change what is loaded.
 """
 
@@ -37,12 +37,12 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def sample_seeds(count: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 [count], each in [0, 2^63): what sample i draws its window and augmentation from."""
+    """int64 [count], each in [0, 2^63): the seeds from which samples draw their window and augmentation."""
     return (_scatter(_SAMPLE, seed, epoch, count) >> np.uint64(1)).astype(np.int64)
 
 
 def split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two sorted index arrays that share the samples; the second holds about `fraction` of them.
+    """Divides the samples into two sorted index arrays; the second holds about `fraction` of them.
 
     Raises ValueError if a fraction above zero leaves one of the two empty.
     """
@@ -64,8 +64,14 @@ def _check_fraction(fraction: float) -> None:
 def held_out(
     labels: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `split`, for a validation of its own: that share of every class; or of the `groups`, whole ones,
-    where samples of one (a person's, say) are alike.
+    """As `split`, for a validation set: holds out that share of every class, or of the `groups` as wholes.
+
+    Args:
+        labels: the class of each sample, `[N]`.
+        fraction: the share to hold out, from 0 to below 1.
+        seed: the seed of the draw.
+        groups: the group of each sample, `[N]`, if samples of one group are alike (those of one person, for
+            example).
 
     Raises ValueError if a fraction above zero leaves one of the two empty.
     """
@@ -93,23 +99,31 @@ def held_out(
 
 
 class Share(NamedTuple):
-    """What one process takes of a batch: its samples, and how many those of all processes are."""
+    """One process's part of a batch: its samples, and how many the whole batch has."""
 
     indices: list[int]
     total: int
 
 
 class Batches:
-    """The training batches of every epoch, loaded by workers and startable at any position.
+    """The training batches of every epoch, loaded by workers. Loading can start at any batch.
 
     Args:
-        batch: samples of a batch, over all processes; process `rank` of `world` loads every world-th one.
-        key: (index, seed) -> what `dataset[...]` is asked for.
+        dataset: the data set.
+        batch: samples of a batch, over all processes; process `rank` of `world` loads every world-th sample.
+        seed: the seed of the order and of the samples' draws.
+        key: (index, seed) -> the key that `dataset[...]` is asked for, such as `attsnn.data.Draw`.
         indices: the samples to train on; default: all.
-        frozen_order: every epoch has the order, and the draws, of the first.
-        drop_last: the last batch of an epoch is left out where it is smaller; else it is taken.
-        limit: at most so many batches an epoch.
+        workers: the number of loading processes.
+        pin: whether to pin the memory of the batches.
+        rank: the number of this process.
+        world: the number of processes.
+        frozen_order: every epoch has the order, and the draws, of the first one.
+        drop_last: leave out the last batch of an epoch if it is smaller; otherwise it is used.
+        limit: the most batches in an epoch.
         collate: makes a batch of samples; default: PyTorch's.
+
+    Raises ValueError if the samples make no batch, or leave a process without samples.
     """
 
     def __init__(
@@ -149,11 +163,13 @@ class Batches:
         self._loader = _loader(dataset, workers, pin, batch_sampler=self._plan, collate_fn=collate)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         return self._count
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Share, Any]]:
-        """Yields (share, loaded batch) of `epoch`, from batch `start` on, before `stop`."""
+        """Yields (share, loaded batch) of `epoch`, from batch `start` up to but not including batch `stop`. A
+        share has the `indices` of this process's samples and the `total` of all processes.
+        """
         epoch = 0 if self._frozen else epoch
         seeds = sample_seeds(int(self._indices.max()) + 1, self.seed, epoch)
         shuffled = self._indices[order(len(self._indices), self.seed, epoch)]
@@ -175,15 +191,21 @@ def in_order(
     world: int = 1,
     collate: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader[Any]:
-    """A loader for evaluation: every sample once over all processes, in the order of the data set."""
+    """A loader for evaluation: every sample once over all processes, in the order of the data set.
+
+    Args:
+        dataset: the data set.
+        batch: samples of a batch, in each process.
+        workers, pin, rank, world, collate: see `Batches`.
+    """
     if world > 1:
         dataset = Subset(dataset, range(rank, len(cast(Sized, dataset)), world))
     return _loader(dataset, workers, pin, batch_size=batch, collate_fn=collate)
 
 
 def _loader(dataset: Dataset[Any], workers: int, pin: bool, **how: Any) -> DataLoader[Any]:
-    # The generator of its own keeps DataLoader from drawing from the global one at each start of an epoch,
-    # which would shift the dropout of a run that is resumed within an epoch.
+    # With its own generator, DataLoader does not draw from the global one at each start of an epoch,
+    # which would change the dropout of a run that is resumed within an epoch.
     return DataLoader(
         dataset,
         num_workers=workers,
@@ -196,5 +218,7 @@ def _loader(dataset: Dataset[Any], workers: int, pin: bool, **how: Any) -> DataL
 
 
 def _leave_the_group(_: int) -> None:
-    """Ctrl-C, `timeout` and schedulers signal a process group; the parent alone decides when to stop."""
+    """Leaves the process group, which Ctrl-C, `timeout` and schedulers signal as a whole: only the parent
+    decides when to stop.
+    """
     os.setpgid(0, 0)

@@ -1,4 +1,4 @@
-"""JSON that shows when it is not as it was written: its own SHA-256 stands in it, last."""
+"""JSON that shows any change since it was written: its last entry is its own SHA-256."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ SEAL = "sha256"
 
 
 def parse(data: bytes | str) -> Any:
-    """JSON values; a ValueError for whatever is wrong with them."""
+    """The JSON values in some bytes. Raises ValueError for anything that is wrong with them."""
     try:
         return json.loads(data)
     except RecursionError as error:
@@ -24,8 +24,9 @@ def seal(content: Mapping[str, Any]) -> bytes:
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """What was sealed, to the byte, without the seal; of older versions there is none. A ValueError
-    otherwise.
+    """What was sealed, without the seal. Raises ValueError if any byte has changed.
+
+    Files of older versions have no seal.
     """
     content = parse(data)
     if not isinstance(content, dict):

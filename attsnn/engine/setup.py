@@ -1,4 +1,4 @@
-"""What a training script sets up before the loop."""
+"""What a training script sets up before the loop: device, schedules, parameter groups."""
 
 import math
 from collections.abc import Callable, Collection
@@ -13,7 +13,11 @@ from .errors import UsageError
 
 
 def device(name: Literal["auto", "cpu", "cuda"], threads: int = 0) -> torch.device:
-    """The device of that name ("auto": a GPU if there is one); `threads` above 0 sets those of the CPU."""
+    """The device of that name; "auto" is a GPU if there is one.
+
+    `threads` above 0 sets the number of CPU threads. Raises UsageError for "cuda" if PyTorch sees no CUDA
+    device.
+    """
     if threads > 0:
         torch.set_num_threads(threads)
     if name == "cuda" and not torch.cuda.is_available():
@@ -24,10 +28,11 @@ def device(name: Literal["auto", "cpu", "cuda"], threads: int = 0) -> torch.devi
 
 
 def schedule(name: Literal["plateau", "onecycle", "cosine"], optimizer: Optimizer, steps: int) -> LRScheduler:
-    """The schedule of the learning rate over `steps` optimiser steps.
+    """A schedule of the learning rate over `steps` optimiser steps.
 
-    "plateau": x 0.1 where the mean training loss has not improved in more than 5 epochs; "onecycle": up to
-    the optimiser's rate and down again; "cosine": from it down to 0.
+    "plateau" multiplies the rate by 0.1 if the mean training loss has not improved in more than 5 epochs.
+    "onecycle" goes up to the optimiser's rate and down again. "cosine" goes from the optimiser's rate down to
+    0. Raises ValueError for another name.
     """
     if name == "plateau":
         return ReduceLROnPlateau(optimizer, "min", factor=0.1, patience=5)
@@ -47,27 +52,36 @@ def cosine(
     hold: int = 1,
     floor: float = 0.0,
 ) -> LRScheduler:
-    """The optimiser's rate times (1 + cos(pi s / steps)) / 2 at step s, a LambdaLR.
+    """A LambdaLR that multiplies the optimiser's rate by (1 + cos(pi s / steps)) / 2 at step s.
 
     Args:
-        period: the steps from the rate to its lowest in place of all `steps`; a shorter one rises again.
-        warmup: steps in which the rate rises from 0 to that of the cosine.
-        hold: steps for which the rate stays the same, that of the last of them: those of an epoch, where it
-            changes once an epoch.
-        floor: the lowest, as a share of the rate, from which the cosine is counted.
+        optimizer: its rate is the highest.
+        steps: the number of optimiser steps.
+        period: the steps from the highest rate to the lowest, in place of all `steps`; if it is shorter, the
+            rate rises again.
+        warmup: the steps in which the rate rises from 0 to that of the cosine.
+        hold: the steps for which the rate stays the same, namely that of the last of them. Use the steps of
+            an epoch for a rate that changes once an epoch.
+        floor: the lowest rate, as a share of the highest; the cosine ends there.
     """
     period = steps if period is None else period
 
     def wave(step: int) -> float:
         reached = step if hold == 1 else (step // hold + 1) * hold
-        reached = min(reached, steps)  # behind the end, where the last step leaves it
+        reached = min(reached, steps)  # after the end it stays where the last step leaves it
         return floor + (1 - floor) * (1 + math.cos(math.pi * reached / period)) / 2
 
     return _warmed(optimizer, wave, warmup)
 
 
 def staircase(optimizer: Optimizer, every: int, *, warmup: int = 0) -> LRScheduler:
-    """The optimiser's rate, x 0.1 behind every so many steps, a LambdaLR; `warmup` as of `cosine`."""
+    """A LambdaLR that multiplies the optimiser's rate by 0.1 after every so many steps.
+
+    Args:
+        optimizer: its rate is the first.
+        every: the number of steps.
+        warmup: as for `cosine`.
+    """
     return _warmed(optimizer, lambda step: 0.1 ** (step // every), warmup)
 
 
@@ -76,8 +90,10 @@ def _warmed(optimizer: Optimizer, factor: Callable[[int], float], warmup: int) -
 
 
 def decayed(model: nn.Module, weight_decay: float, exempt: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Parameter groups: weight decay for matrices and kernels, none for vectors (norms, biases, constants of
-    neurons) and for what lies in a module of one of the names `exempt`.
+    """Parameter groups for an optimiser: weight decay for matrices and kernels only.
+
+    There is none for vectors (norms, biases, constants of neurons), nor for parameters inside a module whose
+    name is in `exempt`.
     """
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():

@@ -1,6 +1,6 @@
-"""What a checkpoint is, and reading it: `ckpt-<step>` in a run directory, verified by its manifest.
+"""What a checkpoint is, and how it is read: `ckpt-<step>` in a run directory, verified by its manifest.
 
-It holds `model.safetensors`, `optimizer.safetensors`, `state.json`, `ema.safetensors` where weights are
+It holds `model.safetensors`, `optimizer.safetensors`, `state.json`, `ema.safetensors` if weights are
 averaged, `metrics.jsonl` (what the run had recorded by then), and `manifest.json` (size and SHA-256 of the
 others, and its own). No number in it is infinite or NaN.
 """
@@ -23,36 +23,45 @@ from attsnn._files import read_file
 from .errors import CheckpointError
 from .sealed import SEAL, parse, unseal
 
-SCHEMA = 2  # 1: of one process, whose generators were no list
+SCHEMA = 2  # 1 was for one process, and its generators were not a list
 MANIFEST = "manifest.json"
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 AVERAGED, ROWS = "ema.safetensors", "metrics.jsonl"
 _OPTIONAL = {AVERAGED, ROWS}
 _NAME = re.compile(r"ckpt-(\d{1,18})(?:\.(\d{1,18}))?")
 _POINTED = re.compile(r"[\w.+-]{1,100}")
-_PART = re.compile(r"[^.].*\.(safetensors|json|jsonl)")  # what else lies beside them is no matter of ours
+_PART = re.compile(r"[^.].*\.(safetensors|json|jsonl)")  # other files next to them are ignored
 Tensors = Mapping[str, torch.Tensor]  # a state dict
-ASIDE = "aside-"  # begins the name of a checkpoint that the run does not go on from, and that nothing deletes
+ASIDE = "aside-"  # prefix of checkpoints that the run does not continue from; they are never deleted
 
 
 class NewerError(CheckpointError):
-    """A whole checkpoint, of a later version of this package."""
+    """A whole checkpoint, but of a later version of this package."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint: state dicts for `load_state_dict`, and the scalars in `state`."""
+    """A verified checkpoint.
+
+    Args:
+        path: its folder.
+        model: the model's state dict.
+        optimizer: the optimiser's state dict.
+        state: scalars, as JSON values.
+        ema: the state dict of the averaged model, with its count.
+        rows: what the run had recorded; None: an older version wrote it.
+    """
 
     path: Path
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     state: dict[str, Any]
-    ema: dict[str, torch.Tensor] | None = None  # of the averaged model, with its count
-    rows: list[dict[str, Any]] | None = None  # what the run had recorded; None: an older version wrote it
+    ema: dict[str, torch.Tensor] | None = None
+    rows: list[dict[str, Any]] | None = None
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads one checkpoint; raises CheckpointError if a file is missing, altered or of another schema, or a
+    """Reads a checkpoint. Raises CheckpointError if a file is missing, altered or of another schema, or if a
     number is not finite.
     """
     with _explained(path):
@@ -78,7 +87,7 @@ def read_state(path: Path) -> dict[str, Any]:
 def read_last(directory: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
     """The last valid checkpoint of a run directory, or None if it holds none.
 
-    Falls back to older ones and says so; raises CheckpointError if there are some and none is valid.
+    Falls back to older ones and says so. Raises CheckpointError if there are some and none is valid.
     """
     last = pointed(directory, "last")
     return first_valid(directory, list(dict.fromkeys(([last] if last else []) + entries(directory))), say)[0]
@@ -87,7 +96,7 @@ def read_last(directory: Path, say: Callable[[str], None] = print) -> Checkpoint
 def first_valid(
     directory: Path, queue: Sequence[Path], say: Callable[[str], None]
 ) -> tuple[Checkpoint | None, list[Path]]:
-    """(The first of `queue` that is valid, those before it); as `read_last` says and raises."""
+    """(The first of `queue` that is valid, those before it.) Reports and raises as `read_last` does."""
     damaged: list[Path] = []
     for path in queue:
         try:
@@ -110,19 +119,19 @@ def first_valid(
 
 
 def set_aside(directory: Path) -> str:
-    """A sentence on what could be gone on from, if there is some."""
+    """A sentence about the checkpoint that was set aside and could be continued from, if there is one."""
     left = max(directory.glob(f"{ASIDE}ckpt-*"), key=_step, default=None)
     return f" Set aside lies {left}: go on from it with --resume {left}." if left else ""
 
 
 def entries(directory: Path) -> list[Path]:
-    """What is called as a checkpoint in a run directory, the newest first."""
+    """The paths in a run directory that are called like checkpoints, the newest first."""
     found = (path for path in directory.glob("ckpt-*") if _NAME.fullmatch(path.name))
     return sorted(found, key=_step, reverse=True)
 
 
 def pointed(directory: Path, pointer: str) -> Path | None:
-    """The checkpoint that `last` or `best` names, or None where it names none."""
+    """The checkpoint that `last` or `best` names, or None if it names none."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         name = pointed_name(Path(read_file(directory / pointer)[:1000].decode().strip()))
         return None if name is None else directory / name
@@ -130,13 +139,13 @@ def pointed(directory: Path, pointer: str) -> Path | None:
 
 
 def pointed_name(path: Path) -> str | None:
-    """The name of a checkpoint as a pointer may hold it; None of what is called otherwise."""
+    """The name of a checkpoint as a pointer may hold it; None for other names."""
     return path.name if _POINTED.fullmatch(path.name) and _NAME.search(path.name) else None
 
 
 def check_place(path: Path, state: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where a checkpoint of a run directory is called by another step than its own: a
-    copy, say.
+    """Raises CheckpointError if the name of a checkpoint in a run directory has another step than its
+    content: a copy, for example.
     """
     step = state.get("position", {}).get("step")
     if step is not None and _step(path)[0] != step:
@@ -144,14 +153,14 @@ def check_place(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _step(path: Path) -> tuple[int, ...]:
-    """(step, repetition) of `ckpt-12.1`; anything else comes last."""
+    """(step, repetition) of `ckpt-12.1`; anything else sorts last."""
     found = _NAME.search(path.name)
     return tuple(int(part) for part in found.groups() if part is not None) if found else (-1,)
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Inside, whatever shows that a checkpoint is not whole becomes a CheckpointError."""
+    """Inside, every error of an incomplete checkpoint becomes a CheckpointError."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -161,7 +170,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _verified(path: Path, only: str | None = None) -> dict[str, bytes]:
-    """What the files of a checkpoint hold, or one of them, as its manifest has them."""
+    """The content of the files of a checkpoint, or of one of them, compared with its manifest."""
     files = _manifest(path)["files"]
     named = {*FILES, *(_OPTIONAL & files.keys())}
     there = {found.name for found in path.iterdir() if _PART.fullmatch(found.name)} - {MANIFEST}
@@ -175,7 +184,7 @@ def _verified(path: Path, only: str | None = None) -> dict[str, bytes]:
 
 
 def line_of(path: Path) -> list[str] | None:
-    """The names of the run's own checkpoints when this one was written, itself among them; None where it does
+    """The names of the run's own checkpoints when this one was written, itself among them; None if it does
     not say so.
     """
     with contextlib.suppress(CheckpointError), _explained(path):
@@ -184,7 +193,7 @@ def line_of(path: Path) -> list[str] | None:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """{"schema", "files": {file: its digest}}, and perhaps the line."""
+    """{"schema", "files": {file: its digest}}, and perhaps "line"."""
     content = read_file(path / MANIFEST)
     try:
         manifest = unseal(content)
@@ -196,7 +205,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         says = f" It says schema {schema}; this version reads {SCHEMA}." if schema != SCHEMA else ""
         raise CheckpointError(f"{path / MANIFEST} is damaged: {error}.{says}") from error
     if (schema := manifest["schema"]) != SCHEMA:
-        whole = SEAL in parse(content)  # else it may be a flipped bit
+        whole = SEAL in parse(content)  # without a seal it may be a flipped bit
         newer = whole and isinstance(schema, int) and schema > SCHEMA
         raise (NewerError if newer else CheckpointError)(
             f"{path} has schema {schema}; this version reads schema {SCHEMA}: go on with the version that "
@@ -206,7 +215,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def not_finite(model: Tensors, slots: Tensors, ema: Tensors | None) -> str | None:
-    """Where a number is infinite or NaN, in words."""
+    """The place of a number that is infinite or NaN, in words; None if there is none."""
     groups = (("the weight or statistic", model), ("the optimiser's", slots), ("the averaged", ema or {}))
     tensors = {
         f"{what} {name}": tensor
@@ -236,5 +245,5 @@ def digest(content: bytes) -> dict[str, Any]:
 
 
 def lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """metrics.jsonl."""
+    """The content of metrics.jsonl."""
     return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -1,4 +1,4 @@
-"""Accuracy over time: what a network that streams knows after each step."""
+"""Accuracy over time: what a streaming network knows after each step."""
 
 import time
 from collections.abc import Callable
@@ -15,14 +15,18 @@ from .classify import count_votes, own_batches
 from .processes import Processes
 
 Step = Callable[[nn.Module, Tensor, object], tuple[Tensor, object]]
-NEARLY = 0.95  # of the last accuracy, from where on a class counts as known
+NEARLY = 0.95  # of the last accuracy: from there on a class counts as known
 ROWS = 12  # of the printed table
 
 
 @dataclass
 class OverTime:
-    """`accuracy` [T], from 0 to 1, after each step, of so many `recordings`; the seconds that a step of one
-    window takes.
+    """Accuracy after each step.
+
+    Args:
+        accuracy: `[T]`, from 0 to 1.
+        recordings: the number of recordings.
+        seconds_per_step: the time of a step of one window.
     """
 
     accuracy: list[float]
@@ -31,13 +35,15 @@ class OverTime:
 
     @property
     def known(self) -> int:
-        """The number of steps from which on the accuracy is at least `NEARLY` that of the last."""
+        """The step from which on the accuracy is at least `NEARLY` (0.95) times the last
+        one, counted from 1.
+        """
         wanted = NEARLY * self.accuracy[-1]
         below = [t for t, accuracy in enumerate(self.accuracy) if accuracy < wanted]
         return max(below, default=-1) + 2
 
     def sentence(self, step_ms: float | None) -> str:
-        """When it is known, in steps and, of steps that last so long, in milliseconds."""
+        """When the class is known, in steps and, if `step_ms` is the length of a step, in milliseconds."""
         after = "" if step_ms is None else f", {self.known * step_ms:g} ms"
         return (
             f"{NEARLY:.0%} of the last accuracy, {self.accuracy[-1]:.2%}, from step {self.known} of "
@@ -45,7 +51,7 @@ class OverTime:
         )
 
     def summary(self, step_ms: float | None) -> str:
-        """A table of a dozen steps, and the sentence."""
+        """A table of about a dozen steps, and the sentence."""
         steps = len(self.accuracy)
         shown = sorted({max(1, round(steps * k / ROWS)) for k in range(1, ROWS + 1)} | {self.known})
         rows = [
@@ -71,8 +77,9 @@ def evaluate_by_step(
     A window whose scores are all equal, as before the first spike, votes for no class.
 
     Args:
-        step: (model, x [1, N W, ...], state) -> (scores [1, N W, classes], state), the first state being
-            None; default: the model's `run`.
+        model, loader, classes, processes, limit: see `evaluate`.
+        step: (model, x `[1, N W, ...]`, state) -> (scores `[1, N W, classes]`, state), with None as the first
+            state; default: the model's `run`.
     """
     processes, device = processes or Processes(), next(model.parameters()).device
     step = step or _run

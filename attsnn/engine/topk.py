@@ -16,8 +16,13 @@ from .processes import Faults, Processes
 
 @dataclass(frozen=True)
 class TopK:
-    """What an evaluation found; from 0 to 1 but for `samples`, a count. A sample whose scores are not finite
-    is taken for no class; where those of none are, the accuracies are NaN.
+    """What an evaluation found. A sample whose scores are not finite counts as wrong.
+
+    Args:
+        top1: the top-1 accuracy, from 0 to 1; NaN if the scores of no sample are finite.
+        top5: the top-5 accuracy, from 0 to 1; NaN in the same case.
+        loss: the mean over the samples.
+        samples: the number of samples.
     """
 
     top1: float
@@ -38,15 +43,18 @@ def top_k(
     faults: Faults | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> TopK:
-    """Scores `model` on the samples of all processes' loaders, each once: no process repeats one to fill up.
+    """Scores `model` on the samples of all processes' loaders, each exactly once: no process repeats samples
+    to fill up.
 
     Args:
-        loader: this process's share, `in_order(..., rank=, world=)`: (images [N, 3, H, W], labels [N]).
-        forward: (model, images) -> [N, classes]; default: calls the model. A place for autocast.
-        loss: of outputs [N, classes] and labels, a mean.
-        limit: at most so many batches, in each process.
+        model: maps images to scores `[N, classes]`.
+        loader: this process's share, `in_order(..., rank=, world=)`: (images `[N, 3, H, W]`, labels `[N]`).
+        processes: the processes that share the samples; default: this one alone.
+        forward: (model, images) -> `[N, classes]`; default: calls the model. Autocast belongs here.
+        loss: a mean, of outputs `[N, classes]` and labels.
+        limit: the most batches in each process.
         faults: reads the batches, which may lack samples, and counts those.
-        poll: called as often in every process, between batches; raises where the run is to stop.
+        poll: called between batches, in every process equally often; it raises if the run is to stop.
     """
     processes = processes or Processes()
     sums = torch.zeros(5, dtype=torch.float64, device=processes.device)

@@ -1,5 +1,5 @@
-"""The options of a training that hang on no task, which of them a stopped run may change, and what is built
-from them.
+"""The options of a training that do not depend on the task, which of them a stopped run may change, and what
+is built from them.
 """
 
 import warnings
@@ -29,42 +29,46 @@ AT_LEAST_0 = (
 
 @dataclass(frozen=True)
 class Training:
-    """Recipes extend this by the fields of their task, and may change its defaults."""
+    """The options of a training that do not depend on the task; they are flags of every training script.
 
-    epochs: int = 100  # times that every training sample is shown
+    Recipes extend this class by the fields of their task, and may change its defaults. The methods build what
+    the options mean. `--help` of a training script explains each option.
+    """
+
+    epochs: int = 100  # passes over the training samples
     batch: int = 128  # samples of a training step, over all processes
-    accumulate: int = 1  # pieces of a process's share, whose gradients are added
+    accumulate: int = 1  # pieces that a process's share of a batch is cut into; gradients are added
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"  # sgd: with momentum 0.9
-    lr: float = 1e-3  # the highest of the schedule
-    lr_end: float = 0  # the lowest, of a cosine
+    lr: float = 1e-3  # learning rate, the highest of the schedule
+    lr_end: float = 0  # the lowest learning rate of a cosine
     schedule: Schedule = "cosine"  # of lr; plateau: x 0.1 after 5 stale epochs; onecycle: up and down again
     schedule_every: Literal["epoch", "step"] = "step"  # when a cosine changes lr; epoch: the last has lr_end
-    step_epochs: int = 30  # of schedule step: epochs between x 0.1
-    warmup_epochs: float = 0  # in which lr rises to that of the schedule, a cosine or steps
-    weight_decay: float = 0  # of adamw and of sgd; of adam it is added to the gradient
+    step_epochs: int = 30  # for schedule step: multiply lr by 0.1 every so many epochs
+    warmup_epochs: float = 0  # epochs in which lr rises to that of the schedule (cosine or step)
+    weight_decay: float = 0  # of adamw and sgd; for adam it is added to the gradient
     decay_all: bool = True  # weight decay on norms, biases and gates too
-    clip: float | None = None  # the gradient norm that longer ones are cut to
-    ema: float | None = None  # decay of the averaged weights, which are evaluated and kept too
-    precision: Precision = "fp32"  # fp16: its loss is scaled; auto: bf16 or fp32, what is faster here
-    channels_last: Layout = "gpu"  # the layout of images; gpu: on one alone; auto: where it is faster here
+    clip: float | None = None  # the largest gradient norm; longer gradients are scaled down to it
+    ema: float | None = None  # decay of the averaged weights, which are also evaluated and saved
+    precision: Precision = "fp32"  # fp16 scales its loss; auto: bf16 or fp32, whichever is faster here
+    channels_last: Layout = "gpu"  # layout of images; gpu: only on a GPU; auto: if it is faster here
     compile: bool = False  # torch.compile the model
-    sync_norm: bool = True  # batch statistics over all processes
-    settle: int = 0  # batches of training whose statistics norms evaluate with; 0: the running ones
-    init_from: Path | None = None  # weights to start from: what --checkpoint takes
-    seed: int = 0  # of the first weights, the order of the samples, and what augments them
-    name: str | None = None  # of the run directory; default: the recipe's, or the next free number
+    sync_norm: bool = True  # take batch statistics over all processes
+    settle: int = 0  # training batches that give norms their statistics for evaluation; 0: running ones
+    init_from: Path | None = None  # weights to start from; takes what --checkpoint takes
+    seed: int = 0  # of the initial weights, the order of the samples, and their augmentation
+    name: str | None = None  # name of the run directory; default: the recipe's, numbered if taken
     runs_dir: Path = Path("runs")
-    resume: str | None = None  # auto, a checkpoint or a run directory
-    save_minutes: float = 20  # between the checkpoints within an epoch
-    limit_batches: int | None = None  # of an epoch, and of an evaluation
+    resume: str | None = None  # continue a run: auto, a checkpoint or a run directory
+    save_minutes: float = 20  # minutes between checkpoints within an epoch
+    limit_batches: int | None = None  # the most batches of an epoch, and of an evaluation
     test_batch: int = 100  # samples of an evaluation step, in each process
-    dry_run: bool = False  # a step on random input, then what a run takes; writes nothing
-    eval: bool = False  # only measure --checkpoint
+    dry_run: bool = False  # take a step on random input and print what a run takes; writes nothing
+    eval: bool = False  # only measure the --checkpoint
     checkpoint: Path | None = None  # ours (ckpt-..., or a run: its best), a published file, or one converted
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backend: Literal["auto", "fused", "reference"] = "auto"
     workers: int = 8  # processes that load data, for each training process
-    threads: int = 0  # of the CPU; 0 leaves PyTorch's choice
+    threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
     dist_timeout: float = 600  # seconds after which a process that does not answer ends the run
 
     if TYPE_CHECKING:
@@ -73,7 +77,7 @@ class Training:
         def recipe(self) -> str:
             """Its name: a field of every recipe."""
 
-    # What says where and how, not what is trained: it may change when a run goes on.
+    # Options that say where and how, not what is trained: they may change when a run continues.
     FREE: ClassVar[tuple[str, ...]] = (
         *("name", "init_from", "runs_dir", "resume", "save_minutes", "dry_run", "eval", "checkpoint"),
         *("test_batch", "device", "backend", "workers", "threads", "dist_timeout", "compile", "accumulate"),
@@ -86,7 +90,7 @@ class Training:
     )
 
     def check(self) -> None:
-        """A UsageError for options that contradict each other, before anything is read or written."""
+        """Raises UsageError for options that contradict each other, before anything is read or written."""
         check_ranges(self, self.RANGES)
         measuring = [flag for flag in self.COMMANDS if getattr(self, flag)]
         if len(measuring) > 1:
@@ -125,16 +129,16 @@ class Training:
 
     @classmethod
     def today(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        """A recipe that an older version recorded, in today's fields: what it lacks has its default, by which
-        nothing changed.
+        """A recipe that an older version recorded, in today's fields. A missing field gets its default, which
+        is what the older version did.
         """
         recipe = {**as_json(cls()), **recorded}
         if "lr_end" not in recorded and recipe["channels_last"] == "auto":
-            recipe["channels_last"] = "gpu"  # what it meant
+            recipe["channels_last"] = "gpu"  # what "auto" meant then
         return recipe
 
     def optimiser(self, model: nn.Module, exempt: Collection[str] = ()) -> Optimizer:
-        """`exempt`: modules, by name, that take no weight decay where not all do."""
+        """The optimizer for `model`. `exempt` names modules without weight decay, if `decay_all` is off."""
         groups = model.parameters() if self.decay_all else decayed(model, self.weight_decay, exempt)
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, self.lr, momentum=0.9, weight_decay=self.weight_decay)
@@ -142,7 +146,9 @@ class Training:
         return kind(groups, self.lr, weight_decay=self.weight_decay)
 
     def scheduler(self, optimizer: Optimizer, epoch: int, period: int | None = None) -> LRScheduler:
-        """Of epochs of so many steps; `period`: the epochs in which a cosine falls, where it rises again."""
+        """The learning-rate schedule for epochs of `epoch` steps. `period` is the number of epochs in which a
+        cosine falls, if it rises again.
+        """
         warmup = round(self.warmup_epochs * epoch)
         if self.schedule == "constant":
             return LambdaLR(optimizer, lambda step: 1.0)
@@ -160,27 +166,27 @@ class Training:
         )
 
     def update(self, model: nn.Module) -> Update:
-        """Accumulation, clipping, the scale of fp16, averaged weights."""
+        """How gradients become an update: accumulation, clipping, the scale of fp16, averaged weights."""
         device = next(model.parameters()).device
         scaler = torch.amp.GradScaler(device.type) if self.precision == "fp16" else None
-        if scaler is not None:  # the rate moves on where the first update overflows, which is no mistake
+        if scaler is not None:  # the rate moves on even if the first update overflows; that is no mistake
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         return Update(
             self.accumulate, self.clip, scaler, None if self.ema is None else ema_of(model, self.ema)
         )
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """In which a forward pass runs."""
+        """The autocast context in which a forward pass runs."""
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
     def layout(self, device: torch.device) -> torch.memory_format:
-        """Of kernels and of what is fed."""
+        """The memory format of kernels and inputs."""
         last = device.type == "cuda" if self.channels_last in ("gpu", "auto") else self.channels_last == "yes"
         return torch.channels_last if last else torch.contiguous_format
 
     def bits(self, device: torch.device) -> dict[str, Any]:
-        """What the last bits of a run hang on, beside its recipe and the number of processes."""
+        """What affects the last bits of a run, in addition to its recipe and the number of processes."""
         return {
             "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
             "processor": torch.backends.cpu.get_cpu_capability(),
@@ -193,6 +199,6 @@ class Training:
         }
 
     def set_precision(self) -> None:
-        """Whether float32 products may be rounded to TensorFloat-32."""
+        """Sets whether float32 products may be rounded to TensorFloat-32."""
         torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
         torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")

@@ -1,4 +1,4 @@
-"""A training step on random input: how long it takes, and what precision and layout are faster here."""
+"""A training step on random input: how long it takes, and which precision and layout are faster here."""
 
 import statistics
 import time
@@ -20,14 +20,29 @@ T = TypeVar("T", bound=Training)
 
 
 class Step(NamedTuple):
-    """`take()` is a training step of the model, (seconds, loss)."""
+    """A training step to try out.
+
+    Args:
+        model: the network.
+        take: takes a step; returns (seconds, loss).
+    """
 
     model: nn.Module
     take: Callable[[], tuple[float, float]]
 
 
 def step_of(t: Training, model: nn.Module, loss: Loss, batch: Any, exempt: Collection[str] = ()) -> Step:
-    """A training step of the model on one piece of a process's share, as often as it has pieces."""
+    """A training step of the model with the options `t`.
+
+    It takes `batch`, one piece of a process's share, `t.accumulate` times.
+
+    Args:
+        t: the options.
+        model: the network.
+        loss: see `fit`.
+        batch: a piece of a process's share of a batch, of `piece_of` samples.
+        exempt: names of modules without weight decay, if `decay_all` is off.
+    """
     optimizer, update = t.optimiser(model, exempt), t.update(model)
     device = next(model.parameters()).device
 
@@ -46,7 +61,7 @@ def step_of(t: Training, model: nn.Module, loss: Loss, batch: Any, exempt: Colle
 
 
 def piece_of(t: Training, processes: Processes) -> int:
-    """Samples of a piece of a process's share of a batch."""
+    """The number of samples in a piece of a process's share of a batch."""
     return max(1, max(1, t.batch // processes.world) // t.accumulate)
 
 
@@ -58,8 +73,15 @@ def rows_of_trial(
     samples: int,
     called: str,
 ) -> list[tuple[str, str]]:
-    """What a run takes on the set `name`, whose epoch has so many samples, called images, say: a table's
-    rows, by the second of two steps.
+    """The rows of a table that says what a run takes, measured on the second of two steps.
+
+    Args:
+        t: the options.
+        step: a training step.
+        processes: the processes of the run.
+        name: the name of the data set.
+        samples: the number of samples in its epoch.
+        called: what a sample is called, such as "images".
     """
     step.take()  # sets up
     seconds, loss = step.take()
@@ -82,7 +104,7 @@ def rows_of_trial(
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16: a GPU's, AMX or AVX512-BF16."""
+    """Whether the device has instructions for bfloat16: those of a GPU, AMX or AVX512-BF16."""
     if device.type == "cuda":
         native: bool = torch.cuda.is_bf16_supported(including_emulation=False)
         return native
@@ -98,11 +120,16 @@ def settled(
     recorded: Mapping[str, Any] | None,
     trial: Callable[[T], Step] | None = None,
 ) -> T:
-    """`t` with what its "auto" means. A run that goes on keeps what it has `recorded`; a GPU takes bf16 and
-    channels-last where it has bfloat16; on a CPU the fastest of what it has instructions for is taken, by a
-    measurement of a few steps in the first process.
+    """The options `t` with "auto" replaced by what it stands for.
 
-    `trial(t)` makes a step as `step_of` does; not needed where all is recorded.
+    A run that continues keeps what it has recorded. A GPU with bfloat16 gets bf16 and channels-last. On a
+    CPU, the first process measures a few steps and takes the fastest of what the CPU has instructions for.
+
+    Args:
+        t: the options.
+        processes: the processes of the run.
+        recorded: the recipe of the run that continues, if there is one.
+        trial: makes a step with options, as `step_of` does; not needed if everything is recorded.
     """
     names = [name for name in ("precision", "channels_last") if getattr(t, name) == "auto"]
     kept = {name: recorded[name] for name in names if recorded and recorded.get(name, "auto") != "auto"}
@@ -132,7 +159,7 @@ def settled(
 def _fastest(
     options: list[dict[str, Any]], make: Callable[[dict[str, Any]], Step]
 ) -> tuple[dict[str, Any], str]:
-    """The option whose step is the fastest, and a sentence; steps in turns, medians of three."""
+    """The option with the fastest step, and a sentence. The steps take turns; times are medians of three."""
     steps = [make(option) for option in options]
     for step in steps:  # the first one sets up
         step.take()

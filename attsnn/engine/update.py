@@ -1,4 +1,4 @@
-"""How gradients become an update, beside the optimiser: scaling, clipping, averaged weights."""
+"""How gradients become an update, apart from the optimiser: scaling, clipping, averaged weights."""
 
 import math
 from dataclasses import dataclass
@@ -17,10 +17,14 @@ class Update:
     """What a step does with its gradients.
 
     Args:
-        accumulate: pieces that a batch is cut into, whose gradients are added; a norm sees a piece at a time.
-        clip: the norm that longer gradients are cut to; None: as they are.
-        scaler: of the loss, for float16; a step whose gradients overflow is left out and the scale halved.
-        ema: averaged weights (`ema_of`), evaluated and kept beside the model's.
+        accumulate: the pieces that a batch is cut into, whose gradients are added. A norm sees one piece at a
+            time.
+        clip: the largest gradient norm; longer gradients are scaled down to it. None: no clipping.
+        scaler: scales the loss, for float16. If gradients overflow, the step is left out and the scale
+            halved.
+        ema: averaged weights (`ema_of`), which are evaluated and saved in addition to the model's.
+
+    Raises ValueError for an `accumulate` below 1 or a `clip` that is not above 0.
     """
 
     accumulate: int = 1
@@ -36,7 +40,7 @@ class Update:
             )
 
     def backward(self, loss: Tensor) -> None:
-        """The gradients of the loss, added to those that are there."""
+        """Adds the gradients of the loss to those that are there."""
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
 
@@ -51,7 +55,7 @@ class Update:
         return math.isfinite(norm) or (self.scaler is not None and self.scaler.get_scale() > 1)
 
     def apply(self, optimizer: Optimizer, model: nn.Module, norm: float) -> None:
-        """Clips, updates, averages."""
+        """Clips the gradients, updates the weights, and averages them."""
         if self.clip is not None and norm > self.clip:
             length = torch.tensor(norm, device=next(model.parameters()).device)
             torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.clip, length)
@@ -64,24 +68,25 @@ class Update:
             self.ema.update_parameters(model)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it as JSON values."""
+        """What a checkpoint holds of this as JSON values."""
         return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
 
     def averaged(self) -> dict[str, Tensor] | None:
-        """What a checkpoint holds of it as tensors."""
+        """What a checkpoint holds of this as tensors."""
         return None if self.ema is None else self.ema.state_dict()
 
     def restore(self, saved: Checkpoint) -> None:
-        """Takes both back."""
+        """Restores `state` and `averaged` from a checkpoint."""
         if self.scaler is not None:
             self.scaler.load_state_dict(saved.state["scaler"])
         if self.ema is not None:
-            self.ema.load_state_dict(cast(dict[str, Tensor], saved.ema))  # a TypeError where there are none
+            self.ema.load_state_dict(cast(dict[str, Tensor], saved.ema))  # a TypeError if there are none
 
 
 def ema_of(model: nn.Module, decay: float) -> AveragedModel:
-    """The exponential moving average of the weights and running statistics, over steps; after n steps its
-    decay is at most (1 + n) / (10 + n), so that it forgets where it started.
+    """The exponential moving average of the weights and running statistics, over steps.
+
+    After n steps its decay is at most (1 + n) / (10 + n), so that it forgets where it started.
     """
 
     def average(

@@ -1,5 +1,5 @@
-"""Other people's networks: those of SpikingJelly and snnTorch on our kernels (`accelerate`), and files of NIR
-(`nir`). Imports no peer.
+"""Other packages' networks: those of SpikingJelly and snnTorch run on attsnn's kernels (`accelerate`), and
+files of NIR are read and written (`nir`). Imports none of these packages.
 """
 
 from . import nir

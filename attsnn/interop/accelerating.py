@@ -1,4 +1,6 @@
-"""`accelerate`: a network of SpikingJelly or snnTorch on our kernels, by one call that can be taken back."""
+"""`accelerate` runs a network of SpikingJelly or snnTorch on attsnn's kernels, by one call
+that can be undone.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
@@ -26,8 +28,14 @@ from .verifying import links_of, verify
 
 
 class Line(NamedTuple):
-    """A neuron: its name, what it was, what it is, None where it was kept, and why it was, or is not fused;
-    `chain`: the names of the layers that are one op, and of what they read.
+    """What happened to one neuron layer.
+
+    Args:
+        name: the layer's name.
+        was: its former class.
+        now: what computes it now; None if it was kept.
+        why: why it was kept or not fused; empty otherwise.
+        chain: the names of the layers that are one op with it, and of the layer whose output they read.
     """
 
     name: str
@@ -39,7 +47,16 @@ class Line(NamedTuple):
 
 @dataclass
 class Report:
-    """What `accelerate` did: `lines`, one a neuron; `verified`, in words; `restore` takes it back."""
+    """What `accelerate` did; print it.
+
+    Args:
+        network: the network.
+        lines: one `Line` per neuron layer.
+        exchanged: the modules whose class was exchanged; `restore` undoes that.
+        verified: how the result was verified, in sentences.
+        dry_run: whether nothing was changed.
+        fuse: whether norms were to be fused.
+    """
 
     network: nn.Module
     lines: list[Line]
@@ -50,7 +67,7 @@ class Report:
 
     @property
     def covered(self) -> int:
-        """Neuron layers that are, or would be, exchanged."""
+        """The number of neuron layers that are, or would be, exchanged."""
         return sum(line.now is not None for line in self.lines)
 
     @property
@@ -59,7 +76,7 @@ class Report:
         return [line.chain for line in self.lines if line.chain]
 
     def restore(self) -> nn.Module:
-        """Gives every neuron and norm its class back; returns the network."""
+        """Gives every neuron and norm its former class back; returns the network."""
         for module in self.exchanged:
             if isinstance(module, Exchanged):
                 module.__dict__.pop("_chain", None)
@@ -84,27 +101,34 @@ class Report:
 def accelerate(
     network: nn.Module, example: Any = None, *, fuse: bool = False, dry_run: bool = False
 ) -> Report:
-    """Lets the neurons of a network of SpikingJelly (2.0, 0.0.0.0.14, and `clock_driven` of those and of
-    0.0.0.0.12) compute with our kernels, in place, to the same results; of snnTorch's, whose steps are the
-    user's, the reset is a comparison.
+    """Lets the neurons of a SpikingJelly or snnTorch network compute with attsnn's kernels, in place,
+    with the same results.
 
-    A neuron stays the object that it is; its class becomes a subclass of its own, which overrides the steps.
-    So the state dict, hooks, `isinstance`, `reset_net`, `set_step_mode` and `utils.reset` are as before, and
-    a network that walks through time itself goes on doing so. Classes are known by their exact names: a
-    subclass, or what has no counterpart, is kept, with the reason.
+    This covers SpikingJelly 2.0, 0.0.0.0.13 and 14, and its `clock_driven` up to 0.0.0.0.14. For snnTorch,
+    whose steps belong to the user, only the reset is replaced, by a comparison.
+
+    A neuron stays the same object. Its class becomes a subclass of its own class that overrides only the
+    steps. So the state dict, hooks, `isinstance`, `reset_net`, `set_step_mode` and `utils.reset` work as
+    before, and a network that walks through time by itself goes on doing so. Classes are recognised by their
+    exact names. A subclass, or a neuron without a counterpart here, is kept, and the report says why.
 
     Args:
-        example: an input: a tensor, or a tuple or dict of arguments. On it copies of the network, before and
-            after, are compared in float64 before this returns (of snnTorch, which has float32 alone, in
-            that), in the mode that the network is in: each neuron on what it was fed, its spikes, gradients
-            and state, then the whole. Hooks do not run on the copies.
-        fuse: a batch norm whose output goes to a neuron alone is computed by the neuron, in one op: the norm
-            hands on what it is given. Which these are is seen on the example.
-        dry_run: only say what would be done, and verify nothing. What would be fused is said with an example
-            alone.
+        network: the network.
+        example: an input of the network: a tensor, or a tuple or dict of arguments. Before this returns,
+            copies of the network before and after are compared on it in float64 (for snnTorch, which has only
+            float32, in float32), in the mode that the network is in. First each neuron is compared on the
+            input that it was fed: its spikes, gradients and state; then the whole network. Hooks do not run
+            on the copies.
+        fuse: if only a neuron reads the output of a batch norm, the neuron computes the norm as well, in one
+            op, and the norm passes its input on. The example shows which norms these are.
+        dry_run: only report what would be done; change and verify nothing. An example is needed only to say
+            what would be fused.
 
-    Returns a `Report`: print it. Raises ValueError without an example, and MismatchError, with everything as
-    it was, where the results differ.
+    Returns a `Report`; print it.
+
+    Raises:
+        ValueError: there is no example, and `dry_run` is off.
+        MismatchError: the results differ. The network is as it was.
     """
     if example is None and not dry_run:
         raise ValueError(
@@ -126,12 +150,12 @@ def accelerate(
 
 
 def _exchange(network: nn.Module, neurons: list[str], links: dict[str, Link]) -> list[nn.Module]:
-    """Gives those modules, and the norms that they are linked with, our classes; returns them."""
+    """Gives these modules, and the norms that they are linked with, our classes; returns them."""
     modules: dict[str, nn.Module] = dict(network.named_modules())
     done: list[nn.Module] = []
     for name in neurons:
         module, kind = modules[name], kind_of(modules[name])
-        assert kind is not None  # of a neuron that was chosen
+        assert kind is not None  # neurons that were chosen have a kind
         module.__class__ = exchanged(type(module), kind.steps)
         done.append(module)
     for name, link in links.items():
@@ -145,7 +169,7 @@ def _exchange(network: nn.Module, neurons: list[str], links: dict[str, Link]) ->
 def _linked(
     network: nn.Module, lines: list[Line], chosen: list[str], example: Any
 ) -> tuple[list[Line], dict[str, Link]]:
-    """The lines with what is fused, or why it is not, and the links."""
+    """The lines, with what is fused or why it is not, and the links."""
     modules: dict[str, nn.Module] = dict(network.named_modules())
     norms = [name for name, module in modules.items() if names_of(type(module)) in NORMS]
     kinds = {name: kind_of(modules[name]) for name in chosen}
@@ -170,7 +194,7 @@ def _linked(
 
 
 def _look(name: str, module: nn.Module) -> Line | None:
-    """What is to be done with a module; None of one that is no neuron of theirs."""
+    """What is to be done with a module; None if it is not a neuron of these packages."""
     kind, cls = kind_of(module), type(module)
     if isinstance(module, Exchanged):
         return Line(name, name_of(module._theirs), None, "it has been exchanged before")
@@ -189,6 +213,6 @@ def _look(name: str, module: nn.Module) -> Line | None:
 
 
 def _fires(module: nn.Module) -> bool:
-    """Whether a module of theirs is a neuron."""
+    """Whether a module of these packages is a neuron."""
     where = type(module).__module__
     return ".neuron" in where or "._neurons" in where or where.startswith("norse.torch.module")

@@ -1,9 +1,9 @@
-"""Neurons of other packages that compute with our kernels: the same objects, their class exchanged for a
-subclass of their own, which overrides the steps alone.
+"""Neurons of other packages that compute with our kernels. They stay the same objects; their class is
+exchanged for a subclass of it that overrides only the steps.
 
-Parameters, keys of the state dict, hooks, the state, `isinstance` and what finds modules by it (`reset_net`,
-`set_step_mode`, snnTorch's `utils.reset`) hold by construction. No package is imported: classes are known by
-their exact names.
+So parameters, keys of the state dict, hooks, the state, `isinstance` and the functions that find modules by
+it (`reset_net`, `set_step_mode`, snnTorch's `utils.reset`) work by construction. No package is imported:
+classes are recognised by their exact names.
 """
 
 import functools
@@ -30,11 +30,13 @@ CONSTANTS = (
     "v_reset",
     "decay_input",
     "detach_reset",
-)  # their names of numbers and rules
+)  # their names of the constants
 
 
 class Kind(NamedTuple):
-    """What a class is: as what it is shown, what computes its constants, and how it steps."""
+    """What is done with a class: the name shown for it, the function that computes its
+    constants, and its steps.
+    """
 
     shown: str
     constants: Callable[[Any], dict[str, Any]]
@@ -67,7 +69,7 @@ def _integrating(
 
 
 def _kept(function: "functools._lru_cache_wrapper[dict[str, Any]]", *values: Any) -> dict[str, Any]:
-    """function(*values), as it was found before; torch.compile wants the function itself."""
+    """function(*values), from its cache; torch.compile needs the function itself."""
     return function.__wrapped__(*values) if torch.compiler.is_compiling() else function(*values)
 
 
@@ -87,7 +89,7 @@ def parametric(m: Any) -> dict[str, Any]:
 
 
 def comparing(m: Any) -> dict[str, Any]:
-    """Of what fires where it is above the threshold."""
+    """The constants of a neuron that fires if it is above the threshold."""
     return {"surrogate": surrogate_of(m.spike_grad)}
 
 
@@ -98,7 +100,7 @@ def comparing(m: Any) -> dict[str, Any]:
 if TYPE_CHECKING:
 
     class _Theirs(nn.Module):
-        """What the classes that are exchanged have, between them."""
+        """What the classes that are exchanged have, taken together."""
 
         v: Any  # a number at rest
         v_threshold: float
@@ -117,7 +119,9 @@ else:
 
 
 class Exchanged(_Theirs):
-    """What all of them have. `_theirs` is the class that was exchanged, `_chain` what it is fused with."""
+    """What all exchanged classes have: `_theirs` is the class that was exchanged, `_chain` what
+    it is fused with.
+    """
 
     _theirs: type
     _chain: Chain | None = None
@@ -130,7 +134,7 @@ class Exchanged(_Theirs):
         return KINDS[names_of(self._theirs)].constants(self)
 
     def _ours(self) -> dict[str, Any] | None:
-        """The neuron's constants as they are now; None where it has since become one that is kept."""
+        """The neuron's constants as they are now; None if it has become a neuron that is kept."""
         if getattr(self, "store_v_seq", False) or getattr(self, "_neuron_precision", None) is not None:
             return None
         try:
@@ -140,16 +144,16 @@ class Exchanged(_Theirs):
 
 
 def _made_again(theirs: type, steps: type[Exchanged]) -> Exchanged:
-    """Of a copy or a pickle, before its state is given."""
+    """An object for a copy or a pickle, before it gets its state."""
     own = exchanged(theirs, steps)
     return own.__new__(own)
 
 
 class Stateful(Exchanged):
-    """SpikingJelly's, whose state is `v`."""
+    """SpikingJelly's neurons, whose state is `v`."""
 
     def _stepped(self, x: Tensor, ours: dict[str, Any]) -> Tensor:
-        """x [T, N, ...] from the state, which goes on, in the graph."""
+        """Steps x [T, N, ...] from the state, which continues, in the graph."""
         if self._chain is not None and self._chain.take(self):
             out, self.v = self._chain.seam(x, _state(self, x), ours)
         else:
@@ -157,14 +161,14 @@ class Stateful(Exchanged):
         return out
 
     def distances(self, x: Tensor) -> Tensor:
-        """Of the membrane to the threshold, of x as the module takes it; the state stays."""
+        """The distances of the membrane to the threshold, for x as the module takes it. The state stays."""
         sequence = x if self.takes_sequences() else x[None]
         how = {**self._constants(), "emit": "membrane", "final_state": False}
         found: Tensor = ops.lif(sequence, _state(self, sequence), **how)[0] - self.v_threshold
         return found if self.takes_sequences() else found[0]
 
     def takes_sequences(self) -> bool:
-        """Whether it takes [T, N, ...], not a step."""
+        """Whether it takes [T, N, ...] rather than a single step."""
         return self.step_mode == "m"
 
 
@@ -207,19 +211,19 @@ class ClockSequences(Stateful):
 
 
 def _state(m: Any, x: Tensor) -> Tensor | None:
-    """What `m.v` is for x; None at rest."""
+    """The state `m.v` for input x; None at rest."""
     v, shape, dtype = m.v, x.shape[1:], state_dtype(x)
     rest = 0.0 if m.v_reset is None else m.v_reset
     if not isinstance(v, Tensor):
         return None if v == rest else torch.full(shape, v, dtype=dtype, device=x.device)
     if v.shape != shape and type(m)._theirs.__module__.startswith(V2):
-        return None  # 2.0 begins anew where the batch has another size
+        return None  # 2.0 starts from rest if the batch has another size
     return v.to(dtype=dtype, device=x.device).expand(shape)
 
 
 class SnnTorchSteps(Exchanged):
-    """`snntorch.Leaky`, whose step is the user's: only its reset, which has no gradient, is the comparison
-    alone. To fire by an op of one step was tried and is slower.
+    """`snntorch.Leaky`, whose step belongs to the user. Only its reset, which has no gradient, becomes a
+    plain comparison. Firing by an op of one step was tried and is slower.
     """
 
     def mem_reset(self, mem: Tensor) -> Tensor:
@@ -228,7 +232,7 @@ class SnnTorchSteps(Exchanged):
         return (mem.detach() > self.threshold.detach()).to(mem.dtype)
 
     def distances(self, *args: Any) -> Tensor:
-        """Of the membrane to the threshold, of what the module takes; the state stays."""
+        """The distances of the membrane to the threshold, for what the module takes. The state stays."""
         before = self.mem
         self.forward(*args)
         found, self.mem = self.mem - self.threshold, before
@@ -236,7 +240,7 @@ class SnnTorchSteps(Exchanged):
 
 
 class HandsOn(Exchanged):
-    """A batch norm that leaves its work to the neuron after it, where that can do it."""
+    """A batch norm that leaves its work to the neuron after it, where that neuron can do it."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self._chain is not None and self._chain.open(self):
@@ -262,7 +266,7 @@ KINDS: dict[tuple[str, str], Kind] = {
     (V0, "MultiStepParametricLIFNode"): Kind("PLIF", parametric, ClockSequences),
     ("snntorch._neurons.leaky", "Leaky"): Kind("comparison for the reset", comparing, SnnTorchSteps),
 }
-NORMS = {  # whose statistics are those of all that they are given
+NORMS = {  # norms whose statistics are those of their whole input
     ("torch.nn.modules.batchnorm", "BatchNorm1d"),
     ("torch.nn.modules.batchnorm", "BatchNorm2d"),
     ("spikingjelly.activation_based.layer.bn", "BatchNorm1d"),
@@ -283,12 +287,12 @@ def kind_of(module: nn.Module) -> Kind | None:
 
 
 def names_of(kind: type) -> tuple[str, str]:
-    """By which a class is known."""
+    """The names by which a class is recognised."""
     return kind.__module__, kind.__qualname__
 
 
 def reason_to_keep(module: Any) -> str | None:
-    """Why a neuron of the table keeps computing as it does, in words; None: it can be exchanged."""
+    """Why a neuron of the table is not exchanged, in words; None if it can be."""
     try:
         if getattr(module, "store_v_seq", False):
             return "it stores the membrane of every step (store_v_seq=True)"
@@ -305,7 +309,7 @@ def reason_to_keep(module: Any) -> str | None:
 
 
 def _reason_of_leaky(m: Any) -> str | None:
-    """Of snnTorch's, whose steps we leave as they are."""
+    """The same for snnTorch's neuron, whose steps stay as they are."""
     if m.surrogate_disable:
         return "it has no surrogate (surrogate_disable=True)"
     if m.inhibition:
@@ -319,7 +323,7 @@ def _reason_of_leaky(m: Any) -> str | None:
 
 
 def _exchanged(theirs: type, steps: type) -> type[Exchanged]:
-    """The subclass of a class that does those steps in our way."""
+    """The subclass of a class that takes its steps in our way."""
     own = {"_theirs": theirs}
     return type(theirs.__name__, (steps, theirs), {"__module__": __name__, "__doc__": theirs.__doc__, **own})
 

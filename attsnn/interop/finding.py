@@ -1,5 +1,7 @@
-"""Which norm's output a neuron reads, found by watching a run, so that the network's own code says it, be it
-containers, functions or loops. Between the two, values may be moved, but not changed nor read by anyone else.
+"""Which norm's output a neuron reads.
+
+It is found by watching a run, so the network's own code decides it, be it containers, functions or loops.
+Between the norm and the neuron, values may be moved, but neither changed nor read by anything else.
 """
 
 import gc
@@ -17,7 +19,7 @@ MOVES = {
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous"),
     *("permute", "transpose", "swapaxes", "movedim", "moveaxis"),
 }
-QUESTIONS = {  # about a tensor, not its values
+QUESTIONS = {  # functions that ask about a tensor, not for its values
     *("__get__", "size", "dim", "ndimension", "numel", "nelement", "__len__", "__hash__"),
     *("stride", "storage_offset", "element_size", "is_contiguous"),
     *("is_floating_point", "is_complex", "get_device"),
@@ -27,7 +29,9 @@ Move = Callable[[Tensor], Tensor]
 
 
 class Link(NamedTuple):
-    """A norm, and how its output gets to the neuron that alone reads it; `layer`: what the norm reads."""
+    """A norm, and how its output gets to the only neuron that reads it; `layer` is the layer whose
+    output the norm reads.
+    """
 
     layer: str | None
     norm: str
@@ -42,7 +46,7 @@ class Link(NamedTuple):
 
 @dataclass
 class _Origin:
-    """A layer or a norm whose output is followed, and why nothing can be fused with it, where that is so."""
+    """A layer or norm whose output is followed, and the reason if nothing can be fused with it."""
 
     name: str
     norm: bool
@@ -56,7 +60,7 @@ class _Origin:
 
 @dataclass
 class _Trail:
-    """From an origin's output to a tensor: the moves, and the channel of each value."""
+    """The way from an origin's output to a tensor: the moves, and the channel of each value."""
 
     origin: _Origin
     channels: Tensor | None
@@ -67,7 +71,7 @@ class _Trail:
 def find(
     network: nn.Module, norms: list[str], neurons: list[str], run: Callable[[], Any]
 ) -> dict[str, Link | str]:
-    """Of each of those neurons its `Link`, or in words why it has none. `run` runs the network once."""
+    """For each of the neurons its `Link`, or in words why it has none. `run` runs the network once."""
     watch = _Watch(network, norms, neurons)
     handles = watch.hang()
     try:
@@ -95,14 +99,14 @@ class _Watch(TorchFunctionMode):
         self.origins = {name: _Origin(name, norm=True) for name in norms}
         self.found = {name: _Found() for name in neurons}
         self.trails: MutableMapping[Tensor, _Trail] = WeakIdKeyDictionary()
-        # what a norm was called with, which it would hand on itself
+        # what a norm was called with, which it would pass on unchanged
         self.given: MutableMapping[Tensor, _Origin] = WeakIdKeyDictionary()
-        self.inside = 0  # modules that are looked at as a whole
+        self.inside = 0  # depth inside modules that are seen as a whole
 
     # ---- events
 
     def hang(self) -> list[Any]:
-        """The hooks, by which modules are seen."""
+        """Attaches the hooks by which modules are seen."""
         handles = []
         for name, module in self.modules.items():
             seen = name in self.origins or name in self.found or isinstance(module, LAYERS)
@@ -158,7 +162,7 @@ class _Watch(TorchFunctionMode):
         trail = trails[0]
         if name in MOVES and len(given) == 1 and args and args[0] is given[0] and out is not given[0]:
             self._use(trail, name)
-            more = args[1:]  # not the tensor itself, which would live on
+            more = args[1:]  # not the tensor itself, which would be kept alive
 
             def move(x: Tensor) -> Tensor:
                 moved: Tensor = func(x, *more, **kwargs)
@@ -182,7 +186,7 @@ class _Watch(TorchFunctionMode):
                 origin.refuse(f"{name} overwrites what {origin.name} reads")
 
     def _read(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """By a norm, a neuron or a layer."""
+        """A norm, a neuron or a layer reads its arguments."""
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         for x in given:
             if x in self.trails:
@@ -209,7 +213,7 @@ class _Watch(TorchFunctionMode):
             at = 2 if getattr(module, "step_mode", "s") == "m" else 1
             shape = [1] * out.dim()
             shape[at] = -1
-            channels = torch.empty_like(out, dtype=torch.int64)  # which lies as the output does
+            channels = torch.empty_like(out, dtype=torch.int64)  # in the memory layout of the output
             channels.copy_(torch.arange(out.shape[at], device=out.device).view(shape))
             self.trails[out] = _Trail(origin, channels)
         elif isinstance(module, LAYERS):
@@ -221,7 +225,7 @@ class _Watch(TorchFunctionMode):
         trail.reader = reader
 
     def returned(self, out: Any) -> None:
-        """By the network."""
+        """The network returns `out`."""
         for x in tree_leaves(out):
             if isinstance(x, Tensor) and x in self.trails:
                 self.trails[x].origin.refuse(f"the network returns what {self.trails[x].origin.name} does")
@@ -262,7 +266,9 @@ def _in_place(name: str) -> bool:
 
 
 def _last(channels: Tensor | None, neuron: Any) -> bool | None:
-    """Whether the channels of what a neuron reads are its last dimension, or its third; None: neither."""
+    """Whether the channels of what a neuron reads are its last dimension (True) or its
+    third (False); None: neither.
+    """
     if channels is None:
         return None
     sequence = channels if neuron.takes_sequences() else channels[None]

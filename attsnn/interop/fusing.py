@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def reason_against(name: str, norm: nn.Module, neuron: Any) -> str | None:
-    """Why a norm and the neuron that reads it stay two ops, in words; None: one op can do it."""
+    """Why a norm and the neuron that reads it stay two ops, in words; None if one op can do it."""
     if not as_made(norm, type(norm)):
         return f"{name} has hooks or a forward of its own"
     if not as_made(neuron, type(neuron)):
@@ -24,36 +24,37 @@ def reason_against(name: str, norm: nn.Module, neuron: Any) -> str | None:
 
 
 def _in_backward() -> bool:
-    """Whether a backward pass runs now, as torch.utils.checkpoint asks it."""
+    """Whether a backward pass is running, determined as torch.utils.checkpoint does it."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() >= 0
 
 
 class Chain:
-    """A norm that hands its input on, and the neuron that normalises it.
+    """A norm that passes its input on, and the neuron that normalises it.
 
-    At each call the norm asks whether it may hand on, and the neuron whether it did: what the user changes
-    meanwhile (hooks, another mode, another surrogate, a copy of one of the two) lets both compute by
-    themselves. `last`: whether the neuron reads channels last, [T, N, ..., C], not [T, N, C, ...].
+    At each call the norm asks whether it may pass its input on, and the neuron asks whether it did. What the
+    user changes meanwhile (hooks, another mode, another surrogate, a copy of one of the two) makes both
+    compute by themselves. `last` says whether the neuron reads channels last, [T, N, ..., C], instead of
+    [T, N, C, ...].
 
     Checkpointing calls one of the two, or both, again in a backward pass. A norm that is called alone there
-    hands on to nobody. A neuron that is called alone there reads what it read before, and leaves the running
-    statistics as they are.
+    passes its input to no neuron. A neuron that is called alone there reads what it read before, and leaves
+    the running statistics as they are.
     """
 
     def __init__(self, names: tuple[str, str], norm: nn.Module, neuron: "Stateful", last: bool):
         self.names, self.neuron, self.last = names, neuron, last
-        self.norm = cast(_BatchNorm, norm)  # of the peer's class that is named so
+        self.norm = cast(_BatchNorm, norm)  # or the peer's class of that name
         self.modes = self._modes()
         self.handed = False  # what the neuron reads next
         self.before = False  # what it read in the last forward pass
-        self.again = False  # whether it was handed on in a backward pass
+        self.again = False  # whether it was passed on in a backward pass
         self.updates = True
 
     def _modes(self) -> tuple[str | None, bool]:
         return getattr(self.norm, "step_mode", None), self.neuron.takes_sequences()
 
     def open(self, norm: nn.Module) -> bool:
-        """Whether the norm may hand on now what it is given; then it has."""
+        """Whether the norm may now pass on its input; if so, that is noted."""
         if self.handed and not self.again:
             self.handed = False
             raise RuntimeError(
@@ -74,7 +75,7 @@ class Chain:
         return self.handed
 
     def take(self, neuron: nn.Module) -> bool:
-        """Whether what the neuron reads has been handed on."""
+        """Whether what the neuron reads was passed on by the norm."""
         if neuron is not self.neuron:
             return False
         alone = not self.handed and _in_backward()
@@ -83,7 +84,9 @@ class Chain:
         return handed
 
     def seam(self, x: Tensor, v0: Tensor | None, ours: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """(spikes, state) of x [T, N, ...], not normalised, for the neuron with those constants."""
+        """(Spikes, state) of x [T, N, ...], which is not normalised yet, for a
+        neuron with these constants.
+        """
         if self.last:
             x, v0 = x.movedim(-1, 2), None if v0 is None else v0.movedim(-1, 1)
         found = ops.seam(x, norm=norm_of(self.norm), v0=v0, **ours)

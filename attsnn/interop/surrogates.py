@@ -1,4 +1,4 @@
-"""Other packages' surrogates as ours, by the exact names of what they are."""
+"""Other packages' surrogates as ours, recognised by their exact names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,8 @@ CLASSES: dict[str, Callable[[Any], Surrogate]] = {
     "SuperSpike": lambda f: fast_sigmoid(1.0, height=f.alpha),
     "PiecewiseLeakyReLU": lambda f: _flat(f),
 }
-FUNCTIONS: dict[str, tuple[str, Callable[[float], Surrogate]]] = {  # snnTorch's: what it closes over
+# snnTorch's functions: (the name of the variable that each closes over, ours).
+FUNCTIONS: dict[str, tuple[str, Callable[[float], Surrogate]]] = {
     "atan": ("alpha", arctan),
     "fast_sigmoid": ("slope", fast_sigmoid),
     "sigmoid": ("slope", sigmoid),
@@ -35,7 +36,7 @@ FUNCTIONS: dict[str, tuple[str, Callable[[float], Surrogate]]] = {  # snnTorch's
 
 
 class NoneOfOursError(ValueError):
-    """What a neuron has is none of ours; says what."""
+    """A neuron has something that attsnn does not have; the message names it."""
 
 
 def _flat(f: Any) -> Surrogate:
@@ -48,7 +49,7 @@ def _flat(f: Any) -> Surrogate:
 
 
 def surrogate_of(function: Any) -> Surrogate:
-    """Ours of a surrogate of SpikingJelly's or snnTorch's. Raises NoneOfOursError with the reason."""
+    """Our equivalent of a SpikingJelly or snnTorch surrogate. Raises NoneOfOursError with the reason."""
     kind = type(function)
     where, name = kind.__module__, kind.__qualname__
     if where in SPIKINGJELLY:

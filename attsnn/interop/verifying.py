@@ -1,4 +1,4 @@
-"""Whether an exchanged network computes what it did, before anybody relies on it."""
+"""Verifies that an exchanged network computes what it did, before anyone relies on it."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -13,8 +13,11 @@ from .finding import Link, find
 
 
 class _Bounds(NamedTuple):
-    """near: distance to the threshold within which rounding decides whether a neuron fires; close: what may
-    be between two tensors, of the largest value; rest: of the largest of all, where values cancel.
+    """Tolerances.
+
+    near: the distance to the threshold within which rounding decides whether a neuron fires; close: the
+    allowed difference of two tensors, relative to the largest value; rest: the same relative to the largest
+    value of all, for values that cancel.
     """
 
     near: float
@@ -26,7 +29,7 @@ class _Bounds(NamedTuple):
 
 
 BOUNDS = {torch.float64: _Bounds(1e-9, 1e-9, 1e-12), torch.float32: _Bounds(1e-6, 1e-5, 1e-6)}
-CALLS = 64  # of a neuron that are looked at
+CALLS = 64  # the most calls of a neuron that are compared
 
 Exchange = Callable[[nn.Module, list[str], dict[str, Link]], Any]
 Modules = dict[str, nn.Module]
@@ -37,7 +40,7 @@ class MismatchError(RuntimeError):
 
 
 class _Call(NamedTuple):
-    """What a neuron, or the norm before it, was called with, and the neuron's state then."""
+    """What a neuron, or the norm before it, was called with, and the neuron's state at that time."""
 
     args: tuple[Any, ...]
     state: Any
@@ -46,7 +49,7 @@ class _Call(NamedTuple):
 def verify(
     network: nn.Module, names: list[str], links: dict[str, Link], example: Any, exchange: Exchange
 ) -> list[str]:
-    """Sentences that say how it was verified; the network is not touched. Raises MismatchError."""
+    """Verifies, and returns sentences that say how. The network is not touched. Raises MismatchError."""
     with _own_random_numbers(network):
         check = _Check(network, names, links, example, exchange)
         return [check.neurons(), check.whole(), check.as_it_is()]
@@ -60,7 +63,7 @@ def links_of(
     example: Any,
     exchange: Exchange,
 ) -> dict[str, Link | str]:
-    """Of each of the neurons its link to one of the norms, or in words why it has none."""
+    """For each of the neurons its link to one of the norms, or in words why it has none."""
     with _own_random_numbers(network):
         check = _Check(network, names, {}, example, exchange)
         own = check.exchanged(check.dtype)
@@ -74,7 +77,7 @@ def _own_random_numbers(network: nn.Module) -> AbstractContextManager[None]:
 
 
 class _Unit(NamedTuple):
-    """What is verified at once: a neuron, and the norm before it where they are fused."""
+    """What is verified at once: a neuron, with the norm before it if they are fused."""
 
     name: str
     link: Link | None
@@ -92,7 +95,7 @@ class _Unit(NamedTuple):
         return modules[self.name](self.link.moved(modules[self.link.norm](*args)))
 
     def read(self, modules: Modules, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What the neuron reads; no statistics change."""
+        """What the neuron reads; no statistics are changed."""
         if self.link is None:
             return args
         norm = modules[self.link.norm]
@@ -101,8 +104,8 @@ class _Unit(NamedTuple):
 
 
 class _Check:
-    """The comparisons of a network with its exchanged self, on copies in a type that tells rounding from
-    more.
+    """Compares a network with its exchanged self, on copies in a type that tells
+    rounding from real differences.
     """
 
     def __init__(
@@ -126,7 +129,7 @@ class _Check:
         return found
 
     def neurons(self) -> str:
-        """Each neuron, with its norm, on what it is fed."""
+        """Compares each neuron, with its norm, on the input that it is fed."""
         units = [_Unit(name, self.links.get(name)) for name in self.names]
         fed = _fed(_copy(self.network, self.dtype), units, self.example, self.dtype)
         theirs = dict(_copy(self.network, self.dtype).named_modules())
@@ -146,7 +149,7 @@ class _Check:
         return text + (f". Not run on the example: {', '.join(idle)}." if idle else ".")
 
     def whole(self) -> str:
-        """Outputs and gradients of both networks."""
+        """Compares outputs and gradients of both networks."""
         results = []
         for net in (_copy(self.network, self.dtype), self.exchanged(self.dtype)):
             net.zero_grad(set_to_none=True)
@@ -163,7 +166,7 @@ class _Check:
                 found |= {f"The gradient of {name}": p.grad for name, p in net.named_parameters()}
             results.append(found)
         theirs, ours = results
-        # Of the gradients, which are those of a sum with factors of about 1.
+        # The sizes of the gradients, which are those of a sum with factors of about 1.
         sizes = [float(x.abs().max()) for x in list(theirs.values())[1:] if x is not None and x.numel()]
         largest = max(sizes, default=0.0)
         try:
@@ -180,7 +183,7 @@ class _Check:
         return f"The whole network's outputs and gradients are equal to {self.bounds}."
 
     def as_it_is(self) -> str:
-        """How many spikes differ in the network's own type."""
+        """Says how many spikes differ in the network's own type."""
         spikes = []
         for net in (_copy(self.network), self.exchanged(None)):
             with torch.no_grad(), _outputs(net, self.names) as found:
@@ -201,7 +204,7 @@ def _words(dtype: torch.dtype) -> str:
 
 
 def _copy(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """A copy, its states without their graph and itself without hooks, but for PyTorch's, in that type."""
+    """A copy of the network in that type. Its states have no graph, and it has no hooks but PyTorch's own."""
     memo = {}
     for module in network.modules():
         kept = (module.__dict__, module.__dict__.get("_memories", {}), module._buffers)
@@ -222,7 +225,7 @@ def _copy(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
 
 
 def _of_torch(hook: Any) -> bool:
-    """Whether it is one of PyTorch's own, by which pruning and old weight_norm compute weights."""
+    """Whether a hook is one of PyTorch's own, by which pruning and the old weight_norm compute weights."""
     return getattr(hook, "__module__", type(hook).__module__).startswith("torch.")
 
 
@@ -290,14 +293,14 @@ class _Ran(NamedTuple):
 
 
 def _compare(unit: _Unit, theirs: Modules, ours: Modules, call: _Call, bounds: _Bounds) -> tuple[int, int]:
-    """(values on the threshold, all values) of a call; MismatchError where another one differs."""
+    """(Values on the threshold, all values) of a call. Raises MismatchError if any other value differs."""
     name = unit.name
     neuron: Any = ours[name]
     _set_state(neuron, call.state)
     with torch.no_grad():
         near = neuron.distances(*unit.read(theirs, call.args)).abs() <= bounds.near
     a, b = _ran(unit, theirs, call), _ran(unit, ours, call)
-    # What follows a spike on the threshold is another sequence: that neuron is left out as a whole.
+    # After a spike on the threshold the sequences may part: that neuron is left out as a whole.
     lost = near.any(0) if near.dim() > a.state.dim() else near
     differ = (a.spikes != b.spikes) & ~lost
     if differ.any():
@@ -310,7 +313,7 @@ def _compare(unit: _Unit, theirs: Modules, ours: Modules, call: _Call, bounds: _
     exact = not near.any()
     scale = max((float(x.abs().max()) for x in a.grads if x is not None and x.numel()), default=0.0)
     for x, y in zip(a.grads, b.grads, strict=True):
-        if exact or unit.link is None:  # a norm spreads a difference over all
+        if exact or unit.link is None:  # a norm spreads a difference over all values
             _close(f"{name}: the gradient", x, y, bounds, lost if unit.link is None else None, scale=scale)
     for x, y in zip(a.weights, b.weights, strict=True):
         if exact:
@@ -319,7 +322,7 @@ def _compare(unit: _Unit, theirs: Modules, ours: Modules, call: _Call, bounds: _
 
 
 def _ran(unit: _Unit, modules: Modules, call: _Call) -> _Ran:
-    """A call, and the gradients of a random sum of what it returns."""
+    """Runs a call, and takes the gradients of a random sum of what it returns."""
     neuron, parts = modules[unit.name], unit.of(modules)
     _set_state(neuron, call.state)
     for part in parts:
@@ -364,8 +367,8 @@ def _close(
 
 @contextmanager
 def _outputs(network: nn.Module, names: list[str]) -> Iterator[list[Tensor]]:
-    """What those neurons emit, call by call. By a hook of all modules: one on a neuron would part it from
-    its norm.
+    """What these neurons emit, call by call. The hook is one of all modules: a hook on a neuron itself
+    would separate it from its norm.
     """
     found: list[Tensor] = []
     modules = dict(network.named_modules())

@@ -1,7 +1,7 @@
 """How good a generator's images are: Frechet distance and Inception score. Knows no model and no data set.
 
-A metric is measured over any function from images to features; `fid` and `clean_inception` are those of
-clean-fid in the protocol of the spiking VAE papers.
+A metric takes any function from images to features. `fid` and `clean_inception` are those of clean-fid, in
+the protocol of the spiking VAE papers.
 """
 
 from .fid import PUBLISHED, Network, clean_inception, fid, imagenet_inception

@@ -5,8 +5,8 @@
     fid(sample, "mnist_test_clean_custom_na.npz", network=network).distance
     inception_score(map(imagenet_inception("inception_v3_google-0cc3c7bd.pth"), generated(sample, 1024)))
 
-Images are [N, 1 or 3, H, W] in [-1, 1]. Needs the extra `fid` (clean-fid, torchvision). Nothing is fetched
-unless a call says `fetch=True`, and nothing is written into another package's folder.
+Images are [N, 1 or 3, H, W] in [-1, 1]. This needs the extra `fid` (clean-fid, torchvision). Nothing is
+downloaded unless a call says `fetch=True`, and nothing is written into another package's folder.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ CLEAN_NETWORK = "inception-2015-12-05.pt"  # the name by which clean-fid finds i
 CLEAN_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{CLEAN_NETWORK}"
 IMAGENET_NETWORK = "inception_v3_google-0cc3c7bd.pth"  # torchvision's, with the start of its SHA-256
 IMAGENET_URL = f"https://download.pytorch.org/models/{IMAGENET_NETWORK}"
-# The real images' statistics `<name>_clean_custom_na.npz` in metrics/stats_fid/ of the repository
+# Statistics of real images, `<name>_clean_custom_na.npz` in metrics/stats_fid/ of the repository
 # github.com/kamata1729/FullySpikingVAE, by their git blob ids.
 PUBLISHED = {
     "mnist_test": "80685d7bc696a9285cf19109f199b258fee06450",
@@ -36,16 +36,23 @@ PUBLISHED = {
     "cifar10_test": "a486ea4c91b88e9dfe44107bcc17260d8bf3a0b6",
     "celeba_valid": "aab04c0ac27b49aab6fb202a5b45bc89cd85f8f0",
 }
-_BEYOND = 1e-3  # by which an image may leave [-1, 1]
+_BEYOND = 1e-3  # how far an image may leave [-1, 1]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A published network: images [N, 1 or 3, H, W] in [-1, 1] to rows [N, D], without gradients."""
+    """A published network, as a function from images `[N, 1 or 3, H, W]` in [-1, 1] to rows
+    `[N, D]`, without gradients.
+
+    Args:
+        forward: the function.
+        name: its name, for results.
+        sha256: the SHA-256 of the file of its weights.
+    """
 
     forward: Callable[[Tensor], Tensor]
     name: str
-    sha256: str  # of the file of its weights
+    sha256: str
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -63,17 +70,24 @@ def fid(
     whole: bool = False,
     device: torch.device | str = "cpu",
 ) -> Result:
-    """clean-fid's distance, mode "clean", of generated images from the statistics of real ones.
+    """clean-fid's distance, mode "clean", of generated images from the statistics of real images.
 
     Args:
-        sample: n to images [n, 1 or 3, H, W] in [-1, 1]; always called with `batch`.
-        statistics: the file of `mu` [2048] and `sigma`; the papers' are `PUBLISHED`.
-        network: `clean_inception`'s, or what that takes.
-        whole: keeps all images of the last batch, 5120 for 5000, as clean-fid did before 0.1.24 (June 2022),
+        sample: maps n to images `[n, 1 or 3, H, W]` in [-1, 1]. It is always called with `batch`.
+        statistics: the file of `mu` `[2048]` and `sigma` `[2048, 2048]`; those of the papers are listed in
+            `PUBLISHED`.
+        network: what `clean_inception` returns, or the file that it takes.
+        fetch: see `clean_inception`.
+        count: the number of images.
+        batch: images per call of `sample`.
+        whole: keep all images of the last batch, 5120 for 5000. clean-fid did so before 0.1.24 (June 2022),
             and so when FSVAE was published; since then it keeps `count`.
+        device: the device of the network.
 
-    Raises ImportError without clean-fid, OSError where a file is missing, ValueError for a file or images
-    that do not fit; each in a sentence.
+    Raises:
+        ImportError: there is no clean-fid.
+        OSError: a file is missing.
+        ValueError: a file or the images do not fit.
     """
     real = Moments.load(statistics)
     if not isinstance(network, Network):
@@ -89,11 +103,17 @@ def fid(
 def clean_inception(
     file: str | os.PathLike[str] | None = None, *, fetch: bool = False, device: torch.device | str = "cpu"
 ) -> Network:
-    """clean-fid's features [N, 2048]: pixels from 0 to 255, each channel resized by Pillow to 299 x 299
-    (bicubic, not rounded), the Inception-v3 of TensorFlow's FID.
+    """clean-fid's features `[N, 2048]`, from the Inception-v3 of TensorFlow's FID.
 
-    `file`: NVIDIA's TorchScript, from `CLEAN_URL`: a program, which is run. None: the one in torch's cache
-    (TORCH_HOME), into which `fetch` brings it where it is missing.
+    Pixels are from 0 to 255, and Pillow resizes each channel to 299 x 299 (bicubic, not rounded).
+
+    Args:
+        file: NVIDIA's TorchScript from `CLEAN_URL`. It is a program, which is run. None: the file in torch's
+            cache (TORCH_HOME).
+        fetch: download the file into torch's cache if it is missing there.
+        device: the device of the network.
+
+    Raises as `fid` does.
     """
     try:
         from cleanfid.inception_torchscript import InceptionV3W
@@ -123,15 +143,25 @@ def clean_inception(
 def imagenet_inception(
     file: str | os.PathLike[str] | None = None, *, fetch: bool = False, device: torch.device | str = "cpu"
 ) -> Network:
-    """The probabilities [N, 1000] of which the papers take the Inception score: torchvision's Inception-v3 of
-    ImageNet, which reads pixels from 0 to 255 that are not normalised, resized to 299 x 299 (bilinear).
+    """The class probabilities `[N, 1000]` from which the papers take the Inception score:
+    torchvision's Inception-v3 of ImageNet.
 
-    That is not the usual input of the network. `file`: its weights, `IMAGENET_URL`; None: torch's cache
-    (TORCH_HOME), into which `fetch` brings them where they are missing.
+    It reads pixels from 0 to 255, not normalised, resized to 299 x 299 (bilinear). That is not the usual
+    input of this network.
+
+    Args:
+        file: its weights, `IMAGENET_URL`. None: the file in torch's cache (TORCH_HOME).
+        fetch: download the file into torch's cache if it is missing there.
+        device: the device of the network.
+
+    Raises:
+        ImportError: there is no torchvision that fits.
+        OSError: the file is missing.
+        ValueError: the file does not fit.
     """
     try:
         from torchvision.models import inception_v3
-    except (ImportError, RuntimeError) as error:  # the latter where its operators are of another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its operators are built for another torch
         raise ImportError(
             f"The Inception score's network needs a torchvision that fits torch {torch.__version__} "
             f"({_line(error)}): pip install 'attsnn[fid]'"
@@ -153,7 +183,7 @@ def imagenet_inception(
 
 
 def pixels(images: Tensor) -> Tensor:
-    """[N, 1 or 3, H, W] in [-1, 1] to float32 [N, 3, H, W] from 0 to 255, not rounded."""
+    """Images [N, 1 or 3, H, W] in [-1, 1] as float32 [N, 3, H, W] from 0 to 255, not rounded."""
     if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
         raise ValueError(f"images have shape [N, 1 or 3, H, W], got {list(images.shape)} of {images.dtype}")
     images = images.float()
@@ -163,7 +193,7 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def _file(file: str | os.PathLike[str] | None, url: str, hashed: str | None, fetch: bool) -> Path:
-    """The file, or the one in torch's cache, fetched if that is allowed and needed."""
+    """The file, or the one in torch's cache, which is downloaded if that is allowed and needed."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     path = cached if file is None else Path(file)
     if path.is_file():
@@ -184,7 +214,7 @@ def _file(file: str | os.PathLike[str] | None, url: str, hashed: str | None, fet
 
 
 def _digests(path: Path) -> tuple[str, str]:
-    """SHA-256 of a file, and the id that git gives its content."""
+    """(SHA-256 of a file, the id that git gives its content.)"""
     content = path.read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
     return hashlib.sha256(content).hexdigest(), blob.hexdigest()

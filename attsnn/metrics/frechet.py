@@ -1,5 +1,7 @@
-"""The Frechet distance of two sets of features, each taken for a normal distribution of its mean and
-covariance (Dowson and Landau, 1982; of Inception features: Heusel et al., NeurIPS 2017).
+"""The Frechet distance of two sets of features.
+
+Each set is taken for a normal distribution with its mean and covariance (Dowson and Landau, 1982; for
+Inception features: Heusel et al., NeurIPS 2017).
 """
 
 import io
@@ -15,32 +17,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What NumPy and zipfile say of a file that is none of theirs, or broken.
+# What NumPy and zipfile raise for a file that is none of theirs, or broken.
 _NO_ARRAYS = (
     *(ValueError, KeyError, EOFError, OverflowError, MemoryError, NotImplementedError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
-_ASYMMETRY = 1e-5  # of a covariance's greatest entry: files may hold float32
-_NEGATIVE = 1e-3  # of its greatest eigenvalue, likewise
+_ASYMMETRY = 1e-5  # relative to a covariance's greatest entry: files may hold float32
+_NEGATIVE = 1e-3  # relative to its greatest eigenvalue, for the same reason
 
 
 class Moments:
-    """Mean [D] and covariance [D, D] of features, gathered in float64 on the CPU; to rounding the same for
-    every order and every division into batches (Chan, Golub and LeVeque, 1983).
+    """Mean `[D]` and covariance `[D, D]` of features, gathered in float64 on the CPU.
 
-    `count` is the number of samples; None where a file does not say it: those moments take no more samples.
-    `dimensions` is D; None until it is known.
+    Up to rounding, they are the same for every order and every division into batches (Chan, Golub and
+    LeVeque, 1983). `count` is the number of samples. It is None if a file does not state it; such moments
+    take no more samples.
+
+    Args:
+        dimensions: D; None until it is known.
     """
 
     def __init__(self, dimensions: int | None = None) -> None:
         self.count: int | None = 0
         self.dimensions = dimensions
         self._mean: Tensor = torch.zeros(0)
-        self._scatter: Tensor = torch.zeros(0)  # (count - 1) covariance; without a count the covariance
+        # (count - 1) times the covariance; without a count the covariance.
+        self._scatter: Tensor = torch.zeros(0)
 
     @classmethod
     def given(cls, mean: Tensor, covariance: Tensor, count: int | None = None) -> "Moments":
-        """Of a mean [D] and a covariance [D, D] with ddof 1. Raises ValueError for what cannot be those."""
+        """Moments from a mean `[D]` and a covariance `[D, D]` with ddof 1. Raises ValueError if
+        they cannot be that.
+        """
         if mean.dim() != 1 or len(mean) == 0 or covariance.shape != (len(mean), len(mean)):
             shapes = f"{list(mean.shape)} and {list(covariance.shape)}"
             raise ValueError(f"mean and covariance have shapes [D] and [D, D], got {shapes}")
@@ -56,7 +64,9 @@ class Moments:
         return moments
 
     def update(self, features: Tensor) -> None:
-        """Adds the rows of features [N, D]. Raises ValueError for another shape, and what is not finite."""
+        """Adds the rows of features `[N, D]`. Raises ValueError for another shape, and if a
+        number is not finite.
+        """
         if features.dim() != 2 or features.shape[1] == 0:
             raise ValueError(f"features have shape [N, D], got {list(features.shape)}")
         features = _finite("features", features)
@@ -66,7 +76,9 @@ class Moments:
             self._join(len(features), mean, centred.T @ centred)
 
     def merge(self, other: "Moments") -> None:
-        """Adds the samples of `other`, which stays as it is."""
+        """Adds the samples of `other`, which stays as it is. Raises ValueError if their
+        number is not known.
+        """
         if other.count is None:
             raise ValueError("moments of an unknown number of samples cannot be added to others")
         if other.count > 0:
@@ -89,14 +101,14 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """[D], float64. Raises ValueError without a sample."""
+        """The mean `[D]`, float64. Raises ValueError if there is no sample."""
         if self.count == 0:
             raise ValueError("there is no mean of no samples")
         return self._mean.clone()
 
     @property
     def covariance(self) -> Tensor:
-        """[D, D], float64, ddof 1. Raises ValueError for fewer than 2 samples."""
+        """The covariance `[D, D]`, float64, ddof 1. Raises ValueError for fewer than 2 samples."""
         if self.count is None:
             return self._scatter.clone()
         if self.count < 2:
@@ -105,9 +117,10 @@ class Moments:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Moments":
-        """Reads an .npz file of `mu` [D] and `sigma` [D, D], as clean-fid and the published repositories
-        write them, and `count` where it has one. Raises OSError where it cannot be read, ValueError for what
-        is no such file.
+        """Reads an .npz file of `mu` `[D]` and `sigma` `[D, D]`, as clean-fid and the published repositories
+        write them, and of `count` if the file has one.
+
+        Raises OSError if it cannot be read, and ValueError if it is no such file.
         """
         content = Path(path).read_bytes()
         try:
@@ -118,7 +131,7 @@ class Moments:
             raise ValueError(f"{os.fspath(path)}: no statistics of features (.npz): {said}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes such a file, in place of one that is there once it is whole."""
+        """Writes such a file. An existing one is replaced once the new one is complete."""
         arrays: dict[str, Any] = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
         if self.count is not None:
             arrays["count"] = np.int64(self.count)
@@ -133,12 +146,14 @@ class Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), of covariances A and B which may be singular.
+    """The Frechet distance |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) for covariances A and B.
 
-    The last trace is that of the singular values of A^(1/2) B^(1/2): unlike the roots of the eigenvalues of
-    A^(1/2) B A^(1/2), they lose no half of the digits where those are near zero. Eigenvalues of A and of B
-    within rounding of zero are taken for zero. Raises ValueError for other dimensions, fewer than 2 samples,
-    and what is no finite covariance.
+    The covariances may be singular. The trace of the root is computed as the sum of the singular values of
+    A^(1/2) B^(1/2). Unlike the roots of the eigenvalues of A^(1/2) B A^(1/2), these do not lose half of their
+    digits near zero. Eigenvalues of A and of B that are zero up to rounding are taken for zero.
+
+    Raises ValueError for different dimensions, for fewer than 2 samples, and for matrices that are not finite
+    or not covariances.
     """
     covariances = a.covariance, b.covariance
     if a.dimensions != b.dimensions:
@@ -154,7 +169,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _eigen(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """The eigenvalues [R] that are not zero to rounding, and their vectors [D, R]."""
+    """The eigenvalues [R] that are not zero up to rounding, and their vectors [D, R]."""
     values, vectors = torch.linalg.eigh(_finite("covariance", covariance))
     least, greatest = values[0].item(), values[-1].item()
     if -least > _NEGATIVE * max(greatest, 0.0):
@@ -164,7 +179,7 @@ def _eigen(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _finite(what: str, values: Tensor) -> Tensor:
-    """As float64 on the CPU. Raises ValueError where they are not real and finite."""
+    """The values as float64 on the CPU. Raises ValueError if they are not real and finite."""
     if values.is_complex():
         raise ValueError(f"the {what} must be real numbers")
     values = values.detach().to("cpu", torch.float64)

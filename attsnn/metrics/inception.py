@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_SUM = 1e-2  # by which the sum of a row may miss 1: probabilities in bfloat16 do
+_SUM = 1e-2  # how far the sum of a row may be from 1, as in bfloat16
 
 
 class Score(NamedTuple):
@@ -18,15 +18,17 @@ class Score(NamedTuple):
 
 
 def inception_score(probabilities: Iterable[Tensor], splits: int | None = None) -> Score:
-    """exp(mean over x of KL(p(y|x) || p(y))), from 1 to K, of each split; p(y) is the split's mean of p(y|x).
+    """exp(mean over x of KL(p(y|x) || p(y))) of each split, from 1 to K, where p(y) is the
+    split's mean of p(y|x).
 
     Args:
-        probabilities: batches [N, K], whose rows are brought to the sum 1.
+        probabilities: batches `[N, K]`; rows are scaled to the sum 1.
         splits: None: each batch is a split, as in the spiking VAE papers (FSVAE, PFA), which take 4 or 10
-            batches of 256. A number, 10 as a rule: all samples in so many equal stretches, the usual score.
-            Fewer samples a split give a lower score: the two are not comparable.
+            batches of 256. A number, usually 10: all samples are divided into that many equal stretches, the
+            usual score. Fewer samples per split give a lower score, so the two are not comparable.
 
-    Raises ValueError for rows that are no probabilities, and for fewer samples than splits.
+    Raises:
+        ValueError: rows are no probabilities, or there are fewer samples than splits.
     """
     if splits is not None and splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}")
@@ -55,7 +57,7 @@ def _checked(batch: Tensor) -> Tensor:
     if batch.dim() != 2 or not batch.is_floating_point():
         raise ValueError(f"probabilities have shape [N, K], got {list(batch.shape)} of {batch.dtype}")
     batch = batch.detach().cpu()
-    good = (batch >= 0).all(1) & ((batch.double().sum(1) - 1).abs() <= _SUM)  # NaN is in neither
+    good = (batch >= 0).all(1) & ((batch.double().sum(1) - 1).abs() <= _SUM)  # NaN satisfies neither
     if not good.all():
         wrong = int((~good).sum())
         raise ValueError(f"{wrong} of {len(batch)} rows are no probabilities: not negative, of sum 1")

@@ -1,4 +1,4 @@
-"""How a distance of generated images is measured, whatever function makes features of them."""
+"""How a distance of generated images is measured, for any function that makes features of them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,25 +13,43 @@ Feature = Callable[[Tensor], Tensor]  # images [N, ...] to features [N, D]
 
 @dataclass(frozen=True)
 class Result:
-    """A Frechet distance and what it was measured with; `dataclasses.asdict` of it is a row, or JSON."""
+    """A Frechet distance and how it was measured; `dataclasses.asdict` turns it into a row, or JSON.
+
+    Args:
+        distance: the distance.
+        relative: the distance relative to the trace of the real covariance; None if that is 0.
+        real: the number of real samples; None if their statistics do not state it.
+        fake: the number of generated samples.
+        protocol: how it was measured, in words.
+        network: SHA-256 of the file of the feature function's weights.
+        statistics: SHA-256 of the file of the real moments.
+    """
 
     distance: float
-    relative: float | None  # to the trace of the real covariance; None where that is 0
-    real: int | None  # samples; None where their statistics do not say it
+    relative: float | None
+    real: int | None
     fake: int | None
     protocol: str = ""
-    network: str | None = None  # SHA-256 of the file of the feature function's weights
-    statistics: str | None = None  # SHA-256 of the file of the real moments
+    network: str | None = None
+    statistics: str | None = None
 
 
 def generated(
     sample: Callable[[int], Tensor], count: int, batch: int = 256, *, whole: bool = False
 ) -> Iterator[Tensor]:
-    """Images of a generator: ceil(count / batch) times `sample(batch)`, [batch, ...], without gradients.
+    """Yields images of a generator, `[batch, ...]`, without gradients: it calls `sample(batch)`
+    ceil(count / batch) times.
 
-    Exactly `count` images, the rest of the last batch is left out; with `whole` it is kept, as the
-    autoencoder distance of FSVAE and PFA has it (5120 images for 5000 in batches of 256). Whether the
-    generator is in its evaluation mode is the caller's concern.
+    The caller decides whether the generator is in its evaluation mode.
+
+    Args:
+        sample: maps a number to so many images.
+        count: the number of images; the rest of the last batch is left out.
+        batch: images per call.
+        whole: keep the rest of the last batch, as the autoencoder distance of FSVAE and PFA does (5120 images
+            for 5000 in batches of 256).
+
+    Raises ValueError for a `count` or `batch` below 1, and if the generator makes another number of images.
     """
     if count < 1 or batch < 1:
         raise ValueError(f"count and batch must be at least 1, got {count} and {batch}")
@@ -48,8 +66,12 @@ def _generated(sample: Callable[[int], Tensor], count: int, batch: int, whole: b
 
 
 def features_of(images: Iterable[Tensor], feature: Feature, *, dimensions: int | None = None) -> Moments:
-    """The moments of the features of all images, batch after batch, without gradients. `dimensions`: how many
-    the features must have; others raise ValueError at the first batch.
+    """The `Moments` of the features of all images, batch after batch, without gradients.
+
+    Args:
+        images: batches of images.
+        feature: maps a batch to features `[N, D]`.
+        dimensions: D, if it is given; other features raise ValueError at the first batch.
     """
     moments = Moments(dimensions)
     for batch in images:
@@ -62,8 +84,14 @@ def features_of(images: Iterable[Tensor], feature: Feature, *, dimensions: int |
 
 
 def frechet(feature: Feature, real: Moments | Iterable[Tensor], fake: Moments | Iterable[Tensor]) -> Result:
-    """The distance of the features of generated images from those of real ones; each given as batches of
-    images, or as moments gathered before.
+    """The Frechet distance of the features of generated images from those of real images, as a `Result`.
+
+    Args:
+        feature: maps images `[N, ...]` to features `[N, D]`.
+        real: batches of images, or moments that were gathered before.
+        fake: batches of images, or moments.
+
+    Raises ValueError as `frechet_distance` and `features_of` do.
     """
     if not isinstance(real, Moments):
         real = features_of(real, feature)

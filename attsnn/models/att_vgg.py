@@ -191,10 +191,15 @@ def _register(name: str, plan: Plan) -> None:
     builder.__name__ = name
     builder.__doc__ = f"""Att-VGG of {len(plan.channels)} convolutions: [N, 3, {IMAGE}, {IMAGE}] -> [N, 10].
 
-    attention: "CSA" or None; steps: T, how often the image is shown; num_classes, channels (by convolution),
-    hidden (units): the layer table itself; width: multiplies channels and hidden, for small machines;
-    channel_ratio: of the gates' MLPs; dropout: of the rates that the last layer reads; backend: "auto",
-    "fused" or "reference".
+    Args:
+        attention: "CSA" or None.
+        steps: T, how often the image is shown.
+        num_classes, channels, hidden: the layer table itself: classes, channels of each convolution, hidden
+            units.
+        width: multiplies channels and hidden, for small machines.
+        channel_ratio: of the gates' MLPs.
+        dropout: of the rates that the last layer reads.
+        backend: "auto", "fused" or "reference".
     """
     globals()[name] = register(builder)
 

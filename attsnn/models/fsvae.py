@@ -333,15 +333,22 @@ def _build(plan: Plan, backend: Backend, **overrides: Any) -> FSVAE:
     return FSVAE(plan, backend)
 
 
-_KEYWORDS = """in_channels: of the images, which are `size` pixels to a side, from -1 to 1; steps: T; latent:
-    units; k: spike trains that posterior and prior offer each unit; widths: of the encoder's convolutions,
-    each of which halves the side, and in reverse of the decoder's; hidden: of the two hidden layers of
-    posterior and prior; pfa: True: a PFA weighs the image, x + A x, the map's sum divided by its rank (ours,
-    for any image), "published": relu(A x), the map's sum, as released, which loses what is darker than grey;
-    rank: of the PFA; prefix: how z is drawn in training, "exact": each prefix of the sequence is computed
-    anew with the batch's statistics, as published, T (T + 1) / 2 steps, or "running": a step at a time with
-    the running statistics, as in evaluation; backend: "auto", "fused" or "reference".
-"""
+_KEYWORDS = """Args:
+        in_channels: of the images, whose values lie from -1 to 1.
+        size: side of an image in pixels.
+        steps: T.
+        latent: units of the latent.
+        k: spike trains that posterior and prior offer each unit.
+        widths: channels of the encoder's convolutions, each of which halves the side. The decoder has them in
+            reverse.
+        hidden: units of the two hidden layers of posterior and prior.
+        pfa: True: a PFA weighs the image, x + A x, where the map's sum is divided by its rank (ours, for any
+            image). "published": relu(A x) with the map's sum, as released; it loses what is darker than grey.
+        rank: of the PFA.
+        prefix: how z is drawn in training. "exact": each prefix of the sequence is computed anew with the
+            batch's statistics, as published, T (T + 1) / 2 steps. "running": a step at a time with the
+            running statistics, as in evaluation.
+        backend: "auto", "fused" or "reference"."""
 
 
 def _register(name: str, what: str) -> None:

@@ -192,12 +192,17 @@ def _register(name: str, what: str) -> None:
     builder.__name__ = name
     builder.__doc__ = f"""MA-SNN for {what}: [T, N, 2, {plan.size[0]}, {plan.size[1]}] -> [N, {plan.classes}].
 
-    attention: one of the seven names (TA, CA, SA, TCA, TSA, CSA, TCSA) or None; steps: T, which temporal
-    attention fixes; emit: "spike", or "membrane" for the published LIAF; learn: which of "alpha", "beta",
-    "threshold" each neuron layer learns, one a channel; width: multiplies every layer's
-    channels, for small machines; channels, hidden, num_classes: the layer table itself; size: side of the
-    frames in pixels, or (H, W), multiples of {math.prod(plan.pools)}; channel_ratio, temporal_ratio: of the
-    gates' MLPs; backend: "auto", "fused" or "reference".
+    Args:
+        attention: "TA", "CA", "SA", "TCA", "TSA", "CSA", "TCSA" or None.
+        steps: T. Temporal attention fixes it.
+        emit: "spike", or "membrane" for the published LIAF.
+        learn: which of "alpha", "beta" and "threshold" each neuron layer learns, one value per channel.
+        num_classes, channels, hidden: the layer table itself: classes, channels of each convolution, width of
+            the fully connected layer.
+        width: multiplies channels and hidden, for small machines.
+        size: side of the frames in pixels, or (H, W), multiples of {math.prod(plan.pools)}.
+        channel_ratio, temporal_ratio: of the gates' MLPs.
+        backend: "auto", "fused" or "reference".
     """
     globals()[name] = register(builder)
 

@@ -324,13 +324,18 @@ def _register(name: str, plan: Plan) -> None:
     builder.__doc__ = f"""{name}: [N, 3, H, W] -> [N, {plan.classes}]; {stem}, shortcuts of {reads}, second
     gamma {gamma}.
 
-    attention: CSA, CA or another of the seven names, or None; steps: T, how often the image is shown;
-    num_classes, channels (by stage), dropout: the layer table itself; width: multiplies the channels, for
-    small machines; channel_ratio, temporal_ratio: of the gates' MLPs; keep_channels, keep_steps: shares of
-    channels and steps that pass, chosen by winner-take-all on the scores of TA, CA or TCA, and with
-    reserve_coefficient weighted by them (this path is composed in plain PyTorch before the shortcut is added,
-    not fused); membrane_dtype: torch.float32 keeps the residual stream in float32 where the convolutions
-    compute in 16 bit; backend: "auto", "fused" or "reference".
+    Args:
+        attention: "CSA", "CA" or another of the seven names, or None.
+        steps: T, how often the image is shown.
+        num_classes, channels, dropout: the layer table itself. Channels are given by stage.
+        width: multiplies the channels, for small machines.
+        channel_ratio, temporal_ratio: of the gates' MLPs.
+        keep_channels, keep_steps: shares of channels and steps that pass, chosen by winner-take-all on the
+            scores of TA, CA or TCA. This path is composed in plain PyTorch before the shortcut is added.
+        reserve_coefficient: weight what passes with its score.
+        membrane_dtype: torch.float32 keeps the residual stream in float32 while the convolutions compute in
+            16 bit.
+        backend: "auto", "fused" or "reference".
     """
     globals()[name] = register(builder)
 

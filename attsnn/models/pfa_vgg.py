@@ -139,10 +139,13 @@ def _build(plan: Plan, backend: Backend, *, width: float, **overrides: Any) -> P
     return PFAVGG(replace(plan, channels=scaled(plan.channels, width, 1)), backend)
 
 
-_KEYWORDS = """attention: "PFA" or None; steps: T, which a PFA fixes; rank: of every PFA, from 1 to 64;
-    num_classes, channels (of the eight convolutions): the layer table itself; width: multiplies the channels,
-    for small machines; scale, fusion: of the PFAs, as `attsnn.attention.PFA` documents them; backend: "auto",
-    "fused" or "reference"."""
+_KEYWORDS = """attention: "PFA" or None.
+        steps: T. A PFA fixes it.
+        rank: of every PFA, 1 to 64.
+        num_classes, channels: the layer table itself: classes, channels of the eight convolutions.
+        width: multiplies the channels, for small machines.
+        scale, fusion: of the PFAs, as `attsnn.attention.PFA` documents them.
+        backend: "auto", "fused" or "reference"."""
 
 
 def _register(name: str, what: str) -> None:
@@ -177,7 +180,8 @@ def _register(name: str, what: str) -> None:
     builder.__doc__ = f"""VGG with PFA for {what}: [T, N, 2, H, W] -> [N, {plan.classes}], of frames of any
     size, which are averaged to {SIDE} x {SIDE}.
 
-    {_KEYWORDS}
+    Args:
+        {_KEYWORDS}
     """
     globals()[name] = register(builder)
 
@@ -223,7 +227,9 @@ pfa_vgg_dvs_gesture.__doc__ = f"""VGG with PFA for DVS128 Gesture: [T, N, 2, 128
 
     Frames are read in their own size; each class has {VOTERS} outputs, whose rates are averaged.
 
-    size: side of the frames in pixels, or (H, W), multiples of {HALVINGS}; parity: the released code,
-    whose last PFA has rank {PARITY_RANK} and whose {VOTERS} x 11 rates are the result, without a vote;
-    {_KEYWORDS}
+    Args:
+        size: side of the frames in pixels, or (H, W), multiples of {HALVINGS}.
+        parity: the released code, whose last PFA has rank {PARITY_RANK} and whose {VOTERS} x 11 rates are the
+            result, without a vote.
+        {_KEYWORDS}
     """

@@ -21,6 +21,11 @@ def names() -> list[str]:
     return sorted(_models)
 
 
+def builders() -> list[Callable[..., nn.Module]]:
+    """The functions behind the names, in their order."""
+    return [_models[name] for name in names()]
+
+
 def keywords(name: str) -> tuple[str, ...]:
     """The keywords that `create(name, ...)` takes. Raises ValueError for an unknown name."""
     return tuple(inspect.signature(_builder(name)).parameters)

@@ -28,6 +28,9 @@ from .registration import (
     telling_of_memory,
 )
 
+MaybeConstant = (
+    Constant | None
+)  # an alias: torch.compile of torch 2.10 cannot make the union of one that it traces
 STARTS = ("zero", "reset")
 MOST_LEVELS = 256  # bfloat16 holds every integer up to it
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -278,7 +281,7 @@ def stack(x: Tensor, constants: dict[str, Constant | None], soft: bool) -> Tenso
         return None
     dtype = state_dtype(x)
 
-    def row(c: Constant | None) -> Tensor:
+    def row(c: MaybeConstant) -> Tensor:
         if isinstance(c, Tensor):
             return c.to(dtype).reshape(-1).expand(max(sizes))
         return torch.full((max(sizes),), 0.0 if c is None else float(c), dtype=dtype, device=x.device)

@@ -1,7 +1,7 @@
-"""Figures: of trainings, spikes, gates and energy; and the report page of runs (`python -m attsnn report`).
+"""Figures of trainings, spikes, gates and energy, and the report page of runs (`python -m attsnn report`).
 
-Every function takes the file to write first, PNG or SVG by its name, and returns it in a list, which is empty
-where there is nothing to draw or no matplotlib (the extra `plot`).
+Every function takes the file to write first; its name decides between PNG and SVG. It returns the path in a
+list. The list is empty if there is nothing to draw, or no matplotlib (the extra `plot`).
 """
 
 from .gates import gates

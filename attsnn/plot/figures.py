@@ -1,5 +1,5 @@
-"""How figures look and are written: one style, colours that the colour-blind tell apart, PNG or SVG by the
-file's name. Needs matplotlib (the extra `plot`); without it one sentence says so.
+"""How figures look and are written: one style, colours that the colour-blind can tell apart, PNG or SVG by
+the file's name. Needs matplotlib (the extra `plot`); without it, one sentence is printed.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.4,
     "savefig.dpi": 200,
-    "svg.hashsalt": "attsnn",  # the same bytes for the same numbers
+    "svg.hashsalt": "attsnn",  # equal numbers give equal bytes
 }
 TRAIN, HELD, AVERAGED = "#8a8a8a", "#1f5fa8", "#c2570c"
 COLOURS = (
@@ -51,8 +51,8 @@ def _matplotlib() -> bool:
 
 
 def picture(draw: Callable[..., Any]) -> Callable[..., list[Path]]:
-    """Makes draw(figure, ...) into f(path, ..., size=inches), which writes a PNG or SVG and returns [path] or
-    [].
+    """Turns draw(figure, ...) into f(path, ..., size=inches), which writes a PNG or SVG and
+    returns [path] or [].
     """
 
     @functools.wraps(draw)
@@ -71,7 +71,7 @@ def picture(draw: Callable[..., Any]) -> Callable[..., list[Path]]:
 def drawn(
     draw: Callable[..., Any], *args: Any, size: tuple[float, float], form: str = "svg", **kwargs: Any
 ) -> bytes:
-    """The picture as a file's bytes."""
+    """The bytes of a picture's file."""
     with _figure(size) as figure:
         draw(figure, *args, **kwargs)
         file = io.BytesIO()
@@ -80,12 +80,14 @@ def drawn(
 
 
 def colour(number: int) -> str:
-    """Of the so-manieth network or layer."""
+    """The colour of the network or layer of that number."""
     return COLOURS[number % len(COLOURS)]
 
 
 def colours(names: Iterable[str], order: Sequence[str] | None = None) -> dict[str, str]:
-    """Of each name, by its place in `order`, their own by default: the same in every figure of a page."""
+    """The colour of each name, by its place in `order`; a page passes the same order to every figure.
+    Default: the order of the names.
+    """
     places = {name: i for i, name in enumerate(order or names)}
     return {name: colour(places.get(name, len(places))) for name in names}
 

@@ -1,4 +1,4 @@
-"""Attention in pictures: what each gate gave, over time, channels and space; the factors of a PFA."""
+"""Attention in pictures: what each gate gave over time, channels and space, and the factors of a PFA."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,15 +25,19 @@ Scores = Mapping[str, Mapping[str, Any]]
 
 
 def gates(path: Path, scores: Scores, *, frames: Tensor | None = None, title: str = "") -> list[Path]:
-    """The scores of every layer's gates, a row a layer: a line over the steps, its band from the lowest to
-    the highest sample; a bar for each channel, the mean over samples; a map over the pixels of the first
-    sample, over its input where `frames` are given. Of a PFA, of the first sample: its factors over time and
-    channels, a row a rank, and its map over the pixels.
+    """Draws the scores of every layer's gates, one row per layer.
+
+    Scores over time are a line, with a band from the lowest to the highest sample. Scores of channels are one
+    bar each, the mean over the samples. Scores of pixels are a map for the first sample, over its input if
+    `frames` are given. For a PFA, the panels show the first sample: its factors over time and over channels,
+    with a row per rank, and its map over the pixels.
 
     Args:
-        scores: as `attsnn.profile.scores` gives them: "TA" [T, N], "CA" [N, C], "SA" [N, H, W], "PFA"
-            (spatial [N, R, H, W], temporal [N, T, R], channel [N, C, R]).
-        frames: [T, C, H, W], of the first sample.
+        path: the file to write, .png or .svg.
+        scores: as `attsnn.profile.scores` gives them: "TA" `[T, N]`, "CA" `[N, C]`, "SA" `[N, H, W]`, "PFA"
+            (spatial `[N, R, H, W]`, temporal `[N, T, R]`, channel `[N, C, R]`).
+        frames: `[T, C, H, W]`, of the first sample.
+        title: the title of the figure.
     """
     parts = {name: by_kind(found) for name, found in scores.items()}
     kinds = [kind for kind in KINDS if any(kind in part for part in parts.values())]
@@ -44,7 +48,7 @@ def gates(path: Path, scores: Scores, *, frames: Tensor | None = None, title: st
 
 
 def by_kind(found: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The scores of a layer by the panels that they fill."""
+    """The scores of a layer, by the panels that show them."""
     parts = {kind: _array(found[kind]) for kind in ("TA", "CA", "SA") if kind in found}
     if "PFA" in found:
         spatial, temporal, channel = (_array(factor) for factor in found["PFA"])

@@ -1,4 +1,4 @@
-"""Images as one picture."""
+"""Several images in one picture."""
 
 import io
 from collections.abc import Sequence
@@ -15,8 +15,14 @@ from attsnn._files import replace_file
 def grid(
     path: Path, rows: Sequence[Tensor], *, gap: int = 2, scale: int = 2, fill: float = 1.0
 ) -> list[Path]:
-    """Rows of images [n, C, h, w] from -1 to 1 as one PNG with gaps of so many pixels; C is 1 or 3, and a row
-    may have images of another size. `fill`: the grey of the gaps. Needs no matplotlib.
+    """Draws rows of images as one PNG. Needs no matplotlib.
+
+    Args:
+        path: the file to write.
+        rows: images `[n, C, h, w]` from -1 to 1, with C = 1 or 3. A row may have images of another size.
+        gap: pixels between the images.
+        scale: the factor by which the picture is enlarged.
+        fill: the grey of the gaps, from -1 to 1.
     """
     lines = [
         torch.cat(

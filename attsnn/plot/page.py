@@ -1,4 +1,4 @@
-"""The report page: one HTML file that needs nothing else, from run directories alone."""
+"""The report page: one HTML file that needs nothing else, made from run directories alone."""
 
 import base64
 import tempfile
@@ -17,11 +17,12 @@ from .figures import _matplotlib
 from .reading import PICTURES, Read, finite, read
 from .saying import base_of, energy, verdicts
 
-SAME = ("name", "runs_dir", "resume", "dry_run", "eval", "checkpoint")  # options that say nothing of a result
+# Options that say nothing about a result.
+SAME = ("name", "runs_dir", "resume", "dry_run", "eval", "checkpoint")
 
 
 class Cell(NamedTuple):
-    """What a table shows, and what it is sorted by."""
+    """What a table shows, and the key that it is sorted by."""
 
     text: str
     key: str | float
@@ -43,7 +44,8 @@ class Figure(NamedTuple):
 def report(paths: Sequence[Path], out: Path) -> list[Read]:
     """Writes the page of these run directories to `out`; returns what was read.
 
-    Runs of one name are called by their folders, too. Raises NoRunError for a folder that is no run.
+    Runs with the same name are called by their folders. Raises NoRunError for a folder that is not a run
+    directory.
     """
     runs = [read(path) for path in paths]
     names = [run.name for run in runs]
@@ -64,12 +66,12 @@ def report(paths: Sequence[Path], out: Path) -> list[Read]:
 
 
 def _renamed(run: Read) -> Read:
-    """By its folder, too."""
+    """The run, called by its folder."""
     return Read(**{**vars(run), "name": str(run.path)})
 
 
 def contents(runs: Sequence[Read]) -> dict[str, Any]:
-    """What the page's template shows."""
+    """What the template of the page shows."""
     base = base_of(runs)
     return {
         "title": " and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
@@ -85,7 +87,7 @@ def contents(runs: Sequence[Read]) -> dict[str, Any]:
 
 
 def _card(run: Read) -> dict[str, str]:
-    """The numbers that one looks for first."""
+    """The numbers that readers look for first."""
     found, profile = run.result, run.profile
     card = {}
     if found is not None:
@@ -108,7 +110,7 @@ def _card(run: Read) -> dict[str, str]:
 
 
 def _together(runs: Sequence[Read]) -> list[Figure]:
-    """Pictures that hold every run."""
+    """The pictures that hold every run."""
     found, order = [], [run.name for run in runs]
     rows = {run.name: run.rows for run in runs if run.rows}
     profiles = {run.name: run.profile for run in runs if run.profile}
@@ -137,7 +139,7 @@ def _rates(profile: dict[str, Any]) -> dict[str, float]:
 
 
 def _options(runs: Sequence[Read]) -> Table:
-    """What was asked for; options that differ first."""
+    """The options of the runs; those that differ come first."""
     names = list(dict.fromkeys(name for run in runs for name in run.recipe if name not in SAME))
     values = {name: [run.recipe.get(name) for run in runs] for name in names}
     names.sort(key=lambda name: len({repr(v) for v in values[name]}) == 1)
@@ -228,7 +230,7 @@ def _layers(run: Read) -> Table:
 
 
 def _energies(run: Read) -> list[str]:
-    """Sentences below the layers' table."""
+    """The sentences below the table of layers."""
     if not run.profile:
         return []
     profile, twin = run.profile, run.profile["r_ee_twin"]
@@ -294,7 +296,7 @@ def _files(run: Read) -> Table:
 
 
 def _spans(found: Sequence[tuple[int, str]]) -> list[tuple[str, str]]:
-    """(epochs, what was wrong in them), those with the same sentence together."""
+    """(Epochs, what was wrong in them); epochs with the same sentence are put together."""
     spans: list[list[Any]] = []
     for epoch, said in found:
         if spans and spans[-1][2] == said and spans[-1][1] == epoch - 1:
@@ -307,7 +309,7 @@ def _spans(found: Sequence[tuple[int, str]]) -> list[tuple[str, str]]:
 def _figure(
     title: str, alt: str, draw: Callable[..., list[Path]], *args: Any, wide: bool = False, **how: Any
 ) -> list[Figure]:
-    """A picture that is drawn for the page; none where there is nothing to draw, or no matplotlib."""
+    """A picture that is drawn for the page; none if there is nothing to draw, or no matplotlib."""
     with tempfile.TemporaryDirectory() as folder:
         paths = draw(Path(folder, "figure.svg"), *args, **how)
         sources = [base64.b64encode(path.read_bytes()).decode() for path in paths]

@@ -1,4 +1,4 @@
-"""Run directories, read for a page: what is there, and in words what is not."""
+"""Reads run directories for a page: what is there, and in words what is missing."""
 
 import json
 import math
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PARTS = {  # file: what is missing without it
+PARTS = {  # {file: what is missing without it}
     "metrics.jsonl": "no epoch was recorded",
     "profile.json": "rates and energy: the run was not finished, was compiled, or is older than they are",
     "confusion.json": "what was taken for what: the task has no classes, or the run is older than that",
 }
-PICTURES = {  # by file: its title, and what it shows, for those who do not see it
+PICTURES = {  # {file: (title, description for readers who cannot see it)}
     "recording.png": ("A recording on its way through the network",
                       "Events of a test recording over time, the spikes of each layer as ticks, and rates."),
     "attention.png": ("What the gates give",
@@ -23,12 +23,14 @@ PICTURES = {  # by file: its title, and what it shows, for those who do not see 
 
 
 class NoRunError(ValueError):
-    """A folder that holds no run."""
+    """A folder that is not a run directory."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """A run: its name, what config.json says, its rows, what else lies there, and what is missing."""
+    """A run: its name, the content of config.json, its rows, what else is in its directory,
+    and what is missing.
+    """
 
     name: str
     path: Path
@@ -37,7 +39,7 @@ class Read:
     profile: dict[str, Any] | None
     confusion: dict[str, Any] | None
     ended: dict[str, Any] | None  # exit.json
-    checkpoints: list[dict[str, Any]]  # name, epoch, whether best or last, data, files with sizes and hashes
+    checkpoints: list[dict[str, Any]]  # name, epoch, whether best or last, data, files with size and hash
     pictures: dict[str, bytes]
     missing: list[str] = field(default_factory=list)
 
@@ -48,7 +50,9 @@ class Read:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """The row of the checkpoint that is the result: the final one, else the best one's."""
+        """The row of the checkpoint that is the result, which is the final row or else that
+        of the best checkpoint.
+        """
         final = [row for row in self.rows if row.get("final")]
         best = next((c["epoch"] for c in self.checkpoints if c["best"]), None)
         epochs = [row for row in self.rows if row["epoch"] == best]
@@ -56,7 +60,7 @@ class Read:
 
     @property
     def result(self) -> tuple[str, float] | None:
-        """The number that counts, by its name: of the test set where it was measured."""
+        """The name and value of the number that counts; it is that of the test set if it was measured."""
         for name in ("test_accuracy", "val_accuracy", "validation_accuracy", "test_error", "val_error"):
             value = self.chosen.get(name)
             if value is not None:
@@ -70,7 +74,7 @@ class Read:
 
     @property
     def data(self) -> Any:
-        """What names the data that it was trained on, by its checkpoints."""
+        """What names the data that it was trained on, according to its checkpoints."""
         return next((saved["data"] for saved in self.checkpoints if saved["data"]), None)
 
     @property
@@ -80,7 +84,7 @@ class Read:
 
 
 def read(path: Path) -> Read:
-    """A run directory. Raises NoRunError for a folder that is none."""
+    """Reads a run directory. Raises NoRunError for any other folder."""
     path = Path(path)
     config = _json(path / "config.json")
     if not isinstance(config, dict):
@@ -131,7 +135,7 @@ def _checkpoints(path: Path) -> list[dict[str, Any]]:
 
 
 def _json(path: Path) -> Any:
-    """None where there is none, or it cannot be read."""
+    """The values in a JSON file; None if there is none, or it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -146,7 +150,7 @@ def _text(path: Path) -> str:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Of metrics.jsonl; a line that a crash cut short is left out."""
+    """The rows of metrics.jsonl; a line that a crash cut short is left out."""
     rows = []
     for line in _text(path).splitlines():
         try:

@@ -1,4 +1,4 @@
-"""What several runs say side by side: is it better, is it sparser, where, and why."""
+"""What several runs say side by side: is one better, is it sparser, where, and why."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from .reading import Read
 
 
 class Verdict(NamedTuple):
-    """One question about a run against another, its answer, and the numbers."""
+    """One question about a run compared with another, the answer, and the numbers."""
 
     question: str
     answer: str
@@ -18,13 +18,13 @@ class Verdict(NamedTuple):
 
 
 def base_of(runs: Sequence[Read]) -> Read:
-    """What the others are compared with: the only one without attention, else the first."""
+    """The run that the others are compared with: the only one without attention, otherwise the first."""
     plain = [run for run in runs if run.plain]
     return plain[0] if len(plain) == 1 else runs[0]
 
 
 def verdicts(run: Read, base: Read) -> list[Verdict]:
-    """Of a run against the base."""
+    """The verdicts on a run, compared with the base."""
     return [v for v in (_better(run, base), _sparser(run, base), _where(run, base), _why(run, base)) if v]
 
 
@@ -41,7 +41,7 @@ def _better(run: Read, base: Read) -> Verdict | None:
     word = "equal" if points == 0 else "yes" if points > 0 else "no"
     said = f"{what} {ours[1]:.2%}, {base.name} {theirs[1]:.2%}: {points:+.2f} points"
     if count and _tested(base) == count:
-        # Of the difference of two shares of the same count.
+        # The standard error of the difference of two shares of the same count.
         error = 100 * math.sqrt(sum(p * (1 - p) for p in (ours[1], theirs[1])) / count)
         said += f", {abs(round(points * count / 100))} of {count:,} samples"
         if points and abs(points) < 2 * error:
@@ -51,7 +51,7 @@ def _better(run: Read, base: Read) -> Verdict | None:
 
 
 def _tested(run: Read) -> int | None:
-    """Samples of the test, where they were kept."""
+    """The number of test samples, if it was kept."""
     return sum(map(sum, run.confusion["counts"])) if run.confusion else None
 
 
@@ -109,5 +109,5 @@ def _why(run: Read, base: Read) -> Verdict | None:
 
 
 def energy(nj: float | None) -> str:
-    """As a page writes it."""
+    """An energy as a page writes it."""
     return joules(nj, micro="µ")

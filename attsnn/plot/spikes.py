@@ -1,4 +1,4 @@
-"""What neurons do, in pictures: a recording on its way through a network, rates by layer and step."""
+"""What neurons do, in pictures: a recording on its way through a network, and rates by layer and step."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,18 +11,21 @@ from torch import Tensor
 from .figures import HELD, colour, colours, picture
 
 _OFF, _ON = (0.16, 0.35, 0.72), (0.85, 0.24, 0.16)
-_RASTER_ROWS = 160  # neurons of a layer that fit into its panel
+_RASTER_ROWS = 160  # the most neurons of a layer that its panel shows
 
 
 def recording(
     path: Path, frames: Tensor, layers: Mapping[str, Tensor], *, step_ms: float | None, title: str
 ) -> list[Path]:
-    """One recording through the network: its events, the spikes of each layer, and the firing rate over time.
+    """Draws one recording in the network: its events, the spikes of each layer, and the
+    firing rate over time.
 
     Args:
-        step_ms: length of a step; None: steps are numbered.
-        frames: event counts [T, 2, H, W], channel 0 OFF, 1 ON.
-        layers: name: emitted tensor [T, ...] of this recording; non-zero counts as a spike.
+        path: the file to write, .png or .svg.
+        frames: event counts `[T, 2, H, W]`; channel 0 is OFF, 1 is ON.
+        layers: {name: emitted tensor `[T, ...]` of this recording}; a non-zero value counts as a spike.
+        step_ms: the length of a step in milliseconds; None: steps are numbered.
+        title: the title of the figure.
     """
     return _recording(path, frames, layers, step_ms, title, size=(6.8, 1.5 + 0.95 * len(layers)))
 
@@ -49,7 +52,7 @@ def _recording(
 
 
 def _scatter(axes: Any, name: str, emitted: Tensor, times: np.ndarray) -> np.ndarray:
-    """A tick for each spike, a row for each neuron; returns the spikes [T, neurons]."""
+    """Draws a tick for each spike, in a row for each neuron; returns the spikes [T, neurons]."""
     spikes = (emitted != 0).reshape(len(emitted), -1).cpu().numpy()
     count = spikes.shape[1]
     shown = np.unique(np.linspace(0, count - 1, min(count, _RASTER_ROWS)).round().astype(int))
@@ -62,8 +65,8 @@ def _scatter(axes: Any, name: str, emitted: Tensor, times: np.ndarray) -> np.nda
 
 
 def _strip(figure: Any, frames: Tensor, names: Sequence[str]) -> None:
-    """Eight equal stretches of the recording side by side, each with its first step's name: ON events red,
-    OFF events blue.
+    """Draws eight equal stretches of the recording side by side, each with the name of its first step: ON
+    events are red, OFF events blue.
     """
     stretches = [part.sum(0).cpu() for part in torch.tensor_split(frames, min(8, len(frames)))]
     full = max(part.max().item() for part in stretches) or 1
@@ -92,10 +95,12 @@ def _shown(shown: int, count: int) -> str:
 
 
 def raster(path: Path, layers: Mapping[str, Tensor], *, title: str = "") -> list[Path]:
-    """Spikes of each layer against the step, a row a neuron.
+    """Draws the spikes of each layer against the step, one row per neuron.
 
     Args:
-        layers: name: emitted tensor [T, ...] of one sample; non-zero counts as a spike.
+        path: the file to write, .png or .svg.
+        layers: {name: emitted tensor `[T, ...]` of one sample}; a non-zero value counts as a spike.
+        title: the title of the figure.
     """
     return _raster(path, layers, title, size=(5.0, 0.6 + 0.95 * len(layers))) if layers else []
 
@@ -107,13 +112,14 @@ def rates(
     *,
     order: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Firing rates by layer, of several networks side by side, and over the steps.
+    """Draws firing rates by layer, for several networks side by side, and over the steps.
 
     Args:
-        networks: by name, the rate of each layer (`Profile.rates`).
-        steps: by name, of each layer the rate at every step (`Profile.rate_by_step`); drawn of one network by
-            layer, of several as the mean of their layers.
-        order: names of networks, by whose places colours are given.
+        path: the file to write, .png or .svg.
+        networks: {network: {layer: rate}}, as `Profile.rates` gives it.
+        steps: {network: {layer: rate at every step}}, as `Profile.rate_by_step` gives it. For one network
+            each layer is drawn, for several the mean over their layers.
+        order: the names of networks in the order that decides their colours.
     """
     names = list(dict.fromkeys(name for found in networks.values() for name in found))
     if not names:
@@ -171,7 +177,7 @@ def _rates(
 
 
 def _mean(found: Mapping[str, Sequence[float]]) -> np.ndarray:
-    """Of layers with as many steps as most have."""
+    """The mean of the layers that have the most steps."""
     longest = max(map(len, found.values()), default=0)
     mean: np.ndarray = np.mean(
         [values for values in found.values() if len(values) == longest] or [[]], axis=0

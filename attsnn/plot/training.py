@@ -1,4 +1,4 @@
-"""A training in pictures: its curves, its confusion, accuracy over time; several runs together."""
+"""A training in pictures: its curves, its confusion, accuracy over time; and several runs together."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,30 +10,46 @@ from torch import Tensor
 
 from .figures import AVERAGED, HELD, SLANTED, TRAIN, colours, picture
 
-_FEW = 40  # classes whose counts and names fit at full size
+_FEW = 40  # up to so many classes, counts and names fit at full size
 
 
 def curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Loss and accuracy against the epoch, training and held-out; `rows` are those of Run.rows()."""
+    """Draws loss and accuracy against the epoch, for training and held-out samples.
+
+    Args:
+        path: the file to write, .png or .svg.
+        rows: the rows of a run, as `attsnn.engine.Run.rows` returns them.
+    """
     rows = [row for row in rows if not row.get("final")]
     return _curves(path, rows, size=(6.4, 2.5)) if rows else []
 
 
 def confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> list[Path]:
-    """Share of each true class (row) given to each predicted class; `matrix` is Scores.confusion."""
+    """Draws the confusion matrix: for each true class (row), the share that is given to each predicted class.
+
+    Args:
+        path: the file to write, .png or .svg.
+        matrix: counts `[classes, classes + 1]`, as in `attsnn.engine.Scores`.
+        classes: the names of the classes.
+    """
     side = 2.6 + (0.24 if len(classes) <= _FEW else 0.11) * len(classes)
     return _confusion(path, matrix, classes, size=(side, side))
 
 
 def over_time(path: Path, accuracy: Sequence[float], known: int, *, step_ms: float | None) -> list[Path]:
-    """Accuracy after each step, with the step from which on it is known; `accuracy`, `known` are those of
-    `OverTime`. step_ms: length of a step; None: steps are numbered.
+    """Draws the accuracy after each step, and marks the step from which on it is known.
+
+    Args:
+        path: the file to write, .png or .svg.
+        accuracy: the accuracy after each step, as in `attsnn.engine.OverTime`.
+        known: the number of the step to mark.
+        step_ms: the length of a step in milliseconds; None: steps are numbered.
     """
     return _over_time(path, accuracy, known, step_ms, size=(4.4, 2.6))
 
 
 def _worth(row: Mapping[str, Any], name: str, scored: bool) -> float:
-    """The higher, the better."""
+    """A number that is higher for a better row."""
     value = row.get(f"{name}_accuracy" if scored else f"{name}_error")
     return -math.inf if value is None else value if scored else -value
 
@@ -43,7 +59,8 @@ def _curves(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     left, right = figure.subplots(1, 2)
     held = _held(rows[-1:])
     series = (("train", TRAIN), *zip(held, (HELD, AVERAGED), strict=False))
-    scored = not any(name.endswith("_error") for name in rows[-1])  # else a network that makes images
+    # A network that makes images has no accuracy.
+    scored = not any(name.endswith("_error") for name in rows[-1])
     panels = (("loss", 1), ("accuracy", 100)) if scored else (("error", 1), ("distance", 1))
     for axes, (metric, scale) in zip((left, right), panels, strict=True):
         for which, color in series:
@@ -58,7 +75,7 @@ def _curves(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     left.set(ylabel=panels[0][0], title=panels[0][0].capitalize(), ylim=(0, None))
     right.set(ylabel="accuracy (%)" if scored else "distance", title=panels[1][0].capitalize())
-    if held:  # by the last: averaged weights stand behind the others
+    if held:  # the last decides: averaged weights come after the others
         best = max(rows, key=lambda row: _worth(row, held[-1], scored))
         label = f"chosen: epoch {best['epoch']}"
         right.axvline(best["epoch"], color=series[-1][1], linewidth=0.7, linestyle=":", label=label)
@@ -110,7 +127,13 @@ def _confusion(figure: Any, matrix: Tensor, classes: Sequence[str]) -> None:
 
 
 class Point(NamedTuple):
-    """A network: its accuracy from 0 to 1, its energy in nJ."""
+    """A network in the plot of energy and accuracy.
+
+    Args:
+        name: its name.
+        accuracy: from 0 to 1.
+        energy: in nJ per sample.
+    """
 
     name: str
     accuracy: float
@@ -120,8 +143,12 @@ class Point(NamedTuple):
 def compared(
     path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]], *, order: Sequence[str] | None = None
 ) -> list[Path]:
-    """Loss and accuracy of several runs by epoch: held-out samples as a line, training dashed; `runs`: the
-    rows of each by its name; `order`: names, by whose places colours are given.
+    """Draws loss and accuracy of several runs by epoch: held-out samples as a line, training dashed.
+
+    Args:
+        path: the file to write, .png or .svg.
+        runs: {name: rows of the run}.
+        order: the names of runs in the order that decides their colours.
     """
     runs = {name: [row for row in rows if not row.get("final")] for name, rows in runs.items()}
     runs = {name: rows for name, rows in runs.items() if rows}
@@ -131,7 +158,14 @@ def compared(
 def energy(
     path: Path, points: Sequence[Point], *, model: str = "papers", order: Sequence[str] | None = None
 ) -> list[Path]:
-    """Accuracy against energy, a point a network; up and to the left is better. `order`: as of `compared`."""
+    """Draws accuracy against energy, one point per network; up and to the left is better.
+
+    Args:
+        path: the file to write, .png or .svg.
+        points: the networks.
+        model: the name of the energy model, for the axis.
+        order: as for `compared`.
+    """
     shades = colours([point.name for point in points], order)
     return _energy(path, points, model, shades, size=(3.8, 2.7)) if points else []
 
@@ -142,7 +176,7 @@ def _compared(
 ) -> None:
     left, right = figure.subplots(1, 2)
     scored = any("train_accuracy" in row for rows in runs.values() for row in rows)
-    # Beside networks that classify the error of one that makes images has no place.
+    # Next to networks that classify there is no place for the error of one that makes images.
     panels = ((left, "loss", 1), (right, "accuracy" if scored else "error", 100 if scored else 1))
     for name, rows in runs.items():
         for axes, metric, scale in panels:
@@ -164,7 +198,7 @@ def _compared(
 
 
 def _held(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is measured beside the training."""
+    """The names of what is measured in addition to the training."""
     names = [
         name.removesuffix("_loss")
         for row in rows

@@ -1,4 +1,5 @@
-"""What a network does for its results, from the kernels' counts: rates, synaptic operations and energy::
+"""What a network spends on its results: firing rates, synaptic operations and energy,
+from the kernels' counts::
 
     with profile(model) as p:
         model(x)

@@ -1,7 +1,7 @@
-"""Collects which layers computed what on which values.
+"""Records which layers computed what, on which values.
 
-Convolutions, linear layers and products of matrices are seen where PyTorch calls them, whoever does, so that
-a layer is known by its weight.
+Convolutions, linear layers and matrix products are recorded where PyTorch calls them, whoever does, so layers
+are identified by their weights.
 """
 
 import math
@@ -28,7 +28,7 @@ from .origins import Origins
 from .records import Layer, Neurons, Synapses, add, summed
 from .values import Values
 
-# function: its name, dimensions of space, transposed
+# function: (name, number of spatial dimensions, whether it is transposed)
 WEIGHED: dict[Callable[..., Tensor], tuple[str, int, bool]] = {
     F.linear: ("linear", 0, False),
     F.conv1d: ("conv1d", 1, False),
@@ -39,7 +39,7 @@ WEIGHED: dict[Callable[..., Tensor], tuple[str, int, bool]] = {
     F.conv_transpose3d: ("conv_transpose3d", 3, True),
 }
 PRODUCTS = {torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm}
-LEFT_OUT = {  # what multiplies and is not counted
+LEFT_OUT = {  # functions that multiply and are not counted
     F.scaled_dot_product_attention: "scaled_dot_product_attention",
     F.bilinear: "bilinear",
     torch.einsum: "einsum",
@@ -51,7 +51,7 @@ WATCHED = (SpikingLayer, LIF, NormedLayer, AveragePool, *gates.MODULES)
 
 
 class Collector(Listener):
-    """What ran, by layer; `finish` says it behind the end."""
+    """Records what ran, by layer; `finish` returns it at the end."""
 
     def __init__(self, model: nn.Module, read: bool):
         super().__init__(model, "profile")
@@ -59,11 +59,11 @@ class Collector(Listener):
         self.layers: dict[str, Layer] = {}
         self.left_out: dict[str, int] = defaultdict(int)
         self._origins = Origins()
-        self._ran: dict[str, int] = {}  # layer of neurons: when it ran last
-        self._before: str | None = None  # which of them ran last of all
+        self._ran: dict[str, int] = {}  # {layer of neurons: when it ran last}
+        self._before: str | None = None  # the layer of neurons that ran last
         self._runs = 0
-        self._values: dict[str, Values] = {}  # of the synapses of that name
-        self._counts: dict[tuple[str, int], Tensor] = {}  # of the layer of that name, in so many steps
+        self._values: dict[str, Values] = {}  # by the name of the synapses
+        self._counts: dict[tuple[str, int], Tensor] = {}  # by (layer, number of steps)
         self._weights: dict[int, nn.Module] = {}
         self._parts: set[nn.Module] = set()  # of gates
         self._gated: set[int] = set()  # weights of gates
@@ -98,7 +98,7 @@ class Collector(Listener):
             self._gate(self._layer(module), module, output.shape)
 
     def _shown(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """What a layer computed once for all steps, as it was told."""
+        """Notes that a layer computed once for all steps, as it was told to."""
         steps = kwargs.get("steps") or kwargs.get("repeats") or 1
         if steps == 1 or not args or args[0].shape[0] != 1:
             return
@@ -109,12 +109,14 @@ class Collector(Listener):
                 synapses.shown = steps
 
     def _read(self, module: nn.Module) -> bool:
-        """Whether a `SpikingLayer` may read these gates in place of calling them: they count with it."""
+        """Whether a `SpikingLayer` reads these gates instead of calling them; they are then
+        counted with that layer.
+        """
         owner = self.owners.get(module)
         return type(module) is Attention and isinstance(owner, SpikingLayer) and owner.attention is module
 
     def _layer(self, module: nn.Module) -> Layer:
-        """The layer of a module: that of a layer of ours around it, else its own."""
+        """The layer of a module: that of the SpikingLayer or NormedLayer around it, otherwise its own."""
         owner, name = self.owners.get(module, module), self.name_of(module)
         if name not in self.layers:
             layer = self.layers[name] = Layer(name)
@@ -161,7 +163,7 @@ class Collector(Listener):
     def called(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        """A function of PyTorch returned out."""
+        """A function of PyTorch returned `out`."""
         if func in WEIGHED:
             self._weighed(func, out, *args, **kwargs)
         elif func in PRODUCTS:
@@ -172,7 +174,9 @@ class Collector(Listener):
             self._origins.passed((*args, *kwargs.values()), out)
 
     def _in_gate(self) -> bool:
-        """Whether what runs belongs to a gate, or to what a `SpikingLayer` computes without its current."""
+        """Whether what runs belongs to a gate, or to what a `SpikingLayer` computes
+        apart from its current.
+        """
         inner = bool(self.stack) and isinstance(self.stack[-1], SpikingLayer)
         return inner or any(isinstance(module, gates.MODULES) for module in self.stack)
 
@@ -251,7 +255,7 @@ class Collector(Listener):
         self._origins.tag(out, {layer.name: False})
 
     def _fed(self, synapses: Synapses, *inputs: Tensor) -> None:
-        """Where its input comes from."""
+        """Records where the input comes from."""
         origin: dict[str, bool] = {}
         for x in inputs:
             origin |= self._origins.of(x)
@@ -262,7 +266,9 @@ class Collector(Listener):
         synapses.before = self._before
 
     def _unit(self, synapses: Synapses) -> int:
-        """What makes integers of its input: the levels of normalised integer spikes."""
+        """The factor that turns the input into integers: the levels of normalised
+        integer spikes, otherwise 1.
+        """
         names = [*synapses.feeders]
         neurons = self.layers[names[-1]].neurons if names else None
         if neurons is None or neurons.levels is None or not neurons.normalize:
@@ -272,7 +278,7 @@ class Collector(Listener):
     # ---- the end
 
     def finish(self) -> dict[str, Layer]:
-        """The layers, all numbers on the host."""
+        """The layers, with all numbers on the host."""
         for (name, steps), flat in self._counts.items():
             neurons, counts = self.layers[name].neurons, flat.tolist()
             assert neurons is not None  # `fired` made them
@@ -284,8 +290,8 @@ class Collector(Listener):
 
 
 def _neurons(neuron: nn.Module, out: Tensor) -> Neurons:
-    """The record of a layer that emits out; of a module of somebody else's, which calls the op, as if it
-    leaked and fired.
+    """The record of a layer that emits `out`. A foreign module that calls the op counts
+    as leaking and spiking.
     """
     found = Neurons(shape=tuple(out.shape[2:]), word=8 if out.dtype == torch.float64 else 4)
     if isinstance(neuron, LIF):
@@ -296,7 +302,7 @@ def _neurons(neuron: nn.Module, out: Tensor) -> Neurons:
 
 
 class _Functions(TorchFunctionMode):
-    """Tells a collector what PyTorch is called for."""
+    """Tells a collector which functions of PyTorch are called."""
 
     def __init__(self, collector: Collector):
         super().__init__()
@@ -310,7 +316,7 @@ class _Functions(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        # Two calls of three ask for a shape or a type.
+        # Two out of three calls only ask for a shape or a type.
         tensors = isinstance(out, Tensor | tuple | list) and not isinstance(out, torch.Size)
         if tensors and self.collector.here:
             self.collector.called(func, args, kwargs or {}, out)
@@ -318,7 +324,7 @@ class _Functions(TorchFunctionMode):
 
 
 def _arguments(transposed: bool) -> tuple[str, ...]:
-    """Of a convolution, behind the bias."""
+    """The arguments of a convolution that follow the bias."""
     return (
         "stride",
         "padding",
@@ -333,8 +339,9 @@ def _counting(
     more: dict[str, Any],
     inputs: Tensor,
 ) -> Tensor:
-    """The sum of inputs [C, ...], each times the number of outputs that it reaches: the layer itself, with
-    weights of one.
+    """The sum of inputs [C, ...], each times the number of outputs that it reaches.
+
+    It is computed by the layer itself, with all weights set to one.
     """
     shape = synapses.weight
     if synapses.kind == "linear":

@@ -17,9 +17,16 @@ Batch = Tensor | tuple[Tensor, Tensor]
 
 
 class Published(NamedTuple):
-    """What the paper reports of DVS128 Gesture, 15 ms x 60, three convolutions (TPAMI 2023, tables 1, 2)."""
+    """What the paper reports for DVS128 Gesture, 15 ms x 60 steps, three convolutions (TPAMI 2023,
+    tables 1 and 2).
 
-    r_ee: float  # against the network without attention
+    Args:
+        r_ee: energy of the network without attention, divided by that of this network.
+        nasar: the network average spiking activity rate.
+        accuracy: from 0 to 1.
+    """
+
+    r_ee: float
     nasar: float
     accuracy: float
 
@@ -38,8 +45,13 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """`profiles` by name; `base`: the name of what r_EE is taken against; `accuracy` where there were
-    labels.
+    """Several networks on the same data; print it for a table.
+
+    Args:
+        profiles: {name: profile}.
+        base: the name of the network that r_EE compares with.
+        accuracy: {name: from 0 to 1}; empty if labels were not given.
+        published: what was published under these names.
     """
 
     profiles: dict[str, Profile]
@@ -48,11 +60,11 @@ class Comparison:
     published: Mapping[str, Published]
 
     def r_ee(self, name: str) -> float:
-        """Energy of the base by that network's, the papers' model."""
+        """The energy of `base` divided by the energy of network `name`, under the papers' model."""
         return self.profiles[name].r_ee(self.profiles[self.base])
 
     def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Head and rows of the table."""
+        """The head and the rows of the table."""
         head = ["network", *(["accuracy"] if self.accuracy else []), "parameters", "spikes", "NASAR"]
         head += ["gates' MACs", "papers", "operations", "memory", "lemaire", f"r_EE / {self.base}"]
         head += ["r_EE / twin", *(["published r_EE", "published NASAR"] if self.published else [])]
@@ -71,6 +83,7 @@ class Comparison:
         return table(*self.cells())
 
     def markdown(self) -> str:
+        """The table for a Markdown page."""
         return markdown(*self.cells()) + "\n"
 
 
@@ -83,24 +96,26 @@ def compare(
     published: Mapping[str, Published] | None = None,
     **costs: Any,
 ) -> Comparison:
-    """Profiles networks on the same data, in evaluation mode and without gradient; each is afterwards in the
-    mode in which it was.
+    """Profiles networks on the same data, in evaluation mode and without gradients. Each is put back
+    into its mode afterwards.
 
     Args:
-        networks: by name, as the table shall call them.
-        data: one batch, or batches, as the networks take them; a batch may be (inputs, labels), for the
-            accuracy.
-        base: which of them r_EE is taken against; default: the only one without gates, else the first.
-        forward: (network, inputs) -> scores [N, classes]; default: calls the network.
-        published: beside ours, by the same names: `PUBLISHED`, say.
-        costs: as of `profile`.
+        networks: {name: network}; the table uses these names.
+        data: one batch, or several, as the networks take them. For the accuracy, a batch is (inputs, labels).
+        base: the name of the network that r_EE compares with. Default: the only one without gates, otherwise
+            the first.
+        forward: (network, inputs) -> scores `[N, classes]`; default: calls the network.
+        published: published numbers to show as well, by the same names, such as `PUBLISHED`.
+        costs: as for `profile`.
+
+    Raises ValueError if there are no networks, or if `base` is not one of them.
     """
     if not networks:
         raise ValueError("compare: give at least one network, by name")
     if base is not None and base not in networks:
         raise ValueError(f"base must be one of {', '.join(networks)}, got {base!r}")
     batches = [data] if isinstance(data, Tensor) else data
-    if iter(batches) is batches:  # it can be read once, and is read for each network
+    if iter(batches) is batches:  # an iterator can be read only once, and each network reads it
         batches = list(batches)
     profiles, accuracy = {}, {}
     for name, network in networks.items():

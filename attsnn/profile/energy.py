@@ -1,7 +1,7 @@
-"""Energy of what a network did, by published models: from records (totals of all samples) to picojoules.
+"""The energy of what a network did, by published models: from records (totals of all samples) to picojoules.
 
-papers      Attention SNN (TPAMI 2023), equations of section "energy": T FL Phi accumulates a layer, the first
-            layer's as multiply-accumulates, and what the gates add.
+papers      Attention SNN (TPAMI 2023), equations of section "energy": T FL Phi accumulates per layer,
+            multiply-accumulates in the first layer, plus what the gates add.
 operations  every addition and multiplication that an event-driven machine makes, norms folded; no memory.
 memory      operations, and 24.96 pJ for each byte of a weight, bias or state that is read or written.
 lemaire     Lemaire et al., 2022 (arXiv 2210.13107): integers, addressing, and SRAM by its size.
@@ -19,13 +19,21 @@ MODELS = ("papers", "operations", "memory", "lemaire")
 
 @dataclass(frozen=True)
 class Costs:
-    """In picojoules. e_mac, e_ac: of 32-bit floating point at 45 nm (Horowitz, 2014); an accumulate is an
-    addition, so a multiplication costs their difference. e_byte: of a byte read or written (3.12 pJ a bit,
-    as STEP takes it). per_step: whether gates are computed at every step, as the paper's text has it, or once
-    a window, as released.
+    """Energies of single operations, in picojoules.
 
-    The others are Lemaire's: e_add, e_mul of 32-bit integers; a 32-bit access to SRAM of so many bytes costs
-    what a line through `sram` says; spikes pass through queues of `queue` messages.
+    Args:
+        e_mac: a multiply-accumulate of 32-bit floating point at 45 nm (Horowitz, 2014).
+        e_ac: an accumulate of the same. It is an addition, so a multiplication costs e_mac - e_ac.
+        e_byte: reading or writing a byte (3.12 pJ a bit, as STEP takes it).
+        per_step: whether gates are computed at every step, as in the paper's text, or once a window, as in
+            its released code.
+        e_add: an addition of 32-bit integers (Lemaire et al., 2022).
+        e_mul: a multiplication of 32-bit integers (Lemaire).
+        sram: points (bytes, pJ); a 32-bit access to a memory of a given size costs what the line through them
+            says (Lemaire).
+        queue: the number of messages in the queues that spikes pass through (Lemaire).
+
+    Raises ValueError for energies that do not fit.
     """
 
     e_mac: float = 4.6
@@ -46,7 +54,7 @@ class Costs:
             raise ValueError(f"e_mac must be at least e_ac, got {self.e_mac} and {self.e_ac}")
 
     def access(self, size: float) -> float:
-        """Of 32 bits of a memory of so many bytes."""
+        """The energy of 32 bits from a memory of `size` bytes."""
         size = min(size, self.sram[-1][0])
         for (low, start), (high, end) in zip(self.sram, self.sram[1:], strict=False):
             if size <= high:
@@ -55,11 +63,11 @@ class Costs:
 
 
 class Operations(NamedTuple):
-    """Of one layer, all samples."""
+    """The operations of a layer, for all samples."""
 
     synaptic: int  # additions that spikes cause
     macs: int  # multiply-accumulates: of real inputs, and of gates
-    additions: int  # all, those of MACs and spikes among them
+    additions: int  # all, including those of MACs and spikes
     multiplications: int
 
     def energy(self, costs: Costs) -> float:
@@ -67,33 +75,33 @@ class Operations(NamedTuple):
 
 
 class Term(NamedTuple):
-    """One layer of synapses in the papers' sum."""
+    """The term of one layer of synapses in the papers' sum."""
 
-    fl: float  # FL, multiply-accumulates of a step and sample
-    steps: float  # how often a sample
+    fl: float  # FL, multiply-accumulates per step and sample
+    steps: float  # T, how often it is computed for a sample
     phi: float
     mac: bool  # whether its operations count as multiply-accumulates
     why: str  # where Phi comes from
 
     @property
     def operations(self) -> float:
-        """T FL Phi, of a sample."""
+        """T FL Phi, for one sample."""
         return self.steps * self.fl * self.phi
 
 
 def generation(gate: Gate, costs: Costs) -> int:
-    """Multiply-accumulates of a gate's weights, one descriptor."""
+    """The multiply-accumulates that generate a gate's weights, for one descriptor."""
     return gate.by_step if costs.per_step else gate.once
 
 
 def operations(layer: Layer, costs: Costs) -> Operations:
-    """What an event-driven machine computes: nothing for a zero of a binary or integer input (an integer n is
-    n spikes), all of a real one. Norms and gains fold into weights and biases.
+    """What an event-driven machine computes. Zeros of a binary or integer input cost nothing (an integer n
+    is n spikes); a real input is computed in full. Norms and gains fold into weights and biases.
     """
     synaptic = sum(s.fan_out for s in layer.synapses.values() if not s.real)
     macs = sum(s.dense for s in layer.synapses.values() if s.real)
     for gate in layer.gates:
-        macs += generation(gate, costs) * (2 if gate.kind in ("TA", "CA") else 1)  # of mean and maximum
+        macs += generation(gate, costs) * (2 if gate.kind in ("TA", "CA") else 1)  # for mean and maximum
     additions = synaptic + macs + layer.added + layer.pooled * (layer.pool**2 - 1)
     additions += sum(s.outputs for s in layer.synapses.values() if s.bias)
     additions += sum(gate.pooled for gate in layer.gates)
@@ -105,7 +113,7 @@ def operations(layer: Layer, costs: Costs) -> Operations:
 
 
 def traffic(layer: Layer, costs: Costs) -> int:
-    """Bytes of weights, biases and states that are read and written, all samples; no cache."""
+    """The bytes of weights, biases and states that are read and written, for all samples, without a cache."""
     count = 0
     for s in layer.synapses.values():
         count += s.word * ((s.dense if s.real else s.fan_out) + (s.outputs if s.bias else 0))
@@ -120,13 +128,13 @@ def traffic(layer: Layer, costs: Costs) -> int:
 
 
 def term(s: Synapses, layers: Mapping[str, Layer], samples: int) -> Term:
-    """T FL Phi, Phi being the rate of the neurons that feed it."""
+    """T FL Phi, where Phi is the rate of the neurons that feed the layer."""
     once = s.dense * s.shown / samples
     steps: float = s.shown
     known = {name: layers[name].neurons for name in s.feeders}
     feeder = max(known, key=s.feeders.__getitem__) if known else s.before
     neurons = layers[feeder].neurons if feeder is not None else None
-    if s.shown == 1 and s.rows == samples and neurons is not None:  # a read-out of a mean over the steps
+    if s.shown == 1 and s.rows == samples and neurons is not None:  # a read-out from a mean over the steps
         steps = neurons.steps
         once *= steps
     elif s.shown == 1 and s.rows:
@@ -147,7 +155,7 @@ def term(s: Synapses, layers: Mapping[str, Layer], samples: int) -> Term:
 
 
 def _first(s: Synapses, frames: bool) -> tuple[float, bool, str]:
-    """Phi_0: of frames, one a step, the share of values that are not zero; of an image 1."""
+    """Phi_0: for frames, one a step, the share of values that are not zero; for an image 1."""
     if s.values == UNREAD:
         return 1.0, True, "1: the first layer's input was not read"
     if s.alive and (frames or not s.real):
@@ -156,7 +164,7 @@ def _first(s: Synapses, frames: bool) -> tuple[float, bool, str]:
 
 
 def papers(layer: Layer, layers: Mapping[str, Layer], samples: int, costs: Costs) -> float:
-    """pJ of a sample."""
+    """pJ per sample."""
     total = sum(
         (costs.e_mac if t.mac else costs.e_ac) * t.operations
         for t in (term(s, layers, samples) for s in layer.synapses.values())
@@ -165,19 +173,19 @@ def papers(layer: Layer, layers: Mapping[str, Layer], samples: int, costs: Costs
 
 
 def gate_macs(layer: Layer, costs: Costs) -> int:
-    """Delta MAC: of the gates' generation and refinement, all samples."""
+    """Delta MAC: the multiply-accumulates of the gates' generation and refinement, for all samples."""
     return sum(generation(gate, costs) + gate.refined for gate in layer.gates)
 
 
 # ---- Lemaire's model
 # ------------------------------------------------------------------------------------------
 
-WORD = 4  # bytes of all that it reads and writes
+WORD = 4  # bytes of each value that it reads or writes
 
 
 def lemaire(layer: Layer, samples: int, costs: Costs) -> float:
-    """pJ of a sample: operations, addressing and memory. Of gates, which the paper does not have, the
-    operations alone.
+    """pJ per sample for operations, addressing and memory. The paper does not have gates; only
+    their operations are counted.
     """
     total = sum(_of_synapses(s, costs) for s in layer.synapses.values())
     if layer.neurons is not None:

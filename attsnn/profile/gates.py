@@ -1,8 +1,8 @@
-"""What attention costs: multiply-accumulates of the gates' generation, and values that they refine.
+"""What attention costs: multiply-accumulates that generate the gates' weights, and values that they refine.
 
-The papers' own counts of a gate stand in a supplement that is not published with them (Attention SNN, TPAMI
-2023, table S2). These are derived from the layers of a gate, and agree with what the paper does print: CA of
-the three-layer network at T = 60, r = 16, computed at every step, takes 60 sum_C 2 C^2 / 16 = 276,480.
+The papers' own counts are in a supplement that is not published with them (Attention SNN, TPAMI 2023, table
+S2). The counts here are derived from the layers of a gate. They agree with what the paper does print: CA of
+the three-layer network with T = 60, r = 16, computed at every step, takes 60 sum_C 2 C^2 / 16 = 276,480.
 """
 
 from typing import cast
@@ -21,7 +21,7 @@ from attsnn.attention import (
 from .records import Gate
 
 MODULES = (Attention, PrunedAttention, PFA, TemporalAttention, ChannelAttention, SpatialAttention)
-GENERATION = {  # multiply-accumulates for a window; the MLP counts once, though two descriptors pass it
+GENERATION = {  # multiply-accumulates for a window; the MLP counts once, though it takes two descriptors
     "TA": "2 T (T // r)",
     "CA": "2 C (C // r)",
     "SA": "2 k^2 H W",
@@ -30,7 +30,9 @@ GENERATION = {  # multiply-accumulates for a window; the MLP counts once, though
 
 
 def gates_of(module: nn.Module, shape: tuple[int, ...]) -> list[Gate]:
-    """The gates of an attention that was applied to so many values, [T, N, C, H, W] or [T, N, F]."""
+    """The gates of an attention module that was applied to values of that shape, [T, N, C, H, W]
+    or [T, N, F].
+    """
     if isinstance(module, Attention | PrunedAttention):
         return [gate for part in module for gate in gates_of(part, shape)]
     steps, samples, *space = shape

@@ -1,4 +1,4 @@
-"""What new users of spiking networks meet first: layers that are silent or saturated, and nobody says so."""
+"""What new users of spiking networks meet first: layers that are silent or saturated, without any error."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from attsnn.neurons import LIF
 
 from .listening import Listener, rates
 
-ALWAYS = 0.98  # rate from which on a layer fires "always"
+ALWAYS = 0.98  # from this rate on, a layer fires "always"
 APART = 3.0  # factor between rates in training and in evaluation
 SOME = 0.001  # rate below which a factor says nothing
-STUCK = 0.01  # of 0 or 1, within which all scores of a gate are stuck
-NAMED = 4  # layers that a sentence names
+STUCK = 0.01  # a gate is stuck if all its scores are this close to 0 or to 1
+NAMED = 4  # the most layers that a sentence names
 SETTLE = (
     "the norms' running statistics are not those of the batches yet; train on, or take them from some "
     "batches (--settle 20, attsnn.layers.settle)"
@@ -28,7 +28,13 @@ Rates = Mapping[str, float]
 
 
 class Finding(NamedTuple):
-    """kind: "silent", "always", "apart", "gradient", "gate" or "not finite"; layers: whom it concerns."""
+    """Something that is wrong with a network.
+
+    Args:
+        kind: "silent", "always", "apart", "gradient", "gate" or "not finite".
+        layers: the names of the layers concerned.
+        sentence: the finding in words.
+    """
 
     kind: str
     layers: tuple[str, ...]
@@ -36,7 +42,14 @@ class Finding(NamedTuple):
 
 
 def findings(training: Rates, evaluation: Rates) -> list[Finding]:
-    """What the rates of the layers in training and in evaluation say, each in one sentence."""
+    """What the firing rates say about a network.
+
+    Args:
+        training: {layer: firing rate} in training.
+        evaluation: the same in evaluation.
+
+    Returns a list of findings of the kinds "silent", "always" and "apart", each with one sentence.
+    """
     found, every = [], len(evaluation)
     silent = [name for name, rate in evaluation.items() if rate == 0]
     if silent:
@@ -56,7 +69,7 @@ def findings(training: Rates, evaluation: Rates) -> list[Finding]:
         found.append(Finding("always", tuple(always), said))
     factors = {name: _factor(training.get(name), rate) for name, rate in evaluation.items()}
     if silent and not also:
-        return found  # of one cause with rates that differ
+        return found  # differing rates would have the same cause
     apart = sorted((name for name, f in factors.items() if f >= APART), key=factors.__getitem__, reverse=True)
     if apart:
         name = apart[0]
@@ -70,19 +83,19 @@ def findings(training: Rates, evaluation: Rates) -> list[Finding]:
 
 
 def sentences(training: Rates, evaluation: Rates) -> dict[str, str]:
-    """`findings` by their kind."""
+    """The sentences of `findings`, by their kind."""
     return {finding.kind: finding.sentence for finding in findings(training, evaluation)}
 
 
 def _factor(one: float | None, other: float) -> float:
-    """Between two rates; 1 where either is none, or both are small."""
+    """The factor between two rates; 1 if either is missing or 0, or if both are small."""
     if not one or not other or max(one, other) < SOME:
         return 1.0
     return max(one, other) / min(one, other)
 
 
 def _of(names: Sequence[str], every: int, what: str = "layers") -> str:
-    """So many of all, the first by name."""
+    """How many of all, with the names of the first."""
     return f"{len(names)} of {every} {what} ({_first(names)})"
 
 
@@ -96,7 +109,14 @@ def _first(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Health:
-    """`findings`, and the firing rates of each layer that they come from."""
+    """What `health` found; print it for a report.
+
+    Args:
+        findings: what is wrong.
+        training: {layer: firing rate} in training.
+        evaluation: the same in evaluation.
+        batches: the number of batches that were looked at.
+    """
 
     findings: list[Finding]
     training: dict[str, float]
@@ -122,16 +142,21 @@ def health(
     data: Tensor | Iterable[Any],
     loss: Callable[[nn.Module, Any], Any] | None = None,
 ) -> Health:
-    """Looks for what keeps a spiking network from learning, over some batches, in training and in evaluation:
-    layers without a spike, layers that always fire, rates that differ between the two, gates stuck at 0 or 1,
-    layers whose current gets a gradient of exactly 0, weights and buffers that are not finite.
+    """Looks for what keeps a spiking network from learning, over some batches, in training
+    and in evaluation mode.
 
-    Weights, gradients, running statistics, modes and the random generators are afterwards as before.
+    It finds layers without a spike, layers that always fire, rates that differ between training and
+    evaluation, gates stuck at 0 or 1, layers whose current gets a gradient of exactly 0, and weights and
+    buffers that are not finite. Afterwards weights, gradients, running statistics, modes and the random
+    generators are as before.
 
     Args:
-        data: a batch as the model takes it, or batches, which may be (inputs, labels).
-        loss: (model, batch) -> the loss, or a tuple with it in front; default: cross-entropy where there are
-            labels, else the mean square of the output.
+        model: the network.
+        data: a batch as the model takes it, or several. A batch may be (inputs, labels).
+        loss: (model, batch) -> the loss, or a tuple that begins with it. Default: cross-entropy if there are
+            labels, otherwise the mean square of the output.
+
+    Raises ValueError if there is no batch, and TypeError if no loss is known for what the model returns.
     """
     batches = [data] if isinstance(data, Tensor) else list(data)
     if not batches:
@@ -173,7 +198,7 @@ def _loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 def _not_finite(model: nn.Module) -> list[Finding]:
-    """Weights and buffers: behind a NaN a neuron fires nothing, which hides it."""
+    """Weights and buffers that are not finite. A neuron does not fire for NaN, which hides it."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     names = [name for name, x in tensors.items() if x.is_floating_point() and not x.isfinite().all()]
     if not names:
@@ -183,7 +208,9 @@ def _not_finite(model: nn.Module) -> list[Finding]:
 
 
 class _Gradients(Listener):
-    """Whether any gradient reached a layer's current, and what its gates gave at least and at most."""
+    """Records whether any gradient reached a layer's current, and the least and greatest
+    values of its gates.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__(model, "health")

@@ -1,5 +1,7 @@
-"""Listens to a network while it runs. Nothing of it is changed: the neurons' counts and the gates' scores
-come from the ops (`ops.tally`), and whose they are from hooks of all modules, which hang on none of them.
+"""Listens to a network while it runs, and changes nothing in it.
+
+The neurons' counts and the gates' scores come from the ops (`ops.tally`). Global hooks on all modules, none
+of them attached to the network, tell which layer they belong to.
 """
 
 import math
@@ -20,7 +22,7 @@ from .gates import MODULES
 
 
 class Listener:
-    """Knows which layer runs. Subclasses say what they want to hear: `fired`, `scored`, `left`."""
+    """Knows which layer runs. Subclasses override what they want to hear: `fired`, `scored`, `left`."""
 
     def __init__(self, model: nn.Module, what: str):
         refuse_compiled(model, what)
@@ -31,10 +33,10 @@ class Listener:
         self.model, self.thread = model, threading.get_ident()
         self.samples = 0
         self.names: dict[nn.Module, str] = {}
-        self.owners: dict[nn.Module, nn.Module] = {}  # the layer of ours that a module is a part of
-        self.stack: list[nn.Module] = []  # of those that run
-        self._fresh = False  # whether the network was called, and no neuron of it ran since
-        self._stepping: SpikingLayer | None = None  # whose current ran last, called step by step
+        self.owners: dict[nn.Module, nn.Module] = {}  # the SpikingLayer or NormedLayer around a module
+        self.stack: list[nn.Module] = []  # the modules that are running
+        self._fresh = False  # whether the network was called and none of its neurons has run since
+        self._stepping: SpikingLayer | None = None  # the layer whose current ran last, called step by step
         for name, module in model.named_modules():
             self.names[module] = name
             if isinstance(module, SpikingLayer | NormedLayer):
@@ -44,10 +46,10 @@ class Listener:
     # ---- what a subclass hears
 
     def fired(self, module: nn.Module | None, counts: tally.Counts, out: Tensor) -> None:
-        """The neurons of that layer, None: of nobody, emitted out."""
+        """The neurons of that layer (None: of an unknown one) emitted `out`."""
 
     def scored(self, name: str, kind: str, scores: Tensor | tuple[Tensor, ...]) -> None:
-        """The gates of that name gave these."""
+        """The gates of the layer `name` gave these scores."""
 
     def left(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """A module of the network returned."""
@@ -61,7 +63,7 @@ class Listener:
             stack.callback(before.remove)
             after = every_module.register_module_forward_hook(self._leave, with_kwargs=True)
             stack.callback(after.remove)
-            # The handle leaves this behind, and torch.compile takes it for a hook.
+            # The handle leaves this entry behind, which torch.compile takes for a hook.
             stack.callback(every_module._global_forward_hooks_with_kwargs.pop, after.id, None)
             stack.enter_context(tally.telling(self._emitted))
             if type(self).scored is not Listener.scored:
@@ -69,7 +71,7 @@ class Listener:
             yield
 
     def name_of(self, module: nn.Module) -> str:
-        """Of the layer of ours around it, else its own."""
+        """The name of the SpikingLayer or NormedLayer around a module, otherwise its own name."""
         owner = self.owners.get(module, module)
         return self.names[owner] or type(owner).__name__
 
@@ -83,7 +85,7 @@ class Listener:
             return
         if module is self.model:
             self._fresh = True
-            self.stack.clear()  # of a call that ended in an exception
+            self.stack.clear()  # a call may have ended in an exception
         owner = self.owners.get(module)
         if isinstance(owner, SpikingLayer) and owner is not module and owner not in self.stack:
             self._stepping = owner
@@ -92,7 +94,7 @@ class Listener:
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not self.here or module not in self.stack:
             return
-        while self.stack.pop() is not module:  # what ended in an exception
+        while self.stack.pop() is not module:  # inner calls that ended in an exception
             pass
         self.left(module, args, kwargs, output)
 
@@ -106,8 +108,10 @@ class Listener:
         self.fired(module, counts, out)
 
     def _neuron(self) -> nn.Module | None:
-        """The layer whose neurons just fired: the one that runs; of a single step the one whose convolution
-        or linear layer ran last; or the module that called the op itself.
+        """The layer whose neurons just fired.
+
+        That is the layer that is running; for a single step, the layer whose convolution or linear layer ran
+        last; or the module that called the op itself.
         """
         for module in reversed(self.stack):
             if isinstance(module, SpikingLayer):
@@ -137,8 +141,10 @@ class _Rates(Listener):
 
 @contextmanager
 def rates(model: nn.Module) -> Iterator[dict[str, float]]:
-    """The firing rate of each layer of neurons, by its name, in the order in which they ran first: filled
-    when the block ends. From the kernels' counts; `profile` says more.
+    """Measures the firing rate of each layer of neurons: `with rates(model) as found: model(x)`.
+
+    `found` maps layers to rates, in the order in which they ran first; it is filled when the block ends. The
+    rates come from the kernels' counts; `profile` says more.
     """
     found: dict[str, float] = {}
     listener = _Rates(model)
@@ -159,8 +165,10 @@ class _Scores(Listener):
 
 @contextmanager
 def scores(model: nn.Module) -> Iterator[dict[str, dict[str, Any]]]:
-    """What each layer's gates gave when they were applied last, by the layer's name and the gate's kind,
-    without gradient: "TA" [T, N], "CA" [N, C], "SA" [N, H, W]; "PFA" the factors of its map (`PFAScores`).
+    """Records what the gates give: `with scores(model) as found: model(x)`.
+
+    `found` maps a layer's name and the gate's kind to the scores of the last call, without gradients: "TA"
+    `[T, N]`, "CA" `[N, C]`, "SA" `[N, H, W]`, and "PFA" the factors of its map (`PFAScores`).
     """
     listener = _Scores(model)
     with listener.listening():

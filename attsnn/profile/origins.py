@@ -1,4 +1,4 @@
-"""Where values come from: of each storage the layers that made it, and whether from spikes or currents."""
+"""Where values come from: for each storage the layers that made it, and whether by spikes or by currents."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-Origin = Mapping[str, bool]  # layer: whether its spikes are in it, not its current
+Origin = Mapping[str, bool]  # {layer: whether its spikes went in, not its current}
 
 
 class Origins:
-    """Storages are known as long as they live; no tensor is kept alive."""
+    """Storages are known while they exist; no tensor is kept alive."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[StorageWeakRef, Origin]] = {}
 
     def of(self, x: Tensor) -> Origin:
-        """Empty: of nobody that is known."""
+        """The origin of x; empty if it is unknown."""
         if not self._known:
             return {}
         try:
@@ -28,7 +28,7 @@ class Origins:
         return found[1]
 
     def tag(self, x: Tensor, origin: Origin) -> None:
-        """x comes from there."""
+        """Records that x comes from there."""
         try:
             storage = x.untyped_storage()
         except NotImplementedError:
@@ -37,7 +37,7 @@ class Origins:
         self._known[storage._cdata] = (reference, origin)
 
     def passed(self, args: tuple[Any, ...], out: Any) -> None:
-        """What a function returns comes from where its arguments do, but for what is known."""
+        """What a function returns comes from where its arguments do, unless its origin is known already."""
         origin: dict[str, bool] = {}
         for part in tensors(args):
             for name, spikes in self.of(part).items():
@@ -48,7 +48,7 @@ class Origins:
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
-    """Those in it, in lists and tuples of any depth."""
+    """The tensors in a value, in lists and tuples of any depth."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, tuple | list):

@@ -16,18 +16,21 @@ from .result import Profile
 def profile(
     model: nn.Module, *, samples: int | None = None, read: bool = True, **costs: Any
 ) -> Iterator[Profile]:
-    """Counts what `model` does inside of the block, in as many calls as there are; the `Profile` is ready
-    behind it.
+    """Counts what `model` does inside the block, in any number of calls; the `Profile` is
+    ready after the block.
 
     Args:
-        samples: how many are shown, where the network is not called itself but by a method (`sample`, say);
-            else they are counted, by the neurons' second dimension.
-        read: whether to read each layer's input, too, for which of its outputs its spikes reach, and whether
-            it has spikes at all. Without, counts come from the kernels alone, and `papers` is the only energy
+        model: the network, in training or evaluation mode.
+        samples: the number of samples, if the network itself is not called but one of its methods (such as
+            `sample`). By default they are counted, by the neurons' second dimension.
+        read: whether to read each layer's input as well, which shows whether it has spikes, and which outputs
+            its spikes reach. Without it, counts come from the kernels alone, and "papers" is the only energy
             that is known.
         costs: fields of `Costs`: e_mac, e_ac, e_byte in pJ, per_step and so on.
 
-    Raises ValueError for a compiled model, whose layers nobody sees, and for `nn.DataParallel`.
+    Raises:
+        ValueError: the model is compiled, which hides its layers, or an `nn.DataParallel`; or a cost does not
+            fit.
     """
     prices = Costs(**costs)
     found, collector = Profile(prices, samples, read), Collector(model, read)

@@ -9,7 +9,7 @@ KINDS = UNREAD, BINARY, INTEGER, REAL = "not read", "binary", "integer", "real"
 
 @dataclass
 class Synapses:
-    """A convolution or a linear layer, or a product of two computed matrices."""
+    """A convolution, a linear layer, or a product of two computed matrices."""
 
     name: str
     kind: str  # conv2d, linear, matmul, ...
@@ -22,13 +22,13 @@ class Synapses:
     rows: int = 0  # inputs that it was applied to: samples x steps
     inputs: int = 0  # values
     outputs: int = 0
-    dense: int = 0  # multiply-accumulates of a dense computation, those with padding among them
+    dense: int = 0  # multiply-accumulates of a dense computation, including those with padding
     alive: int = 0  # input values that are not zero
     spikes: int = 0  # the sum of the input values, where they are binary or integer
-    fan_out: int = 0  # the same sum, each weighed by the number of outputs that it reaches
+    fan_out: int = 0  # the same sum, each value weighted by the number of outputs that it reaches
     values: str = UNREAD  # what the input's values are, one of KINDS
-    feeders: dict[str, int] = field(default_factory=dict)  # layer whose spikes it read: how many values
-    first: bool = False  # whether it read what no layer before it computed
+    feeders: dict[str, int] = field(default_factory=dict)  # {layer whose spikes it read: number of values}
+    first: bool = False  # whether no layer before it computed its input
     before: str | None = None  # the layer of neurons that ran last before it
     shown: int = 1  # steps that one computation stands for
     out_shape: tuple[int, ...] = ()
@@ -81,27 +81,27 @@ class Neurons:
 
 @dataclass
 class Gate:
-    """An attention gate; of the factor of rank R of a PFA, `kind` is "PFA"."""
+    """An attention gate. For a PFA, `kind` is "PFA" and all of its factors count together."""
 
     kind: str  # TA, CA, SA or PFA
-    formula: str  # of the generation, for one window
-    once: int = 0  # multiply-accumulates of the generation, computed once a window; all samples
-    by_step: int = 0  # the same where gates are computed at every step
+    formula: str  # how generation is counted, for one window
+    once: int = 0  # multiply-accumulates of the generation, if computed once a window; all samples
+    by_step: int = 0  # the same if gates are computed at every step
     refined: int = 0  # values that a gate multiplies
-    pooled: int = 0  # values that descriptors are taken of
+    pooled: int = 0  # values that descriptors are made from
     added: bool = False  # whether its map is added, not multiplied
 
 
 @dataclass
 class Layer:
-    """What has one name: synapses, what lies behind them, and their neurons."""
+    """All that has one name: synapses, what follows them, and their neurons."""
 
     name: str
     synapses: dict[str, Synapses] = field(default_factory=dict)
     neurons: Neurons | None = None
     gates: list[Gate] = field(default_factory=list)
     parameters: int = 0
-    normed: bool = False  # by a norm that folds into weights and biases
+    normed: bool = False  # whether it has a norm that folds into weights and biases
     pool: int = 1  # side of its average pool
     pooled: int = 0  # values that an average pool returned
     added: int = 0  # values of shortcuts
@@ -117,7 +117,7 @@ SUMS = {
 
 
 def add(one: Record, other: Record) -> None:
-    """Adds a record of the same layer, or gate, to one."""
+    """Adds the record of the same layer or gate from another profile."""
     for name in SUMS[type(one)]:
         setattr(one, name, getattr(one, name) + getattr(other, name))
     if isinstance(one, Synapses) and isinstance(other, Synapses):
@@ -143,6 +143,6 @@ def add(one: Record, other: Record) -> None:
 
 
 def summed(one: list[int], other: list[int]) -> list[int]:
-    """Their sum, the shorter one with zeros behind it."""
+    """The sum of two lists; the shorter one is filled up with zeros."""
     longer, shorter = sorted((one, other), key=len, reverse=True)
     return [a + (shorter[i] if i < len(shorter) else 0) for i, a in enumerate(longer)]

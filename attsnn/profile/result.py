@@ -1,4 +1,6 @@
-"""What a profile says: rates, operations and energy by layer and in all, why, and in which form."""
+"""What a profile says: rates, operations and energy by layer and in all, their
+reasons, and output formats.
+"""
 
 import csv
 import io
@@ -24,15 +26,30 @@ NJ = 1e-3  # of a picojoule
 
 @dataclass(frozen=True)
 class Row:
-    """A layer, or all: numbers of one sample, all its steps. Energies in nJ, by `energy.MODELS`."""
+    """The numbers of a layer, or of all layers, for one sample and all its steps.
+
+    Args:
+        layer: the layer's name.
+        output: the shape of its output at one step.
+        parameters: the number of parameters.
+        neurons: the number of neurons.
+        spikes: the number of spikes.
+        rate: spikes per neuron and step; for integer spikes their mean; None without neurons.
+        dense: multiply-accumulates of the non-spiking network of the same layers, the "twin".
+        synaptic: additions that spikes cause.
+        macs: multiply-accumulates, of real inputs and of gates.
+        additions: all additions.
+        multiplications: all multiplications.
+        energy: {model: nJ} for each model in `MODELS`.
+    """
 
     layer: str
-    output: tuple[int, ...]  # shape of a step
+    output: tuple[int, ...]
     parameters: int
     neurons: int
     spikes: float
-    rate: float | None  # of a neuron and step; of integer spikes their mean
-    dense: float  # multiply-accumulates of the non-spiking twin
+    rate: float | None
+    dense: float
     synaptic: float
     macs: float
     additions: float
@@ -41,8 +58,15 @@ class Row:
 
 
 class Profile:
-    """What `profile` found, of one sample each: `rows`, `total`, `nasar`, `energy`; `layers` holds the
-    counts of all samples. Ready when the profile's block has ended.
+    """What `profile` found, for one sample: `rows`, `total`, `nasar`, `energy`. Print it for a table.
+
+    It is ready when the profile's block has ended. `p[name]` is the row of a layer. `layers` has the integer
+    counts of all samples, from which everything else is computed.
+
+    Args:
+        costs: the energies of single operations.
+        samples: the number of samples, if the network itself is not called.
+        read: whether inputs were read.
     """
 
     def __init__(self, costs: Costs, samples: int | None = None, read: bool = True):
@@ -54,20 +78,21 @@ class Profile:
     # ---- filling
 
     def fill(self, layers: dict[str, Layer], samples: int, parameters: int, left_out: dict[str, int]) -> None:
-        """What `profile` does at its end."""
+        """Takes the counts; `profile` calls it at its end."""
         self.layers, self.parameters, self.left_out = layers, parameters, dict(left_out)
         if self._samples is None:
             self._samples = samples
 
     def with_costs(self, **costs: Any) -> "Profile":
-        """The same counts under other `Costs`: `p.with_costs(e_mac=3.2, per_step=True)`."""
+        """The same counts with other `Costs`: `p.with_costs(e_mac=3.2, per_step=True)`."""
         other = Profile(replace(self.costs, **costs), self._samples, self.read)
         other.fill(self._found, self.samples, self.parameters, self.left_out)
         return other
 
     def sum_over_processes(self, group: "dist.ProcessGroup | None" = None) -> "Profile":
-        """The profile of all samples of all processes, each of which calls it; counts are integers, so that
-        their sums are exact. A process that ran nothing adds nothing.
+        """The profile of all samples of all processes; every process must call it.
+
+        Counts are integers, so their sums are exact. A process that ran nothing adds nothing.
         """
         parts: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(parts, (self._found, self._samples or 0, self.left_out), group=group)
@@ -93,14 +118,14 @@ class Profile:
 
     @property
     def counted(self) -> bool:
-        """Whether it is known how many samples there were: neurons of ours ran in calls of the network, or
-        `samples` says it. Without, no number of a sample can be had.
+        """Whether the number of samples is known. It is if neurons of attsnn ran in calls of the network,
+        or if `samples` was given. Otherwise there are no numbers per sample.
         """
         return self.layers is not None and bool(self._samples)
 
     @property
     def samples(self) -> int:
-        """How many were shown, in all batches."""
+        """The number of samples that were shown, in all batches. Raises ValueError if it is not known."""
         if self._found is not None and not self._samples:
             raise ValueError(
                 "profile: the network itself was not called, so that nobody knows how many samples there "
@@ -112,6 +137,7 @@ class Profile:
 
     @cached_property
     def rows(self) -> list[Row]:
+        """The rows of all layers, in the order in which they ran."""
         return [self._row(layer) for layer in self._found.values()]
 
     def _row(self, layer: Layer) -> Row:
@@ -144,7 +170,9 @@ class Profile:
 
     @cached_property
     def total(self) -> Row:
-        """The sum over the layers; its parameters are all the network's, its rate that of all neurons."""
+        """The sum over the layers. Its parameters are those of the whole network, its rate is
+        that of all neurons.
+        """
         rows, layers = self.rows, [la.neurons for la in self._found.values() if la.neurons]
         updates = sum(n.updates for n in layers)
         sums = {name: sum(getattr(row, name) for row in rows) for name in ("neurons", "spikes", *_COUNTS)}
@@ -164,11 +192,13 @@ class Profile:
         raise KeyError(f"no layer {name!r} ran; those that did: {', '.join(self._found)}")
 
     def rates(self) -> dict[str, float]:
-        """Of each layer of neurons: spikes of a neuron and step."""
+        """{layer: spikes per neuron and step} of the layers of neurons."""
         return {row.layer: row.rate for row in self.rows if row.rate is not None}
 
     def rate_by_step(self, name: str) -> list[float]:
-        """NSAR of a layer, or of all neurons with "total": spikes of step t by neurons, for each t."""
+        """NSAR of a layer, or with "total" of all neurons: for each step t, the spikes of step t divided
+        by the number of neurons.
+        """
         layers = self._found.values() if name == "total" else [self._layer(name)]
         neurons = [layer.neurons for layer in layers if layer.neurons is not None]
         steps = max((n.steps for n in neurons), default=0)
@@ -181,36 +211,38 @@ class Profile:
 
     @property
     def nasar(self) -> float:
-        """Network average spiking activity rate: spikes by neurons and steps (Attention SNN, TPAMI 2023; in
-        the journal NASFR). NaN of a network without neurons of ours.
+        """The network average spiking activity rate, which is spikes per neuron and step (Attention SNN,
+        TPAMI 2023; called NASFR in the journal). NaN for a network without neurons of attsnn.
         """
         return math.nan if self.total.rate is None else self.total.rate
 
     @property
     def nasfr(self) -> float:
-        """`nasar`, by its other name."""
+        """`nasar` by its other name."""
         return self.nasar
 
     @property
     def spikes(self) -> float:
-        """Of a sample: nasar times neurons times steps."""
+        """The spikes of a sample, which are nasar times neurons times steps."""
         return self.total.spikes
 
     def energy(self, model: str = "papers") -> float:
-        """nJ of a sample by one of `energy.MODELS`."""
+        """nJ per sample under one of the models in `MODELS`. Raises ValueError for another model."""
         if model not in energy.MODELS:
             raise ValueError(f"model must be one of {', '.join(energy.MODELS)}, got {model!r}")
         return self.total.energy[model]
 
     @property
     def gates(self) -> float:
-        """Delta MAC: multiply-accumulates of the gates' generation and refinement, of a sample. Derived."""
+        """Delta MAC, the multiply-accumulates of the gates' generation and refinement, per sample.
+        The counts are derived.
+        """
         return sum(energy.gate_macs(layer, self.costs) for layer in self._found.values()) / self.samples
 
     @property
     def twin(self) -> float:
-        """nJ of a sample of the non-spiking network of the same layers: e_mac FL. It looks once at an image,
-        at each step at frames.
+        """The energy e_mac FL of the non-spiking network of the same layers, in nJ per sample. That
+        network looks at an image once, and at frames in every step.
         """
         every = [s for layer in self._found.values() for s in layer.synapses.values()]
         image = any(s.shown > 1 for s in every)
@@ -218,8 +250,13 @@ class Profile:
         return NJ * self.costs.e_mac * sum(t.fl * (1 if image else t.steps) for t in terms)
 
     def r_ee(self, other: "Profile | None" = None) -> float:
-        """Energy of another network by this one's, the papers' model: r_EE = E_base / (E_base + Delta E).
-        Default: of the non-spiking twin. NaN where this network takes none.
+        """The energy of another network divided by this one's, under the papers' model: r_EE = E_base /
+        (E_base + Delta E).
+
+        It is NaN if this network takes no energy.
+
+        Args:
+            other: the profile of the other network; default: the non-spiking twin of this one.
         """
         base, own = self.twin if other is None else other.energy(), self.energy()
         return base / own if own else math.nan
@@ -231,7 +268,7 @@ class Profile:
     # ---- reasons
 
     def explain(self, name: str) -> str:
-        """The formulas of a layer's numbers with the values that went in; of "total" those of the network."""
+        """The formulas of a layer's numbers with their values; for "total" those of the whole network."""
         from .reasons import explain, explain_total
 
         return explain_total(self) if name == "total" else explain(self, self._layer(name))
@@ -239,11 +276,11 @@ class Profile:
     # ---- forms
 
     def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Head and rows of the table."""
+        """The head and the rows of the table."""
         return _HEAD, [_cells(row) for row in (*self.rows, self.total)]
 
     def _below(self) -> list[str]:
-        """What stands below the table."""
+        """The lines below the table."""
         total, twin = self.total, self.r_ee()
         lines = [
             f"Of one sample, the mean of {self.samples:,}: {total.neurons:,} neurons, {total.spikes:,.0f} "
@@ -264,7 +301,9 @@ class Profile:
         return "\n".join([table(*self.cells()), "", *self._below()])
 
     def summary(self, most: int = 40) -> str:
-        """A narrower table, of neurons and synapses alone; of more layers than `most` the total."""
+        """A narrower table, with only the layers of neurons and synapses; if there are more than `most`,
+        with the total alone.
+        """
         rows = [row for row in self.rows if row.rate is not None or row.dense]
         rows = [*(rows if len(rows) <= most else []), self.total]
         cells = []
@@ -279,10 +318,11 @@ class Profile:
         return "Profile(not ready)" if self.layers is None else f"Profile({len(self.layers)} layers)"
 
     def markdown(self) -> str:
+        """The table for a Markdown page."""
         return "\n\n".join([markdown(*self.cells()), *self._below()]) + "\n"
 
     def csv(self) -> str:
-        """A line a layer, and one for the total; energies in nJ."""
+        """One line per layer, and one for the total; energies in nJ."""
         text = io.StringIO()
         write = csv.writer(text, lineterminator="\n")
         write.writerow([*_FIELDS, *(f"{name}_nj" for name in energy.MODELS)])
@@ -293,11 +333,11 @@ class Profile:
         return text.getvalue()
 
     def json(self) -> str:
-        """All of it: rows, totals, the counts that they come from, and the costs."""
+        """Everything: rows, totals, the counts that they come from, and the costs."""
         return json.dumps(self.as_dict(), indent=1)
 
     def as_dict(self) -> dict[str, Any]:
-        """`json` as Python values; None for what is not known."""
+        """`json` as Python values, with None for what is not known."""
         known: dict[str, Any] = _known(self._as_dict())
         return known
 
@@ -316,7 +356,7 @@ class Profile:
         }
 
     def save(self, path: str | Path) -> None:
-        """Writes a .csv, .json, .md or .txt file."""
+        """Writes a .csv, .json, .md or .txt file. Raises ValueError for another name."""
         path = Path(path)
         forms: dict[str, Callable[[], str]] = {
             ".csv": self.csv,
@@ -365,7 +405,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _known(value: Any) -> Any:
-    """None for each NaN in it."""
+    """A value with None in place of each NaN."""
     if isinstance(value, dict):
         return {name: _known(v) for name, v in value.items()}
     if isinstance(value, list):

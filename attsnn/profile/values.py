@@ -1,4 +1,4 @@
-"""What a layer reads: whether its values are spikes, and how many of its outputs each reaches."""
+"""What a layer reads: whether its values are spikes, and how many outputs each of them reaches."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from .records import BINARY, INTEGER, REAL, Synapses
 
-NEAR = 1e-3  # to an integer: of a share of `levels` times the levels
+NEAR = 1e-3  # how close a value times `levels` must be to an integer
 
 
 class Values:
-    """The inputs of a layer's calls, summed over steps and samples. Nothing waits for the device before
-    `finish`.
+    """The inputs of a layer's calls, summed over steps and samples. Nothing waits for
+    the device before `finish`.
     """
 
     def __init__(self, synapses: Synapses):
@@ -24,8 +24,13 @@ class Values:
 
     @torch.no_grad()
     def add(self, x: Tensor, lead: int, weigh: Callable[[Tensor], Tensor], unit: int) -> None:
-        """x [..., C, ...], with so many dimensions of steps and samples; `weigh` says what the sum of one
-        entry counts for; `unit`: what makes integers of the values.
+        """Adds the input of a call.
+
+        Args:
+            x: values [..., C, ...].
+            lead: the number of leading dimensions, for steps and samples.
+            weigh: maps the sum of the entries to what it counts for.
+            unit: the factor that turns the values into integers.
         """
         x = x.detach()
         if unit != 1:
@@ -40,12 +45,14 @@ class Values:
 
     @torch.no_grad()
     def add_product(self, a: Tensor, b: Tensor, out: Tensor) -> None:
-        """Of a product of matrices a [..., n, k] and b [..., k, m]: additions take place where both are
-        spikes, or where the one that is has one.
+        """Adds a product of matrices a [..., n, k] and b [..., k, m].
+
+        If both have spikes, additions take place where both have one; if only one of them has, where it has
+        one.
         """
         kinds = [_kinds(part.detach()) for part in (a, b)]
         dense = out.numel() * a.shape[-1]
-        # Each entry of a meets as many of b, those of a matrix that is shared by others more.
+        # Each entry of a meets equally many of b; entries of a matrix that is broadcast meet more.
         of_a, of_b = (
             part.detach().abs().sum(dtype=torch.float64) * (dense / max(part.numel(), 1)) for part in (a, b)
         )
@@ -62,7 +69,7 @@ class Values:
         self._kinds = kinds if self._kinds is None else self._kinds & kinds
 
     def finish(self) -> None:
-        """Writes what was found into the synapses' record."""
+        """Writes the result into the record of the synapses."""
         assert self._kinds is not None  # something was added
         synapses, (binary, integer) = self.synapses, self._kinds.tolist()
         synapses.values = BINARY if binary else INTEGER if integer else REAL

@@ -1,7 +1,8 @@
-"""Augmentation of event frames, one draw for all steps: that of PFA (KBS 2024), after NDA (ECCV 2022).
+"""Augmentation of event frames as in PFA (KBS 2024), after NDA (ECCV 2022), with one draw for all steps.
 
-Published: a flip with probability 0.5, then one of rotation, shear, cutout and roll, with these ranges. The
-draws are a pure function of the seed; the published ones came from Python's generator.
+The published augmentation is a flip with probability 0.5, then one of rotation, shear, cutout and roll, with
+the ranges that are the defaults here. The draws are a pure function of the seed; the published ones came from
+Python's generator.
 """
 
 import math
@@ -16,18 +17,34 @@ from attsnn.data.core.events import generator
 
 Operation = Literal["rotation", "shear", "cutout", "roll"]
 OPERATIONS: tuple[Operation, ...] = ("rotation", "shear", "cutout", "roll")
-STREAM = 1  # beside the stream that draws a sample's window
+STREAM = 1  # not the stream that draws a sample's window
 
 
 @dataclass(frozen=True)
 class EventAugment:
-    """`augment(frames, seed)`: frames `[T, 2, H, W]`, augmented; places without a source are 0.
+    """Augments event frames: `augment(frames, seed)` changes frames `[T, 2, H, W]` in the same
+    way at every step.
 
-    flip: probability of a mirrored width. `pick` of `operations` follow, in the order drawn:
-    rotation: by an integer of -degrees .. degrees, to the nearest pixel, about the centre;
-    shear: of the rows, by an integer of -shear .. shear degrees, to the nearest pixel;
-    cutout: a square of side 1 .. cutout, whose first corner is at least half of that from any border, is 0;
-    roll: by -shift .. shift pixels in each direction, what leaves on one side comes back on the other.
+    The defaults are those of PFA (KBS 2024), after NDA (ECCV 2022). The flip comes first, then `pick` of the
+    `operations`, in the order in which they are drawn. Pixels without a source become 0.
+
+    - "rotation" turns by an integer from -`degrees` to `degrees` about the centre, to the nearest pixel.
+    - "shear" shears the rows by an integer from -`shear` to `shear` degrees, to the nearest pixel.
+    - "cutout" sets a square of side 1 to `cutout` to 0. Its first corner is at least half a side from every
+      border.
+    - "roll" shifts by -`shift` to `shift` pixels in each direction. What leaves on one side comes back on the
+      other.
+
+    Args:
+        operations: the operations to choose from.
+        pick: how many of them are applied.
+        flip: the probability of mirroring the width.
+        degrees: the largest rotation.
+        shear: the largest shear, in degrees.
+        cutout: the largest side of the square, in pixels.
+        shift: the largest shift, in pixels.
+
+    Raises ValueError for values that do not fit.
     """
 
     operations: tuple[Operation, ...] = OPERATIONS
@@ -80,18 +97,18 @@ class EventAugment:
 
 
 def rotate(frames: Tensor, degrees: float) -> Tensor:
-    """Counter-clockwise about the centre, to the nearest pixel (torchvision's `rotate`)."""
+    """Rotates counter-clockwise about the centre, to the nearest pixel, as torchvision's `rotate` does."""
     angle = math.radians(degrees)
     return _mapped(frames, math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle))
 
 
 def shear(frames: Tensor, degrees: float) -> Tensor:
-    """Rows are moved in proportion to their height, to the nearest pixel (torchvision's `affine`)."""
+    """Moves each row in proportion to its height, to the nearest pixel, as torchvision's `affine` does."""
     return _mapped(frames, 1, math.tan(math.radians(degrees)), 0, 1)
 
 
 def _mapped(frames: Tensor, xx: float, xy: float, yx: float, yy: float) -> Tensor:
-    """Each pixel from (xx·x + xy·y, yx·x + yy·y), both counted from the centre; 0 from outside."""
+    """Takes pixel (x, y) from (xx·x + xy·y, yx·x + yy·y), counted from the centre; 0 from outside."""
     height, width = frames.shape[-2:]
     y = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2
     x = torch.arange(width, dtype=torch.float64) - (width - 1) / 2

@@ -1,4 +1,4 @@
-"""What `verify` says of images: which are corrupt, and lists that stay short."""
+"""What `verify` needs for images: finding the corrupt ones, and printing lists that stay short."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,11 @@ from attsnn.data.core.files import plain
 from attsnn.data.core.images import EncodedSource, fetch
 from attsnn.data.errors import DataFormatError
 
-LINES = 10  # of a list in a report
+LINES = 10  # the most of a list that are printed
 
 
 def print_list(title: str, entries: Mapping[str, str]) -> None:
-    """The first sentences, and how many more there are."""
+    """Prints the first sentences of a list, and how many more there are."""
     for sentence in list(entries.values())[:LINES]:
         print(f"  {title}: {plain(sentence)}")
     if len(entries) > LINES:
@@ -23,9 +23,10 @@ def print_list(title: str, entries: Mapping[str, str]) -> None:
 
 
 def bad_images(source: EncodedSource, full: bool, title: str) -> Iterator[tuple[str, str]]:
-    """(name, sentence) of the encoded images that are not sound; in threads: Pillow decodes without the GIL.
+    """Yields (name, sentence) of each encoded image that is not sound.
 
-    One is sound if it begins and ends as a JPEG or PNG does, or else, or with `full`, if it can be decoded.
+    An image is sound if it begins and ends as a JPEG or PNG does. Otherwise, or with `full`, it is sound if
+    it can be decoded. This runs in threads, because Pillow decodes without the GIL.
     """
     number, step = len(source.labels), 64
 

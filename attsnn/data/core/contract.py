@@ -1,4 +1,6 @@
-"""What a data set says of itself, once: command line, downloads, docs and tests follow it."""
+"""What a data set states about itself, in one place that the command line, downloads,
+docs and tests follow.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -8,13 +10,13 @@ from typing import Any
 
 # Keyword-only arguments of `prepare` that a command line has no flag for.
 PYTHON_ONLY = ("progress", "about", "backend")
-# The help of a flag of all sets of event recordings.
+# The help of a flag that all sets of event recordings have.
 STRICT = {"strict": "refuse any time that decreases; default: one event in 10,000 is sorted into place"}
 
 
 @dataclass(frozen=True)
 class File:
-    """A published file; `urls` are mirrors in turn, empty where no program may or can fetch it."""
+    """A published file. `urls` are mirrors, tried in turn; it is empty if no program may or can fetch it."""
 
     name: str
     size: int | None = None  # bytes
@@ -30,12 +32,13 @@ class File:
 
 @dataclass(frozen=True)
 class DataSet:
-    """The facts of a data set and what can be done with it; `datasets/__init__.py` has the table of them all.
+    """The facts of a data set and what can be done with it; `datasets/__init__.py` has the table of all sets.
 
-    `prepare(raw, out, **flags)` makes of the published files what `open(path, split, ...)` reads; None where
-    there is nothing to prepare. `describe(path)` is one sentence about what it wrote. `verify(path, **flags)`
-    prints what is there, and raises DataError unless it is sound and whole. Their keyword-only arguments are
-    the flags of `python -m attsnn.data`, but for those in `PYTHON_ONLY`; `flags` has the help of each.
+    `prepare(raw, out, **flags)` turns the published files into what `open(path, split, ...)` reads; it is
+    None if there is nothing to prepare. `describe(path)` returns one sentence about what `prepare` wrote.
+    `verify(path, **flags)` prints what is there, and raises DataError unless it is sound and complete. The
+    keyword-only arguments of `prepare` and `verify` become flags of `python -m attsnn.data`, except those in
+    `PYTHON_ONLY`; `flags` has the help of each.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What small sets of images share once they are found: counts of their classes, and an unpacked copy."""
+"""Small sets of images, once their files are found: checks of their class counts, and an unpacked copy."""
 
 import gzip
 import os
@@ -17,7 +17,7 @@ from attsnn.data.errors import DataFormatError
 def check_counts(
     path: str | os.PathLike[str], found: Mapping[str, Arrays], wanted: Mapping[str, Sequence[int]], where: str
 ) -> None:
-    """Prints what each split holds; DataFormatError where a class has not as many as published."""
+    """Prints what each split holds. Raises DataFormatError if a class has not as many images as published."""
     faults = []
     for split, images in found.items():
         counts = _counts(images)
@@ -40,7 +40,7 @@ def mixed_up(
     where: str,
     known: Mapping[str, Mapping[str, Sequence[int]]],
 ) -> None:
-    """DataFormatError where a split has exactly the counts of another of the `known` sets."""
+    """Raises DataFormatError if a split has exactly the counts of another of the `known` sets."""
     theirs = {
         split: [other for other in known if other != name and _counts(images) == list(known[other][split])]
         for split, images in found.items()
@@ -61,7 +61,7 @@ def unpack(found: Found, out: str | os.PathLike[str], folder: str) -> Path:
         (partial / folder).mkdir(parents=True)
         for name in found.layout.names:
             content = found.read(name).data.tobytes()
-            if content.startswith(b"\x1f\x8b"):  # which was read as a whole already
+            if content.startswith(b"\x1f\x8b"):  # it has already been read as a whole
                 content = gzip.decompress(content)
             write_file(partial / folder / name, content)
     return Path(out)

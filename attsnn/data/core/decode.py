@@ -1,7 +1,7 @@
-"""Encoded images to Pillow's, by content; what is damaged, hostile or no image is a DataFormatError.
+"""Decodes images with Pillow, by content. What is damaged, hostile or no image raises DataFormatError.
 
-Nothing but the pixels decides whether an image can be used: where its metadata ends the decoder, it is
-decoded without.
+Only the pixels decide whether an image can be used. If its metadata stops the decoder, it is decoded without
+the metadata.
 """
 
 import io
@@ -26,20 +26,21 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-BACK = {6: 8, 8: 6}  # what takes a turn back, where it is not the turn itself
+BACK = {6: 8, 8: 6}  # the inverse of a turn, if it is not the turn itself
 NEITHER = "is neither JPEG nor PNG, nor WebP, BMP, TIFF or PPM"
 PNG = b"\x89PNG\r\n\x1a\n"
-PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks without which pixels differ
-JPEG_PIXELS = {0xE0: 16, 0xEE: 14}  # application segments, JFIF and Adobe's colours, and their least length
-SIDE = 1 << 18  # pixels; a row costs memory, too
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that the pixels depend on
+JPEG_PIXELS = {0xE0: 16, 0xEE: 14}  # segments that pixels depend on, JFIF and Adobe's, and their least length
+SIDE = 1 << 18  # pixels; a single row costs memory, too
 SCANS = 500  # of a JPEG; each passes over the whole image
 EXIF = (b"Exif\0\0", b"eXIf")  # what precedes it in a JPEG, and in a PNG
 
 
 def decode(data: bytes, where: str = "<bytes>", *, turn: bool = False) -> Image.Image:
-    """The RGB image in the bytes of a JPEG, PNG, WebP, BMP, TIFF or PPM, told apart by content.
+    """The RGB image in the bytes of a JPEG, PNG, WebP, BMP, TIFF or PPM file, recognised by its content.
 
-    It lies as its pixels do, or with `turn` as its EXIF says. DataFormatError names `where`.
+    The image is oriented as its pixels are stored, or with `turn` as its EXIF says. DataFormatError names
+    `where`.
     """
     if not data:
         raise DataFormatError("found 0 bytes; wanted a JPEG or PNG", path=where)
@@ -58,7 +59,7 @@ def decode(data: bytes, where: str = "<bytes>", *, turn: bool = False) -> Image.
         raise DataFormatError(sentence, path=where) from None
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's plug-ins raise what the broken bytes lead them to
+    except Exception as error:  # Pillow's plug-ins may raise anything for broken bytes
         reason = str(error) or type(error).__name__
         raise DataFormatError(f"cannot be decoded ({reason})", path=where) from None
 
@@ -85,12 +86,12 @@ def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
 def _orientation(read: Callable[[], Image.Exif]) -> int:
     try:
         return int(read().get(ORIENTATION, 1))
-    except Exception:  # as the pixels go, metadata that cannot be read says nothing
+    except Exception:  # metadata that cannot be read does not count
         return 1
 
 
 def _said(data: bytes) -> int:
-    """The orientation in bytes that the decoder does not take as they are."""
+    """The orientation that is stated in bytes which the decoder does not accept."""
 
     def read() -> Image.Exif:
         at = next(data.index(mark) + len(mark) for mark in EXIF if mark in data)
@@ -102,7 +103,7 @@ def _said(data: bytes) -> int:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Numbers of more than 8 bits are scaled, where Pillow would cut them to 255."""
+    """Converts to RGB. Values of more than 8 bits are scaled; Pillow would cut them to 255."""
     if image.mode == "F" or image.mode.startswith("I"):
         values, tags = np.asarray(image), getattr(image, "tag_v2", {})
         low, high = values.min(), values.max()
@@ -120,7 +121,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _bare(data: bytes) -> bytes:
-    """A JPEG or PNG without what says nothing of its pixels; other bytes as they are."""
+    """A JPEG or PNG without the parts that do not affect its pixels; other bytes as they are."""
     try:
         return _bare_png(data) if data.startswith(PNG) else _bare_jpeg(data)
     except (struct.error, IndexError):

@@ -1,7 +1,7 @@
-"""What the decoders of recordings share: what can be wrong with a file, and events out of the order of time.
+"""What the decoders of recordings share: what can be wrong with a file, and events out of time order.
 
-A decoder, `_C.decode_*` or its NumPy reference, returns a `Decoded`: its fault is a number of `PROBLEMS`, the
-offset of the byte, and the number that was found there.
+A decoder, `_C.decode_*` or its NumPy reference, returns a `Decoded`. The fault in it is the number of an
+entry of `PROBLEMS`, the offset of the byte, and the number that was found there.
 """
 
 import os
@@ -15,13 +15,13 @@ from numpy.typing import ArrayLike
 from attsnn.data.core.events import COLUMNS, Events
 from attsnn.data.errors import DataFormatError
 
-DISORDER = 10_000  # of so many events, one may be out of the order of time
-RESTARTS = 16  # how often a clock may start again
-FALL_US = 10_000  # the least by which it then falls back
-FEW = 4  # events on either side that tell it from a stray one
-WRAP = 1 << 32  # of a clock of 32 bits
+DISORDER = 10_000  # one event in this many may be out of time order
+RESTARTS = 16  # the most times that a clock may start again
+FALL_US = 10_000  # the least by which time falls back then
+FEW = 4  # events on either side that tell a restart from a stray event
+WRAP = 1 << 32  # where a 32-bit clock wraps
 
-# In the order of csrc/cpu/events.h; the first {} is the number that was found, the second a hint.
+# In the order of csrc/cpu/events.h; the first {} is the number found, the second a hint.
 PROBLEMS = {
     "none": "",
     "header_cut": "found {} bytes where a packet's header of 28 begins; the file is cut short",
@@ -47,8 +47,8 @@ NUMBERS = {name: number for number, name in enumerate(PROBLEMS)}
 
 
 class Decoded(NamedTuple):
-    """What a decoder found: events written to `columns`, how many are earlier than the one before, and the
-    byte of the first of these.
+    """What a decoder found: a fault or none, `number` events in `columns`, how many are earlier than the
+    event before them, and the byte offset of the first of these.
     """
 
     fault: tuple[int, int, int]
@@ -59,8 +59,12 @@ class Decoded(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """The events of one file in order of time, how many had to be sorted into place, and how often the clock
-    started again.
+    """The events of one file.
+
+    Args:
+        events: the events, in time order.
+        disordered: how many of them had to be sorted into place.
+        restarts: how often the clock started again.
     """
 
     events: Events
@@ -69,7 +73,7 @@ class Recording(NamedTuple):
 
 
 def sides(sensor: tuple[int, int]) -> dict[str, str]:
-    """Hints about a sensor."""
+    """The hints for a sensor of (height, width)."""
     height, width = sensor
     return {"column": f", 0 to {width - 1}", "row": f", 0 to {height - 1}"}
 
@@ -82,7 +86,7 @@ def fault(name: str, offset: int, found: int) -> Decoded:
 def in_columns(
     t: ArrayLike, x: ArrayLike, y: ArrayLike, p: ArrayLike, offsets: Sequence[int] | np.ndarray
 ) -> Decoded:
-    """What a reference decoder returns for events, each found at its offset."""
+    """What a reference decoder returns for events; `offsets` has the byte offset of each."""
     columns = [np.asarray(c).astype(dtype) for c, dtype in zip((t, x, y, p), COLUMNS.values(), strict=True)]
     descents = np.flatnonzero(np.diff(columns[0], prepend=0) < 0)
     first = int(offsets[descents[0]]) if len(descents) else -1
@@ -99,19 +103,20 @@ def recording(
     hints: Mapping[str, str] | None = None,
     by_event: bool = False,
 ) -> Recording:
-    """The events of a decoder in order of time, or DataFormatError with `path` and the offset of the byte.
+    """The events of a decoder in time order. Raises DataFormatError with `path` and the offset of the byte.
 
-    With `restarts` a clock may start again: where time falls back to where it began and stays there, up to 16
-    times, what follows is taken as going on from there, and the order stays. Where time decreases otherwise,
-    up to one event in 10,000 is sorted into place (a stable sort). More, or any with `strict`, is an error.
-    With `data`, the bytes of a text, errors name the line; `by_event`: offsets are numbers of events.
+    With `restarts`, a clock may start again up to 16 times: if time falls back to where it began and stays
+    there, the events that follow are taken as a continuation, and the order stays. If time decreases
+    otherwise, up to one event in 10,000 is sorted into place (a stable sort). More, or any with `strict`, is
+    an error. With `data`, the bytes of a text, errors name the line. With `by_event`, offsets are numbers of
+    events.
     """
     (problem, offset, found), columns, number, descents, first_descent = decoded
     if problem:
         name = list(PROBLEMS)[problem]
         sentence = PROBLEMS[name].format(found, (hints or {}).get(name, ""))
         raise DataFormatError(sentence, path=path, offset=offset, line=_line(data, offset))
-    assert columns is not None  # as there is no fault
+    assert columns is not None  # there is no fault
     events, began = Events(*columns)[:number], 0
     if descents and restarts and not strict:
         t, began = _restarted(events.t)
@@ -119,7 +124,7 @@ def recording(
         descents = int(np.count_nonzero(np.diff(t) < 0))
     if not descents:
         return Recording(events, 0, began)
-    # Each event that is taken out removes at most two descents, so many descents need no closer look.
+    # Taking out an event removes at most two descents, so many descents need no closer look.
     disordered = _disorder(events.t) if descents <= 2 * (number // DISORDER) else (descents + 1) // 2
     if not strict and disordered <= number // DISORDER:
         order = np.argsort(events.t, kind="stable")
@@ -140,16 +145,17 @@ def _line(data: np.ndarray | None, offset: int) -> int | None:
 
 
 def _restarted(t: np.ndarray) -> tuple[np.ndarray, int]:
-    """Times that go on where a clock started again (as in dat2mat) or wrapped at 32 bits; and how often.
+    """Times that continue where a clock started again (as in dat2mat) or wrapped at 32 bits, and
+    how often that was.
 
-    One event that is early or late among others that go on is no restart.
+    A single early or late event among others that continue is no restart.
     """
     falls = np.flatnonzero(np.diff(t) < 0) + 1
     if len(falls) > DISORDER:
         return t, 0
     again, last = [], 0
     for at in falls.tolist():
-        # Of the events before, one may be late: the last but one counts.
+        # One of the events before may be late: the second latest time counts.
         before, after = sorted(t[max(at - FEW, last) : at].tolist())[-2:], t[at : at + FEW].tolist()
         fall = before[0] - max(after)
         if fall > WRAP // 2 or (fall >= FALL_US and after[0] <= t[last] + FALL_US):
@@ -163,10 +169,11 @@ def _restarted(t: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _disorder(t: np.ndarray) -> int:
-    """The fewest events that must be taken out for the rest to be in order of time.
+    """The fewest events that must be taken out for the rest to be in time order.
 
-    n minus the longest non-decreasing subsequence, by patience sorting: one early or one late event counts
-    once. Events that nothing earlier exceeds and nothing later undercuts are in it anyway.
+    This is n minus the longest non-decreasing subsequence, found by patience sorting: one early or one late
+    event counts once. Events that nothing earlier exceeds and nothing later undercuts are always in that
+    subsequence.
     """
     greatest, least = np.maximum.accumulate(t), np.minimum.accumulate(t[::-1])[::-1]
     t = t[(t < greatest) | (t > least)]

@@ -1,6 +1,6 @@
-"""Published files over HTTPS: resumed after a break, compared with size and hash, mirrors in turn.
+"""Fetches published files over HTTPS: resumes after a break, checks size and hash, tries mirrors in turn.
 
-A file appears under its name when it is whole and right; until then it is `<name>.part`.
+A file appears under its name only when it is complete and correct; until then it is called `<name>.part`.
 """
 
 import hashlib
@@ -22,21 +22,21 @@ from attsnn.data.core.files import plain
 from attsnn.data.errors import DataError
 
 BLOCK_BYTES = 1 << 18
-MOST_BYTES = 1 << 36  # of a file whose size nobody says
+MOST_BYTES = 1 << 36  # of a file of unknown size
 RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/(?:([0-9]{1,18})|\*)")
 TIMEOUT = 60  # seconds without a byte
-TRIES = 5  # in a row that bring no byte
-PAUSE = 1.0  # seconds before the second try, twice as long before each further one
+TRIES = 5  # in a row without a byte
+PAUSE = 1.0  # seconds before the second try, doubled before each further one
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What servers, proxies and connections that break raise.
 BREAKS = (OSError, http.client.HTTPException)
 
 
 def fetch(file: File, folder: str | os.PathLike[str]) -> Path:
-    """The path of `file` in `folder`, fetched unless it is there and right.
+    """Fetches `file` into `folder`, unless it is there and correct; returns its path.
 
-    Raises DataError, which names every mirror and what became of it; what was fetched so far stays, and the
-    next call goes on there.
+    Raises DataError, which names every mirror and what went wrong with it. What was fetched so far stays, and
+    the next call continues there.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def fetch(file: File, folder: str | os.PathLike[str]) -> Path:
     for url in file.urls:
         try:
             _fetch_right(url, part, file)
-        except (ValueError, *BREAKS) as error:  # ValueError: what sends elsewhere is no address
+        except (ValueError, *BREAKS) as error:  # ValueError: a redirect to no valid address
             failed.append(f"{url}: {error}")
             continue
         os.replace(part, path)
@@ -62,7 +62,7 @@ def fetch(file: File, folder: str | os.PathLike[str]) -> Path:
 
 
 def _fetch_right(url: str, part: Path, file: File) -> None:
-    """Fetches `part`, and once more from its start where what it began with was of another file."""
+    """Fetches `part`. If what it began with belongs to another file, fetches it once more from the start."""
     began = part.exists()
     for again in (began, False):
         _fetch_from(url, part, file)
@@ -74,7 +74,7 @@ def _fetch_right(url: str, part: Path, file: File) -> None:
 
 
 def fault(file: File, path: Path) -> str | None:
-    """What distinguishes the file at `path` from what was published, or None."""
+    """How the file at `path` differs from the published one, or None."""
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         return f"found {size:,} bytes; published are {file.size:,}"
@@ -120,20 +120,20 @@ def _append(url: str, part: Path, start: int, file: File, progress: "tqdm[NoRetu
     try:
         answer = _opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # nothing is left: the file was whole, or is another one
+        if error.code == 416 and start:  # nothing is left: the file is complete, or another one
             error.close()
             return
         raise
     with answer:
         first, whole = _extent(answer, start)
-        if first != start:  # the server starts anew, or elsewhere
+        if first != start:  # the server starts from the beginning, or elsewhere
             if first:
                 raise DataError(f"the server sends from byte {first}, asked for {start}")
             part.unlink(missing_ok=True)
             progress.n = 0
         if (
             whole is not None and file.size is not None and whole < file.size
-        ):  # another page, perhaps: nothing is kept of it
+        ):  # perhaps another page: nothing of it is kept
             raise DataError(f"the server has {whole:,} bytes; published are {file.size:,}")
         most = file.size or whole or MOST_BYTES
         progress.total = progress.total or whole
@@ -149,7 +149,7 @@ def _append(url: str, part: Path, start: int, file: File, progress: "tqdm[NoRetu
 
 
 def _extent(answer: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
-    """The byte at which an answer begins, and the bytes of the whole file, if it says so."""
+    """(The byte at which an answer begins, the size of the whole file if the answer states it.)"""
     length = answer.headers.get("Content-Length", "")
     size = int(length) if length.isdecimal() else None
     if answer.status != 206:
@@ -170,7 +170,7 @@ class _OnlyHTTPS(urllib.request.HTTPRedirectHandler):
 
 
 def _check(url: str) -> None:
-    """Servers of this machine may speak plain HTTP."""
+    """Raises DataError unless `url` is HTTPS. Servers on this machine may use plain HTTP."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in LOOPBACK):
         raise DataError(f"{url} is not HTTPS; nothing was fetched")

@@ -1,4 +1,4 @@
-"""Events, windows of time, and frames: what every event data set shares.
+"""Events, windows of time, and frames, which every event data set shares.
 
 An event is (t, x, y, p): the time in microseconds, the column, the row, and the polarity (1 = ON, brighter; 0
 = OFF).
@@ -30,7 +30,16 @@ COLUMNS: dict[str, np.dtype] = {
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """Events in order of time: four columns of one length, dtypes as in `COLUMNS`. Slicing gives views."""
+    """Events in time order, as four columns of one length. Slicing gives views.
+
+    Args:
+        t: times in microseconds, int64 `[N]`.
+        x: columns of the sensor, int16 `[N]`.
+        y: rows of the sensor, int16 `[N]`.
+        p: polarities, uint8 `[N]`: 1 is ON (brighter), 0 is OFF.
+
+    Raises ValueError for a column of another type or length.
+    """
 
     t: np.ndarray
     x: np.ndarray
@@ -52,16 +61,23 @@ class Events:
         return Events(self.t[part], self.x[part], self.y[part], self.p[part])
 
     def between(self, start: int, stop: int) -> "Events":
-        """Those with start <= t < stop, in microseconds; the events must be in order of time."""
+        """The events with start <= t < stop, in microseconds. The events must be in time order."""
         first, last = np.searchsorted(self.t, (start, stop))
         return self[first:last]
 
 
 def make_events(t: ArrayLike, x: ArrayLike, y: ArrayLike, p: ArrayLike, *, sort: bool = False) -> Events:
-    """`Events` of any four sequences of integers: t in microseconds, in order; p 0 (OFF) or 1 (ON).
+    """Makes `Events` from any four sequences of integers.
 
-    `sort` puts them in order of time (a stable sort). Raises ValueError for numbers that a column cannot
-    hold, and without `sort` for times that decrease.
+    Args:
+        t: times in microseconds; they must not decrease, unless `sort` is set.
+        x: columns of the sensor.
+        y: rows of the sensor.
+        p: polarities, 0 (OFF) or 1 (ON).
+        sort: sort the events by time (a stable sort).
+
+    Raises:
+        ValueError: a column cannot hold a number, or times decrease without `sort`.
     """
     events = Events(*map(_column, COLUMNS, (t, x, y, p)))
     late = int(np.count_nonzero(np.diff(events.t) < 0))
@@ -80,7 +96,7 @@ def _column(name: str, values: ArrayLike) -> np.ndarray:
     given = np.asarray(values)
     if given.ndim != 1 or given.dtype.kind not in "biuf":
         raise ValueError(f"column {name} is {given.dtype}{list(given.shape)}; wanted a sequence of integers")
-    with np.errstate(invalid="ignore"):  # of nan, which is told below
+    with np.errstate(invalid="ignore"):  # of NaN, which is reported below
         column = given.astype(COLUMNS[name])
     changed = given[column != given]
     if name == "p" and changed.size == 0:
@@ -92,35 +108,43 @@ def _column(name: str, values: ArrayLike) -> np.ndarray:
 
 
 class Draw(NamedTuple):
-    """A key of a data set: sample `index`, its randomness a pure function of `seed`.
+    """A key of a data set: sample `index`, with all randomness a pure function of `seed`.
 
-    Whoever picks the keys decides everything, so workers, order and resumption need no hidden state:
-    `dataset[Draw(7, seed)]` is the same tensor in every process, and `dataset[7]` draws nothing at random.
+    The keys decide everything, so workers, order and resumption need no hidden state.
+    `dataset[Draw(7, seed)]` is the same tensor in every process. So is `dataset[7]`, which stands for a fixed
+    draw or for none.
+
+    Args:
+        index: the number of the sample.
+        seed: an integer of at least 0.
     """
 
-    index: int  # type: ignore[assignment]  # a key's own, not tuple's method
+    index: int  # type: ignore[assignment]  # a field, not tuple's method
     seed: int
 
 
 def generator(seed: int | Sequence[int]) -> np.random.Generator:
-    """The counter-based generator of one or several seeds >= 0; the same stream on every platform."""
+    """The counter-based generator (Philox) of one or several seeds >= 0: the same
+    stream on every platform.
+    """
     return np.random.Generator(np.random.Philox(seed))
 
 
 def random_start(first: int, last: int, window: int, rng: np.random.Generator) -> int:
-    """Start of a random window of `window` microseconds between the times of the first and the last event.
+    """The start of a random window of `window` microseconds between the first and the last event's times.
 
-    Uniform over first .. last - window - 1, the published rule; a recording too short for that starts at
-    `first`.
+    It is uniform over first .. last - window - 1, the published rule. A recording too short for that starts
+    at `first`.
     """
     return int(rng.integers(first, last - window)) if last - window > first else first
 
 
 def clip_starts(duration: int, window: int, clips: int) -> list[int]:
-    """Starts of the published test clips, in microseconds after the first event (MA-SNN's evaluation).
+    """The starts of the published test clips, in microseconds after the first event (MA-SNN's evaluation).
 
-    `clips` windows spread over `duration`: they overlap where clips * window > duration and leave gaps where
-    not. None ends after `duration`, unless the recording is shorter than a window: then all start at 0.
+    The `clips` windows are spread over `duration`. They overlap if clips * window > duration, and otherwise
+    leave gaps. None ends after `duration`, unless the recording is shorter than a window: then all start at
+    0.
     """
     spare = duration - clips * window
     step = window + spare // clips if spare >= 0 else window - (-spare) // clips
@@ -138,11 +162,18 @@ def frames(
     polarity: Polarity = "both",
     backend: Backend = "auto",
 ) -> np.ndarray:
-    """Counts of events, int32 `[steps, 2, height/downsample, width/downsample]`; see `Framing`.
+    """Counts events into frames, int32 `[steps, 2, height/downsample, width/downsample]`.
 
-    Bins of `dt` microseconds from the time of the first event on, or with `dt=None` as many events in each
-    step. Warns where most events lie outside of all bins. Raises DataFormatError for an event outside of the
-    sensor.
+    With `dt`, bins of that many microseconds start at the time of the first event. With `dt=None`, each step
+    has equally many events. Warns if most events lie outside of all bins.
+
+    Args:
+        events: the events of a recording.
+        steps, dt, sensor, downsample, axes, polarity, backend: see `Framing`.
+
+    Raises:
+        DataFormatError: an event lies outside of the sensor.
+        ValueError: an argument does not fit.
     """
     framing = Framing(steps, dt, sensor, downsample, axes, polarity, backend)
     columns = [getattr(events, name) for name in COLUMNS]
@@ -155,8 +186,12 @@ def frames(
 
 
 def framed(*, binary: bool = False, **how: Any) -> Callable[[Events], Tensor]:
-    """A function of a recording's events to frames as `EventFrames` gives them, float32 [T, 2, H, W], from
-    its first event on. `how`: keywords of `frames`.
+    """Returns a function from a recording's `Events` to frames as `EventFrames` gives them, float32
+    `[T, 2, H, W]`, from the first event on.
+
+    Args:
+        binary: gives 0 and 1 in place of counts.
+        how: keywords of `frames`.
     """
 
     def transform(events: Events) -> Tensor:
@@ -167,7 +202,7 @@ def framed(*, binary: bool = False, **how: Any) -> Callable[[Events], Tensor]:
 
 
 def warn_outside(framing: Framing, inside: int, number: int, first: int, last: int) -> None:
-    """Says that most of a recording's events are in no frame."""
+    """Warns that most of a recording's events are in no frame."""
     warn(
         f"{inside:,} of {number:,} events lie in the bins, {framing.steps} of {framing.dt:,} us from the "
         f"first event on; all take {last - first:,} us. Is dt in microseconds?"
@@ -175,7 +210,7 @@ def warn_outside(framing: Framing, inside: int, number: int, first: int, last: i
 
 
 class Labelled(Protocol):
-    """A data set as `Selection` takes it."""
+    """What `Selection` needs of a data set."""
 
     @property
     def classes(self) -> Sequence[str]:
@@ -193,7 +228,16 @@ class Labelled(Protocol):
 
 
 class Selection(Dataset[Any]):
-    """Some samples of a data set with `labels` and `classes`; unlike torch's Subset it takes `Draw` keys."""
+    """Some samples of a data set with `labels` and `classes`. Unlike torch's Subset it takes `Draw` keys.
+
+    Args:
+        dataset: the data set.
+        indices: the indices of the samples, in order.
+
+    Raises:
+        ValueError: the indices are a boolean mask.
+        IndexError: an index is outside of the data set.
+    """
 
     def __init__(self, dataset: Labelled, indices: Sequence[int]):
         if np.asarray(indices).dtype == bool:
@@ -210,7 +254,7 @@ class Selection(Dataset[Any]):
     @property
     def identity(self) -> str:
         """A hash that tells these samples from others."""
-        dataset: Any = self.dataset  # one that has no identity gives its selections none
+        dataset: Any = self.dataset  # if it has no identity, its selections have none
         text = json.dumps([dataset.identity, self.indices])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -227,5 +271,5 @@ class Selection(Dataset[Any]):
 
 
 def select(dataset: Labelled, indices: Sequence[int]) -> Selection:
-    """The samples at `indices`, in this order: a validation split, a fold, a small run."""
+    """The samples at `indices`, in this order, as a `Selection`: a validation split, a fold, a small run."""
     return Selection(dataset, indices)

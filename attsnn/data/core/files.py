@@ -1,4 +1,4 @@
-"""Files as bytes: regular ones only, and never more than was allowed."""
+"""Reads files as bytes: regular files only, and never more than is allowed."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from attsnn._files import mapped
-from attsnn._files import plain as plain  # which the rooms of data take from here
+from attsnn._files import plain as plain  # the subpackages of data import it from here
 from attsnn.data.errors import DataFormatError, DataMissingError
 
 FILE_BYTES = 1 << 26  # of an image
-LOOKS = 1024  # at so many of the files of a set, to tell it from others
+LOOKS = 1024  # how many files of a set are looked at, to tell it from others
 # What operating systems and their tools leave in any folder.
 JUNK = {
     *("__macosx", "lost+found", "$recycle.bin", "recycler", "system volume information", "found.000"),
@@ -21,12 +21,12 @@ JUNK = {
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder of that name is nobody's data."""
+    """Whether a file or folder of that name belongs to the system or a tool, not to the data."""
     return name.startswith(".") or name.lower() in JUNK
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder, or a link to one; links that lead nowhere are none."""
+    """Whether an entry is a folder, or a link to one. A link that leads nowhere is not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -34,7 +34,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def map_file(path: str | os.PathLike[str]) -> np.ndarray:
-    """The bytes of a file as a read-only uint8 array, memory-mapped where its file system can."""
+    """The bytes of a file as a read-only uint8 array, memory-mapped if its file system can do that."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -45,13 +45,13 @@ def map_file(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def spread(number: int) -> list[int]:
-    """As many as `LOOKS` of the indices below `number`, evenly."""
+    """At most `LOOKS` of the indices below `number`, evenly spaced."""
     indices: list[int] = np.linspace(0, number - 1, min(LOOKS, number), dtype=np.int64).tolist()
     return indices
 
 
 def look(path_of: Callable[[int], str | os.PathLike[str]], number: int) -> bytes:
-    """The sizes, and the first and last bytes, of some of so many files: what tells sets apart."""
+    """The sizes, and the first and last bytes, of some of `number` files: enough to tell sets apart."""
     found = []
     for index in spread(number):
         with contextlib.suppress(OSError, ValueError):
@@ -64,7 +64,9 @@ def look(path_of: Callable[[int], str | os.PathLike[str]], number: int) -> bytes
 def read_bytes(
     path: str | os.PathLike[str], offset: int = 0, size: int | None = None, most: int = FILE_BYTES
 ) -> bytes:
-    """`size` bytes (None: all) of a regular file; DataFormatError if it is none, too large or too short."""
+    """`size` bytes (None: all) of a file. Raises DataFormatError if it is not regular, too
+    large or too short.
+    """
     # Without O_NONBLOCK a named pipe would wait for a writer.
     with open(path, "rb", buffering=0, opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())

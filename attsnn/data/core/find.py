@@ -1,4 +1,4 @@
-"""Small sets of images where they lie: their files, unpacked or in an archive, in one of a few places."""
+"""Finds the files of small sets of images, unpacked or in an archive, in one of a few places."""
 
 import os
 import re
@@ -19,7 +19,8 @@ MOST_BYTES = 1 << 28
 class Layout(NamedTuple):
     """Files of these names in one of `folders` below a root ("" for the root), or in one of `archives`.
 
-    Compressed (.gz) or not, with a dot before idx as some unpackers leave it, each of at most MOST_BYTES.
+    A file may be compressed (.gz), and may have a dot before idx as some unpackers leave it. Each has at most
+    MOST_BYTES.
     """
 
     names: tuple[str, ...]
@@ -27,7 +28,7 @@ class Layout(NamedTuple):
     archives: tuple[str, ...] = ()
 
     def spelling(self, name: str) -> str:
-        """A pattern of what a file of that name may be called."""
+        """A pattern of the names that such a file may have."""
         return re.escape(name).replace(r"\-idx", "[-.]idx") + r"(?:\.gz)?"
 
 
@@ -40,7 +41,7 @@ class Content(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The layout that a root has, and what reads the file of each of its names."""
+    """The layout of a root, the root's name for messages, and a function that reads a file by its name."""
 
     layout: Layout
     where: str
@@ -48,9 +49,9 @@ class Found(NamedTuple):
 
 
 def find_files(root: str | os.PathLike[str], layouts: Sequence[Layout], missing: str) -> Found:
-    """The first layout that `root` has whole; `root` may be an archive itself.
+    """The first layout that is complete in `root`, which may be an archive itself.
 
-    Raises DataMissingError, with what of the set is there and what is not, and `missing`, where to get it.
+    Raises DataMissingError, which says what of the set is there, what is not, and `missing`: where to get it.
     """
     root, lack = Path(root), []
     if not root.exists():

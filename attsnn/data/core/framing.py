@@ -1,7 +1,7 @@
-"""From events to frames: counts `[T, 2, H, W]`, by bins of time or by number of events, many samples at once.
+"""From events to frames: counts `[T, 2, H, W]`, by bins of time or by number of events, for many samples.
 
-Channel 0 = OFF, 1 = ON, row = y, column = x. The published networks of MA-SNN were trained on transposed
-frames; `axes="xy"` gives those.
+Channel 0 is OFF, channel 1 is ON; a row is y, a column is x. The published networks of MA-SNN were trained on
+transposed frames; `axes="xy"` gives those.
 """
 
 import operator
@@ -23,14 +23,27 @@ COUNTS = (np.uint8, np.int16, np.int32)
 
 @dataclass(frozen=True)
 class Framing:
-    """How events become frames `shape` = [steps, 2, height / downsample, width / downsample].
+    """How events become frames `shape` = `[steps, 2, height / downsample, width / downsample]`.
 
-    Bin k holds origin + k*dt <= t < origin + (k+1)*dt, `dt` in microseconds; events outside of all bins are
-    left out. With `dt=None` step k holds the events k*n .. (k+1)*n - 1 of M, n = floor(M / steps), the last
-    one all that are left (SpikingJelly's split by number). `sensor` is (height, width). `axes="xy"`
-    exchanges the last two axes. `polarity="collapsed"` counts both polarities in channel 1, which is what
-    MA-SNN's published code makes of CIFAR10-DVS. "fused" is C++ without the GIL, "reference" NumPy; both give
-    the same counts. Raises ValueError, naming the argument.
+    Channel 0 counts OFF events, channel 1 ON events. With `dt`, bin k holds the events with origin + k*dt <=
+    t < origin + (k+1)*dt; events outside of all bins are left out. With `dt=None`, step k holds the events
+    k*n .. (k+1)*n - 1 of M, with n = floor(M / steps), and the last step holds all that are left
+    (SpikingJelly's split by number).
+
+    Args:
+        steps: time steps T.
+        dt: microseconds of a step, or None.
+        sensor: (height, width) in pixels.
+        downsample: divides the sensor's sides.
+        axes: "yx", or "xy" to exchange the last two axes, as in the frames that MA-SNN's published networks
+            were trained on.
+        polarity: "both", or "collapsed" to count both polarities in channel 1, as MA-SNN's published code
+            does for CIFAR10-DVS.
+        backend: "fused" is C++ without the GIL, "reference" is NumPy; both give the same counts. "auto" is
+            "fused" where it is built.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
     """
 
     steps: int
@@ -42,7 +55,7 @@ class Framing:
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        value: Any  # as it was given
+        value: Any  # as the caller gave it
         for name, value in (("steps", self.steps), ("dt", self.dt), ("downsample", self.downsample)):
             if value is None and name == "dt":
                 continue
@@ -66,13 +79,13 @@ class Framing:
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """All but the backend, as JSON values: what `framed` takes."""
+        """All fields but the backend, as JSON values and as keywords for `framed`."""
         names = ("steps", "dt", "sensor", "downsample", "axes", "polarity")
         return {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the frames of a sample."""
+        """The shape of the frames of a sample."""
         rows, columns = (side // self.downsample for side in self.sensor)
         return (self.steps, 2, *((columns, rows) if self.axes == "xy" else (rows, columns)))
 
@@ -86,11 +99,11 @@ class Framing:
         types: Sequence[type] = COUNTS,
         threads: int = 1,
     ) -> np.ndarray:
-        """Counts `[samples, *shape]` of samples first <= i < last of the columns t, x, y, p (dtypes as
-        `events.COLUMNS`), whose first bin starts at the time `origin`.
+        """Counts the events of many samples into frames `[samples, *shape]`.
 
-        The counts have the first of `types` (of uint8, int16, int32) that holds them all. Raises
-        DataFormatError for an event outside of the sensor.
+        A sample holds the events first <= i < last of the columns t, x, y, p (types as in `events.COLUMNS`),
+        and its first bin starts at the time `origin`. The counts have the first of `types` (of uint8, int16,
+        int32) that holds them all. Raises DataFormatError for an event outside of the sensor.
         """
         bounds = [np.ascontiguousarray(values, np.int64) for values in (first, last, origin)]
         if len(bounds[0]) and (bounds[1] - bounds[0]).max() > MOST:
@@ -130,7 +143,7 @@ class Framing:
                 return frames, int(first + outside.argmax())
             if self.dt is None:
                 share = max(len(t) // self.steps, 1)
-                short = len(t) < self.steps  # then the last step has all of them
+                short = len(t) < self.steps  # then the last step takes all of them
                 step = np.minimum(np.arange(len(t)) // share + short * self.steps, self.steps - 1)
             else:
                 step = np.where(t < origin, -1, (t - origin) // self.dt)

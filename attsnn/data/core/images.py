@@ -1,8 +1,8 @@
-"""Images with labels, what becomes of a bad image, and batches that say which were bad.
+"""Images with labels, what happens to a bad image, and batches that say which images were bad.
 
-An image that is missing, cut short or no image does not end a run. `Images` puts another in its place and
-hands its name on with the sample; `collate` gathers the names of a batch, and `BadImages`, in the process
-that trains, reports each file once and ends the run when there are too many.
+A bad image is missing, cut short or not an image; it does not end a run. `Images` puts another image in its
+place and passes its name on with the sample. `collate` gathers the names of a batch. `BadImages`, in the
+process that trains, reports each file once and ends the run if there are too many.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from attsnn.data.core.events import Draw, generator
 from attsnn.data.core.files import plain, read_bytes
 from attsnn.data.errors import DataError, DataFormatError, DataMissingError
 
-TRIES = 16  # images in the place of a bad one: at 10 % bad, all fail once in 10^16
+TRIES = 16  # images tried in place of a bad one: at 10 % bad, all fail once in 10^16
 
 
 class Source(Protocol):
-    """Where images are: folders of files, shards, an archive, or memory."""
+    """Where images come from: folders of files, shards, an archive, or memory."""
 
     classes: tuple[str, ...]
     labels: np.ndarray  # int64 [N]
 
     def image(self, index: int) -> Image.Image:
-        """A Pillow image; OSError or DataFormatError if it is not there, or none."""
+        """A Pillow image; raises OSError or DataFormatError if it is missing or not an image."""
 
     def where(self, index: int) -> str:
         """Its name for messages."""
@@ -47,11 +47,11 @@ class EncodedSource(Source, Protocol):
     """A source of encoded images."""
 
     def read(self, index: int) -> bytes:
-        """The image as it is encoded; OSError or DataFormatError if it is not there."""
+        """The encoded image; raises OSError or DataFormatError if it is missing."""
 
 
 class Encoded:
-    """A source of encoded images: those with `read(index) -> bytes`."""
+    """A source whose images are encoded: it has `read(index) -> bytes`."""
 
     def image(self: EncodedSource, index: int) -> Image.Image:
         return decode(fetch(self, index), self.where(index))
@@ -77,9 +77,12 @@ class Arrays:
 
 
 class Sample(NamedTuple):
-    """An image, its label, and the bad images met on the way: {name: sentence}.
+    """An image, its label, and the bad images that were met on the way.
 
-    Where a bad image is left out, `image` is None and `label` that of the bad one.
+    Args:
+        image: what the transform made; None if the image was bad and is left out.
+        label: its class; that of the bad image if it is left out.
+        bad: {name: sentence} of the bad images.
     """
 
     image: Tensor | None
@@ -88,14 +91,15 @@ class Sample(NamedTuple):
 
 
 def pixels(image: Image.Image) -> Tensor:
-    """uint8 `[3, H, W]` of an RGB image, `[1, H, W]` of a grey one."""
+    """An RGB image as uint8 `[3, H, W]`, a grey one as `[1, H, W]`."""
     array = np.array(image)
     return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
 def unit(image: Image.Image) -> Tensor:
-    """float32 `[C, H, W]` in 0..1 of an image as `pixels` takes it: a transform without torchvision, of the
-    same bits as its `ToDtype(torch.float32, scale=True)`.
+    """An image as float32 `[C, H, W]` in 0..1 (C = 3 for RGB, 1 for grey): a transform without torchvision.
+
+    The bits are those of torchvision's `ToDtype(torch.float32, scale=True)`.
     """
     return pixels(image).float().mul_(1 / 255)
 
@@ -103,10 +107,13 @@ def unit(image: Image.Image) -> Tensor:
 class Images(Dataset[Sample]):
     """The images of a source: `dataset[Draw(index, seed)]` is a `Sample`, the same in every process.
 
-    `transform` makes a tensor of an RGB Pillow image and may draw from torch's global generator, as
-    torchvision's do: that is seeded by the key, then put back. An int is the key `Draw(index, 0)`. A bad
-    image is replaced by one that the key alone chooses at random; with `substitute=False` it is left out, as
-    an evaluation must, which may count no image twice. Raises DataError if `TRIES` in a row are bad.
+    `transform` makes a tensor of an RGB Pillow image. It may draw from torch's global generator, as
+    torchvision's transforms do: the key seeds that generator, which is put back afterwards. An int is the key
+    `Draw(index, 0)`.
+
+    A bad image is replaced by another one, which is drawn from the key alone. With `substitute=False` it is
+    left out, as an evaluation needs, which may count no image twice. Raises DataError if `TRIES` images in a
+    row are bad.
     """
 
     def __init__(
@@ -121,7 +128,7 @@ class Images(Dataset[Sample]):
 
     @property
     def identity(self) -> str:
-        """A hash that tells these images from others (names, sizes, labels), not from a copy of them."""
+        """A hash of these images (names, sizes, labels); a copy of them has the same hash."""
         labels = np.ascontiguousarray(self.labels, "<i8").tobytes()
         names = "\0".join(self.classes).encode("utf-8", "backslashreplace")
         return hashlib.sha256(labels + names + self.source.identity().encode()).hexdigest()
@@ -148,7 +155,9 @@ class Images(Dataset[Sample]):
 
 
 def seeded(transform: Callable[[Any], Tensor], image: Any, seed: int) -> Tensor:
-    """`transform(image)`; what it draws from torch's global generator, which is put back, is the seed's."""
+    """`transform(image)`, with torch's global generator seeded by `seed` meanwhile
+    and put back afterwards.
+    """
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also seed the GPUs' generators, which are not put back.
         torch.default_generator.manual_seed(int(seed))
@@ -156,7 +165,7 @@ def seeded(transform: Callable[[Any], Tensor], image: Any, seed: int) -> Tensor:
 
 
 def fetch(source: EncodedSource, index: int) -> bytes:
-    """The encoded image; DataFormatError, the name first, if it is not there."""
+    """The encoded image. Raises DataFormatError, which begins with the image's name, if it cannot be read."""
     try:
         return source.read(index)
     except OSError as error:
@@ -165,9 +174,11 @@ def fetch(source: EncodedSource, index: int) -> bytes:
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, dict[str, str]]:
-    """(images `[N, ...]`, labels int64 `[N]`, {name: sentence} of the bad images) of a batch.
+    """Makes a batch of `Sample`s.
 
-    Samples without an image are left out; if all are, the images are an empty tensor `[0]`.
+    Returns (images `[N, ...]`, labels int64 `[N]`, {name: sentence} of the bad images). Samples without an
+    image are left out; if all are, the images are an empty tensor `[0]`. PyTorch's default collate function
+    does the same with `Sample`s.
     """
     good = [sample for sample in samples if sample.image is not None]
     bad = {name: reason for sample in samples for name, reason in sample.bad.items()}
@@ -180,11 +191,15 @@ default_collate_fn_map[Sample] = lambda samples, **_: collate(samples)
 
 
 class BadImages:
-    """The distinct bad images of a run, over batches, workers and epochs, and over processes where each
-    counts what any of them noted.
+    """Counts the distinct bad images of a run, over batches, workers and epochs.
 
-    Each is printed once, on stderr, unless `report` is False (every process but the first). More than `most`
-    raise DataError. `reasons` maps a name to its sentence; `noted` those that are not counted yet.
+    It also counts over processes, if each process counts what any of them noted. Each image is printed once,
+    on stderr. `reasons` maps the name of a counted image to its sentence; `noted` has those that are not
+    counted yet.
+
+    Args:
+        most: how many bad images are allowed; more raise DataError.
+        report: whether to print them; False in every process but the first.
     """
 
     def __init__(self, most: int, *, report: bool = True):
@@ -198,7 +213,7 @@ class BadImages:
         return len(self.reasons)
 
     def count(self, bad: Mapping[str, str]) -> None:
-        """Enters what was noted, here or in other processes."""
+        """Counts what was noted, here or in other processes. Raises DataError if there are too many."""
         self.noted = {}
         for name, reason in bad.items():
             if name in self.reasons:
@@ -211,15 +226,16 @@ class BadImages:
             raise DataError(f"found {len(self)} bad images, more than the {self.most} allowed: {first}")
 
     def take(self, batch: tuple[Any, Any, Mapping[str, str]]) -> tuple[Any, Any]:
-        """(images, labels) of a batch of `collate`, its bad images noted."""
+        """The (images, labels) of a batch of `collate`; its bad images are noted."""
         images, labels, bad = batch
         self.noted |= {name: reason for name, reason in bad.items() if name not in self.reasons}
         return images, labels
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """The RGB image in a file, turned as its camera says (a data set's are taken as they lie);
-    DataMissingError or DataFormatError names it.
+    """The RGB image in a file, turned as its EXIF says. (Images of data sets are not turned.)
+
+    Raises DataMissingError or DataFormatError, which names the file.
     """
     try:
         return decode(read_bytes(path), plain(path), turn=True)

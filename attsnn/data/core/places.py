@@ -1,7 +1,7 @@
-"""Where files lie: a folder, or archives (.tar, .tar.gz, .zip, a .zip in one) read in place, never extracted.
+"""Where files lie: a folder, or an archive (.tar, .tar.gz, .zip, a .zip in a .zip) that is never extracted.
 
 A place lists its members, reads some of them, and names them in messages. Sizes are bounded before anything
-is read, and what a member claims to hold costs nothing.
+is read, and memory is taken for bytes that are there, not for the size that a member claims.
 """
 
 import bz2
@@ -33,8 +33,8 @@ CALLED_LIKE_A_FILE = re.compile(r"\.(?:aedat|npz|npy|mat|bin|txt|csv)$", re.IGNO
 LEVELS = 64  # of folders
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 ARCHIVES = (".tar", *COMPRESSED_TARS, ".zip")
-UNREAD = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")  # archives of other kinds
-# What tarfile and gzip raise for numbers and names that make no sense, and headers without end.
+UNREAD = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")  # kinds of archives that are not read
+# What tarfile and gzip raise for senseless numbers and names, and for endless headers.
 UNSOUND_TAR = (
     *(tarfile.TarError, zlib.error, lzma.LZMAError),
     *(EOFError, OSError, ValueError, KeyError, RecursionError),
@@ -44,7 +44,7 @@ COMPRESSED: dict[bytes, tuple[str, Callable[..., io.BufferedIOBase]]] = {
     b"BZ": (".bz2", bz2.open),
     b"\xfd7": (".xz", lzma.open),
 }
-# What zipfile raises for what is no zip file, is encrypted, or is compressed in another way.
+# What zipfile raises for files that are no zip, are encrypted, or are compressed in another way.
 UNSOUND_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError),
     *(RuntimeError, EOFError, OSError, ValueError, KeyError),
@@ -52,8 +52,8 @@ UNSOUND_ZIP = (
 
 
 class Member(NamedTuple):
-    """A file in a place: its path there, how the place finds it again, the size that an archive says it has,
-    and whether it is a regular file.
+    """A file in a place: its path there, the handle by which the place finds it again, the size that an
+    archive claims for it, and whether it is a regular file.
     """
 
     path: str
@@ -63,18 +63,18 @@ class Member(NamedTuple):
 
 
 class Place(Protocol):
-    """What Folder, Tar and Zip are."""
+    """What Folder, Tar and Zip have in common."""
 
     path: Path
 
     def members(self) -> Iterator[Member]:
-        """All of them."""
+        """All members."""
 
     def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
-        """(key, bytes) of these members, in any order: one pass."""
+        """Yields (key, bytes) of these members, in any order, in one pass."""
 
     def size(self, member: Member) -> int:
-        """Its bytes, as far as the place knows without reading it."""
+        """The member's bytes, as far as the place knows them without reading it."""
 
     def where(self, path: str) -> str:
         """A member's name for messages."""
@@ -94,8 +94,8 @@ def is_archive(path: Path) -> bool:
 
 
 def below(outer: Sequence[str], path: str) -> list[str]:
-    """The parts of a file's path once its archive `outer` is unpacked: to a folder of the archive's name,
-    unless all of that is in the archive itself.
+    """The parts of a file's path as if its archive `outer` were unpacked into a folder of the archive's name.
+    If the archive itself holds all of its files in such a folder, the name is not repeated.
     """
     parts = path.removeprefix("./").split("/")
     if not outer:
@@ -108,7 +108,7 @@ def below(outer: Sequence[str], path: str) -> list[str]:
 
 
 class Folder:
-    """A folder and those below it, by name; links to folders are followed, but to none above."""
+    """A folder and those below it, by name. Links to folders are followed, but not to one above."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -140,7 +140,7 @@ class Folder:
     def size(self, member: Member) -> int:
         try:
             return os.path.getsize(member.handle)
-        except OSError:  # a link to nothing, which reading it says
+        except OSError:  # a link to nothing; reading it raises the error
             return 0
 
     def where(self, path: str) -> str:
@@ -148,7 +148,7 @@ class Folder:
 
 
 class Tar:
-    """A .tar, compressed or not, read from its start to its last byte: only there is a checksum compared."""
+    """A .tar, compressed or not. It is read to its last byte, because only there is a checksum compared."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -168,7 +168,7 @@ class Tar:
             for member in self._bounded(tar):
                 if (key := keys.pop(member.name, None)) is not None:
                     file = tar.extractfile(member)
-                    assert file is not None  # as of every regular member
+                    assert file is not None  # a regular member has one
                     with file:
                         yield key, _content(file, member.size)
 
@@ -203,7 +203,7 @@ class Tar:
 
 
 class Zip:
-    """A .zip; one that lies in another is a place of its own, reached through `inner`."""
+    """A .zip. One that lies in another .zip is a place of its own, reached through `inner`."""
 
     def __init__(self, path: Path, inner: str = ""):
         self.path, self._inner = path, inner
@@ -222,7 +222,7 @@ class Zip:
                 elif not info.is_dir():
                     total += info.file_size
                     _bound(self.path, count, info.file_size, total, name, info.header_offset)
-                    yield Member(name.replace("\\", "/"), name, info.file_size)  # as some write on Windows
+                    yield Member(name.replace("\\", "/"), name, info.file_size)  # as Windows tools write
 
     def read(self, members: Mapping[str, Member]) -> Iterator[tuple[str, np.ndarray]]:
         keys: dict[str, str] = {}
@@ -234,7 +234,7 @@ class Zip:
             else:
                 keys[member.handle] = key
         with self._open() as archive:
-            # In the archive's order: one in another cannot go back cheaply.
+            # In the archive's order: going back is not cheap in an archive within another.
             for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
                 if (asked := keys.pop(info.filename, None)) is not None:
                     with archive.open(info) as file:
@@ -264,7 +264,7 @@ class Zip:
 
 
 def _content(file: IO[bytes], size: int) -> np.ndarray:
-    """What a member holds, of the size that it claims, read in parts."""
+    """The bytes of a member, read in parts. Raises ValueError if they are not as many as it claims."""
     parts, left = [], size
     while left > 0 and (part := file.read(min(left, BLOCK_BYTES))):
         parts.append(part)

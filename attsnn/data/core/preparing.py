@@ -1,4 +1,4 @@
-"""From the raw files of a set of event recordings to its store, and the same for recordings of one's own."""
+"""Turns raw files of event recordings into a store; the same for the user's own recordings."""
 
 import operator
 import os
@@ -19,8 +19,8 @@ from attsnn.data.core.raw import Raw
 from attsnn.data.core.store import EVENT_BYTES, StoreWriter
 from attsnn.data.errors import warn
 
-# Bytes that an event takes in a file of each kind, to tell before the work what a store will take; those of
-# texts and of what may be compressed are typical ones.
+# Bytes that an event takes in a file of each kind, to estimate the size of the store beforehand. The values
+# for texts and for what may be compressed are typical ones.
 EVENT_IN_FILE = {".aedat": 8, ".bin": 5, ".mat": 16, ".npz": 16, ".npy": 16, ".txt": 14, ".csv": 14}
 
 
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
 
 def store_bytes(raw: Raw, files: Iterable[str]) -> int:
-    """About how many bytes the events of these files take in a store."""
+    """About how many bytes the events of these files will take in a store."""
     return sum(raw.size(f) // EVENT_IN_FILE[Path(f).suffix.lower()] * EVENT_BYTES for f in files)
 
 
@@ -49,10 +49,10 @@ def write_recordings(
     about: dict[str, Any],
     progress: bool = True,
 ) -> Path:
-    """Writes the store `out`: a clip of each entry's file, whose events are `decode(file, its bytes)`.
+    """Writes the store `out`: one clip for each entry, with the events `decode(file, its bytes)`.
 
-    Says how many bytes it will take, and raises DataError where the disc has fewer. `about` goes into the
-    manifest, with how many events were sorted, and how often a clock started again.
+    Prints how many bytes it will take, and raises DataError if the disk has fewer. `about` goes into the
+    manifest, with how many events were sorted and how often a clock started again.
     """
     needs = store_bytes(raw, (entry.file for entry in entries))
     if progress:
@@ -86,17 +86,20 @@ def write_store(
     classes: Sequence[str],
     sensor: tuple[int, int] | None = None,
 ) -> Path:
-    """Writes a store of recordings of one's own, which `Recordings(out, split)` opens.
+    """Writes a store of the user's own recordings, which `Recordings(out, split)` opens; returns its path.
 
     Args:
-        out: the folder to write, which must not be there yet, or be empty.
-        recordings: (events, label, name, split) of each: `Events`, or four sequences as of `make_events`; the
-            number or the name of its class; its own name; "train", "test", or "all" for a split that is
-            chosen when the store is opened.
+        out: the folder to write; it must not exist yet, or be empty.
+        recordings: one tuple (events, label, name, split) for each recording. `events` are `Events`, or four
+            sequences as for `make_events`; `label` is the number or the name of its class; `name` is its own
+            name; `split` is "train" or "test", or "all" for every recording if the split is chosen when the
+            store is opened.
         classes: the names of the classes.
-        sensor: (height, width); None: as wide and high as the events are.
+        sensor: (height, width) in pixels; None: as large as the events need.
 
-    Raises ValueError, naming the recording, for what does not fit; then nothing is written.
+    Raises:
+        ValueError: something does not fit; the message names the recording, and nothing is written.
+        DataError: something is at `out` already.
     """
     if isinstance(classes, str) or not all(isinstance(name, str) for name in classes) or not len(classes):
         raise ValueError(f"classes must be a sequence of names, got {classes!r}")
@@ -116,7 +119,7 @@ def write_store(
 
 
 def sides_of(sensor: Sequence[int] | None) -> tuple[int, int] | None:
-    """(height, width) of a sensor, or None; ValueError for what is none."""
+    """The (height, width) of a sensor, or None. Raises ValueError for anything else."""
     if sensor is None:
         return None
     try:

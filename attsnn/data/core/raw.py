@@ -1,6 +1,6 @@
-"""The raw files of a data set: those in a folder or in archives whose names end in what a pattern matches.
+"""The raw files of a data set: files in a folder or in archives whose paths end in what a pattern matches.
 
-They may lie under any folder, as people have them. Nothing else is ever opened.
+They may lie below any folder, as people keep them. No other file is ever opened.
 """
 
 import contextlib
@@ -21,7 +21,9 @@ TEXT_BYTES = 1 << 20
 
 
 class Listing:
-    """What lies at `path`, a folder or an archive: listed once, however many patterns it is searched for."""
+    """What lies at `path`, a folder or an archive. It is listed once, however many patterns
+    it is searched for.
+    """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
@@ -33,12 +35,12 @@ class Listing:
 
     @cached_property
     def inner(self) -> list[tuple[Place, list[Member]]]:
-        """The archives below a folder, and what is in each."""
+        """The archives below a folder, and the members of each."""
         places = map(place_of, self.archives)
         return [(place, list(place.members())) for place in places]
 
     def parts(self, place: Place, member: Member) -> list[str]:
-        """The path of a member below `path`, or below the folder of `path`, as if all were unpacked."""
+        """The path of a member below `path`, or below the folder of `path`, as if archives were unpacked."""
         if isinstance(place, Folder):
             return member.path.split("/")
         outer = [place.path.name] if place is self.place else place.path.relative_to(self.path).parts
@@ -46,12 +48,12 @@ class Listing:
 
 
 class Raw:
-    """The files at `path`, a folder or an archive, whose last `depth` parts match `pattern`.
+    """The files at `path`, a folder or an archive, whose last `depth` path parts match `pattern`.
 
-    `names` are these parts, sorted. Archives below a folder are looked into where it has no such files, else
-    `archives` lists them. The files of a place must lie below one folder, or below one that ends in `folder`,
-    which is preferred; `left` counts what matches elsewhere, `others` are other files that do not match.
-    DataFormatError.
+    `names` are these parts, sorted. If a folder has no such files, the archives below it are searched;
+    otherwise `archives` lists them. The files of a place must lie below one folder, or below one that ends in
+    `folder`, which is preferred. `left` counts files that match elsewhere, `others` are files that do not
+    match. Raises DataFormatError.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Raw:
         listing = path if isinstance(path, Listing) else Listing(path)
         self.path, self._depth, self._pattern, self._listing = listing.path, depth, pattern, listing
         self.others: list[str] = []
-        self.archives = listing.archives  # not looked into
+        self.archives = listing.archives  # not searched
         found = list(self._matches(listing.place, listing.members))
         if not found and self.archives:
             found = [match for place, members in listing.inner for match in self._matches(place, members)]
@@ -88,7 +90,7 @@ class Raw:
                         path=plain(place.where(member.path)),
                     )
                 self._files[name] = place, member
-                # Parts of one set share no folder; two versions of it do, and are not to be mixed.
+                # Parts of one set share no folder. Two versions of it do, and must not be mixed.
                 inner = name.rpartition("/")[0]
                 if inner and places.setdefault(inner, place) is not place:
                     raise DataFormatError(
@@ -99,7 +101,7 @@ class Raw:
         self.names = sorted(self._files)
 
     def _matches(self, place: Place, members: Iterable[Member]) -> Iterator[tuple[str, str, Place, Member]]:
-        """(what precedes the name, name, place, member) of each file that matches."""
+        """Yields (path before the name, name, place, member) of each file that matches."""
         known = set(self._listing.archives)
         for member in members:
             parts = self._listing.parts(place, member)
@@ -118,7 +120,9 @@ class Raw:
             yield "/".join(parts[: -self._depth]), name, place, member
 
     def read(self, names: Iterable[str], limit: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, bytes) of these files, each of at most `limit` bytes, in any order: one pass a place."""
+        """Yields (name, bytes) of these files, each of at most `limit` bytes, in any order:
+        one pass per place.
+        """
         by_place: dict[Place, dict[str, Member]] = {}
         for name in names:
             place, member = self._files[name]
@@ -141,14 +145,14 @@ class Raw:
         return {name: data.tobytes() for name, data in self.read(names, TEXT_BYTES)}
 
     def where(self, name: str) -> str:
-        """A file's name for messages; bytes that are no text are escaped."""
+        """A file's name for messages; bytes that are not text are escaped."""
         if name in self._files:
             place, member = self._files[name]
             return plain(place.where(member.path))
         return plain(self.path / name if self.path.is_dir() else f"{self.path}({name})")
 
     def size(self, name: str) -> int:
-        """Bytes of a file, as its place says."""
+        """The bytes of a file, as its place states them."""
         place, member = self._files[name]
         return place.size(member)
 
@@ -164,11 +168,11 @@ def _expect_one(place: Place, tops: list[str]) -> None:
         raise DataFormatError(f"found files of this set below {listed}; {what}", path=plain(place.path))
 
 
-Archive = Raw  # as it was called when folders were another class
+Archive = Raw  # its name while folders had a class of their own
 
 
 def list_raw(path: str | os.PathLike[str], missing: str) -> Listing:
-    """What lies at `path`; DataMissingError, which ends in `missing`, where nothing can be listed."""
+    """What lies at `path`. Raises DataMissingError, which ends in `missing`, if nothing can be listed."""
     if not os.path.isdir(path) and not os.path.isfile(path):
         raise DataMissingError(f"{plain(path)}: no such file or folder; {missing}")
     with _readable(path):
@@ -191,10 +195,10 @@ def open_raw(
     kinds: tuple[str, ...] = (),
     missing: str,
 ) -> Raw:
-    """The raw files at `path` of the first pattern that some match; `missing` says where to get them.
+    """The raw files at `path` for the first pattern that any file matches. `missing` says where to get them.
 
-    What else may belong to the set is counted in a warning: archives that are not looked into, files of the
-    other patterns, and files that end in one of `kinds` and match none.
+    Warns of other files that may belong to the set: archives that are not searched, files of the other
+    patterns, and files that end in one of `kinds` and match no pattern.
     """
     listing = path if isinstance(path, Listing) else list_raw(path, missing)
     path = listing.path

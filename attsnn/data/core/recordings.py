@@ -1,4 +1,4 @@
-"""Frames of the clips of a store: what every set of event recordings is once it is prepared."""
+"""Frames of the clips of a store: what every set of event recordings gives once it is prepared."""
 
 import hashlib
 import json
@@ -25,7 +25,12 @@ Window = Literal["random", "clips", "first"]
 
 
 class FrameSample(NamedTuple):
-    """Frames `[T, 2, H, W]`, or `[clips, T, 2, H, W]`, and the label."""
+    """A sample of event frames.
+
+    Args:
+        frames: `[T, 2, H, W]`, or `[clips, T, 2, H, W]` for `window="clips"`.
+        label: the number of its class.
+    """
 
     frames: Tensor
     label: int
@@ -40,8 +45,10 @@ class FrameBatch(list[FrameSample]):
 
 
 def collate_frames(samples: Sequence[FrameSample], **_: Any) -> tuple[Tensor, Tensor]:
-    """(frames `[N, ...]`, labels int64 `[N]`), without a copy of a `FrameBatch`. PyTorch's default collate
-    function does this, too.
+    """Makes a batch of `FrameSample`s: (frames `[N, ...]`, labels int64 `[N]`).
+
+    Samples that `EventFrames` framed together as a batch are not copied. PyTorch's default collate function
+    does the same.
     """
     if isinstance(samples, FrameBatch):
         return samples.frames, samples.labels
@@ -53,35 +60,42 @@ default_collate_fn_map[FrameSample] = collate_frames
 
 
 class EventFrames(Dataset[FrameSample]):
-    """Clips of a prepared store as `FrameSample`s: (float32 frames `[steps, 2, height, width]`, int label).
+    """The clips of a store as `FrameSample`s: (float32 frames `[steps, 2, height, width]`, int label).
+
+    Samples are pure functions of their keys, and the data set can be sent to workers. Data loaders call
+    `__getitems__`, which frames a whole batch at once, on as many threads as PyTorch has.
 
     Args:
-        root: the store.
+        root: the store, a folder of prepared recordings.
         split: "train" or "test".
         steps: time steps T of a sample.
-        dt_ms: milliseconds of a step; None makes steps of equally many events of the whole clip (`Framing`).
-        window: where a sample of `steps * dt_ms` lies in its clip:
-            "random": the published training rule, uniform by the seed of a `Draw` key; "first" without one;
-            "first": from the clip's first event;
-            "clips": the published test rule, `clips` windows spread over the clip, to be counted by vote:
-            frames `[clips, steps, 2, height, width]`.
+        dt_ms: milliseconds of a step. None divides the whole clip into steps of equally many events
+            (`Framing`).
+        window: where a sample of `steps * dt_ms` lies in its clip. "first" starts at the clip's first event.
+            "random" is the published training rule: uniform, drawn from the seed of a `Draw` key, and as
+            "first" for any other key. "clips" is the published test rule: `clips` windows spread over the
+            clip, for a vote; the frames are `[clips, steps, 2, height, width]`.
+        clips: the number of windows of "clips".
         downsample: divides the sensor's sides.
         axes: "xy" gives published, transposed frames (row = x).
-        binary: 0 and 1 for counts.
+        binary: gives 0 and 1 in place of counts.
         polarity: "collapsed" counts both polarities in channel 1, as MA-SNN's code does for CIFAR10-DVS.
-        split_rule: of a store without a split: see `core/splits.py`; kept as `split_rule`, None where the
-            store has a split of its own.
-        augment: a function of (frames, seed), `EventAugment` say; for `Draw` keys of the training split
-            alone, whatever split it is given to.
-        compact: frames are uint8, int16 or int32, the smallest that holds the counts of all samples that are
-            asked for at once; to be made float where they are used.
+        split_rule: how to divide a store without a split: "first900", "last900", "name_order" or
+            "random-SEED" (see `core/splits.py`). It is kept as `split_rule`; None if the store has a split of
+            its own.
+        augment: a function of (frames, seed), such as `EventAugment`. It is applied in the training split
+            alone, whichever split it is given to, and for `Draw` keys alone.
+        compact: gives uint8, int16 or int32 frames, the smallest type that holds the counts of all samples
+            that are asked for at once. Convert them to float where they are used.
+        backend: see `Framing`.
 
-    Samples are pure functions of their keys; the data set can be sent to workers. `__getitems__` frames a
-    batch in one call, on as many threads as PyTorch has; data loaders use it. Raises DataMissingError,
-    DataError or ValueError.
+    Raises:
+        DataMissingError: there is no store at `root`.
+        DataError: the split is empty, or `split_rule` does not fit the store.
+        ValueError: an argument does not fit.
     """
 
-    where = "run `python -m attsnn.data prepare`"  # what to do where nothing is prepared
+    where = "run `python -m attsnn.data prepare`"  # what to do if nothing is prepared
 
     def __init__(
         self,
@@ -156,8 +170,8 @@ class EventFrames(Dataset[FrameSample]):
 
     @property
     def identity(self) -> str:
-        """A hash that tells these clips from others (events, names, labels), not from a copy of them, nor
-        from what another archive of the same files became.
+        """A hash of the events, names and labels of these clips. It is the same for a copy of the store,
+        and for a store prepared from another archive of the same files.
         """
         clips = sorted((c.recording, c.stop - c.start, c.label) for c in self._clips)
         known = [clips, self.classes, self.store.sensor, self.store.manifest.get("contents")]
@@ -165,23 +179,23 @@ class EventFrames(Dataset[FrameSample]):
 
     @property
     def people(self) -> np.ndarray | None:
-        """Who moves in each clip, int64 `[N]`; None where the set, or a name in it, does not say."""
+        """Who moves in each clip, int64 `[N]`; None if the set, or a name in it, does not say."""
         found = [self.person(clip.recording) for clip in self._clips]
         return None if None in found else np.array(found, np.int64)
 
     def person(self, recording: str) -> int | None:
-        """The number of the person who moves in a recording, by its name; None where a set does not know."""
+        """The number of the person who moves in a recording, by its name; None if the set does not say."""
         return None
 
     def events(self, index: int) -> Events:
-        """All events of clip `index`; times are those of its recording."""
+        """All events of clip `index`; their times are those of its recording."""
         return self.store.events(self._clips[index])
 
     def __getitem__(self, key: int | Draw) -> FrameSample:
         return self._frames([key])[0]
 
     def __getitems__(self, keys: Sequence[int | Draw]) -> Sequence[FrameSample]:
-        if type(self).__getitem__ is not EventFrames.__getitem__:  # of a subclass, which is not passed over
+        if type(self).__getitem__ is not EventFrames.__getitem__:  # a subclass has its own, which is used
             return [self[key] for key in keys]
         return self._frames(keys)
 
@@ -216,7 +230,7 @@ class EventFrames(Dataset[FrameSample]):
         return FrameBatch(frames, torch.from_numpy(self.labels[[index for index, _ in draws]]))
 
     def _windows(self, draw: Draw) -> list[tuple[int, int, int]]:
-        """(first, last, origin) of each window of a sample, as events of the store's columns."""
+        """(first, last, origin) of each window of a sample; the first two index the store's columns."""
         clip = self._clips[draw.index]
         if clip.start == clip.stop or self.framing.dt is None:
             return [(clip.start, clip.stop, 0)] * (self.clips if self.window == "clips" else 1)

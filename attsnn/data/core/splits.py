@@ -1,9 +1,9 @@
 """Splits of sets that were published without one: each is a rule over the names of the recordings of a class.
 
 first900     numbers 0 to 899 train (Attention SNN's code)
-last900      numbers 100 and more train (TEBN; SpikingJelly's CIFAR10DVSTEBNSplit)
-name_order   the first ceil(0.9 n) names, in the order of strings, train (SpikingJelly, PFA)
-random-SEED  ceil(0.9 n) at random train; "random" is random-0
+last900      numbers 100 and above train (TEBN; SpikingJelly's CIFAR10DVSTEBNSplit)
+name_order   the first ceil(0.9 n) names, in string order, train (SpikingJelly, PFA)
+random-SEED  a random ceil(0.9 n) train; "random" is random-0
 """
 
 import re
@@ -20,7 +20,7 @@ RANDOM = re.compile(r"random(?:-?([0-9]{1,18}))?")
 
 
 def canonical(rule: str) -> str:
-    """The rule's full name, as it stands in results; ValueError for one that is none."""
+    """The rule's full name, as results give it. Raises ValueError for an unknown rule."""
     if match := RANDOM.fullmatch(rule):
         return f"random-{int(match.group(1) or 0)}"
     if rule not in RULES:
@@ -29,8 +29,10 @@ def canonical(rule: str) -> str:
 
 
 def in_train(rule: str, names: Sequence[str], labels: np.ndarray) -> np.ndarray:
-    """Whether each recording trains, bool `[N]`; the others are for the test. By class, so that recordings of
-    one class decide nothing for another. Raises DataError where a rule does not fit the names.
+    """Whether each recording is for training, bool `[N]`; the others are for the test.
+
+    Classes are divided one by one, so that recordings of one class decide nothing for another. Raises
+    DataError if a rule does not fit the names.
     """
     rule, labels, train = canonical(rule), np.asarray(labels), np.zeros(len(names), bool)
     if rule in ("first900", "last900"):

@@ -1,4 +1,4 @@
-"""A folder that appears as a whole, or not at all."""
+"""A folder that appears as a whole or not at all."""
 
 import contextlib
 import errno
@@ -12,18 +12,19 @@ from attsnn._files import LACKS, lock, opened_folder, sync_folder
 from attsnn.data.core.files import is_junk, plain
 from attsnn.data.errors import DataError, warn
 
-# What file systems answer that rename files alone, or none from one of their layers to another.
+# The errors of file systems that rename only files, or nothing from one of their layers to another.
 CANNOT_RENAME = LACKS | {errno.EXDEV, errno.EISDIR}
 
 
 @contextlib.contextmanager
 def staged(path: str | os.PathLike[str], needs: int = 0) -> Iterator[Path]:
-    """A new folder, whose content is at `path` when the block ends without an error, else nowhere.
+    """Yields a new folder. Its content is at `path` if the block ends without an
+    error, and nowhere otherwise.
 
-    It lies beside `path` and is renamed to it. Where an empty folder is there already, which may be a mount
-    point or the only place to write, it lies inside, and its content is moved up. What was written in it must
-    be on disk by the end of the block. Raises DataError where something is at `path` already, or fewer than
-    `needs` bytes are free. What a killed process left is removed first.
+    The new folder lies next to `path` and is renamed to it. If there is an empty folder at `path` (a mount
+    point perhaps, or the only place to write), the new folder lies inside it, and its content is moved up.
+    The block must have flushed what it wrote to disk. Raises DataError if something is at `path` already, or
+    if fewer than `needs` bytes are free. What a killed process left is removed first.
     """
     path = Path(path)
     inside = path.is_dir()
@@ -56,9 +57,9 @@ def staged(path: str | os.PathLike[str], needs: int = 0) -> Iterator[Path]:
 def once(
     path: str | os.PathLike[str], write: Callable[[Path], object], verify: Callable[[Path], object]
 ) -> Path:
-    """The folder `path`: made by `write(path)`, as a whole (`staged`), or only verified where it is there.
+    """Makes the folder `path` by `write(path)`, as a whole (`staged`). If it is there already, verifies it.
 
-    Of two processes that write it at once the slower one takes what the other has made.
+    If two processes write it at once, the slower one takes what the other has made.
     """
     path = Path(path)
     if path.is_dir():
@@ -73,12 +74,12 @@ def once(
 
 
 def _content(path: Path) -> list[Path]:
-    """What is in a folder, but for what systems leave anywhere."""
+    """What is in a folder, except for what systems leave anywhere."""
     return [entry for entry in path.iterdir() if not is_junk(entry.name)]
 
 
 def _free(folder: Path) -> int | None:
-    """Bytes that are free; None where a file system does not say."""
+    """The bytes that are free; None if the file system does not say."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError:
@@ -87,7 +88,7 @@ def _free(folder: Path) -> int | None:
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
-    """Raises DataError where that cannot be; what was made is kept then, unless `path` is taken by now."""
+    """Raises DataError if that is impossible. What was made is kept then, unless `path` is taken by now."""
     moved: list[tuple[Path | None, Path]] = []
     try:
         if partial.parent == path:
@@ -101,11 +102,13 @@ def _put_in_place(partial: Path, path: Path) -> None:
     except OSError as error:
         reason = f"{plain(path)}: cannot be put in place, {error.strerror or error}"
         raise DataError(f"{reason}; {_undo(partial, path, moved)}") from None
-    shutil.rmtree(partial, ignore_errors=True)  # of which empty folders may be left
+    shutil.rmtree(partial, ignore_errors=True)  # empty folders may be left of it
 
 
 def _move(source: Path, target: Path, moved: list[tuple[Path | None, Path]]) -> None:
-    """Renames; where a folder cannot be, it is made anew and its content moved. `moved` keeps it."""
+    """Renames. If a folder cannot be renamed, makes it anew and moves its content.
+    `moved` records each step.
+    """
     try:
         os.rename(source, target)
         moved.append((source, target))
@@ -118,13 +121,13 @@ def _move(source: Path, target: Path, moved: list[tuple[Path | None, Path]]) -> 
 
 
 def _move_content(source: Path, target: Path, moved: list[tuple[Path | None, Path]]) -> None:
-    """What says that a folder is whole (manifest.json) is moved last."""
+    """Moves the file that marks a folder as complete (manifest.json) last."""
     for entry in sorted(source.iterdir(), key=lambda entry: entry.name == "manifest.json"):
         _move(entry, target / entry.name, moved)
 
 
 def _undo(partial: Path, path: Path, moved: list[tuple[Path | None, Path]]) -> str:
-    """Moves all of it back; what became of it, in words."""
+    """Moves everything back; returns what became of it, in words."""
     try:
         for source, target in reversed(moved):
             if source is None:
@@ -151,7 +154,7 @@ def _undo(partial: Path, path: Path, moved: list[tuple[Path | None, Path]]) -> s
 
 
 def _remove_if_abandoned(partial: Path) -> None:
-    """Removes what a killed writer left; a living one holds the lock of its folder."""
+    """Removes what a killed writer left. A living writer holds the lock of its folder."""
     with contextlib.suppress(FileNotFoundError), opened_folder(partial) as folder:
         if (free := lock(folder, wait=False)) is None:
             warn(

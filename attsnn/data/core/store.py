@@ -1,11 +1,13 @@
 """A store: the events of a data set as memory-mapped columns, an index of its clips, and checksums.
 
     OUT/t.npy x.npy y.npy p.npy    columns over all events (dtypes: events.COLUMNS)
-    OUT/clips.csv                  start,stop,label,recording,split: a half-open range of events a row; split
+    OUT/clips.csv                  start,stop,label,recording,split: a half-open range of events per row;
+    split
                                    is train, test, or all
     OUT/manifest.json              format version, classes, clips of each, size and SHA-256 of each file, ...
 
-A store is written beside its place and renamed when all of it is on disk, so one that exists is complete.
+A store is written next to its final place and renamed once all of it is on disk, so one that exists is
+complete.
 """
 
 import contextlib
@@ -33,16 +35,16 @@ FORMAT = "attsnn event store"
 VERSION = 1
 MANIFEST, INDEX = "manifest.json", "clips.csv"
 SPLITS = ("train", "test")
-UNDIVIDED = "all"  # of a store whose split is chosen when it is opened
+UNDIVIDED = "all"  # the split of such a store is chosen when it is opened
 EVENT_BYTES = sum(dtype.itemsize for dtype in COLUMNS.values())
-_CLIPS = {"train": "train", "test": "test", UNDIVIDED: "undivided"}  # in sentences
+_CLIPS = {"train": "train", "test": "test", UNDIVIDED: "undivided"}  # words for sentences
 ORDER = {split: place for place, split in enumerate((*SPLITS, UNDIVIDED))}
 TEXT_LIMIT = 1 << 26
-NAME = 4096  # characters of a recording's
+NAME = 4096  # the most characters in a recording's name
 
 
 class Clip(NamedTuple):
-    """One labelled range of events, start <= i < stop, in recording `recording`."""
+    """One labelled range of events, start <= i < stop, of the recording `recording`."""
 
     start: int
     stop: int
@@ -52,9 +54,9 @@ class Clip(NamedTuple):
 
 
 class Store:
-    """A store that was opened: its manifest and file sizes were checked, its hashes only by `verify`.
+    """An open store. Opening checks its manifest and file sizes; only `verify` checks the hashes.
 
-    Columns are mapped on first use in each process, so a store can be handed to workers.
+    Columns are mapped on first use in each process, so a store can be passed to workers.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -96,7 +98,7 @@ class Store:
             if dtype != COLUMNS[name] or shape != (number,):
                 raise ValueError(f"{dtype}{list(shape)}; wanted {COLUMNS[name]}[{number}]")
             return mapped(path, dtype, shape, start)
-        except Exception as error:  # NumPy parses a header as Python would, and says what that says
+        except Exception as error:  # NumPy parses a header as Python, and raises what that raises
             raise DataFormatError(f"not a column of a store ({error})", path=path) from None
 
     def verify(self) -> None:
@@ -109,12 +111,12 @@ class Store:
 
 
 def is_divided(path: str | os.PathLike[str]) -> bool:
-    """Whether a store has a split of its own; True where there is none to ask."""
+    """Whether a store has a split of its own; True if there is no store at `path`."""
     return not (Path(path) / MANIFEST).is_file() or all(c.split != UNDIVIDED for c in Store(path).clips)
 
 
 class StoreWriter:
-    """Writes a store: `append` clips in a `with` block; `path` appears when it ends without an error."""
+    """Writes a store: `append` clips in a `with` block. `path` appears if the block ends without an error."""
 
     def __init__(
         self,
@@ -125,8 +127,8 @@ class StoreWriter:
         about: dict[str, Any],
         needs: int = 0,
     ):
-        """`about` goes into the manifest as it is; it may be filled until the block ends. `sensor=None`: as
-        wide and high as the events are. `needs` bytes must be free where `path` is.
+        """`about` goes into the manifest as it is; it may be filled until the block ends. With `sensor=None`
+        the sensor is as large as the events need. `needs` bytes must be free where `path` is.
         """
         self.path, self.classes, self.sensor, self.about = Path(path), tuple(classes), sensor, about
         self._needs, self._seen = needs, [1, 1]
@@ -144,7 +146,9 @@ class StoreWriter:
         return self
 
     def append(self, events: Events, *, label: int, recording: str, split: str) -> None:
-        """Adds one clip; `split` is "train" or "test", or "all" for every clip. ValueError for another."""
+        """Adds one clip. `split` is "train" or "test", or "all" for every clip;
+        ValueError for anything else.
+        """
         undivided = any(clip.split == UNDIVIDED for clip in self.clips[:1])
         if split not in ORDER or (self.clips and undivided != (split == UNDIVIDED)):
             raise ValueError(f"its split is {split!r}; wanted train or test, or all for every recording")
@@ -202,7 +206,7 @@ class StoreWriter:
             "sensor": self.sensor or self._seen,
             "events": self.number,
             "clips_of_each_class": counts,
-            # Of the clips in any order, as another archive of the same files gives them in another.
+            # Independent of the clips' order: another archive of the same files has another order.
             "contents": hashlib.sha256("".join(sorted(self._contents)).encode()).hexdigest(),
             "files": {n: {"size": p.stat().st_size, "sha256": _sha256(p)} for n, p in paths.items()},
             **self.about,
@@ -213,9 +217,10 @@ class StoreWriter:
 def verify(
     path: str | os.PathLike[str], dataset: str | None = None, published: Mapping[str, int] | None = None
 ) -> None:
-    """Every file of a store against its checksum; prints what it holds, and how many clips were published.
+    """Checks every file of a store against its checksum, and prints what the store holds. If that differs
+    from what was published, prints how many clips were.
 
-    DataFormatError, also where it was prepared from another set than `dataset`.
+    Raises DataFormatError, also if the store was prepared from another set than `dataset`.
     """
     store = Store(path)
     store.verify()
@@ -233,7 +238,7 @@ def verify(
 def verifier(
     dataset: str, published: Mapping[str, int] | None = None
 ) -> Callable[[str | os.PathLike[str]], None]:
-    """`verify` of a store of a set that was published with so many clips of each split."""
+    """A `verify` for the store of a set that was published with so many clips of each split."""
 
     def verify_one(path: str | os.PathLike[str]) -> None:
         verify(path, dataset, published)
@@ -242,7 +247,7 @@ def verifier(
 
 
 def describe(path: str | os.PathLike[str]) -> str:
-    """A sentence of what a store holds."""
+    """A sentence about what a store holds."""
     return _said(Store(path))
 
 

@@ -1,4 +1,4 @@
-"""Tar files, read in place and never extracted; every size is checked against the bytes that are there."""
+"""Reads tar files in place, never extracted; every size is checked against the bytes that are there."""
 
 import os
 import tarfile
@@ -11,10 +11,10 @@ HEADER_BYTES = 1 << 20
 
 
 class Stream(Protocol):
-    """A file, or a part of one, as far as reading a tar file takes one."""
+    """What reading a tar file needs of a file, or of a part of one."""
 
     def read(self, size: int, /) -> bytes:
-        """At most so many bytes."""
+        """At most `size` bytes."""
 
     def seek(self, at: int, /) -> object:
         """Goes to a byte."""
@@ -24,7 +24,7 @@ class Stream(Protocol):
 
 
 class Bounded:
-    """A file that refuses to read much at once: tarfile reads extra headers at the size they claim."""
+    """A file that refuses large reads: tarfile reads extra headers at the size that they claim."""
 
     last = b""  # what was read last
 
@@ -39,9 +39,10 @@ class Bounded:
 
 
 def expect_zeros(blocks: Iterable[bytes], at: int, path: str | os.PathLike[str]) -> None:
-    """DataFormatError, unless zeros or nothing follow the last member, from byte `at` on.
+    """Raises DataFormatError unless only zeros, or nothing, follow the last member, from byte `at` on.
 
-    tarfile takes a damaged header for the end, and one block of zeros, behind which another archive may lie.
+    tarfile takes a damaged header for the end of the archive. It also stops at one block of zeros, and
+    another archive may follow that.
     """
     for block in blocks:
         if any(block):
@@ -54,7 +55,8 @@ def expect_zeros(blocks: Iterable[bytes], at: int, path: str | os.PathLike[str])
 
 
 def members(file: Stream, size: int, path: str | os.PathLike[str]) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file of `size` bytes; each lies within, and zeros or nothing follow the last.
+    """Yields the members of a tar file of `size` bytes. Each lies within it; only zeros
+    or nothing may follow.
 
     DataFormatError names `path`. `file` may be read between two members.
     """

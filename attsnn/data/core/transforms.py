@@ -1,9 +1,9 @@
 """Transforms of Pillow images to float32 `[C, H, W]`, from torchvision's v2 (the extra `vision`).
 
-ImageNet's published training (Att-Res-SNN, MS-ResNet): RandomResizedCrop(224), AutoAugment with ImageNet's
-policy, normalised, no flip. Its published evaluation: shorter side to 256, the middle 224; for 288, shorter
-side to 320. Small images (CIFAR, MNIST) are used as large as they are; `images.unit` makes tensors of them
-without torchvision.
+ImageNet's published training (Att-Res-SNN, MS-ResNet) takes RandomResizedCrop(224) and AutoAugment with
+ImageNet's policy, normalises, and does not flip. Its published evaluation resizes the shorter side to 256 and
+takes the middle 224; for 288 it resizes to 320. Small images (CIFAR, MNIST) keep their size; `images.unit`
+makes tensors of them without torchvision.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from attsnn.data.core.images import unit
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB in 0..1
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of CIFAR-10's, as commonly used
-LONGEST = 8  # times the shorter side, above which the ends of an image are not resized
+LONGEST = 8  # times the shorter side; the ends of a longer image are cut off before resizing
 Transform = Callable[[Image.Image], Tensor]
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # of images and labels
 Augment = Literal["imagenet", "cifar10", "randaugment", "trivial"]
@@ -36,11 +36,25 @@ def train_transform(
     magnitude: int = 9,
     interpolation: Interpolation = "bilinear",
 ) -> Transform:
-    """The published training transform by default; all its draws are from torch's global generator.
+    """A transform for training on ImageNet: a Pillow image to float32 `[3, size, size]`, normalised with
+    ImageNet's mean and standard deviation.
 
-    `auto_augment` is AutoAugment with the policy of that name, RandAugment ("randaugment": two operations of
-    `magnitude`) or TrivialAugmentWide; `hflip` and `random_erasing` are probabilities, `scale` the least and
-    greatest share of the image's area in the crop. Raises ImportError, in a sentence, without torchvision.
+    The defaults are those of the published training (Att-Res-SNN, MS-ResNet). All draws are from torch's
+    global generator.
+
+    Args:
+        size: the side of the crop, in pixels.
+        auto_augment: "imagenet" or "cifar10" is AutoAugment with that policy, "randaugment" is RandAugment
+            (two operations of `magnitude`), "trivial" is TrivialAugmentWide, and None is no augmentation.
+        hflip: the probability of a horizontal flip.
+        random_erasing: the probability of RandomErasing.
+        scale: the least and the greatest share of the image's area in the crop.
+        magnitude: the magnitude of RandAugment.
+        interpolation: "bilinear" or "bicubic".
+
+    Raises:
+        ImportError: there is no torchvision that fits; the message is a sentence.
+        ValueError: `auto_augment` is unknown.
     """
     v2 = _v2()
     mode = v2.InterpolationMode(interpolation)
@@ -68,12 +82,19 @@ def small_train_transform(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> Transform:
-    """For images of about `size` x `size` pixels, RGB or grey: a random crop of that size from the image with
-    a black border of `pad` pixels; or a resized one without border, of at least the share `crop_scale` of
-    the area.
+    """A transform for training on images of about `size` x `size` pixels, RGB or grey, to float32
+    `[C, size, size]`.
 
-    `mean` and `std` are those of each channel in 0..1; (0,) and (1,) leave images in 0..1. Else as
-    `train_transform`.
+    Args:
+        size: the side of the crop, in pixels.
+        pad: the width of a black border around the image, from which a random crop is taken.
+        crop_scale: if given, a resized crop without a border is taken instead, of at least this share of the
+            area.
+        hflip, auto_augment, magnitude, random_erasing, interpolation: as for `train_transform`.
+        mean: the mean of each channel, in 0..1; (0,) with a `std` of (1,) leaves images in 0..1.
+        std: the standard deviation of each channel, in 0..1.
+
+    Raises as `train_transform` does.
     """
     v2 = _v2()
     mode = v2.InterpolationMode(interpolation)
@@ -95,8 +116,11 @@ def eval_transform(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> Transform:
-    """The shorter side to `resize`, then the middle `crop` x `crop`, normalised as in
-    `small_train_transform`. Draws nothing.
+    """A transform for evaluation: a Pillow image to float32 `[C, crop, crop]`. It draws nothing at random.
+
+    Resizes the shorter side to `resize`, takes the middle `crop` x `crop`, and normalises with `mean` and
+    `std` as in `small_train_transform`. Raises ValueError if the crop is larger than `resize`, and
+    ImportError without torchvision.
     """
     if crop > resize:
         raise ValueError(f"the crop of {crop} is larger than the shorter side of {resize}")
@@ -108,8 +132,9 @@ def eval_transform(
 
 
 def grey_transform(size: int = 28) -> Transform:
-    """The middle square of a picture in grey, float32 `[1, size, size]` in 0..1, as MNIST and Fashion-MNIST
-    have them. Needs no torchvision, and draws nothing.
+    """A transform to a picture's middle square in grey, float32 `[1, size, size]` in 0..1, as in MNIST.
+
+    It needs no torchvision, and draws nothing at random. Fashion-MNIST has such images, too.
     """
 
     def transform(image: Image.Image) -> Tensor:
@@ -124,9 +149,17 @@ def grey_transform(size: int = 28) -> Transform:
 def signed_transform(
     size: int = 32, *, channels: int = 3, crop: int | None = None, hflip: float = 0.0
 ) -> Transform:
-    """The middle `crop` x `crop` of a picture (default: its middle square), resized, float32 `[channels,
-    size, size]` from -1 to 1, grey where `channels` is 1, mirrored with probability `hflip`: the published
-    data of the fully spiking VAE. Needs no torchvision; draws from torch's global generator to mirror.
+    """A transform to float32 `[channels, size, size]` from -1 to 1: the published data of
+    the fully spiking VAE.
+
+    It takes the middle square and resizes it. It needs no torchvision. To mirror, it draws from torch's
+    global generator.
+
+    Args:
+        size: the side of the result, in pixels.
+        channels: 1 for grey, 3 for RGB.
+        crop: the side of the middle square; None: the shorter side of the picture.
+        hflip: the probability of mirroring.
     """
 
     def transform(image: Image.Image) -> Tensor:
@@ -140,8 +173,8 @@ def signed_transform(
 
 
 def _middle(image: Image.Image) -> Image.Image:
-    """The middle of an image that is far longer than wide: all that a square from its middle needs, while the
-    whole, its shorter side enlarged, might take gigabytes.
+    """The middle part of an image that is far longer than wide. A square from its middle needs no more;
+    resizing the whole image might take gigabytes.
     """
     short, long = sorted(image.size)
     spare = (long - LONGEST * short) // 2
@@ -152,12 +185,22 @@ def _middle(image: Image.Image) -> Image.Image:
 
 
 def mixes(classes: int, *, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0) -> Mix:
-    """A function of (images [N, C, H, W], labels [N]) that mixes both, the labels then shares [N, classes],
-    float32: by mixup or cutmix with these alphas, by one of the two at random where both are given.
+    """Returns a function that mixes batches by mixup or cutmix: (images `[N, C, H, W]`, labels `[N]`) to the
+    mixed images and shares of the classes, float32 `[N, classes]`.
 
-    A batch is mixed with that probability; the shares of one that is not are 0 and 1. With both alphas 0, or
-    the probability, nothing ever is, and labels stay labels. Draws from torch's global generator. ValueError
-    for a probability that is none.
+    If both alphas are 0, or the probability is, nothing is ever mixed, and labels stay labels. Draws are from
+    torch's global generator.
+
+    Args:
+        classes: the number of classes.
+        mixup: the alpha of mixup; 0 leaves it out.
+        cutmix: the alpha of cutmix; 0 leaves it out. If both are given, one of the two is drawn for each
+            batch.
+        probability: the probability that a batch is mixed; the shares of one that is not are 0 and 1.
+
+    Raises:
+        ValueError: `probability` is not from 0 to 1.
+        ImportError: mixing needs torchvision, and there is none that fits.
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"the probability of a mixed batch must be from 0 to 1, got {probability}")
@@ -210,7 +253,7 @@ def _v2() -> ModuleType:
             f"The image transforms need torchvision ({error}): pip install torchvision, from where torch came"
         ) from None
     except RuntimeError as error:
-        # What a torchvision whose operators are for another build of torch says.
+        # This is what a torchvision raises whose operators are built for another torch.
         raise ImportError(
             f"The torchvision that is installed does not fit torch {torch.__version__} ({error}): "
             "install both from one index, see https://pytorch.org/get-started/locally/"

@@ -1,4 +1,4 @@
-"""The table of data sets. A set is one file here, or two twins are; adding one is a line below."""
+"""The table of data sets. Each set is one file here (two twins share one); to add a set, add a line below."""
 
 from attsnn.data.datasets.celeba import CELEBA
 from attsnn.data.datasets.cifar import CIFAR_10, CIFAR_100

@@ -1,7 +1,7 @@
 """CelebA, aligned (Liu et al., ICCV 2015): 202,599 faces of 178 x 218 pixels, here without labels.
 
-It is opened where it lies: `img_align_celeba.zip` or the folder of that name, with `list_eval_partition.txt`
-beside it; no other list is asked for. torchvision's folder `celeba/` is found from its root.
+It is opened where it lies: `img_align_celeba.zip`, or the folder of that name, with `list_eval_partition.txt`
+next to it. No other list is needed. torchvision's folder `celeba/` is found from its root.
 """
 
 import codecs
@@ -49,7 +49,7 @@ WHERE = (
 
 
 class _Faces(Encoded):
-    """The images of a split, in the order of the partition; the zip file is opened in each process."""
+    """The images of a split, in the order of the partition. Each process opens the zip file for itself."""
 
     classes: tuple[str, ...] = ("face",)
 
@@ -95,7 +95,7 @@ class _Faces(Encoded):
         return plain(f"{self._place}({name})" if self._members else self._place / name)
 
     def identity(self) -> str:
-        """Of the names, and of some sizes or all checksums."""
+        """A hash of the names, and of all checksums in an archive or some sizes in a folder."""
         hashed = hashlib.sha256("\0".join(map(plain, self.names)).encode())
         if self._members:
             with _opened(self._place) as archive:
@@ -113,7 +113,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
 
 
 def _places(root: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """(the folder or archive of the images, the partition), beside each other or as Google Drive has them."""
+    """(The folder or archive of the images, the partition), next to each other or as in Google Drive."""
     root = Path(root)
     if root.name in (FOLDER, ARCHIVE) and root.exists():
         images, tops = [root], [root.parent, root.parent.parent]
@@ -136,7 +136,7 @@ def _partition(path: Path) -> dict[str, list[str]]:
         raise DataFormatError(f"found {len(text)} bytes; wanted at most {TEXT_BYTES}", path=plain(path))
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     seen = set()
-    rows = text.tobytes().removeprefix(codecs.BOM_UTF8).split(b"\n")  # the mark of spreadsheets
+    rows = text.tobytes().removeprefix(codecs.BOM_UTF8).split(b"\n")  # the mark that spreadsheets write
     for number, line in enumerate(rows, start=1):
         if not line.strip():
             continue
@@ -164,11 +164,18 @@ def _source(root: str | os.PathLike[str], split: str) -> _Faces:
 
 
 class CelebA(Images):
-    """A split of CelebA as `Sample`s of label 0; `transform` takes an RGB Pillow image of 178 x 218.
+    """A split of CelebA, aligned (Liu et al., ICCV 2015), as `Sample`s of label 0.
 
-    `root`: the folder of the images, or of their zip, and of the partition; or the one above. A bad image of
-    "train" is substituted, others are left out (see `Images`). Raises DataMissingError, with where to get it,
-    or DataFormatError.
+    Args:
+        root: the folder of the partition list and of the images or their zip file; or the folder above it.
+        split: "train" (162,770 images), "val" (19,867) or "test" (19,962).
+        transform: takes an RGB Pillow image of 178 x 218 pixels; default: uint8 `[3, 218, 178]`.
+        substitute: whether another image replaces a bad one; if not, the bad one is left out. Default: True
+            for "train", False for the others.
+
+    Raises:
+        DataMissingError: the set is not there; the message says where to get it.
+        DataFormatError: a file is broken.
     """
 
     def __init__(
@@ -184,7 +191,7 @@ class CelebA(Images):
 
 
 def prepare(raw: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """Unpacks the images to OUT/celeba/img_align_celeba; training needs none of it."""
+    """Unpacks the images to OUT/celeba/img_align_celeba. Training does not need this."""
     _, partition = _places(raw)
     with staged(out) as partial:
         folder = partial / "celeba" / FOLDER
@@ -199,7 +206,9 @@ def prepare(raw: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
 
 
 def verify(path: str | os.PathLike[str], *, decode: bool = False, subset: bool = False) -> None:
-    """Prints what each split holds, and what is corrupt; DataFormatError unless all is there and sound."""
+    """Prints what each split holds and what is corrupt. Raises DataFormatError unless all
+    is there and sound.
+    """
     faults = []
     for split in SPLITS:
         source = _source(path, split)

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (A. Krizhevsky, 2009): 50,000 + 10,000 images of 32 x 32 pixels, 10 or 100 classes.
 
-They are opened where they lie: the archive as downloaded, binary or of the Python version; what is in it; or
-the root of torchvision. The class names of CIFAR-100 are those of its `fine_label_names`.
+They are opened where they lie: the archive as downloaded (binary or Python version), its content, or the root
+of torchvision's copy. The class names of CIFAR-100 are those of its `fine_label_names`.
 """
 
 import os
@@ -105,10 +105,16 @@ def _names(found: Found, split: str) -> list[str]:
 
 
 class CIFAR10(Images):
-    """A split of CIFAR-10 as `Sample`s; `transform` takes an RGB Pillow image; default: uint8 `[3, 32, 32]`.
+    """A split of CIFAR-10 (A. Krizhevsky, 2009) as `Sample`s of 10 classes.
 
-    `root`: the folder of the archive, of what is in it, or of torchvision's copy; or the archive. Raises
-    DataMissingError, with where to get it, or DataFormatError.
+    Args:
+        root: the archive, its folder, the folder of its content, or the root of torchvision's copy.
+        split: "train" (50,000 images) or "test" (10,000).
+        transform: takes an RGB Pillow image of 32 x 32 pixels; default: uint8 `[3, 32, 32]`.
+
+    Raises:
+        DataMissingError: the set is not there; the message says where to get it.
+        DataFormatError: a file is broken.
     """
 
     def __init__(
@@ -121,7 +127,7 @@ class CIFAR10(Images):
 
 
 class CIFAR100(Images):
-    """A split of CIFAR-100, its 100 classes; else as `CIFAR10`."""
+    """A split of CIFAR-100, with its 100 fine classes; otherwise as `CIFAR10`."""
 
     def __init__(
         self,
@@ -137,8 +143,11 @@ def open_cifar(
     split: Literal["train", "test"],
     transform: Callable[[Image.Image], Tensor] | None = None,
 ) -> CIFAR10 | CIFAR100:
-    """The set whose files are in `root`, CIFAR-10 or CIFAR-100. DataMissingError where neither is, DataError
-    where both are.
+    """Opens CIFAR-10 or CIFAR-100, whichever has its files in `root`; the arguments are those of `CIFAR10`.
+
+    Raises:
+        DataMissingError: neither set is there.
+        DataError: both sets are there.
     """
     there, said = [], []
     for classes in LAYOUTS:
@@ -146,7 +155,7 @@ def open_cifar(
             there.append(_find(root, classes).layout)
         except DataMissingError as error:
             said.append(str(error))
-    if not there:  # what says that a file is missing knows more than what says that all are
+    if not there:  # "one file is missing" is worth more than "no file is here"
         said.sort(key=lambda text: "none of the set's files" in text)
         raise DataMissingError(said[0])
     if len(there) > 1:
@@ -158,7 +167,7 @@ def _contract(classes: int, kind: type, names: tuple[str, ...]) -> DataSet:
     name, where = f"cifar{classes}", _where(classes)
 
     def prepare(raw: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-        """Checks the files in `raw` and writes them unpacked; training needs none of it."""
+        """Checks the files in `raw` and writes them unpacked. Training does not need this."""
         found = _find(raw, classes)
         for split in SPLITS:
             _arrays(found, classes, split)

@@ -1,8 +1,8 @@
-"""CIFAR10-DVS (Li et al., 2017): 10,000 images of CIFAR-10 that moved before a DVS128 sensor, 1,000 a class.
+"""CIFAR10-DVS (Li et al., 2017): 10,000 images of CIFAR-10, moved in front of a DVS128, 1,000 per class.
 
-`prepare` takes them as published (AEDAT 2.0), as MATLAB matrices of dat2mat.m (.mat, either kind), or as the
-`events_np` of SpikingJelly, and brings each to one orientation: upright, as SpikingJelly has them, ON = 1. No
-split was published: the store has none, and `CIFAR10DVS(..., split_rule=...)` chooses one.
+`prepare` takes the recordings as published (AEDAT 2.0), as MATLAB matrices of dat2mat.m (.mat, either kind),
+or as SpikingJelly's `events_np`. It brings all of them to one orientation: upright, as SpikingJelly has them,
+with ON = 1. No split was published, so the store has none; `CIFAR10DVS(..., split_rule=...)` chooses one.
 """
 
 import os
@@ -62,11 +62,11 @@ def prepare(
     progress: bool = True,
     backend: Backend = "auto",
 ) -> Path:
-    """Writes the store `out` from `raw`: a folder with the archives or what is in them, or with `<class>/` of
-    .aedat, .mat or .npz files.
+    """Writes the store `out`. `raw` is a folder with the archives or their content, or with `<class>/`
+    folders of .aedat, .mat or .npz files.
 
-    `strict` refuses time that decreases. Raises DataMissingError, DataFormatError, or DataError where the
-    disc is too small.
+    `strict` refuses times that decrease. Raises DataMissingError, DataFormatError, or DataError if the disk
+    is too small.
     """
     source = open_raw(raw, *PATTERNS, folder="events_np", depth=2, kinds=KINDS, missing=WHERE)
     counts = Counter(name.partition("/")[0] for name in source.names)
@@ -96,7 +96,9 @@ def prepare(
 
 
 def upright(events: Events, *, x: str, y: str, turned: str) -> Events:
-    """`x` and `y` say which column each is, `turned` those of x, y, p that count from the other end."""
+    """Turns events upright. `x` and `y` say which column each of the two is; `turned` names those of x, y, p
+    that count from the other end.
+    """
     parts = {"x": getattr(events, x), "y": getattr(events, y), "p": events.p}
     last = {"x": SIDE - 1, "y": SIDE - 1, "p": 1}
     for name in turned:
@@ -105,9 +107,10 @@ def upright(events: Events, *, x: str, y: str, turned: str) -> Events:
 
 
 class CIFAR10DVS(EventFrames):
-    """CIFAR10-DVS as MA-SNN has it by default: 20 steps of 10 ms on 128 x 128 pixels, the first 900
-    recordings of a class for training. PFA: `steps=12, dt_ms=None, split_rule="name_order"`. Else as
-    `EventFrames`.
+    """CIFAR10-DVS (Li et al., 2017), by default as in MA-SNN: 20 steps of 10 ms on 128 x 128 pixels.
+
+    The first 900 recordings of each class are for training by default. For PFA use
+    `steps=12, dt_ms=None, split_rule="name_order"`. Other arguments and errors are those of `EventFrames`.
     """
 
     where = WHERE

@@ -1,8 +1,8 @@
 """1,797 real handwritten digits that come with the package: the test set of UCI's "Optical Recognition of
 Handwritten Digits" (E. Alpaydin, C. Kaynak, CC BY 4.0; digits.csv.gz, see digits.md).
 
-`synthetic/samples.py` makes event recordings of them, by ten "users"; the test split of the images is what
-its test users of seed 0 have: one split for both.
+`synthetic/samples.py` makes event recordings of them, by ten "users". The test split of the images is what
+the test users have with seed 0, so that images and recordings share one split.
 """
 
 import gzip
@@ -49,10 +49,18 @@ def of_users(rng: np.random.Generator, chosen: np.ndarray | None = None) -> dict
 
 
 class Digits(Dataset[Sample]):
-    """A split of the digits as `Sample`s: float32 `[1, size, size]` in 0..1, label 0..9.
+    """A split of 1,797 real handwritten digits, as `Sample`s: float32 `[1, size, size]` in 0..1, label 0..9.
 
-    The 8 x 8 grey values are divided by 16 and enlarged to `size` (28 or 32, say), bilinear. `transform`
-    takes such a tensor and may draw from torch's global generator, as in `Images`.
+    They come with the package, and are the test set of UCI's "Optical Recognition of Handwritten Digits" (E.
+    Alpaydin, C. Kaynak, CC BY 4.0). The 8 x 8 grey values are divided by 16 and enlarged bilinearly.
+
+    Args:
+        split: "train" or "test".
+        size: the side of an image in pixels, such as 28 or 32.
+        transform: takes such a tensor. It may draw from torch's global generator, which the key of the sample
+            seeds and which is put back afterwards.
+
+    Raises ValueError for an argument that does not fit.
     """
 
     def __init__(
@@ -76,7 +84,7 @@ class Digits(Dataset[Sample]):
 
     @classmethod
     def open(cls, _: str | os.PathLike[str] | None, split: Literal["train", "test"], **how: Any) -> "Digits":
-        """As the other sets are opened: by a root, which says nothing here, and a split."""
+        """Opens it as other sets are opened: by a root, which is ignored here, and a split."""
         return cls(split, **how)
 
     def __len__(self) -> int:

@@ -1,8 +1,8 @@
-"""DVS128 Gait (Wang et al., CVPR 2019 and TPAMI 2021): people who walk before a DVS128 sensor; who is it?
+"""DVS128 Gait (Wang et al., CVPR 2019 and TPAMI 2021): who is it that walks in front of a DVS128 sensor?
 
-`{train,test}/<number>/*.txt`, a row `t x y p` an event. The class of a folder is the place of its number
-among all numbers: 20 people in the version of TPAMI (Day or Night), 21 in that of CVPR, which Attention SNN
-used.
+The files are `{train,test}/<number>/*.txt`, with a row `t x y p` for each event. The class of a folder is the
+rank of its number among all numbers. The version of TPAMI (Day or Night) has 20 people, that of CVPR has 21;
+Attention SNN used the latter.
 """
 
 import os
@@ -43,9 +43,11 @@ def prepare(
     progress: bool = True,
     backend: Backend = "auto",
 ) -> Path:
-    """Writes the store `out` from `raw`, the folder or archive of train/ and test/; says how many people it
-    holds. `strict` refuses time that decreases. Raises DataMissingError, DataFormatError, or DataError where
-    the disc is too small.
+    """Writes the store `out` from `raw`, the folder or archive of train/ and test/, and prints how many
+    people it holds.
+
+    `strict` refuses times that decrease. Raises DataMissingError, DataFormatError, or DataError if the disk
+    is too small.
     """
     source = open_raw(raw, PATTERN, folder="origin", depth=3, kinds=(".txt", ".csv"), missing=WHERE)
     parts = {name: name.split("/") for name in source.names}
@@ -75,7 +77,10 @@ def prepare(
 
 
 class DVSGait(EventFrames):
-    """DVS128 Gait as MA-SNN has it by default: 8 steps of 500 ms, 128 x 128 pixels; else as `EventFrames`."""
+    """DVS128 Gait (Wang et al., CVPR 2019 and TPAMI 2021), by default as in MA-SNN: 8 steps of 500 ms.
+
+    The frames have 128 x 128 pixels. Other arguments and errors are those of `EventFrames`.
+    """
 
     where = WHERE
 

@@ -1,8 +1,8 @@
-"""DVS128 Gesture (IBM, CVPR 2017, CC BY 4.0): eleven gestures of 29 people before a DVS128 sensor.
+"""DVS128 Gesture (IBM, CVPR 2017, CC BY 4.0): eleven gestures of 29 people in front of a DVS128 sensor.
 
-Raw files `userNN_<light>.aedat` with `userNN_<light>_labels.csv` -> `prepare` -> a store -> `DVSGesture`, a
-map-style data set of frames. 1176 train and 288 test clips; the sample rules are those of MA-SNN (Yao et al.,
-TPAMI 2023).
+`prepare` turns the raw files `userNN_<light>.aedat` and `userNN_<light>_labels.csv` into a store, which
+`DVSGesture` opens as a map-style data set of frames: 1176 train and 288 test clips. The rules by which
+samples are taken are those of MA-SNN (Yao et al., TPAMI 2023).
 """
 
 import os
@@ -60,7 +60,7 @@ WHERE = (
     "third party's copy with `python -m attsnn.data download dvs_gesture RAW`) and run "
     "`python -m attsnn.data prepare dvs_gesture DvsGesture.tar.gz OUT`"
 )
-# The one label known to be wrong: recording, label, end as published (in the next interval), as corrected.
+# The one label known to be wrong: recording, label, end as published (in the next interval), end corrected.
 KNOWN_LABEL = ("user22_led", 8, 110590564, 104000000)
 
 
@@ -74,9 +74,9 @@ def prepare(
     about: dict[str, Any] | None = None,
     backend: Backend = "auto",
 ) -> Path:
-    """Writes the store `out` from the published files: `raw` is their folder, the one above, or the .tar.gz.
+    """Writes the store `out` from the published files. `raw` is their folder, the one above, or the .tar.gz.
 
-    `strict` refuses time that decreases anywhere; `fix_known_labels` corrects the end of class 9 in
+    `strict` refuses times that decrease anywhere. `fix_known_labels` corrects the end of class 9 in
     user22_led. `about` is kept in the manifest. Raises DataMissingError, or DataFormatError with the file and
     the place in it.
     """
@@ -120,7 +120,7 @@ def prepare(
 
 
 def _events_np(listing: Listing) -> Raw | None:
-    """SpikingJelly's arrays, where there are those and no recordings as published."""
+    """SpikingJelly's arrays, if there are some and no recordings as published."""
     if any(name.endswith(".aedat") for name in Raw(listing, RAW_FILES, "DvsGesture").names):
         return None
     arrays = Raw(listing, ARRAYS, "events_np", depth=3)
@@ -146,7 +146,9 @@ def _prepare_arrays(source: Raw, out: str | os.PathLike[str], *, strict: bool, p
 
 
 def _splits(source: Raw, texts: dict[str, bytes]) -> dict[str, str]:
-    """The split of each recording: from the trial lists if there are, else users 1-23 train, 24-29 test."""
+    """The split of each recording, from the trial lists if there are any. Otherwise users
+    1-23 train, 24-29 test.
+    """
     names = {name.removesuffix(".aedat") for name in source.names if name.endswith(".aedat")}
     lists = {s: f"trials_to_{s}.txt" for s in SPLITS if f"trials_to_{s}.txt" in texts}
     if not lists:
@@ -183,7 +185,10 @@ def _warn_of_counts(found: Mapping[str, int]) -> None:
 
 
 class DVSGesture(EventFrames):
-    """DVS128 Gesture, by default as MA-SNN has it: 60 steps of 15 ms, 32 x 32 pixels. See `EventFrames`."""
+    """DVS128 Gesture (IBM, CVPR 2017), by default as in MA-SNN: 60 steps of 15 ms on 32 x 32 pixels.
+
+    Other arguments and errors are those of `EventFrames`.
+    """
 
     where = WHERE
 
@@ -200,7 +205,7 @@ class DVSGesture(EventFrames):
         super().__init__(root, split, steps=steps, dt_ms=dt_ms, downsample=downsample, **how)
 
     def person(self, recording: str) -> int | None:
-        """7 of user07_led, and of the array user07_led_3."""
+        """7 for user07_led, and for the array user07_led_3."""
         match = USER.fullmatch(recording)
         return match and int(match.group(1))
 

@@ -1,10 +1,10 @@
-"""ImageNet-1k (ILSVRC 2012): 1,281,167 training and 50,000 validation images of 1000 classes. Gated.
+"""ImageNet-1k (ILSVRC 2012, gated): 1,281,167 training and 50,000 validation images of 1000 classes.
 
     DIR/train/<class>/*.JPEG, DIR/val/<class>/*.JPEG           folders, the class is the rank of its name
     DIR/imagenet1k-train-*.tar, DIR/imagenet1k-validation-*    WebDataset shards; or DIR/train/*.tar, ...
 
 Any number of classes in this form will do. Nothing is downloaded: the terms (non-commercial research and
-education) are between you and image-net.org.
+education) are between the user and image-net.org.
 """
 
 import os
@@ -44,13 +44,24 @@ WHERE = (
 
 
 class ImageNet(Images):
-    """A split of ImageNet in `root`, as folders or shards: `dataset[Draw(index, seed)]` is a `Sample`.
+    """A split of ImageNet, as class folders or WebDataset shards: `dataset[Draw(index, seed)]` is a `Sample`.
 
-    `classes`: the class names, or for shards their number; by default those of `root/train` (folders) or
-    0 .. the highest label (shards). A bad image of "train" is substituted, one of "val" left out (see
-    `Images`), unless `substitute` says otherwise. Shards are indexed once, into `.attsnn-<split>.index`
-    beside them if that can be written: let one process open them before many do. Raises DataMissingError,
-    with where to get it, or DataFormatError.
+    Any number of classes will do. Shards are indexed once. The index goes into
+    `<folder>/.attsnn-<split>.index` next to the shards if that can be written, so let one process open them
+    before many do.
+
+    Args:
+        root: the folder of the set.
+        split: "train" or "val".
+        transform: takes an RGB Pillow image; default: uint8 `[3, H, W]`.
+        classes: the class names, or for shards their number. Default: those of `root/train` for folders, 0 ..
+            the highest label for shards.
+        substitute: whether another image replaces a bad one; if not, the bad one is left out. Default: True
+            for "train", False for "val".
+
+    Raises:
+        DataMissingError: the set is not there; the message says where to get it.
+        DataFormatError: a file is broken.
     """
 
     def __init__(
@@ -69,7 +80,7 @@ class ImageNet(Images):
 def open_split(
     root: str | os.PathLike[str], split: str, *, classes: Sequence[str] | int | None = None, keep: bool = True
 ) -> EncodedSource:
-    """Where the images of a split are; see `tree.open_split`."""
+    """The source of the images of a split; see `tree.open_split`."""
     archives = [name for name in ARCHIVES if (Path(root) / name).is_file()]
     missing = WHERE
     if archives:
@@ -86,11 +97,11 @@ def prepare(
     *,
     val_labels: str | os.PathLike[str] | None = None,
 ) -> dict[str, int]:
-    """Unpacks what `raw` holds of the two image archives; the images written of each split.
+    """Unpacks the image archives that `raw` holds; returns how many images were written for each split.
 
-    The classes of the validation images come from the development kit (needs scipy, the extra `imagenet`) or
-    from `val_labels`, a text with a wnid a line in the order of the images' numbers. Raises DataMissingError,
-    DataFormatError, or ImportError in a sentence.
+    The classes of the validation images come from the development kit (needs scipy, the extra `imagenet`), or
+    from `val_labels`, a text with one wnid per line in the order of the images' numbers. Raises
+    DataMissingError, DataFormatError, or ImportError in a sentence.
     """
     raw = Path(raw)
     found = [name for name in (ilsvrc.TRAIN, ilsvrc.VAL) if (raw / name).is_file()]
@@ -116,7 +127,7 @@ def prepare(
 
 
 def _write(encoded: Iterator[tuple[str, str, bytes]], folder: Path, title: str) -> int:
-    """Writes (wnid, name, bytes) as folder/wnid/name; how many."""
+    """Writes (wnid, name, bytes) as folder/wnid/name; returns how many."""
     number, known = 0, set()
     for wnid, name, data in tqdm(encoded, unit="image", desc=title, disable=None):
         if wnid not in known:
@@ -131,9 +142,8 @@ def _write(encoded: Iterator[tuple[str, str, bytes]], folder: Path, title: str) 
 def verify(root: str | os.PathLike[str], *, decode: bool = False, subset: bool = False) -> None:
     """Prints what is found, missing and corrupt; returns only if `root` is complete and every image sound.
 
-    An image passes if it begins and ends as a JPEG or PNG does, or else if it can be decoded; `decode`
-    decodes all. `subset` asks for no particular number of classes and images. The index of shards is made
-    anew.
+    An image passes if it begins and ends as a JPEG or PNG does, or otherwise if it can be decoded; `decode`
+    decodes all. `subset` accepts any number of classes and images. The index of shards is made anew.
     """
     root, faults, where = Path(root), [], ""
     for split in SPLITS:
@@ -180,7 +190,7 @@ def _of(found: int, wanted: int | None, any_number: bool) -> str:
 
 
 def _missing(source: Source, counts: np.ndarray, split: str, subset: bool) -> Iterator[tuple[str, str]]:
-    """Classes that have fewer images than they should, as far as that is known."""
+    """Classes that have fewer images than they should, as far as the number is known."""
     wanted = 1 if split == "train" or subset else IMAGES["val"] // CLASSES
     for label in np.flatnonzero(counts < wanted):
         name = source.classes[label]

@@ -1,6 +1,6 @@
 """MNIST (LeCun et al., 1998) and Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of 28 x 28.
 
-Both have files of the same names: `verify` tells them apart by how many of each class there are.
+The files of both have the same names; `verify` tells the sets apart by the number of images in each class.
 """
 
 import os
@@ -99,7 +99,7 @@ MIRRORS = {
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
     ),
-    # Its own host serves plain http alone.
+    # Its own host serves only plain http.
     "fashion": ("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",),
 }
 FILES = {
@@ -150,10 +150,16 @@ def _arrays(found: Found, name: str, split: str) -> Arrays:
 
 
 class MNIST(Images):
-    """A split of MNIST as `Sample`s; `transform` takes a grey Pillow image; default: uint8 `[1, 28, 28]`.
+    """A split of MNIST (LeCun et al., 1998) as `Sample`s of 10 classes.
 
-    `root`: the folder of the four files, compressed or not, or of torchvision's copy. Raises
-    DataMissingError, with where to get it, or DataFormatError.
+    Args:
+        root: the folder of the four files, compressed or not, or the root of torchvision's copy.
+        split: "train" (60,000 images) or "test" (10,000).
+        transform: takes a grey Pillow image; default: uint8 `[1, 28, 28]`.
+
+    Raises:
+        DataMissingError: the set is not there; the message says where to get it.
+        DataFormatError: a file is broken.
     """
 
     def __init__(
@@ -166,7 +172,7 @@ class MNIST(Images):
 
 
 class FashionMNIST(Images):
-    """A split of Fashion-MNIST; else as `MNIST`."""
+    """A split of Fashion-MNIST (Xiao et al., 2017); otherwise as `MNIST`."""
 
     def __init__(
         self,
@@ -181,13 +187,13 @@ def _contract(name: str, title: str, licence: str, kind: type) -> DataSet:
     where = _where(name)
 
     def prepare(raw: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-        """Checks the four files in `raw` and writes them to OUT, unpacked; training needs none of it."""
+        """Checks the four files in `raw` and writes them unpacked to OUT. Training does not need this."""
         found = _find(raw, name)
         mixed_up(raw, {split: _arrays(found, name, split) for split in SPLITS}, name, where, COUNTS)
         return unpack(found, out, _FOLDERS[name])
 
     def verify(path: str | os.PathLike[str]) -> None:
-        """Compares the number of images of each class with the published ones, and with the other set's."""
+        """Compares the number of images of each class with the published numbers and with the other set's."""
         found = _find(path, name)
         splits = {split: _arrays(found, name, split) for split in SPLITS}
         mixed_up(path, splits, name, where, COUNTS)

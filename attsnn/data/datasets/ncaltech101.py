@@ -1,8 +1,8 @@
-"""N-Caltech101 (Orchard et al., 2015): 8,709 images of Caltech101 that moved before an ATIS sensor.
+"""N-Caltech101 (Orchard et al., 2015): 8,709 images of Caltech101 that moved in front of an ATIS sensor.
 
-101 classes: 100 objects and the background; `Faces` was removed, `Faces_easy` stays. Places stay on the
-canvas of 180 x 240 pixels, of which a recording fills the upper left part. No split was published: the store
-has none, and `NCaltech101(..., split_rule=...)` chooses one.
+There are 101 classes, 100 objects and the background; `Faces` was removed, `Faces_easy` stays. Coordinates
+stay on the canvas of 180 x 240 pixels, whose upper left part a recording fills. No split was published, so
+the store has none; `NCaltech101(..., split_rule=...)` chooses one.
 """
 
 import os
@@ -63,10 +63,10 @@ def prepare(
     progress: bool = True,
     backend: Backend = "auto",
 ) -> Path:
-    """Writes the store `out` from `raw`: the archive, the one that is in it, or the folder of <class>/*.bin.
+    """Writes the store `out` from `raw`: the archive, the archive inside it, or the folder of <class>/*.bin.
 
-    `strict` refuses time that decreases. Raises DataMissingError, DataFormatError, or DataError where the
-    disc is too small.
+    `strict` refuses times that decrease. Raises DataMissingError, DataFormatError, or DataError if the disk
+    is too small.
     """
     source = open_raw(raw, PATTERN, folder="Caltech101", depth=2, kinds=(".bin",), missing=WHERE)
     place = {name: label for label, name in enumerate(CLASSES)}
@@ -96,8 +96,10 @@ def prepare(
 
 
 class NCaltech101(EventFrames):
-    """N-Caltech101 as PFA has it by default: 14 steps of equally many events, the first nine tenths of the
-    names of a class for training. Else as `EventFrames`.
+    """N-Caltech101 (Orchard et al., 2015), by default as in PFA: 14 steps of equally many events.
+
+    The frames have 180 x 240 pixels. The first nine tenths of each class's names are for training by default.
+    Other arguments and errors are those of `EventFrames`.
     """
 
     where = WHERE

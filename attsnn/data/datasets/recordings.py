@@ -1,11 +1,11 @@
-"""Event recordings of one's own: any tree of files, a class a folder.
+"""The user's own event recordings: any tree of files with one folder per class.
 
     RAW/train/<class>/.../*  and RAW/test/<class>/.../*      the split is that of the folders
     RAW/<class>/.../*                                        the split is chosen when the store is opened
 
-.aedat (2.0 of a DVS128, 3.1), .npz and .npy (columns or fields t, x, y, p), .csv and .txt (columns by their
-names in the header, or t x y p). x, y and p of AEDAT 2.0 are those of the address. From Python:
-`write_store`.
+Files are .aedat (2.0 of a DVS128, 3.1), .npz and .npy (columns or fields t, x, y, p), .csv and .txt (columns
+by their names in the header, or t x y p). x, y and p of AEDAT 2.0 are the bits of the address. From Python,
+use `write_store`.
 """
 
 import os
@@ -56,12 +56,13 @@ def prepare(
     """Writes the store `out` of all recordings below `raw`, a folder or an archive.
 
     Args:
-        sensor: "HEIGHTxWIDTH", or (height, width); None: as wide and high as the events are, which is said.
-        time_unit: of .npz, .npy, .csv and .txt.
-        columns: names of the columns of .csv, .txt and .npy, "x,y,p,t" say; they go before a header's.
-        strict: refuse time that decreases.
+        sensor: "HEIGHTxWIDTH" or (height, width); None: as large as the events need.
+        time_unit: of the times in .npz, .npy, .csv and .txt.
+        columns: names of the columns of .csv, .txt and .npy, such as "x,y,p,t"; they replace those of a
+            header.
+        strict: refuse times that decrease.
 
-    Raises DataMissingError, DataFormatError, or DataError where an argument or the disc does not fit.
+    Raises DataMissingError, DataFormatError, or DataError if an argument or the disk does not fit.
     """
     size, names = _size(sensor), None if columns is None else [c.strip() for c in columns.split(",")]
     arrays.unit_of(time_unit)
@@ -87,7 +88,7 @@ def prepare(
 
 def _size(sensor: str | tuple[int, int] | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", sensor) if isinstance(sensor, str) else None
-    # Of any other string the parts are no integers, which is refused below.
+    # The parts of any other string are no integers, which is refused below.
     given: Sequence[Any] | None = tuple(map(int, match.groups())) if match else sensor
     try:
         return sides_of(given)
@@ -96,11 +97,11 @@ def _size(sensor: str | tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
-    """The recordings, and the names of the classes, sorted; warns of what is left out."""
+    """The recordings and the sorted names of the classes. Warns of what is left out."""
     strange = [name for name in source.others if Path(name).suffix.lower() not in KINDS]
     _say_left(source, strange, "files are no recordings")
     files = {name: name.split("/") for name in source.names}
-    # A folder that holds all of it says nothing, unless it is one of the splits.
+    # A folder that holds everything is no class, unless it is one of the splits.
     while len({parts[0] for parts in files.values()}) == 1 and any(len(p) > 2 for p in files.values()):
         if next(iter(files.values()))[0].lower() in SPLIT_OF:
             break
@@ -135,7 +136,7 @@ def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
 
 
 def _expect_classes(source: Raw, splits: set[str], chosen: dict[str, list[str]]) -> None:
-    """DataFormatError where a split would be taken for a class, or a class for a split."""
+    """Raises DataFormatError where a split would be taken for a class, or a class for a split."""
     tops = sorted({parts[0] for parts in chosen.values()})
     if not splits and tops and all(top.lower() in (*SPLIT_OF, *OTHER_SPLITS) for top in tops):
         raise DataFormatError(
@@ -158,8 +159,11 @@ def _say_left(source: Raw, left: Sequence[str], what: str) -> None:
 
 
 class Recordings(EventFrames):
-    """Recordings of one's own: a store of `prepare recordings` or `write_store`. Of one without a split,
-    `split_rule` chooses it; by default 10 steps of equally many events. Else as `EventFrames`.
+    """The user's own recordings, from a store that
+    `python -m attsnn.data prepare recordings` or `write_store` wrote.
+
+    By default a sample has 10 steps of equally many events. If the store has no split, `split_rule` chooses
+    one. Other arguments and errors are those of `EventFrames`.
     """
 
     where = WHERE

@@ -1,9 +1,9 @@
 """AEDAT 2.0 of a DVS128 sensor, the format of CIFAR10-DVS: lines that begin with "#", then records.
 
-All numbers are big-endian. A record is a u32 address (bit 0 polarity, bits 1-7 x, bits 8-14 y, bit 15 an
-event of no pixel, which is left out) and a u32 time in microseconds. The text has no end mark: it ends where
-a line does not begin with "#", which no address of a DVS128 does. jAER ends lines with LF or CRLF and may add
-XML of tens of kilobytes. Source: iniVation's AEDAT 2.0 document.
+All numbers are big-endian. A record is a u32 address (bit 0 polarity, bits 1-7 x, bits 8-14 y, bit 15 marks
+an event of no pixel, which is left out) and a u32 time in microseconds. The text has no end mark. It ends
+where a line does not begin with "#", and no address of a DVS128 begins with that byte. jAER ends lines with
+LF or CRLF and may add tens of kilobytes of XML. Source: iniVation's AEDAT 2.0 document.
 """
 
 import os
@@ -17,7 +17,7 @@ from attsnn.data.core.files import map_file
 from attsnn.data.errors import DataFormatError
 
 MAGIC = b"#!AER-DAT2.0"
-LINE_BYTES = 1 << 16  # a longer line is none
+LINE_BYTES = 1 << 16  # the most in a line of text
 EVENT_BYTES, EXTERNAL = 8, 0x8000
 
 
@@ -34,13 +34,13 @@ def decode(
     strict: bool = False,
     backend: Backend = "auto",
 ) -> Recording:
-    """The events in the bytes of an AEDAT 2.0 file (uint8 array), in order of time.
+    """The events in the bytes of an AEDAT 2.0 file (uint8 array), in time order.
 
-    x, y and p are the bits of the address: how they lie in an upright image, and whether 1 is ON, is the data
-    set's to know.
+    x, y and p are the bits of the address. Only the data set knows how they lie in an upright image, and
+    whether 1 is ON.
 
-    Where time decreases, see `decoding.recording`; a clock that starts again is taken as going on. Raises
-    DataFormatError with `path` and the offset of the byte.
+    `decoding.recording` says what happens if time decreases; a clock that starts again is taken as going on.
+    Raises DataFormatError with `path` and the offset of the byte.
     """
     data = np.ascontiguousarray(data, dtype=np.uint8)
     start = _skip_text(data, path)
@@ -64,7 +64,7 @@ def _skip_text(data: np.ndarray, path: str | os.PathLike[str]) -> int:
 
 
 def _reference_decode(data: np.ndarray, start: int, height: int, width: int) -> Decoded:
-    """As `_C.decode_aedat2`, in NumPy."""
+    """`_C.decode_aedat2` in NumPy."""
     rest = (len(data) - start) % EVENT_BYTES
     if rest:
         return fault("record_cut", len(data) - rest, rest)

@@ -1,8 +1,8 @@
 """AEDAT 3.1, the format of DVS128 Gesture: text lines up to "#!END-HEADER", then packets, little-endian.
 
-A packet is a header of 28 bytes (i16 type, i16 source, i32 event size, time offset, time overflow, capacity,
-number of events, valid events) and `number * size` bytes. A polarity event (type 1) is a u32 (bit 0 valid,
-bit 1 polarity, bits 2-16 y, bits 17-31 x) and an i32 time; t = overflow << 31 | time, in microseconds.
+A packet is a header of 28 bytes (i16 type, i16 source, then i32: event size, time offset, time overflow,
+capacity, number of events, valid events) and `number * size` bytes. A polarity event (type 1) is a u32 (bit 0
+valid, bit 1 polarity, bits 2-16 y, bits 17-31 x) and an i32 time; t = overflow << 31 | time, in microseconds.
 Source: iniVation's AEDAT 3.1 document and libcaer's headers. Every number in a file is checked against the
 bytes that are there before it is used.
 """
@@ -32,7 +32,21 @@ def read(
     strict: bool = False,
     backend: Backend = "auto",
 ) -> Recording:
-    """The valid polarity events of an AEDAT 3.1 file; see `decode`."""
+    """Reads the valid polarity events of an AEDAT 3.1 file, the format of DVS128 Gesture, in time order.
+
+    Packets of other types and events that are marked invalid are left out. If time decreases, up to one event
+    in 10,000 is sorted into place (a stable sort); more is an error.
+
+    Args:
+        path: the file.
+        sensor: (height, width) in pixels.
+        strict: refuse any time that decreases.
+        backend: "fused" is C++, "reference" is NumPy.
+
+    Raises:
+        DataFormatError: the file is broken; the message has the file and the offset of the byte.
+        DataMissingError: the file is not there.
+    """
     return decode(map_file(path), path=path, sensor=sensor, strict=strict, backend=backend)
 
 
@@ -45,9 +59,17 @@ def read_frames(
     downsample: int = 1,
     backend: Backend = "auto",
 ) -> np.ndarray:
-    """A file straight to frames: int32 `[steps, 2, height/downsample, width/downsample]`, bins of `dt` us.
+    """Counts an AEDAT 3.1 file straight into frames, int32 `[steps, 2, height/downsample, width/downsample]`.
 
-    The same as `frames` of `read`, in one pass and without columns in between.
+    The result is that of `frames` of what `read` returns, in one pass and without columns in between.
+
+    Args:
+        path: the file.
+        steps: time steps.
+        dt: microseconds of a step, counted from the first event.
+        sensor, downsample, backend: see `Framing`.
+
+    Raises as `read` and `Framing` do.
     """
     framing = Framing(steps, dt, sensor, downsample)
     if use_fused(backend, "cpu"):
@@ -71,11 +93,11 @@ def decode(
     strict: bool = False,
     backend: Backend = "auto",
 ) -> Recording:
-    """The valid polarity events in the bytes of an AEDAT 3.1 file (uint8 array), in order of time.
+    """The valid polarity events in the bytes of an AEDAT 3.1 file (uint8 array), in time order.
 
-    Packets of other types and events marked invalid are left out. Where time decreases, up to one event in
-    10,000 is sorted into place (a stable sort); more, or any with `strict`, is an error. `sensor` is (height,
-    width). Raises DataFormatError with `path` and the offset of the byte.
+    Packets of other types and events that are marked invalid are left out. If time decreases, up to one event
+    in 10,000 is sorted into place (a stable sort); more, or any with `strict`, is an error. `sensor` is
+    (height, width). Raises DataFormatError with `path` and the offset of the byte.
     """
     data = np.ascontiguousarray(data, dtype=np.uint8)
     start = _skip_text(data, path)
@@ -84,7 +106,7 @@ def decode(
 
 
 def write(path: str | os.PathLike[str], events: Events, *, per_packet: int = 4096) -> None:
-    """Writes an AEDAT 3.1 file as a DVS128 recording; x and y below 2^15, times not negative."""
+    """Writes an AEDAT 3.1 file like a DVS128 recording. x and y must be below 2^15, times not negative."""
     with open(path, "wb") as file:
         file.write(MAGIC + b"\r\n#Format: RAW\r\n#Source 1: DVS128\r\n")
         file.write(b"#Start-Time: 2000-01-01 00:00:00 (TZ+0000)\r\n" + END + b"\r\n")
@@ -145,7 +167,7 @@ def _read_packet(data: np.ndarray, at: int) -> tuple[Decoded | None, int, int, i
 
 
 def _reference_decode(data: np.ndarray, start: int, height: int, width: int) -> Decoded:
-    """As `_C.decode_aedat3`, in NumPy."""
+    """`_C.decode_aedat3` in NumPy."""
     at, packets = start, []
     while at < len(data):
         problem, number, size, overflow, polarity = _read_packet(data, at)

@@ -1,7 +1,8 @@
-"""ATIS recordings of 40 bits an event, the format of N-Caltech101 and N-MNIST: nothing but records.
+"""ATIS recordings of 40 bits per event, the format of N-Caltech101 and N-MNIST: records and nothing else.
 
-A record is five bytes: x, y, then big-endian a bit of polarity (1 = ON) and 23 bits of time in microseconds.
-A row of 240 is no event: all times after it are 2^13 later. Source: Orchard et al. (2015) and its readers.
+A record is five bytes: x, y, then, big-endian, one bit of polarity (1 = ON) and 23 bits of time in
+microseconds. A record with row 240 is not an event: it makes all times after it 2^13 later. Source: Orchard
+et al. (2015) and its readers.
 """
 
 import os
@@ -29,10 +30,10 @@ def decode(
     strict: bool = False,
     backend: Backend = "auto",
 ) -> Recording:
-    """The events in the bytes of an ATIS file (uint8 array), in order of time; `sensor` is (height, width).
+    """The events in the bytes of an ATIS file (uint8 array), in time order; `sensor` is (height, width).
 
-    Where time decreases, see `decoding.recording`; a clock that starts again is taken as going on. Raises
-    DataFormatError with `path` and the offset of the byte.
+    `decoding.recording` says what happens if time decreases; a clock that starts again is taken as going on.
+    Raises DataFormatError with `path` and the offset of the byte.
     """
     data = np.ascontiguousarray(data, dtype=np.uint8)
     decoder = compiled().decode_atis if use_fused(backend, "cpu") else _reference_decode
@@ -42,7 +43,7 @@ def decode(
 
 
 def _reference_decode(data: np.ndarray, start: int, height: int, width: int) -> Decoded:
-    """As `_C.decode_atis`, in NumPy."""
+    """`_C.decode_atis` in NumPy."""
     rest = (len(data) - start) % EVENT_BYTES
     if rest:
         return fault("record_cut", len(data) - rest, rest)

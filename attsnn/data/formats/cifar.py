@@ -1,8 +1,8 @@
 """The records of CIFAR-10 and CIFAR-100, binary or pickled, as uint8 images `[N, 32, 32, 3]` and labels.
 
 Binary: a byte for the label (CIFAR-100: the superclass, then the class), then 3,072 pixels, planes R, G, B.
-Pickled: what Python 2 wrote, a dict with the same rows. Nothing of NumPy's is called by such a file: its
-arrays are recorded by stand-ins and looked at before memory is taken for them. Source: the page of the sets.
+Pickled: what Python 2 wrote, a dict with the same rows. Such a file cannot call anything of NumPy: stand-ins
+record its arrays, which are checked before memory is taken for them. Source: the web page of the sets.
 """
 
 import os
@@ -19,7 +19,7 @@ from attsnn.data.errors import DataFormatError
 PIXELS = 3 * 32 * 32
 MOST_BYTES = 1 << 28
 MOST_ROWS = 1 << 20
-# What Python 2 wrote such files with, protocol 2; none of these takes more memory than the file has bytes.
+# The operations in such files (Python 2, protocol 2). None takes more memory than the file has bytes.
 _OPCODES = """
     PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINSTRING SHORT_BINSTRING BINUNICODE
     EMPTY_DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
@@ -45,7 +45,7 @@ def decode_binary(
 def decode_pickled(
     data: np.ndarray, classes: int, *, path: str | os.PathLike[str] = "<bytes>"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(images, labels) of a file of the Python version; DataFormatError for anything but such rows."""
+    """The (images, labels) of a file of the Python version. Raises DataFormatError for anything else."""
     content = unpickle(np.ascontiguousarray(data, np.uint8).tobytes(), path)
     if not isinstance(content, dict):
         raise DataFormatError(f"found a pickled {type(content).__name__}; wanted a dict", path=path)
@@ -57,20 +57,20 @@ def decode_pickled(
 
 
 def unpickle(data: bytes, path: str | os.PathLike[str]) -> Any:
-    """What plain values a pickle holds, its arrays as `_Array`; DataFormatError for everything else."""
+    """The plain values in a pickle, its arrays as `_Array`. Raises DataFormatError for everything else."""
     try:
         _look(data)
         return _Unpickler(BytesIO(data), encoding="bytes").load()
-    except Exception as error:  # the unpickler raises what the broken bytes lead it to
+    except Exception as error:  # the unpickler may raise anything for broken bytes
         reason = str(error) or type(error).__name__
         raise DataFormatError(f"cannot be unpickled as plain arrays ({reason[:200]})", path=path) from None
 
 
 def _look(data: bytes) -> None:
-    """Raises ValueError for operations that plain rows do not need, and for what would not stay small."""
+    """Raises ValueError for operations that plain rows do not need, and for content that might grow large."""
     if len(data) > MOST_BYTES:
         raise ValueError(f"{len(data)} bytes; wanted at most {MOST_BYTES}")
-    held = 0  # the highest place of the memory for shared values
+    held = 0  # the highest index used in the memo
     for opcode, argument, at in pickletools.genops(data):
         if opcode.name not in OPCODES:
             raise ValueError(f"the operation {opcode.name} at byte {at}")
@@ -82,7 +82,7 @@ def _look(data: bytes) -> None:
 
 
 class _Array:
-    """Stands for an array of bytes: what the file says of it."""
+    """Stands for an array of bytes, and records what the file says about it."""
 
     def __init__(self, *_: object):
         self.shape: tuple[int, ...] = ()
@@ -107,11 +107,11 @@ class _Array:
         """uint8, of this shape."""
         return np.frombuffer(self._content, np.uint8).reshape(self.shape)
 
-    __hash__ = None  # type: ignore[assignment]  # no key of a dict
+    __hash__ = None  # type: ignore[assignment]  # not a key of a dict
 
 
 class _Type:
-    """Stands for NumPy's type of a byte; ValueError for any other."""
+    """Stands for NumPy's type of a byte; ValueError for any other type."""
 
     def __init__(self, kind: object, *_: object):
         if not isinstance(kind, bytes | str) or kind[-2:] not in (b"u1", "u1"):
@@ -122,7 +122,7 @@ class _Type:
 
 
 class _Unpickler(pickle._Unpickler):
-    """In Python: its memory for shared values is a dict, whose size no number in a file decides."""
+    """Written in Python, so its memo is a dict, whose size no number in a file decides."""
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]  # it has these two, which typeshed does not know

@@ -22,7 +22,7 @@ from attsnn.data.errors import DataFormatError
 
 TimeUnit = Literal["us", "ms", "s"]
 UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000}  # microseconds
-NAMES = {  # how people call the columns, in lower case
+NAMES = {  # the usual names of the columns, in lower case
     "t": ("t", "ts", "time", "times", "timestamp", "timestamps"),
     "x": ("x", "xs", "col", "column"),
     "y": ("y", "ys", "row"),
@@ -31,25 +31,27 @@ NAMES = {  # how people call the columns, in lower case
 ALSO = {"µs": "us", "μs": "us", "usec": "us", "msec": "ms", "sec": "s", "seconds": "s"}
 SPELLING = re.compile(rf"([a-z]+?)(?:[ _]*[\[(]?({'|'.join([*UNITS, *ALSO])})[\])]?)?")
 MOST_BYTES = 1 << 32  # of an array
-SMALL_BYTES, DEFLATE = 1 << 26, 200  # an array above the first is at most so many times what is packed
+SMALL_BYTES, DEFLATE = 1 << 26, 200  # a larger array is at most that many times its packed size
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def unit_of(time_unit: str) -> int:
-    """Microseconds of a unit; ValueError for another."""
+    """The microseconds of a unit. Raises ValueError for another unit."""
     if time_unit not in UNITS:
         raise ValueError(f"time_unit must be one of {', '.join(UNITS)}, got {time_unit!r}")
     return UNITS[time_unit]
 
 
 def stands_for(name: str, column: str) -> bool:
-    """Whether people call t, x, y or p so; a time may say its unit, `t_us` or `t [s]`."""
+    """Whether `name` is a usual name for t, x, y or p. A time may state its unit, as in `t_us` or `t [s]`."""
     match = SPELLING.fullmatch(name.strip().lower())
     return match is not None and match[1] in NAMES[column] and (match[2] is None or column == "t")
 
 
 def which(names: Sequence[str], path: str | os.PathLike[str], time_unit: TimeUnit | None = None) -> list[int]:
-    """Where t, x, y, p are among the names of columns; DataFormatError, also for a time in another unit."""
+    """The places of t, x, y, p among column names. Raises DataFormatError, also for a
+    time in another unit.
+    """
     places = [[k for k, name in enumerate(names) if stands_for(name, column)] for column in NAMES]
     for column, found in zip(NAMES, places, strict=True):
         if len(found) != 1:
@@ -60,7 +62,7 @@ def which(names: Sequence[str], path: str | os.PathLike[str], time_unit: TimeUni
                 path=path,
             )
     match = SPELLING.fullmatch(names[places[0][0]].strip().lower())
-    assert match is not None  # as it stands for t
+    assert match is not None  # it stands for t
     unit = ALSO.get(match[2], match[2])
     if time_unit is not None and unit not in (None, time_unit):
         raise DataFormatError(
@@ -78,11 +80,12 @@ def decode(
     sensor: tuple[int, int] | None = None,
     strict: bool = False,
 ) -> Recording:
-    """The events in the bytes of an .npz or .npy file (uint8 array), in order of time.
+    """The events in the bytes of an .npz or .npy file (uint8 array), in time order.
 
-    Four arrays, or one with fields, of the names in `NAMES`; or one `[N, 4]` with the columns t, x, y, p, or
-    `[N, ...]` with those that `columns` names. Polarities are 0 and 1, or -1 and 1. `sensor=None` takes any
-    place up to 32,767. Raises DataFormatError, or ValueError for another `time_unit`.
+    The file holds four arrays or one with fields, with the names in `NAMES`; or one array `[N, 4]` with the
+    columns t, x, y, p, or `[N, ...]` with those that `columns` names. Polarities are 0 and 1, or -1 and 1.
+    `sensor=None` accepts any position up to 32,767. Raises DataFormatError, or ValueError for another
+    `time_unit`.
     """
     found = _columns(_arrays(data, path), columns or "txyp", path, time_unit)
     return from_columns(*found, path=path, time_unit=time_unit, sensor=sensor, strict=strict)
@@ -99,7 +102,7 @@ def from_columns(
     sensor: tuple[int, int] | None = None,
     strict: bool = False,
 ) -> Recording:
-    """The events of four arrays of any type of number; else as `decode`."""
+    """The events of four arrays of any numeric type; otherwise as `decode`."""
     columns = [np.asarray(column) for column in (t, x, y, p)]
     if any(column.shape != (columns[0].size,) or column.dtype.kind not in "biuf" for column in columns):
         found = ", ".join(f"{column.dtype}{list(column.shape)}" for column in columns)
@@ -184,5 +187,5 @@ def _array(file: IO[bytes], size: int, path: str | os.PathLike[str]) -> np.ndarr
         if len(content) != wanted:
             raise ValueError(f"cut short: {len(content)} bytes of {wanted}")
         return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    except Exception as error:  # NumPy parses a header as Python would, and says what that says
+    except Exception as error:  # NumPy parses a header as Python, and raises what that raises
         raise DataFormatError(f"not a sound .npy ({error})", path=path) from None

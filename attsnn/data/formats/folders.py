@@ -12,12 +12,12 @@ from attsnn.data.core.files import is_folder, is_junk, look, plain, read_bytes
 from attsnn.data.core.images import Encoded
 from attsnn.data.errors import DataFormatError, DataMissingError, warn
 
-# What lies beside images and is none.
+# Files that lie next to images and are none.
 NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".ini", ".db", ".py", ".sh", ".log")
 
 
 def pictures(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files in a folder, by their names; DataMissingError where there is none."""
+    """The image files in a folder, sorted by name. Raises DataMissingError if there is none."""
     names = [name for name in sorted(os.listdir(folder)) if name.lower().endswith(SUFFIXES)]
     found = [Path(folder, name) for name in names if not is_junk(name)]
     if not found:
@@ -26,7 +26,7 @@ def pictures(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The sorted names of the folders in `folder`; empty if it is not there."""
+    """The sorted names of the folders in `folder`; empty if it does not exist."""
     try:
         with os.scandir(folder) as entries:
             return tuple(sorted(e.name for e in entries if is_folder(e) and not is_junk(e.name)))
@@ -37,10 +37,10 @@ def class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 class Folders(Encoded):
     """The images of a folder of class folders, sorted by class and name.
 
-    One pass over the directories lists them, without a look at any file, so there is no index to keep: 1.28
-    million names take seconds. `classes` gives the classes and their order where the folder may lack some (a
-    split of a set); a class folder that it does not name is an error, one without images a warning, as are
-    files of kinds that are not read, but for `NOTES`.
+    One pass over the directories lists them without opening any file, so there is no index to keep: 1.28
+    million names take seconds. `classes` gives the classes and their order if the folder may lack some (a
+    split of a set). A class folder that it does not name is an error. A class without images is a warning,
+    and so are files of kinds that are not read, except `NOTES`.
     """
 
     def __init__(self, path: str | os.PathLike[str], classes: Sequence[str] | None = None):
@@ -64,7 +64,7 @@ class Folders(Encoded):
         self._left: list[str] = []
         names = [self._list(name) if name in set(found) else [] for name in self.classes]
         self.labels = np.repeat(np.arange(len(names)), [len(images) for images in names])
-        # One block of bytes: a list of a million strings would be copied into each worker, whose reading
+        # One block of bytes: each worker would copy a list of a million strings, because reading it
         # changes the strings' reference counts.
         encoded = [os.fsencode(image) for images in names for image in images]
         self._names, self._ends = b"".join(encoded), np.cumsum([0, *map(len, encoded)])
@@ -82,7 +82,7 @@ class Folders(Encoded):
             warn(f"{path}: no images of {len(empty)} classes, e.g. {empty[0]}")
 
     def _list(self, name: str) -> list[str]:
-        # Links and odd files too: what cannot be read must be counted as bad, not be overlooked.
+        # Links and odd files too: what cannot be read must be counted as bad, not overlooked.
         with os.scandir(self.path / name) as entries:
             found = sorted((e.name, is_folder(e)) for e in entries if not is_junk(e.name))
         self._left += [f"{name}/{inner}/" for inner, folder in found if folder]
@@ -100,11 +100,11 @@ class Folders(Encoded):
         return read_bytes(self._path(index))
 
     def where(self, index: int) -> str:
-        """Its path; bytes that are no text are escaped."""
+        """The path of a file; bytes that are not text are escaped."""
         return plain(self._path(index))
 
     def identity(self) -> str:
-        """Of all names, and of some sizes."""
+        """A hash of all names and of some sizes."""
         hashed = hashlib.sha256(self._names)
         hashed.update(look(self._path, len(self.labels)))
         return hashed.hexdigest()

@@ -1,6 +1,7 @@
-"""IDX, the format of MNIST: two zero bytes, a type, a number of dimensions, their sizes, then the numbers.
+"""IDX, the format of MNIST: two zero bytes, a type, the number of dimensions, their sizes, then the numbers.
 
-All big-endian, sizes of 32 bits, rows last; as it is or compressed by gzip. Source: the page of MNIST.
+Everything is big-endian, with sizes of 32 bits and rows last; a file may be compressed by gzip. Source: the
+web page of MNIST.
 """
 
 import gzip
@@ -22,7 +23,7 @@ MOST_DIMENSIONS = 8
 def decode(data: np.ndarray, *, path: str | os.PathLike[str] = "<bytes>") -> np.ndarray:
     """The array in the bytes of an IDX file (uint8 array).
 
-    Its header is compared with the bytes that are there before memory is taken. Raises DataFormatError with
+    The header is compared with the bytes that are there before memory is taken. Raises DataFormatError with
     `path` and the offset of the byte.
     """
     data = np.ascontiguousarray(data, np.uint8)
@@ -35,7 +36,7 @@ def decode(data: np.ndarray, *, path: str | os.PathLike[str] = "<bytes>") -> np.
 
 
 def _read(file: io.BufferedIOBase, size: int | None, path: str | os.PathLike[str]) -> np.ndarray:
-    """`size`: bytes of the file, None where it has to be decompressed to be known."""
+    """`size` is the number of bytes in the file; None if it must be decompressed to be known."""
     head = file.read(4)
     kind, dimensions = (head[2], head[3]) if len(head) == 4 and head[:2] == b"\0\0" else (None, 0)
     if kind not in TYPES or not 1 <= dimensions <= MOST_DIMENSIONS:

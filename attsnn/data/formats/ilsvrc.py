@@ -2,7 +2,7 @@
 
     ILSVRC2012_img_train.tar       <wnid>.tar of each class, in it <wnid>_<number>.JPEG
     ILSVRC2012_img_val.tar         ILSVRC2012_val_<number>.JPEG, without classes
-    ILSVRC2012_devkit_t12.tar.gz   the classes of those, by an ID that is not the order of the wnids
+    ILSVRC2012_devkit_t12.tar.gz   the classes of the validation images, by an ID; wnids have another order
 
 Only regular files of these names are taken.
 """
@@ -26,12 +26,12 @@ WNID = re.compile(r"n[0-9]{8}")
 VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 DEVKIT_BYTES = 1 << 25
-META_BYTES = 1 << 27  # of its classes, unpacked
+META_BYTES = 1 << 27  # of its list of classes, unpacked
 IMAGES_IN_CLASS = 100_000
 
 
 def train_images(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(wnid, name, bytes) of the training archive, class after class."""
+    """Yields (wnid, name, bytes) of the training archive, class after class."""
     seen = set()
     with open(path, "rb") as file:
         for outer in members(file, path.stat().st_size, path):
@@ -57,11 +57,11 @@ def _images(
 
 
 def val_images(path: Path, wnids: list[str]) -> Iterator[tuple[str, str, bytes]]:
-    """The same of the validation archive; image n is of class wnids[n - 1]."""
+    """The same for the validation archive; image n is of class wnids[n - 1]."""
     with open(path, "rb") as file:
         for _, name, data in _images(file, path.stat().st_size, str(path), "", VAL_IMAGE):
             match = VAL_IMAGE.fullmatch(name)
-            assert match is not None  # as of all that `_images` yields
+            assert match is not None  # `_images` yields only such names
             number = int(match.group(1))
             if not 1 <= number <= len(wnids):
                 raise DataFormatError(f"found {name}; classes are known of 1 to {len(wnids)}", path=path)
@@ -75,7 +75,7 @@ def _stranger(path: str | os.PathLike[str], member: tarfile.TarInfo, wanted: str
 
 
 class _Part:
-    """A part of a file, as a file of its own; each read goes where this one was last."""
+    """A part of a file, as a file with its own position."""
 
     def __init__(self, file: Stream, start: int):
         self._file, self._start, self._at = file, start, 0
@@ -94,9 +94,10 @@ class _Part:
 
 
 def val_wnids(raw: Path, val_labels: str | os.PathLike[str] | None) -> list[str]:
-    """The wnid of each validation image, from the development kit in `raw` (needs scipy, the extra
-    `imagenet`) or from `val_labels`, a text with a wnid a line. Raises DataMissingError,
-    DataFormatError or ImportError.
+    """The wnid of each validation image.
+
+    It comes from the development kit in `raw` (needs scipy, the extra `imagenet`) or from `val_labels`, a
+    text with one wnid per line. Raises DataMissingError, DataFormatError or ImportError.
     """
     if val_labels is not None:
         path, lines = Path(val_labels), Path(val_labels).read_bytes()[:DEVKIT_BYTES].split()
@@ -127,7 +128,7 @@ def val_wnids(raw: Path, val_labels: str | os.PathLike[str] | None) -> list[str]
 
 
 def _read_meta(data: bytes, where: str) -> dict[int, str]:
-    """The wnid of each ILSVRC2012_ID that has no children: the classes."""
+    """The wnid of each ILSVRC2012_ID that has no children; these are the classes."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -137,7 +138,7 @@ def _read_meta(data: bytes, where: str) -> dict[int, str]:
         synsets = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"]
         columns = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
         wnid_of = {int(number): str(wnid) for number, wnid, children in columns if not children}
-    except Exception as error:  # scipy raises what the broken bytes lead it to
+    except Exception as error:  # scipy may raise anything for broken bytes
         raise DataFormatError(f"cannot be read as MATLAB's synsets ({error})", path=where) from None
     if not wnid_of or not all(WNID.fullmatch(wnid) for wnid in wnid_of.values()):
         raise DataFormatError("found a class whose WNID is none, or no classes", path=where)

@@ -1,4 +1,4 @@
-"""The text files beside DVS128 recordings: labelled intervals, trial lists, class names."""
+"""The text files that come with DVS128 recordings: labelled intervals, trial lists, class names."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 class Interval(NamedTuple):
-    """Microseconds start <= t < end of a recording; label from 0."""
+    """The part start <= t < end of a recording, in microseconds; labels count from 0."""
 
     label: int
     start: int
@@ -19,7 +19,9 @@ class Interval(NamedTuple):
 
 
 def read_intervals(text: bytes, path: str, classes: int) -> list[Interval]:
-    """The rows of a label CSV, found by its header; its classes count from 1. Overlaps are only warned of."""
+    """The rows of a label CSV, whose columns are found by its header and whose classes count from 1. Overlaps
+    only cause a warning.
+    """
     rows = _rows(text, path)
     line, offset, header = next(rows, (1, 0, []))
     if not set(COLUMNS) <= set(header):
@@ -51,7 +53,7 @@ def read_intervals(text: bytes, path: str, classes: int) -> list[Interval]:
 
 
 def read_trials(text: bytes, path: str, known: set[str]) -> list[str]:
-    """The recordings that a trials_to_*.txt names, without their ".aedat"; each must be in `known`."""
+    """The recordings that a trials_to_*.txt names, without ".aedat"; each must be in `known`."""
     names = []
     for line, offset, row in _rows(text, path):
         name = row[0].removesuffix(".aedat")

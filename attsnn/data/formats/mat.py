@@ -1,8 +1,8 @@
 """CIFAR10-DVS as MATLAB matrices: columns t, (-, -,) x, y, p in a variable `out`, `out1` or `res`.
 
-They come from IMSE-CNM's dat2mat.m, which turns x and the polarity and takes off the first time. Read by
-scipy, the extra `mat`, which crashes on some damaged files: it gets one matrix whose elements were looked at.
-Source: MAT-File Format, version 5 (MathWorks).
+They come from IMSE-CNM's dat2mat.m, which turns x and the polarity and subtracts the first time. scipy (the
+extra `mat`) reads them; it crashes on some damaged files, so it gets a single matrix whose elements have been
+checked. Source: MAT-File Format, version 5 (MathWorks).
 """
 
 import io
@@ -35,7 +35,8 @@ def decode(
 ) -> Recording:
     """The events in the bytes of a .mat file of version 5 (uint8 array).
 
-    x and y are those of dat2mat, 1 of -1 and 1 is ON. Raises DataFormatError, or ImportError in a sentence.
+    x and y are those of dat2mat; of the polarities -1 and 1, 1 is ON. Raises DataFormatError, or ImportError
+    in a sentence.
     """
     try:
         from scipy.io import loadmat
@@ -48,7 +49,7 @@ def decode(
         if not known:
             raise ValueError(f"holds matrices of numbers {sorted(found)}, none of {', '.join(VARIABLES)}")
         matrix = loadmat(io.BytesIO(content[:HEADER_BYTES] + found[known[0]]))[known[0]]
-    except Exception as error:  # scipy and struct raise what the broken bytes lead them to
+    except Exception as error:  # scipy and struct may raise anything for broken bytes
         raise DataFormatError(f"cannot be read as MATLAB's ({error})", path=path) from None
     if matrix.ndim != 2 or matrix.shape[1] not in (4, 6):
         raise DataFormatError(f"found {known[0]}{list(matrix.shape)}; wanted 4 or 6 columns", path=path)
@@ -56,7 +57,7 @@ def decode(
 
 
 def check_size(content: bytes, most: int) -> None:
-    """ValueError where an element of a .mat file is compressed, and is more than `most` bytes."""
+    """Raises ValueError if a compressed element of a .mat file has more than `most` bytes."""
     at, order = HEADER_BYTES, "<" if content[HEADER_BYTES - 2 : HEADER_BYTES] == b"IM" else ">"
     while at < len(content):
         kind, body, at = _element(content, at, order)
@@ -66,7 +67,7 @@ def check_size(content: bytes, most: int) -> None:
 
 
 def _matrices(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """(name, its element, not compressed) of each matrix of numbers."""
+    """Yields (name, uncompressed element) of each matrix of numbers."""
     order = {b"IM": "<", b"MI": ">"}.get(content[HEADER_BYTES - 2 : HEADER_BYTES])
     if order is None:
         raise ValueError("has no header of version 5")
@@ -86,9 +87,9 @@ def _matrices(content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _element(content: bytes, at: int, order: str) -> tuple[int, bytes, int]:
-    """(type, bytes, where the next begins) of the element at a byte."""
+    """(type, bytes, where the next element begins) of the element at a byte."""
     kind, size = struct.unpack_from(f"{order}II", content, at)
-    if kind >> 16:  # of up to four bytes, in its tag
+    if kind >> 16:  # up to four bytes, inside its tag
         kind, size, start, end = kind & 0xFFFF, kind >> 16, at + 4, at + 8
     else:
         start = at + 8
@@ -99,7 +100,7 @@ def _element(content: bytes, at: int, order: str) -> tuple[int, bytes, int]:
 
 
 def _name_of_numbers(body: bytes, order: str) -> str | None:
-    """The name of a matrix of real numbers whose parts are as they should be; None of another matrix."""
+    """The name of a matrix of real numbers with sound parts; None for another kind of matrix."""
     kind, flags, at = _element(body, 0, order)
     if kind != UINT32 or len(flags) != 8:
         raise ValueError("a matrix without flags")

@@ -1,14 +1,14 @@
 """WebDataset shards, tar files of `<key>.jpg` and `<key>.cls`, read at random places and never extracted.
 
-The shards are indexed once (where each image lies, and its label), so that they are a list of samples like
-any folder: the same order, resumption within an epoch, partition over ranks and exact validation apply. That
-is why the webdataset package is not used to read them: it streams, and a shuffle buffer cannot be started at
-sample n or hold an order that does not depend on the number of workers. What its writers write is read here.
+The shards are indexed once (where each image lies, and its label). They then are a list of samples like any
+folder, with the same order, resumption within an epoch, partition over ranks and exact validation. That is
+why the webdataset package does not read them: it streams, and a shuffle buffer can neither start at sample n
+nor keep an order that is independent of the number of workers. What the package's writers write is read here.
 
     INDEX = one line of JSON {"format": ..., "shards": [[name, size, mtime_ns, ctime_ns, samples], ...]}, then
             for each sample three little-endian int64: offset of the image, its size, its label
 
-An index whose shards have changed since is made anew.
+An index is made anew if its shards have changed since.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from attsnn.data.core.tar import members
 from attsnn.data.errors import DataFormatError, DataMissingError, warn
 
 FORMAT = "attsnn shard index 2"
-LABELS = 1_000_000  # as many as a .cls may name
+LABELS = 1_000_000  # the most that a .cls may name
 LABEL = re.compile(rb"\s*([0-9]{1,6})\s*")
 NAME = re.compile(r"((?:.*/)?[^/]+)\.([^./]+)")  # key and suffix; keys may have dots
 
@@ -41,9 +41,9 @@ class Shards(Encoded):
     """The samples of some shards, in the order of the shards' names and of their bytes.
 
     `classes` is their number or their names; without it the classes are 0 .. the highest label. `index` is
-    the file that keeps the index (None: it is made each time); where it cannot be written nothing is said.
-    Raises DataFormatError, with file and offset, for a shard that is cut short or has a sample without image
-    or label.
+    the file that keeps the index (None: it is made each time); if it cannot be written, nothing is said.
+    Raises DataFormatError, with file and offset, for a shard that is cut short or that has a sample without
+    image or label.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Shards(Encoded):
         return f"{plain(self.paths[self._shards[index]])} at byte {self._offsets[index]}"
 
     def identity(self) -> str:
-        """Of the shards' names, where in them the images lie, and some of their names."""
+        """A hash of the shards' names, of where the images lie in them, and of some of the images' names."""
         hashed = hashlib.sha256("\0".join(plain(path.name) for path in self.paths).encode())
         for column in (self._shards, self._offsets, self._sizes):
             hashed.update(np.ascontiguousarray(column, "<i8").data)
@@ -125,7 +125,7 @@ def _save(path: Path, shards: list[list[Any]], rows: np.ndarray) -> None:
 
 
 def _load(path: Path, stamps: list[list[Any]]) -> tuple[np.ndarray, np.ndarray] | None:
-    """What `_save` kept, if it is whole and of these shards as they are now."""
+    """What `_save` kept, if it is complete and belongs to these shards as they are now."""
     try:
         content = read_bytes(path, most=1 << 34)
         first, _, body = content.partition(b"\n")
@@ -158,7 +158,7 @@ def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
             suffix = suffix.lower()
             unread = suffix != "cls" and f".{suffix}" not in SUFFIXES
             if unread or any(map(is_junk, member.name.removeprefix("./").split("/"))):
-                continue  # .json, .txt, what would have to be unpickled, what a Mac leaves
+                continue  # .json, .txt, what would need unpickling, what a Mac leaves
             twice = key in (labels if suffix == "cls" else keys)
             if not member.isreg() or member.issparse() or member.size > FILE_BYTES or twice:
                 raise DataFormatError(
@@ -185,8 +185,9 @@ def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
 def _chosen(images: Iterable[str], labels: Iterable[str], path: Path) -> tuple[dict[str, str], list[str]]:
     """({name of an image: key of its label}, names of further images of a sample).
 
-    An image belongs to the label of its own key, `7.b` of `7.b.jpg`, or of what precedes a dot in it, `7`,
-    webdataset's rule; of several the first of the longest key is the sample's.
+    An image `7.b.jpg` belongs to the label of its own key, `7.b`, or else of what precedes a dot in the key,
+    `7` (webdataset's rule). If several images belong to a label, the first one with the longest key is the
+    sample's.
     """
     keys, left = set(labels), []
     owned: dict[str, list[tuple[int, int, str]]] = {}

@@ -1,6 +1,6 @@
-"""Recordings as text, an event a row: `t x y p` of DVS128 Gait, or any table with a header.
+"""Recordings as text, one event per row: `t x y p` of DVS128 Gait, or any table with a header.
 
-Rows are separated by lines, numbers by blanks, commas, semicolons or tabs; what follows a "#" is a comment.
+Rows are lines. Numbers are separated by blanks, commas, semicolons or tabs. What follows a "#" is a comment.
 """
 
 import codecs
@@ -26,7 +26,7 @@ REAL = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class Row(NamedTuple):
-    """How the numbers of a row lie."""
+    """The layout of the numbers in a row."""
 
     fields: int = 4
     t: int = 0
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     integers: bool = True  # 1.5 and 1e3 are refused
 
     def layout(self) -> tuple[tuple[int, int, int, int, int], str, int, bool]:
-        """As `_C.decode_text` takes it."""
+        """The layout as `_C.decode_text` takes it."""
         return (self.fields, self.t, self.x, self.y, self.p), self.separator, self.time_unit, self.integers
 
 
@@ -52,10 +52,11 @@ def decode(
     strict: bool = False,
     backend: Backend = "auto",
 ) -> Recording:
-    """The events in the bytes of a text (uint8 array) from byte `start` on, in order of time.
+    """The events in the bytes of a text (uint8 array) from byte `start` on, in time order.
 
-    `row` says how its rows lie, by default integers `t x y p` with t in microseconds; `sensor` is (height,
-    width). Polarities are 0 and 1, or -1 and 1. Raises DataFormatError with `path`, the line and the offset.
+    `row` is the layout of the rows, by default integers `t x y p` with t in microseconds; `sensor` is
+    (height, width). Polarities are 0 and 1, or -1 and 1. Raises DataFormatError with `path`, the line and the
+    offset.
     """
     data, row = np.ascontiguousarray(data, dtype=np.uint8), row or Row()
     start = max(start, len(MARK) if data[: len(MARK)].tobytes() == MARK else 0)
@@ -84,8 +85,8 @@ def decode_table(
 ) -> Recording:
     """The events of a .csv or .txt whose header or comment names its columns; `columns` names them instead.
 
-    Without either, rows are t, x, y, p. These go by the names of `columns.NAMES`; others are not read.
-    `sensor=None` takes any place up to 32,767. Raises ValueError for another `time_unit`.
+    Without either, rows are t, x, y, p. The columns are found by the names in `columns.NAMES`; others are not
+    read. `sensor=None` accepts any position up to 32,767. Raises ValueError for another `time_unit`.
     """
     data = np.ascontiguousarray(data, dtype=np.uint8)
     unit = unit_of(time_unit)
@@ -105,7 +106,7 @@ def decode_table(
 
 
 def _head(data: np.ndarray, path: str | os.PathLike[str]) -> tuple[tuple[str, ...], str, int]:
-    """(names of a header or none, separator, byte where the rows begin)."""
+    """(Names in a header or none, separator, byte at which the rows begin.)"""
     text, at, comments = data[:HEADER_BYTES].tobytes(), 0, []
     if text.startswith(MARK):
         text, at = text[len(MARK) :], len(MARK)
@@ -131,9 +132,10 @@ def _head(data: np.ndarray, path: str | os.PathLike[str]) -> tuple[tuple[str, ..
 
 
 def _named(comments: Sequence[bytes], separator: str, number: int | None) -> tuple[str, ...]:
-    """The columns that a comment before the first row names, the last that names so many; else none.
+    """The columns that a comment before the first row names; of several, the last
+    that names `number` columns.
 
-    They may follow a word and a colon.
+    The names may follow a word and a colon.
     """
     for comment in reversed(comments):
         for said in (comment, comment.rpartition(b":")[2]):
@@ -165,7 +167,7 @@ def _reference_decode(
     time_unit: int,
     integers: bool,
 ) -> tuple[Decoded, int]:
-    """As `_C.decode_text`, in Python."""
+    """`_C.decode_text` in Python."""
     row = Row(*fields, separator, time_unit, integers)
     rows, offsets, polarities, at = [], [], 0, start
     for line in data[start:].tobytes().split(b"\n"):
@@ -192,7 +194,7 @@ def _reference_decode(
 
 
 def _read_row(line: bytes, at: int, row: Row) -> tuple[Decoded | None, list[int]]:
-    """The numbers of the row at byte `at`, none of a blank one; or a fault."""
+    """The numbers of the row at byte `at` (none if it is blank), or a fault."""
     text = line.partition(b"#")[0].strip(b" \t\r")
     if not text:
         return None, []
@@ -212,7 +214,7 @@ def _read_row(line: bytes, at: int, row: Row) -> tuple[Decoded | None, list[int]
 
 
 def _number(word: bytes, unit: int, rounds: bool, integers: bool) -> int | None:
-    """A number times `unit`, or None where it is none, does not fit, or has a fraction and neither rounds."""
+    """A number times `unit`. None if it is no number, does not fit, or has a fraction and neither rounds."""
     if INTEGER.fullmatch(word):
         value = int(word) * unit
         return value if len(word.lstrip(b"+-")) <= 18 and abs(value) < 1 << 63 else None
@@ -220,5 +222,5 @@ def _number(word: bytes, unit: int, rounds: bool, integers: bool) -> int | None:
         return None
     real = float(word) * unit
     if real == 0 and re.search(rb"[1-9]", re.split(rb"[eE]", word)[0]):
-        return None  # too small for a number
+        return None  # too small for a float
     return round(real) if abs(real) < 1 << 53 and (rounds or real == round(real)) else None

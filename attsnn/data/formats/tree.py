@@ -1,4 +1,4 @@
-"""A split of a set of images below a root, as class folders or as shards, and what is said where it is not.
+"""A split of a set of images below a root, as class folders or as shards, and what to say if it is not there.
 
     ROOT/train/<class>/*, ROOT/val/<class>/*            folders (val, validation or valid)
     ROOT/*train*.tar, ROOT/*val*.tar, ROOT/train/*.tar  shards, by the last word of a split in their names
@@ -22,7 +22,7 @@ from attsnn.data.formats.shards import Shards
 
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train",), "val": ("val", "validation", "valid")}
-# Words of a shard's name, between digits and other signs: there is no split in "retrieval".
+# Words in a shard's name, between digits and other signs: "retrieval" does not contain "val" as a word.
 WORDS = {
     **dict.fromkeys(("train", "training", "trainset"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "valset"), "val"),
@@ -39,12 +39,12 @@ def open_split(
     keep: bool = True,
     missing: str,
 ) -> EncodedSource:
-    """Where the images of a split are.
+    """The source of the images of a split.
 
     Args:
         classes: their names, or for shards their number; None: those of ROOT/train, or of the labels.
-        but: names of .tar files that are no shards.
-        keep: uses, and leaves, the index of shards.
+        but: names of .tar files that are not shards.
+        keep: use the index of shards, and leave it there.
         missing: where to get the set.
 
     Raises DataMissingError or DataFormatError.
@@ -72,7 +72,9 @@ def open_split(
 
 
 def _folder(root: Path, split: str) -> tuple[Path, list[Path]]:
-    """The folder of a split, one with classes or shards first, and further ones of it that are not empty."""
+    """The folder of a split, preferably one with classes or shards, and its further folders
+    that are not empty.
+    """
     there = [root / name for name in FOLDERS[split] if (root / name).is_dir()]
     filled = [folder for folder in there if class_names(folder) or any(folder.glob("*.tar"))]
     first = (filled or there or [root / split])[0]
@@ -85,7 +87,7 @@ def _has_classes(folder: Path) -> bool:
 
 
 def _shards(root: Path, but: Sequence[str]) -> dict[str, list[Path]]:
-    """The shards of each split; what has no word of one in its name is left out and counted."""
+    """The shards of each split. A file without the word of a split in its name is left out and counted."""
     shards: dict[str, list[Path]] = {split: [] for split in SPLITS}
     left: list[Path] = []
     for tar in _tars(root, but):
@@ -102,7 +104,7 @@ def _say_left(root: Path, left: Sequence[Path], why: str) -> None:
 
 
 def _names(root: Path, classes: Sequence[str] | int | None) -> Sequence[str] | None:
-    """The classes of a split: as given, or those of the training set, which a validation set may not span."""
+    """The classes of a split: as given, or the training set's, because a validation set may lack some."""
     if classes is None or isinstance(classes, int):
         return class_names(root / "train") or None
     return classes

@@ -1,9 +1,9 @@
-"""Embedded recordings: what a DVS128 sensor would see of 1,797 real handwritten digits that move before it.
+"""Embedded recordings: what a DVS128 sensor sees of 1,797 real handwritten digits that move in front of it.
 
-The digits are those of datasets/digits.py. As for N-MNIST (Orchard et al., 2015), each digit makes three
-saccades; a pixel remembers the logarithm of the intensity of its last event and fires once for each threshold
-by which it has changed since. The recordings are written as DVS128 Gesture is published, so they take the
-same way through `prepare` as real data.
+The digits are those of datasets/digits.py. As in N-MNIST (Orchard et al., 2015), each digit makes three
+saccades. A pixel remembers the logarithm of the intensity at its last event, and fires once for each
+threshold by which the intensity has changed since. The recordings are written in the format in which DVS128
+Gesture is published, so they pass through `prepare` like real data.
 """
 
 import csv
@@ -22,9 +22,9 @@ from attsnn.data.datasets.digits import NAMES, digits, of_users
 from attsnn.data.formats import aedat3
 from attsnn.data.formats.labels import COLUMNS as LABEL_COLUMNS
 
-VERSION = 1  # of all that is simulated or drawn here; part of the names of what is kept
+VERSION = 1  # of the simulation and its draws; part of the names of kept files
 SIDE = 128
-PITCH = 11.0  # sensor pixels for a pixel of the 8x8 digit: it covers 88 of 128
+PITCH = 11.0  # sensor pixels per pixel of the 8x8 digit, which covers 88 of 128
 INK = 2.0  # intensity of full ink over a background of 1
 THRESHOLD = 0.45  # of log intensity
 # Corners (x, y) of the path, in pixels.
@@ -55,9 +55,9 @@ def write_recordings(
 ) -> Path:
     """Writes AEDAT 3.1 recordings of ten "users", with label CSVs, trial lists and gesture_mapping.csv.
 
-    The digits (all, or those at `indices`) are shuffled by `seed`, each class spread evenly over the users;
-    users 1-8 are for training, 24 and 25 for testing. What is recorded of a digit is a pure function of the
-    seed and its index.
+    The digits (all, or those at `indices`) are shuffled by `seed`, each class spread evenly over the users.
+    Users 1-8 are for training, 24 and 25 for testing. The recording of a digit is a pure function of the seed
+    and the digit's index.
     """
     chosen = None if indices is None else np.asarray(indices, np.int64)
     images, labels = digits()
@@ -73,8 +73,10 @@ def write_gestures(
     users: Iterable[tuple[int, Iterable[tuple[Events, int]]]],
     classes: Sequence[str],
 ) -> Path:
-    """Writes what `record` gave as DVS128 Gesture is published: userNN_led.aedat with its label CSV of each
-    (user, [(events, label), ...]), trial lists, gesture_mapping.csv.
+    """Writes the recordings of `record` in the format in which DVS128 Gesture is published.
+
+    For each (user, [(events, label), ...]) that is userNN_led.aedat with its label CSV; in addition there are
+    trial lists and gesture_mapping.csv.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,9 @@ def write_gestures(
 
 
 def prepare_samples(root: str | os.PathLike[str], seed: int = 0, *, progress: bool = True) -> Path:
-    """The path of a store of all recordings, under `root`; written once for each seed, then only verified."""
+    """The path of a store of all recordings, under `root`. It is written once for each
+    seed, then only verified.
+    """
 
     def write(path: Path) -> None:
         with tempfile.TemporaryDirectory() as raw:
@@ -136,7 +140,7 @@ def _log_intensity(digit: np.ndarray, path: np.ndarray) -> np.ndarray:
 def _crossings(
     before: np.ndarray, after: np.ndarray, memory: np.ndarray, start: int
 ) -> tuple[np.ndarray, ...]:
-    """(t, pixel, polarity) of the thresholds crossed in one step; `memory` follows the last one crossed."""
+    """The (t, pixel, polarity) of the thresholds crossed in one step; `memory` moves to the last one."""
     change = after - memory
     pixel = np.flatnonzero(np.abs(change) >= THRESHOLD)
     sign, number = np.sign(change[pixel]), (np.abs(change[pixel]) / THRESHOLD).astype(np.int64)
@@ -149,7 +153,7 @@ def _crossings(
 
 
 def _noise(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """(t, pixel, polarity) of events that nothing caused."""
+    """The (t, pixel, polarity) of noise events."""
     number = rng.poisson(NOISE_HZ * SIDE * SIDE * LENGTH_US * 1e-6)
     pixels, polarities = rng.integers(0, SIDE * SIDE, number), rng.integers(0, 2, number).astype(bool)
     return rng.integers(0, LENGTH_US, number), pixels, polarities

@@ -1,8 +1,9 @@
-"""Data sets that need no download: files in the published formats, of digits that move and of textures.
+"""Data sets that need no download: files in the published formats, of moving digits and of textures.
 
-The recordings of an event set are what the sensor of samples.py sees of handwritten digits; they are written
-as that set is published and taken through its own `prepare`. The images of CIFAR and CelebA are textures,
-of MNIST and Fashion-MNIST enlarged digits. Nothing here is of the set whose name it has, but the format.
+The recordings of an event set are what the sensor of samples.py sees of handwritten digits. They are written
+in the format in which that set is published, and pass through its own `prepare`. The images of CIFAR and
+CelebA are textures, those of MNIST and Fashion-MNIST enlarged digits. Only the format is that of the set
+whose name they have.
 """
 
 import io
@@ -32,16 +33,16 @@ from attsnn.data.synthetic.samples import SIDE, VERSION, record, write_gestures
 from attsnn.data.synthetic.textures import texture
 
 CLASSES = len(NAMES)
-LEAST, MOST = 10, 60_000  # training samples; what every format has names for
-HELD = 900  # the number of a class's first test recording: where first900 parts sets without a split
+LEAST, MOST = 10, 60_000  # training samples; every format has names for so many
+HELD = 900  # the number of a class's first test recording: where first900 divides sets without a split
 PORTRAIT = slice(20, 198)  # columns of a square that is as wide as CelebA's images are high
-SHIFT = 2  # pixels, of a digit that is shown again
-# What readers say of sets that have not as many recordings as the published ones.
+SHIFT = 2  # pixels by which a digit that is shown again may move
+# The warning of readers about sets whose number of recordings is not the published one.
 COUNTS = r".*: found .*(; published are \d+|, the published numbers)"
 
 
 class Take(NamedTuple):
-    """A recording that is to be made."""
+    """A recording to be made."""
 
     split: str
     user: int
@@ -58,18 +59,29 @@ Writer = Callable[[Path, Clips], None]
 def synthesise(
     name: str, out: str | os.PathLike[str], count: int, seed: int = 0, *, progress: bool = False
 ) -> Path:
-    """Writes a synthetic set in the format of the set `name`; the path that its class opens.
+    """Writes a synthetic set in the format of the data set `name`; returns a path that the set's class opens.
 
-    `count` samples for training and max(count // 5, 10) for the test, of celeba for its validation too,
-    labels 0 to 9 in turn (celeba has none): of an event set as a store of real prepared data is, of an image
-    set as its files are published. cifar10_dvs and ncaltech101 have no split; `split_rule="first900"` gives
-    the one asked for, up to a `count` of 8,990. A store of dvs_gesture has the first ten classes, one of
-    ncaltech101 names all 101.
+    Event sets are recordings of moving handwritten digits. The images of CIFAR and CelebA are textures, those
+    of MNIST and Fashion-MNIST enlarged digits. An event set is written as a store, like prepared real data;
+    an image set is written as its files are published. Labels are 0 to 9 in turn; celeba has none.
+    cifar10_dvs and ncaltech101 have no split; `split_rule="first900"` gives the one asked for, up to a
+    `count` of 8,990. A store of dvs_gesture has the first ten classes, one of ncaltech101 names all 101.
 
-    It lies in `out`/NAME-vVERSION-COUNT-seedSEED, is a function of these, and appears as a whole; where it is
-    already, it is verified and used. `progress` shows how far it is. Raises ValueError for a name that is not
-    in `NAMED` or `UNLABELLED`, a count outside of 10 to 60,000, or a seed below 0, and DataError where it
-    cannot be written.
+    The set lies in `out`/NAME-vVERSION-COUNT-seedSEED, is a function of these, and appears as a whole. If it
+    is there already, it is verified and used.
+
+    Args:
+        name: dvs_gesture, cifar10_dvs, ncaltech101, dvs_gait, recordings, cifar10, cifar100, mnist, fashion
+            or celeba.
+        out: the folder to write into.
+        count: the number of training samples, 10 to 60,000. There are max(count // 5, 10) test samples, and
+            for celeba as many for its validation, too.
+        seed: the seed of all draws, at least 0.
+        progress: show the progress.
+
+    Raises:
+        ValueError: an argument does not fit.
+        DataError: the set cannot be written.
     """
     count, seed = operator.index(count), operator.index(seed)
     if name not in (known := (*EVENTS, *UNLABELLED, *IMAGES)):
@@ -83,7 +95,7 @@ def synthesise(
         write = partial(_write_store, name, count, seed, progress)
         return once(path, write, lambda path: Store(path).verify())
     describe = TABLE[name].describe
-    assert describe is not None  # as of all sets of images
+    assert describe is not None  # sets of images have one
     return once(path, partial(_write_images, name, count, seed), describe)
 
 
@@ -92,8 +104,8 @@ def _counts(count: int, splits: Iterable[str] = ("train", "test")) -> dict[str, 
 
 
 def _shown(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Which of the digits with these labels are shown, int64 `[count]`: of the classes 0 to 9 in turn, those
-    of a class in a random order, and again from its start.
+    """Which of the digits with these labels are shown, int64 `[count]`: classes 0 to 9 in turn, and the
+    digits of a class in a random order that starts again at its end.
     """
     by_class = [rng.permutation(np.flatnonzero(labels == label)) for label in range(CLASSES)]
     rounds = ((by_class[i % CLASSES], i // CLASSES) for i in range(count))
@@ -104,7 +116,7 @@ def _shown(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _takes(count: int, seed: int) -> list[Take]:
-    """By user, each of whom makes every gesture, if they are many enough; nobody is in both splits."""
+    """Takes, sorted by user. Each user makes every gesture if there are enough; no user is in both splits."""
     takes = []
     for part, (split, number) in enumerate(_counts(count).items()):
         written, users = Digits("test" if part else "train"), TEST_USERS if part else TRAIN_USERS
@@ -129,7 +141,7 @@ def _write_store(name: str, count: int, seed: int, progress: bool, path: Path) -
         write, how = EVENTS[name]
         write(raw, _recorded(_takes(count, seed), progress))
         prepare = TABLE[name].prepare
-        assert prepare is not None  # as of all sets of events
+        assert prepare is not None  # sets of events have one
         prepare(raw, path, progress=progress, **how)
 
 
@@ -140,7 +152,7 @@ def _gestures(raw: Path, clips: Clips) -> None:
 
 
 def _files(write: Callable[[Path, Events], None], place: Callable[[Take], str]) -> Writer:
-    """A file each: `write(path, events)`, the path as `place` says."""
+    """A writer of one file per recording: `write(path, events)`, at the path that `place` gives."""
 
     def write_all(raw: Path, clips: Clips) -> None:
         for take, events in clips:
@@ -157,18 +169,18 @@ def _of_cifar10_dvs(take: Take) -> str:
 
 
 def _on_its_side(path: Path, events: Events) -> None:
-    """As the sensor of CIFAR10-DVS was held; `upright` is its own inverse."""
+    """Writes events the way the sensor of CIFAR10-DVS was held; `upright` is its own inverse."""
     writers.write_aedat2(path, cifar10_dvs.upright(events, x="y", y="x", turned="xyp"))
 
 
 def _in_the_middle(path: Path, events: Events) -> None:
-    """On the larger canvas of N-Caltech101."""
+    """Writes events in the middle of the larger canvas of N-Caltech101."""
     down, across = ((side - SIDE) // 2 for side in ncaltech101.SENSOR)
     x, y = events.x + np.int16(across), events.y + np.int16(down)
     writers.write_atis(path, Events(events.t, x, y, events.p))
 
 
-# How the recordings of each set are written, and what its `prepare` has to be told.
+# How the recordings of each set are written, and further arguments of its `prepare`.
 EVENTS: dict[str, tuple[Writer, dict[str, Any]]] = {
     "dvs_gesture": (_gestures, {}),
     "cifar10_dvs": (_files(_on_its_side, _of_cifar10_dvs), {}),
@@ -195,7 +207,7 @@ def _textures(part: int, number: int, seed: int, side: int = 32) -> np.ndarray:
 
 
 def _enlarged(part: int, number: int, seed: int) -> np.ndarray:
-    """Digits of one split, uint8 `[number, 28, 28]`; those that are shown again are shifted a little."""
+    """Digits of one split, uint8 `[number, 28, 28]`; a digit that is shown again is shifted a little."""
     written = Digits("test" if part else "train")
     shown = _shown(written.labels, number, generator((seed, part)))
     images: np.ndarray = np.rint(written.images[shown, 0].numpy() * 255).astype(np.uint8)
@@ -220,14 +232,14 @@ def _idx(name: str, folder: Path, drawn: dict[str, tuple[np.ndarray, np.ndarray]
 
 
 def _portraits(folder: Path, drawn: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """In an archive, the middle of each, and the partition."""
+    """Writes the middle of each image into an archive, and the partition."""
     rows: list[str] = []
     with zipfile.ZipFile(folder / celeba.ARCHIVE, "w") as archive:
         for part, (images, _) in enumerate(drawn.values()):
             for image in images:
                 name, encoded = f"{len(rows) + 1:06d}.jpg", io.BytesIO()
                 Image.fromarray(image[:, PORTRAIT]).save(encoded, "jpeg", quality=95)
-                # Of 1980, as zipfile has it by itself: the bytes hang on no clock.
+                # Dated 1980, as zipfile does by default: the bytes do not depend on a clock.
                 archive.writestr(zipfile.ZipInfo(f"{celeba.FOLDER}/{name}"), encoded.getvalue())
                 rows.append(f"{name} {part}\n")
     (folder / celeba.PARTITION).write_text("".join(rows))
@@ -239,7 +251,7 @@ IMAGES = {  # what is drawn, and how it is written
     "mnist": (_enlarged, partial(_idx, "mnist")),
     "fashion": (_enlarged, partial(_idx, "fashion")),
 }
-NAMED = (*EVENTS, *IMAGES)  # whose labels are 0 to 9
+NAMED = (*EVENTS, *IMAGES)  # with labels 0 to 9
 UNLABELLED = {"celeba": (partial(_textures, side=218), _portraits)}
 
 

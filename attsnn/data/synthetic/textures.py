@@ -1,4 +1,4 @@
-"""Images that need no file: textures whose class can be learned, pure functions of their index."""
+"""Images that need no file: textures whose classes can be learned, as pure functions of their index."""
 
 import math
 from collections.abc import Sequence
@@ -11,17 +11,28 @@ from attsnn.data.core.events import Draw, generator
 from attsnn.data.core.images import Sample
 from attsnn.data.core.transforms import MEAN, STD
 
-GOLDEN = (0.6180339887, 0.7548776662, 0.5698402910)  # additive recurrences: any number of classes lie apart
+GOLDEN = (0.6180339887, 0.7548776662, 0.5698402910)  # additive recurrences keep any number of classes apart
 NOISE = 0.08
 
 
 class SyntheticImages(Dataset[Sample]):
-    """`n` normalised float32 images `[3, size, size]` in `classes` classes, as `Sample`s; label i % classes.
+    """`n` normalised float32 images `[3, size, size]` in `classes` classes, as `Sample`s, without any file.
+    The label of image i is i % classes.
 
-    A class is a texture (stripes, checks or rings, in turn), an angle, a frequency and a hue; an image has a
-    phase, a place, a contrast and noise of its own. Images `start` to `start + n` are made: a validation set
-    starts after the training set. A `Draw` key gives the image of its index. `mean` and `std` are those of
-    the channels that images are normalised with.
+    A class is a texture (stripes, checks or rings, in turn) with an angle, a frequency and a hue. Each image
+    has its own phase, place, contrast and noise. It is a pure function of its index: the seed of a `Draw` key
+    changes nothing.
+
+    Args:
+        n: the number of images.
+        size: their side, in pixels.
+        classes: the number of classes.
+        start: the first index, so that images `start` to `start + n` are made. A validation set starts after
+            the training set.
+        mean: the mean of each channel that images are normalised with.
+        std: the standard deviation of each channel.
+
+    Raises ValueError for a number that is too small.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Writers of the published formats, byte for byte as their readers meet them; tests make them hostile.
+"""Writers of the published formats, byte for byte as their readers meet them; tests damage such files.
 
 Recordings are written from `Events`, images from arrays.
 """
@@ -21,14 +21,14 @@ _CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E
 
 
 def write_aedat2(path: str | os.PathLike[str], events: Events, *, text: bytes = b"# raw data\r\n") -> None:
-    """AEDAT 2.0 of a DVS128: x, y, p of the events are bits of the address; `text` follows the magic."""
+    """Writes AEDAT 2.0 of a DVS128: x, y, p are the bits of the address; `text` follows the magic."""
     x, y, p = (column.astype(np.int64) for column in (events.x, events.y, events.p))
     records = np.stack([p | x << 1 | y << 8, events.t], axis=1).astype(">u4")
     Path(path).write_bytes(b"#!AER-DAT2.0\r\n" + text + records.tobytes())
 
 
 def write_atis(path: str | os.PathLike[str], events: Events) -> None:
-    """ATIS, 40 bits an event. Records of the row 240 go before a time that 23 bits do not hold."""
+    """Writes ATIS, 40 bits per event. Records of row 240 precede a time that does not fit into 23 bits."""
     overflows = np.maximum.accumulate(-(-np.maximum(events.t - (1 << 23) + 1, 0) // OVERFLOW_TIME))
     t = events.t - overflows * OVERFLOW_TIME
     fields = [events.x, events.y, events.p.astype(np.int64) << 7 | t >> 16, t >> 8 & 255, t & 255]
@@ -45,7 +45,7 @@ def write_text(
     separator: str = " ",
     header: str = "",
 ) -> None:
-    """A row an event, its columns in this order; `header` is the first line."""
+    """Writes one row per event, with its columns in this order; `header` is the first line."""
     rows = np.stack([getattr(events, name).astype(np.int64) for name in columns], axis=1)
     row = separator.join(["%d"] * len(columns)) + "\n"
     text = row * len(events) % tuple(rows.ravel().tolist())  # as np.savetxt does, but fast
@@ -53,7 +53,7 @@ def write_text(
 
 
 def write_arrays(path: str | os.PathLike[str], events: Events) -> None:
-    """.npz with arrays t, x, y, p, as SpikingJelly's `events_np`; or .npy, columns in this order."""
+    """Writes .npz with arrays t, x, y, p, like SpikingJelly's `events_np`; or .npy, columns in this order."""
     columns = {name: getattr(events, name) for name in COLUMNS}
     if Path(path).suffix == ".npz":
         np.savez(path, **columns)
@@ -64,7 +64,9 @@ def write_arrays(path: str | os.PathLike[str], events: Events) -> None:
 def write_mat(
     path: str | os.PathLike[str], events: Events, *, variable: str = "out", columns: int = 6
 ) -> None:
-    """A MATLAB matrix as dat2mat.m makes it of a DVS128's addresses, with 4 or 6 columns. Needs scipy."""
+    """Writes a MATLAB matrix of 4 or 6 columns as dat2mat.m makes it from a
+    DVS128's addresses. Needs scipy.
+    """
     from scipy.io import savemat
 
     x, y, p = (column.astype(np.float64) for column in (events.x, events.y, events.p))
@@ -74,7 +76,7 @@ def write_mat(
 
 
 def write_idx(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """IDX, compressed where `path` ends in .gz."""
+    """Writes IDX, compressed if `path` ends in .gz."""
     kind = array.dtype.newbyteorder(">")
     head = struct.pack(">HBB", 0, _CODES[array.dtype.str[1:]], array.ndim)
     data = head + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(kind).tobytes()
@@ -84,7 +86,7 @@ def write_idx(path: str | os.PathLike[str], array: np.ndarray) -> None:
 def write_cifar_binary(
     path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray, classes: int
 ) -> None:
-    """Records of CIFAR-10 or CIFAR-100 of uint8 images `[N, 32, 32, 3]`; superclasses are 0."""
+    """Writes records of CIFAR-10 or CIFAR-100 from uint8 images `[N, 32, 32, 3]`; superclasses are 0."""
     before = np.stack([np.zeros_like(labels), labels], axis=1)[:, 2 - (1 if classes == 10 else 2) :]
     rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     Path(path).write_bytes(np.concatenate([before, rows], axis=1).astype(np.uint8).tobytes())
@@ -93,7 +95,7 @@ def write_cifar_binary(
 def write_cifar_pickled(
     path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray, classes: int
 ) -> None:
-    """The same as Python 2 pickled it: byte strings, and NumPy's module by its old name."""
+    """The same as Python 2 pickled it: byte strings, and NumPy's module under its old name."""
     rows = np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
     content = {
         b"batch_label": b"x",
@@ -108,7 +110,7 @@ def write_cifar_pickled(
 
 class _Python2(pickle._Pickler):
     dispatch = dict(pickle._Pickler.dispatch)
-    write: Callable[[bytes], object]  # it has these two, which typeshed does not know
+    write: Callable[[bytes], object]  # it has these two; typeshed does not know them
     memoize: Callable[[object], None]
 
     def _save_bytes(self, value: bytes) -> None:

@@ -3,8 +3,8 @@
     LIF: tau dv/dt = (v_leak - v) + r I        leak = 1 - dt / tau, gain = r dt / tau, bias = v_leak dt / tau
     IF: dv/dt = r I                            leak = 1, gain = r dt
 
-It spikes where v > v_threshold; then v = v_reset. To fire at the threshold, too, is to fire above the number
-before it, in the type of the network.
+A node spikes where v > v_threshold; then v = v_reset. A neuron that also fires at the threshold itself is
+written with the next smaller number as its threshold, in the type of the network.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attsnn.neurons import LIF
 
-DT = 1e-4  # seconds, as SpikingJelly and snnTorch write
+DT = 1e-4  # seconds, as SpikingJelly and snnTorch write it
 
 
 def need_nir() -> Any:
@@ -28,11 +28,11 @@ def need_nir() -> Any:
 
 
 class NotSaidError(ValueError):
-    """What NIR, or this package, cannot say; in words."""
+    """Something that NIR, or this package, cannot express; the message names it."""
 
 
 def node_of(neuron: LIF, shape: tuple[int, ...], dtype: torch.dtype, dt: float, scale: float) -> Any:
-    """Of a neuron whose steps are of that shape [C, ...]; its input is multiplied by `scale`."""
+    """The node for a neuron whose steps have the shape [C, ...]; its input is multiplied by `scale`."""
     nir, kind = need_nir(), np.float64 if dtype == torch.float64 else np.float32
     constants = neuron.constants()
     _check(neuron, constants)
@@ -70,7 +70,7 @@ def _check(neuron: LIF, constants: Mapping[str, Any]) -> None:
 
 
 def neuron_of(node: Any, dt: float, **how: Any) -> LIF:
-    """The neuron of an IF or LIF node; its state starts at 0."""
+    """The neuron for an IF or LIF node; its state starts at 0."""
     r = np.asarray(node.r, np.float64)
     if type(node).__name__ == "IF":
         leak, gain, bias = np.ones_like(r), r * dt, np.zeros_like(r)
@@ -86,7 +86,7 @@ def neuron_of(node: Any, dt: float, **how: Any) -> LIF:
 
 
 def _by_channel(values: np.ndarray, name: str) -> float | Tensor:
-    """One number, or one a channel."""
+    """One number, or one per channel."""
     first = values.reshape(values.shape[0], -1)[:, :1] if values.ndim else values.reshape(1, 1)
     if values.size and (values.reshape(first.shape[0], -1) != first).any():
         raise NotSaidError(f"its {name} differs within a channel; here it is a number, or one a channel")

@@ -1,4 +1,4 @@
-"""`read`: a network from a file of NIR."""
+"""`read`: makes a network from a file of NIR."""
 
 import os
 from collections.abc import Callable
@@ -18,10 +18,15 @@ from .neurons import DT, NotSaidError, need_nir, neuron_of
 
 
 class NIRNetwork(nn.Module):
-    """A graph of NIR: x [T, N, ...] -> what its output reads, at every step, [T, N, ...].
+    """A graph of NIR: x `[T, N, ...]` -> what its output node reads, at every step, `[T, N, ...]`.
 
-    `nodes` has its layers, by the file's names with "_" in place of "."; each reads the sum of what the nodes
-    before it return. Neurons start at 0.
+    Each layer reads the sum of what the nodes before it return. Neurons start at 0. `read` makes such
+    networks.
+
+    Args:
+        nodes: the layers, by the file's names with "_" in place of ".".
+        before: {node: the nodes that it reads}, in an order in which they can run.
+        ends: the names of the input and the output node.
     """
 
     def __init__(self, nodes: dict[str, nn.Module], before: dict[str, list[str]], ends: tuple[str, str]):
@@ -30,16 +35,19 @@ class NIRNetwork(nn.Module):
         self.before, (self.entry, self.exit) = before, ends
 
     def forward(self, x: Tensor) -> Tensor:
+        """Runs a whole sequence: x `[T, N, ...]` -> what the output node reads, `[T, N, ...]`."""
         return self.walk(plainly, x)
 
     def run(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """A chunk [t, N, ...] of a sequence, from the state that the chunk before returned: (output, state).
-        In evaluation mode; else ValueError.
+        """Runs a chunk `[t, N, ...]` of a sequence from the state that the chunk
+        before returned: (output, state).
+
+        `state=None` starts a sequence. Raises ValueError unless the network is in evaluation mode.
         """
         return streamed(self, self.walk, state, x)
 
     def walk(self, call: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """`forward`, its layers called by `call`."""
+        """`forward`, with the layers called through `call`."""
         values = {self.entry: x}
         for name, sources in self.before.items():
             total = values[sources[0]]
@@ -57,15 +65,17 @@ def read(
     detach_reset: bool = False,
     backend: Backend = "auto",
 ) -> NIRNetwork:
-    """The network of a file of NIR, in evaluation mode, in the type of its weights.
+    """Reads the network in a file of NIR; it is in evaluation mode and has the type of its weights.
 
     Args:
-        dt: seconds a time step; None: the file's metadata say it, else 1e-4.
-        surrogate, detach_reset, backend: of the neurons, for a training; NIR has none of them.
+        path: the file.
+        dt: seconds per time step; None: taken from the file's metadata, otherwise 1e-4.
+        surrogate, detach_reset, backend: those of the neurons, for a training; NIR has none of them.
 
-    Raises ValueError with the node's name for what has no counterpart here (CubaLIF, LI, delays, nested and
-    recurrent graphs, neurons whose numbers differ within a channel), and for what is no file of NIR;
-    ImportError without nir.
+    Raises:
+        ValueError: the file is no file of NIR, or a node has no counterpart here, which the message names:
+            CubaLIF, LI, delays, nested and recurrent graphs, neurons whose numbers differ within a channel.
+        ImportError: there is no nir.
     """
     nir = need_nir()
     try:
@@ -102,7 +112,7 @@ def _one(path: Any, what: str, found: dict[str, Any]) -> str:
 
 
 def _before(path: Any, graph: Any, names: dict[str, str]) -> dict[str, list[str]]:
-    """Of each node but the input what it reads, in an order in which they can run."""
+    """For each node but the input the nodes that it reads, in an order in which they can run."""
     before: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for source, target in graph.edges:
         before[target].append(source)
@@ -121,7 +131,7 @@ def _before(path: Any, graph: Any, names: dict[str, str]) -> dict[str, list[str]
 
 
 class _Scale(nn.Module):
-    """x times a number of each neuron."""
+    """Multiplies x by one number per neuron."""
 
     def __init__(self, scale: Tensor):
         super().__init__()
@@ -132,7 +142,7 @@ class _Scale(nn.Module):
 
 
 class _Flatten(nn.Module):
-    """Dimensions of a step of a sample."""
+    """Flattens dimensions of one step of a sample."""
 
     def __init__(self, start: int, end: int):
         super().__init__()

@@ -1,5 +1,6 @@
-"""`write`: a network as a file of NIR. A run shows what follows what: the layers call each other, and between
-them are sums and changes of shape.
+"""`write`: writes a network as a file of NIR.
+
+A run shows what follows what: the layers call each other, with sums and changes of shape in between.
 """
 
 import os
@@ -23,9 +24,9 @@ from attsnn.neurons import LIF
 from ..finding import QUESTIONS
 from .neurons import DT, NotSaidError, need_nir, node_of
 
-STEPS, SAMPLES = 3, 5  # of the run
+STEPS, SAMPLES = 3, 5  # the size of the run's input
 DIMS = {nn.Conv2d: 3, nn.Conv1d: 2, nn.Linear: 1}  # of a sample
-SAME = {  # what leaves every value as it is; `mean` is apart
+SAME = {  # functions that leave every value as it is; `mean` is treated separately
     *(
         "view",
         "reshape",
@@ -43,22 +44,22 @@ SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
 
 class _Pool(nn.AvgPool2d):
-    """Between a layer and its neuron, where its scale goes into that layer."""
+    """A pool between a layer and its neuron; its scale goes into that layer."""
 
 
 class _Value(NamedTuple):
-    """What a tensor is: the sum of what those nodes return, times `factor`. `shape`: of a step of a sample;
-    `count`: how many of these it has; `mean`: over the steps.
+    """What a tensor is: the sum of what the nodes `sources` return, times `factor`. `shape` is that of one
+    step of a sample, `count` the number of such steps; `mean` says whether it is a mean over the steps.
     """
 
     sources: tuple[str, ...]
     factor: float
     shape: tuple[int, ...]
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
+    count: int  # type: ignore[assignment]  # hides tuple.count, which is not used
     mean: bool = False
 
 
-Rule = Callable[["_Writer", Any, _Value, Tensor], _Value]  # what a layer, of a value, becomes
+Rule = Callable[["_Writer", Any, _Value, Tensor], _Value]  # writes a layer that reads a value
 
 
 def write(
@@ -69,22 +70,27 @@ def write(
     example: Tensor | None = None,
     dt: float = DT,
 ) -> None:
-    """Writes a network as NIR: its neurons, Conv2d, Conv1d, Linear, flattening and average pools; norms are
-    folded. A mean over the steps at the end is left to who reads the file: its output is that of every step.
+    """Writes a network as NIR: its neurons, Conv2d, Conv1d, Linear, flattening and average
+    pools. Norms are folded.
+
+    Neurons' parameters are written one per neuron. A grouped convolution is written as a dense one with
+    zeros. Surrogates, and whether a reset is detached, are not in NIR. A mean over the steps at the end is
+    left to the reader of the file: the file's output is that of every step. The file is written as a whole or
+    not at all.
 
     Args:
-        pool: how average pools are written: as SumPool2d, which most readers know and whose scale goes into
-            the layer before it or after it, or as AvgPool2d.
-        example: an input of the network, [T, N, C, H, W] or what it takes, for its shape alone. Not needed
-            where the first layer is linear, nor for MA-SNN, which knows its size.
-        dt: seconds a time step; it stands in the file's metadata.
+        model: the network.
+        path: the file to write.
+        pool: "sum" writes average pools as SumPool2d, which most readers know; the scale goes into the layer
+            before or after the pool. "avg" writes AvgPool2d.
+        example: an input of the network, `[T, N, C, H, W]` or what it takes, for its shape alone. It is not
+            needed if the first layer is linear, nor for MA-SNN, which knows its size.
+        dt: seconds per time step; stored in the file's metadata.
 
-    Neurons' parameters are one a neuron; groups of a convolution become zeros of a dense one. Surrogates and
-    whether a reset is detached are not in NIR.
-
-    Raises ValueError with the layer's name for what NIR cannot say: soft resets, other starts than 0, what
-    emits no spikes, gates, PFA, norms that no layer takes, maximum pools; ImportError without nir. The file
-    is there as a whole or not at all.
+    Raises:
+        ValueError: NIR cannot express a layer, which the message names: soft resets, other starts than 0,
+            neurons that emit no spikes, gates, PFA, norms that no layer takes, maximum pools.
+        ImportError: there is no nir.
     """
     nir = need_nir()
     if pool not in ("sum", "avg"):
@@ -105,7 +111,7 @@ def write(
 
 
 def _prepared(model: nn.Module) -> nn.Module:
-    """A copy for inference, norms folded, pools where they are seen."""
+    """A copy for inference, with norms folded and pools where hooks see them."""
     for name, module in model.named_modules():
         if isinstance(module, (Attention, PrunedAttention, PFA, *GATES)):
             kind = type(module).__name__
@@ -157,7 +163,7 @@ class _Writer(TorchFunctionMode):
         self.often: Counter[str] = Counter()
 
     def graph(self, shape: tuple[int, ...], example: Tensor | None) -> Any:
-        """Runs the network, and returns what it was."""
+        """Runs the network, and returns the graph of what ran."""
         stepped = not isinstance(example, Tensor) or example.dim() - len(shape) == 2
         leading = (STEPS, SAMPLES) if stepped else (SAMPLES,)
         x = torch.zeros(*leading, *shape, dtype=self.dtype, device=self.device)
@@ -235,7 +241,7 @@ class _Writer(TorchFunctionMode):
     # ---- what it means
 
     def _moved(self, value: _Value, out: Tensor) -> _Value:
-        """A view, or more steps of the same."""
+        """A view, or the same with more steps."""
         size = int(np.prod(value.shape))
         count = out.numel() // size
         for dims in range(out.dim()):
@@ -258,7 +264,7 @@ class _Writer(TorchFunctionMode):
     def _mean(
         self, x: Tensor, value: _Value, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
     ) -> _Value:
-        """Over the steps, over the pixels, or both."""
+        """A mean over the steps, over the pixels, or over both."""
         dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
         dims = {d % x.dim() for d in ((dims,) if isinstance(dims, int) else dims or ())}
         leading = x.dim() - len(value.shape)
@@ -299,7 +305,7 @@ class _Writer(TorchFunctionMode):
     # ---- nodes
 
     def _add(self, name: str, node: Any, value: _Value) -> str:
-        """A node that reads a value; the name that it got."""
+        """Adds a node that reads a value; returns the name that it got."""
         name = name.replace(".", "_")
         self.often[name] += 1
         name = name if self.often[name] == 1 else f"{name}_{self.often[name] - 1}"
@@ -317,7 +323,7 @@ class _Writer(TorchFunctionMode):
         if layer.padding_mode != "zeros":
             self._refuse(f"padding_mode={layer.padding_mode!r}, and NIR pads with zeros")
         two = isinstance(layer, nn.Conv2d)
-        sizes = [  # of one dimension a number
+        sizes = [  # a number if there is one dimension
             v if isinstance(v, str) or two else v[0] for v in (layer.stride, layer.padding, layer.dilation)
         ]
         node = (self.nir.Conv2d if two else self.nir.Conv1d)(
@@ -377,7 +383,7 @@ class _Writer(TorchFunctionMode):
 
 
 def _dense(weight: Tensor, groups: int) -> Tensor:
-    """Without groups, which nir 1.0.8 writes and cannot read: zeros in their place."""
+    """A weight without groups, with zeros in their place: nir 1.0.8 writes groups but cannot read them."""
     if groups == 1:
         return weight
     outs, ins = weight.shape[0] // groups, weight.shape[1]
