@@ -48,7 +48,7 @@ def torch_dir() -> Path:
 def find_nvcc() -> "str | None":
     asked = os.environ.get("CUDACXX")
     if asked and not shutil.which(asked):
-        fail(f"CUDACXX={asked} is no compiler that can be run: name nvcc, or unset it")
+        fail(f"CUDACXX={asked} is not a compiler that can run: set it to nvcc, or unset it")
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     candidates = [asked, *(f"{home}/bin/nvcc" for home in homes if home), "nvcc"]
     return next((shutil.which(c) for c in candidates if c and shutil.which(c)), None)
@@ -74,7 +74,7 @@ def gpu_architectures() -> str:
     for arch in re.split(r"[\s;,]+", (asked or "8.0 9.0+PTX").strip()):
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch)
         if not match:
-            fail(f"TORCH_CUDA_ARCH_LIST: {arch!r} is no architecture, e.g. '9.0' or '8.0 9.0+PTX' are wanted")
+            fail(f"TORCH_CUDA_ARCH_LIST: {arch!r} is not a GPU architecture such as '9.0' or '8.0 9.0+PTX'")
         major, minor, variant, ptx = match.groups()
         chosen.append(f"{major}{minor}{variant}" + ("" if ptx else "-real"))
     return ";".join(chosen)

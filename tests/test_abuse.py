@@ -204,7 +204,7 @@ def test_what_fails_before_a_run_leaves_no_folder(tmp_path):
         engine.Run.open(tmp_path / "runs", "run", {}, start=fail)
     assert not (tmp_path / "runs").exists()
     (tmp_path / "runs").write_text("")
-    with pytest.raises(engine.UsageError, match="is no folder: choose another --name or --runs-dir"):
+    with pytest.raises(engine.UsageError, match="is not a folder: choose another --name or --runs-dir"):
         engine.Run.open(tmp_path / "runs", "run", {})
 
 
@@ -719,7 +719,10 @@ def test_the_files_of_others_are_kept(tmp_path, capsys):
     open_run(folder)
     assert (folder / "aside-metrics.jsonl").read_text() == "mine" == (folder / "exit-notes.json").read_text()
     assert (folder / "aside-exit.json").read_text() == "precious"
-    assert "metrics.jsonl is of no run of ours: it is aside-metrics.jsonl now" in capsys.readouterr().out
+    assert (
+        "metrics.jsonl does not belong to a run of attsnn: it is aside-metrics.jsonl now"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[", b'{"process": 1}'])

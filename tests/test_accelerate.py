@@ -191,6 +191,20 @@ def test_leaky(mechanism, delay):
     assert all(map(torch.equal, first, [net(x) for _ in range(4)])) and "Leaky" in str(report)
 
 
+@needs_snntorch
+@pytest.mark.parametrize("mechanism", ["subtract", "zero"])
+def test_leaky_in_bfloat16(mechanism):
+    """The reset is float32 in theirs, which makes the membrane so: the same spikes over many steps."""
+    torch.manual_seed(0)
+    theirs = nn.Sequential(nn.Linear(9, 40), snntorch.Leaky(0.9, init_hidden=True, reset_mechanism=mechanism))
+    theirs, steps = theirs.bfloat16(), (4 * torch.rand(30, 8, 9)).bfloat16()
+    ours = copy.deepcopy(theirs)
+    assert accelerate(ours, steps[0]).covered == 1
+    spikes, same = (torch.stack([net(x) for x in steps]) for net in (theirs, ours))
+    assert 0.01 < spikes.mean() < 0.9 and torch.equal(spikes, same)
+    assert theirs[1].mem.dtype == ours[1].mem.dtype and torch.equal(theirs[1].mem, ours[1].mem)
+
+
 @needs_jelly
 def test_copies_and_pickles():
     net = nn.Sequential(nn.Linear(6, 5), jelly.LIFNode(tau=1.7), nn.Linear(5, 4), jelly.ParametricLIFNode())
@@ -239,7 +253,7 @@ def test_what_is_kept_says_why():
     why = {line.name: line.why for line in report.lines}
     assert report.covered == 1 and [line.name for line in report.lines if line.now] == ["good"]
     assert "a subclass of spikingjelly's LIFNode" in why["own"] and "store_v_seq" in why["stores"]
-    assert "soft (spiking=False)" in why["soft"] and "S2NN is none of ours" in why["odd"]
+    assert "soft (spiking=False)" in why["soft"] and "S2NN is not one that attsnn has" in why["odd"]
     assert "leaks (c=0.01)" in why["leaks"] and "no neuron of ours" in why["other"]
     assert "a forward of its own" in why["mine"]
     assert "1 of 8 neuron layers would be exchanged" in str(report)

@@ -37,7 +37,7 @@ def build(root=ROOT, **environment) -> subprocess.CompletedProcess:
     [
         ({"ATTSNN_CUDA": "yes"}, "ATTSNN_CUDA must be 0, 1 or auto, got 'yes'"),
         ({"ATTSNN_CUDA": "0", "CXX": "/nowhere/c++"}, "no C++ compiler was found at CXX=/nowhere/c++"),
-        ({"ATTSNN_CUDA": "1", "CUDACXX": "/nowhere/nvcc"}, "CUDACXX=/nowhere/nvcc is no compiler"),
+        ({"ATTSNN_CUDA": "1", "CUDACXX": "/nowhere/nvcc"}, "CUDACXX=/nowhere/nvcc is not a compiler"),
     ],
 )
 def test_sentences(environment, sentence):
@@ -63,7 +63,7 @@ def test_architecture_list():
     if _extension.compiled() is None or not _extension.compiled().cuda_runtime:
         pytest.skip("no nvcc")
     done = build(TORCH_CUDA_ARCH_LIST="ampere")
-    assert done.returncode != 0 and "TORCH_CUDA_ARCH_LIST: 'ampere' is no architecture" in done.stderr
+    assert done.returncode != 0 and "TORCH_CUDA_ARCH_LIST: 'ampere' is not a GPU architecture" in done.stderr
 
 
 @pytest.fixture

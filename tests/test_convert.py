@@ -261,21 +261,29 @@ ONE = torch.ones(1)
 @pytest.mark.parametrize(
     ("family", "state", "sentence"),
     [
-        ("pfa", {"TS_conv.gain": ONE}, "'TS_conv.gain' is no key of a published pfa network"),
-        ("pfa", {"conv.1.weight": ONE}, "'conv.1.weight' is no key of a published pfa network"),
-        ("pfa", {"bias": ONE}, "'bias' is no key of a published pfa network"),
-        ("pfa", {"weight": [1.0]}, "'weight' holds list, not a tensor: this is no state dict of pfa"),
+        ("pfa", {"TS_conv.gain": ONE}, "'TS_conv.gain' is not a key of a published pfa network"),
+        ("pfa", {"conv.1.weight": ONE}, "'conv.1.weight' is not a key of a published pfa network"),
+        ("pfa", {"bias": ONE}, "'bias' is not a key of a published pfa network"),
+        ("pfa", {"weight": [1.0]}, "'weight' holds list, not a tensor: this is not a state dict of pfa"),
         ("pfa", {"TC_FC.bias": ONE, "module.TC_FC.bias": ONE}, "'module.TC_FC.bias' is there twice"),
         (
             "pfa_vgg",
             {"conv.3.1.weight": ONE, "conv.4.1.weight": ONE},
             "'conv.3.1.weight' is a key of the published gesture network, 'conv.4.1.weight' of the others",
         ),
-        ("pfa_vgg", {"conv.26.0.weight": ONE}, "'conv.26.0.weight' is no key of a published pfa_vgg network"),
-        ("pfa_vgg", {"stages.0.first.current.weight": ONE}, "is no key of a published pfa_vgg network"),
-        ("pfa_vgg", {"conv.1.bias": ONE}, "'conv.1.bias' is no key of a published pfa_vgg network"),
-        ("pfa_fmnist", {"conv.2.weight": ONE}, "'conv.2.weight' is no key of a published pfa_fmnist network"),
-        ("att_vgg", {"features.3.ca.sharedMLP.0.weight": ONE}, "is no key of a published att_vgg network"),
+        (
+            "pfa_vgg",
+            {"conv.26.0.weight": ONE},
+            "'conv.26.0.weight' is not a key of a published pfa_vgg network",
+        ),
+        ("pfa_vgg", {"stages.0.first.current.weight": ONE}, "is not a key of a published pfa_vgg network"),
+        ("pfa_vgg", {"conv.1.bias": ONE}, "'conv.1.bias' is not a key of a published pfa_vgg network"),
+        (
+            "pfa_fmnist",
+            {"conv.2.weight": ONE},
+            "'conv.2.weight' is not a key of a published pfa_fmnist network",
+        ),
+        ("att_vgg", {"features.3.ca.sharedMLP.0.weight": ONE}, "is not a key of a published att_vgg network"),
         (
             "att_vgg",
             {"features.1.ca.sharedMLP.0.weight": ONE},
@@ -378,7 +386,7 @@ def test_networks_that_are_incomplete_or_of_no_published_form():
             (
                 "pfa_vgg",
                 changed(gesture, **{"fc.1.0.weight": torch.ones(11, 2048)}),
-                "11 outputs are no multiple of the 10",
+                "11 outputs are not a multiple of the 10",
             ),
             (
                 "pfa_vgg",

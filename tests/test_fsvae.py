@@ -398,7 +398,7 @@ def test_conversion(tmp_path):
         with pytest.raises(ValueError, match="an incomplete fsvae network"):
             convert.recognise({k: v for k, v in theirs.items() if k != key}, "fsvae")
     for key in ("encoder.0.conv.weight", "encoder.0.running_mean", "PFA.weight", "fc.weight"):
-        with pytest.raises(ValueError, match=f"{key!r} is no key of a published fsvae network"):
+        with pytest.raises(ValueError, match=f"{key!r} is not a key of a published fsvae network"):
             convert.from_published({**theirs, key: torch.zeros(3)}, "fsvae")
     with pytest.raises(ValueError, match="'encoder.1.current.weight' is"):
         convert.recognise({**theirs, "encoder.1.weight": torch.zeros(64, 31, 3, 3, 1)}, "fsvae")
@@ -432,5 +432,7 @@ def test_the_published_autoencoder(tmp_path):
     images = pictures().float()
     assert torch.equal(again.eval().encode(images), net.eval().encode(images))
     assert again(images).shape == images.shape and again(images).abs().max() <= 1
-    with pytest.raises(ValueError, match="'encoder.0.2.weight' is no key of a published fsvae_autoencoder"):
+    with pytest.raises(
+        ValueError, match="'encoder.0.2.weight' is not a key of a published fsvae_autoencoder"
+    ):
         convert.from_published({**state, "encoder.0.2.weight": torch.zeros(1)}, "fsvae_autoencoder")

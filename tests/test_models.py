@@ -449,7 +449,7 @@ def test_published_frames_are_square():
     with torch.device("meta"):
         model = models.create("ma_snn_dvs_gesture", attention=None, size=(32, 64))
         state = convert.from_published(published(model.state_dict()), "ma_snn")
-    with pytest.raises(ValueError, match="reads 128 cells a channel, which are no square frame's"):
+    with pytest.raises(ValueError, match="reads 128 cells a channel, which do not make a square frame"):
         convert.infer_ma_snn(state)
 
 
@@ -488,8 +488,8 @@ ONE = torch.ones(1, 1)
         ([1, 2], "a state dict of ma_snn is wanted, got list"),
         ({"FC0.linear.bias": ONE, "module.FC0.linear.bias": ONE}, "'module.FC0.linear.bias' is there twice"),
         ({"module.FC0.linear.bias": ONE, "FC0.linear.bias": ONE}, "'FC0.linear.bias' is there twice"),
-        ({"convAttLIF0.foo": ONE}, "'convAttLIF0.foo' is no key of a published ma_snn network"),
-        ({"convAttLIF0.conv2d.foo": ONE}, "is no key of a published ma_snn network"),
+        ({"convAttLIF0.foo": ONE}, "'convAttLIF0.foo' is not a key of a published ma_snn network"),
+        ({"convAttLIF0.conv2d.foo": ONE}, "is not a key of a published ma_snn network"),
         ({"convAttLIF0.attention.ca.sharedMLP.0.weight": torch.ones(3)}, r"matrix of a gate, got shape \(3,"),
     ],
 )
@@ -526,7 +526,7 @@ def test_converter_misuse(tmp_path):
             convert.load_published(tmp_path / file)
     with pytest.raises(FileNotFoundError, match="no such file"):
         convert.load_published(tmp_path / "nothing.t7")
-    with pytest.raises(ValueError, match="is no key of a published ma_snn network"):
+    with pytest.raises(ValueError, match="is not a key of a published ma_snn network"):
         convert.from_published({"module.conv9.weight": torch.ones(1)}, "ma_snn")
     with pytest.raises(ValueError, match="family must be one of ma_snn, ms_resnet, att_ms_resnet"):
         convert.from_published({}, "vgg")

@@ -749,12 +749,12 @@ def test_converter_misuse(tmp_path):
         plain = published(small("att_ms_resnet18", attention=None))
         deep = published(small("ms_resnet104"))
     for state, family, sentence in (
-        (ours, "ms_resnet", "is no key of a published ms_resnet network"),
-        (theirs, "att_ms_resnet", "is no key of a published att_ms_resnet network"),
-        (deep, "att_ms_resnet", "is no key of a published att_ms_resnet network"),
+        (ours, "ms_resnet", "is not a key of a published ms_resnet network"),
+        (theirs, "att_ms_resnet", "is not a key of a published att_ms_resnet network"),
+        (deep, "att_ms_resnet", "is not a key of a published att_ms_resnet network"),
         (plain, "ms_resnet", "shortcuts that pool first: the published att_ms_resnet"),
-        ({"conv2_x.0.residual_function.9.weight": torch.ones(1)}, "ms_resnet", "is no key of a published"),
-        ({"conv6_x.0.shortcut.0.weight": torch.ones(1)}, "ms_resnet", "is no key of a published"),
+        ({"conv2_x.0.residual_function.9.weight": torch.ones(1)}, "ms_resnet", "is not a key of a published"),
+        ({"conv6_x.0.shortcut.0.weight": torch.ones(1)}, "ms_resnet", "is not a key of a published"),
         ({"fc.weight": [1.0]}, "ms_resnet", "holds list, not a tensor"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -343,7 +343,7 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "none.nir")
     (tmp_path / "text.nir").write_text("no")
-    with pytest.raises(ValueError, match=r"text.nir is no file of NIR"):
+    with pytest.raises(ValueError, match=r"text.nir is not a NIR file"):
         read(tmp_path / "text.nir")
 
 

@@ -263,7 +263,7 @@ def test_what_is_not_there_is_named(runs, tmp_path, capsys):
     assert str(twin) in said and "They were trained on different data" in said
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 2
-    assert "is no run directory: it has no config.json that can be read" in capsys.readouterr().err
+    assert "is not a run directory: it has no config.json that can be read" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
     assert main(["report", str(runs[1]), "--out", str(tmp_path / "no" / "folder.html")]) == 1

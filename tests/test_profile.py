@@ -307,6 +307,8 @@ def test_products_of_matrices():
     with profile(net, samples=2) as p:
         net(spikes + 0.5, real)
     assert p.total.macs * 2 == 2 * 4 * 3 * 5 and p.total.synaptic == 0
+    costs = Costs()  # lemaire: operations alone
+    assert p.energy("lemaire") == pytest.approx(1e-3 * (costs.e_mul + costs.e_add) * p.total.macs)
 
 
 @pytest.mark.parametrize("name", ["TCSA", "CSA", "pruned", "PFA", "alone"])

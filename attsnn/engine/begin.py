@@ -137,7 +137,7 @@ def _beginning(
         p.model.compile()
         inside = None
         if p.inside is not None and processes.first:
-            print("--compile: nobody sees the layers' rates, and what is wrong with them is not said.")
+            print("--compile: firing rates of the layers are not watched, so no health warnings appear.")
     rules = {
         **{"loss": p.loss, "evaluate": p.evaluate, "choose": before + p.choose, "lowest": p.lowest},
         **{"run": run, "epochs": t.epochs, "update": update, "processes": processes, "faults": p.faults},

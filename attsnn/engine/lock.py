@@ -89,7 +89,9 @@ class Lock:
             self._lock()
         except OSError as error:
             if isinstance(error, FileExistsError | NotADirectoryError):
-                raise UsageError(f"{self.path} is no folder: choose another --name or --runs-dir.") from error
+                raise UsageError(
+                    f"{self.path} is not a folder: choose another --name or --runs-dir."
+                ) from error
             raise CheckpointError(
                 f"Cannot write into {self.path} ({_FILE}: {error.strerror or error}): make room or make it "
                 "writable."
@@ -104,7 +106,7 @@ class Lock:
                 continue  # its holder has just removed the folder
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
-                raise OSError(errno.EINVAL, f"its {_FILE} is no plain file: remove it")
+                raise OSError(errno.EINVAL, f"its {_FILE} is not a regular file: remove it")
             locked = lock(descriptor, wait=False)
             if locked is False:
                 os.close(descriptor)

@@ -80,7 +80,7 @@ class Opening:
             strange = not self.resume and not os.path.lexists(path / "config.json")  # not a folder of ours
             for file in (path / name for name in WRITTEN):
                 if os.path.lexists(file) and (strange or not file.is_file()):
-                    why = "is of no run of ours" if file.is_file() else "is no plain file"
+                    why = "does not belong to a run of attsnn" if file.is_file() else "is not a regular file"
                     _say(f"{file} {why}: it is {_put_aside(file).name} now.")
             if saved:
                 self._mend(saved)

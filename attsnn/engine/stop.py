@@ -92,7 +92,7 @@ class StopRequest:
                 raise KeyboardInterrupt
             self._interrupted = True
             if self._processes.first:
-                said = b"\nStopping behind this step, to save; once more stops at once and saves nothing.\n"
+                said = b"\nStopping after this step, to save. Once more stops at once and saves nothing.\n"
                 with contextlib.suppress(OSError):  # the reader may be gone: `| tee` dies of the same Ctrl-C
                     os.write(2, said)
         self._arrived = number

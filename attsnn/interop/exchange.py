@@ -229,7 +229,7 @@ class SnnTorchSteps(Exchanged):
     def mem_reset(self, mem: Tensor) -> Tensor:
         if self._ours() is None:
             return super().mem_reset(mem)
-        return (mem.detach() > self.threshold.detach()).to(mem.dtype)
+        return (mem.detach() > self.threshold.detach()).float()  # as theirs, whatever the membrane's type
 
     def distances(self, *args: Any) -> Tensor:
         """The distances of the membrane to the threshold, for what the module takes. The state stays."""

@@ -63,4 +63,4 @@ def surrogate_of(function: Any) -> Surrogate:
         closed = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         if known is not None and known[0] in closed:
             return known[1](float(closed[known[0]].cell_contents))
-    raise NoneOfOursError(f"its surrogate {name} is none of ours")
+    raise NoneOfOursError(f"its surrogate {name} is not one that attsnn has")

@@ -62,7 +62,7 @@ def _folded(layer: nn.Module, norm: _BatchNorm, name: str, scale: float = 1.0) -
         raise ValueError(f"{name} has no running statistics (track_running_stats=False) to fold")
     if not isinstance(layer, FOLDABLE):
         known = ", ".join(kind.__name__ for kind in FOLDABLE)
-        raise ValueError(f"{name} stands behind {type(layer).__name__}; it can be put into {known}")
+        raise ValueError(f"{name} follows {type(layer).__name__}; it can only be folded into {known}")
     for what, part, kinds in ((name, norm, NORMS), (f"the layer before {name}", layer, FOLDABLE)):
         if not as_made(part, *kinds):
             raise ValueError(

@@ -133,7 +133,7 @@ def settle(
                 model(batch[0] if isinstance(batch, tuple | list) else batch)
             seen += 1
     if seen == 0:
-        raise ValueError("settle: there is no batch, of which statistics could be taken")
+        raise ValueError("settle: no batch was given to take statistics from")
     for found in pooled.values():
         found.write()
     return model

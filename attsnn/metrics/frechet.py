@@ -103,7 +103,7 @@ class Moments:
     def mean(self) -> Tensor:
         """The mean `[D]`, float64. Raises ValueError if there is no sample."""
         if self.count == 0:
-            raise ValueError("there is no mean of no samples")
+            raise ValueError("there are no samples to take a mean of")
         return self._mean.clone()
 
     @property

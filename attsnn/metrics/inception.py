@@ -60,5 +60,7 @@ def _checked(batch: Tensor) -> Tensor:
     good = (batch >= 0).all(1) & ((batch.double().sum(1) - 1).abs() <= _SUM)  # NaN satisfies neither
     if not good.all():
         wrong = int((~good).sum())
-        raise ValueError(f"{wrong} of {len(batch)} rows are no probabilities: not negative, of sum 1")
+        raise ValueError(
+            f"{wrong} of {len(batch)} rows are not probabilities: wanted values >= 0 with a sum of 1"
+        )
     return batch

@@ -108,7 +108,7 @@ class MASNN(nn.Module):
         """
         if every_step and not self.averages_scores:
             raise ValueError(
-                "every_step: this network ends in spikes, which are no scores of a step; make it with "
+                "every_step: this network ends in spikes, which are not the scores of a step; make it with "
                 "emit='membrane'"
             )
         x = self._by_step(plainly, x)

@@ -90,7 +90,7 @@ def read(path: Path) -> Read:
     if not isinstance(config, dict):
         why = "it has no config.json that can be read" if path.is_dir() else "there is no such folder"
         raise NoRunError(
-            f"{path} is no run directory: {why}. Runs are what a trainer wrote, runs/samples say."
+            f"{path} is not a run directory: {why}. A trainer writes them, runs/samples for example."
         )
     rows = _lines(path / "metrics.jsonl")
     found = {name: _json(path / name) for name in ("profile.json", "confusion.json", "exit.json")}

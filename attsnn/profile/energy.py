@@ -203,13 +203,13 @@ def _of_synapses(s: Synapses, costs: Costs) -> float:
     biases = s.outputs if s.bias else 0
     convolution = s.kind not in ("linear", "matmul")
     energy = costs.e_add * biases + costs.access(size) * biases
+    if s.kind == "matmul":
+        return energy + (mac * s.dense if s.real else costs.e_add * s.fan_out)
     if s.real:
         addresses = s.inputs + s.outputs + (rows * channels * s.kernel if convolution else 0)
         read = s.dense if convolution else s.inputs
         energy += mac * s.dense + costs.e_add * addresses
         return energy + read * costs.access(WORD * s.inputs / rows) + s.dense * costs.access(size)
-    if s.kind == "matmul":
-        return energy + costs.e_add * s.fan_out
     reached = s.spikes * s.outputs_per_input * s.kernel
     strides = s.stride if not s.transposed else (1,) * len(s.stride)
     positions = math.prod(-(-k // j) for k, j in zip(s.weight[2:], strides, strict=True))

@@ -160,7 +160,7 @@ def health(
     """
     batches = [data] if isinstance(data, Tensor) else list(data)
     if not batches:
-        raise ValueError("health: there is no batch to look at")
+        raise ValueError("health: no batch was given")
     was, grads = AsItWas(model), [(p, p.grad) for p in model.parameters()]
     model.zero_grad(set_to_none=True)
     found, listener = _not_finite(model), _Gradients(model)
@@ -191,8 +191,8 @@ def _loss(model: nn.Module, batch: Any) -> Tensor:
     out = model(x)
     if not isinstance(out, Tensor):
         raise TypeError(
-            f"health: the model returns {type(out).__name__}, of which no loss is known: give loss=(model, "
-            "batch) -> the loss"
+            f"health: the model returns {type(out).__name__}, and health does not know its loss: give "
+            "loss=(model, batch) -> the loss"
         )
     return out.double().square().mean() if labels is None else F.cross_entropy(out, labels)
 

@@ -128,8 +128,8 @@ class Profile:
         """The number of samples that were shown, in all batches. Raises ValueError if it is not known."""
         if self._found is not None and not self._samples:
             raise ValueError(
-                "profile: the network itself was not called, so that nobody knows how many samples there "
-                "were: call it, or say profile(model, samples=N)"
+                "profile: the network itself was not called, so the number of samples is unknown: "
+                "call it, or give profile(model, samples=N)"
             )
         return self._samples
 

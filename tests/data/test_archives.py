@@ -82,7 +82,7 @@ def test_archives_stand_for_their_folders(how, tree, tmp_path):
     PACKED[how](tree, raw)
     (raw / "README.txt").write_text("what this is")
     with pytest.warns(
-        UserWarning, match="1 files are no recordings and are left out|1 recordings are not in"
+        UserWarning, match="1 files are not recordings and are left out|1 recordings are not in"
     ):
         assert clips(raw, tmp_path / "store") == clips(tree, tmp_path / "wanted")
 

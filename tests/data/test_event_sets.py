@@ -305,7 +305,7 @@ def test_recordings_of_ones_own(folders, kind, tmp_path, capsys):
         raw = zipped(tmp_path / "mine.zip", raw, "mine/")
     store = prepared("recordings", raw, tmp_path / "store", "--sensor", "48x64")
     captured = capsys.readouterr()
-    assert "1 files are no recordings and are left out, e.g. " in captured.err and "notes.md" in captured.err
+    assert "1 files are not recordings and are left out, e.g. " in captured.err and "notes.md" in captured.err
     assert store.classes == ("cat", "dog") and store.sensor == (48, 64)
     assert "sensor 48 x 64" in captured.out
     for clip in store.clips:

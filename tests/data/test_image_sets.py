@@ -127,7 +127,7 @@ HOSTILE_PICKLES = {
     "a length": (b"\x80\x02T\xff\xff\xff\x7fabc", "cannot be unpickled"),
     "a key without end": (
         b"}(" + b"K\x01" + b"\x85q\x00h\x00h\x00\x87" * 40 + b"K\x01u.",
-        "a key that is no word",
+        "a key that is not a string",
     ),
     "a label without end": (
         b"}(U\x06labels](" + b"K\x01" + b"\x85q\x00h\x00h\x00\x87" * 40 + b"eu.",

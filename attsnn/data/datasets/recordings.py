@@ -99,7 +99,7 @@ def _size(sensor: str | tuple[int, int] | None) -> tuple[int, int] | None:
 def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
     """The recordings and the sorted names of the classes. Warns of what is left out."""
     strange = [name for name in source.others if Path(name).suffix.lower() not in KINDS]
-    _say_left(source, strange, "files are no recordings")
+    _say_left(source, strange, "files are not recordings")
     files = {name: name.split("/") for name in source.names}
     # A folder that holds everything is no class, unless it is one of the splits.
     while len({parts[0] for parts in files.values()}) == 1 and any(len(p) > 2 for p in files.values()):

@@ -136,13 +136,13 @@ class _Unpickler(pickle._Unpickler):
     def _set_items(self) -> None:
         items = self.pop_mark()
         if not all(isinstance(key, bytes | str) for key in items[::2]):  # hashing tuples of tuples has no end
-            raise ValueError("a key that is no word")
+            raise ValueError("a key that is not a string")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         if not isinstance(key, bytes | str):
-            raise ValueError("a key that is no word")
+            raise ValueError("a key that is not a string")
         self.stack[-1][key] = value
 
     dispatch[pickle.SETITEMS[0]], dispatch[pickle.SETITEM[0]] = _set_items, _set_item

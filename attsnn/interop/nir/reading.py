@@ -73,7 +73,7 @@ def read(
         surrogate, detach_reset, backend: those of the neurons, for a training; NIR has none of them.
 
     Raises:
-        ValueError: the file is no file of NIR, or a node has no counterpart here, which the message names:
+        ValueError: the file is not a NIR file, or a node has no counterpart here, which the message names:
             CubaLIF, LI, delays, nested and recurrent graphs, neurons whose numbers differ within a channel.
         ImportError: there is no nir.
     """
@@ -83,7 +83,7 @@ def read(
     except FileNotFoundError:
         raise
     except Exception as error:  # h5py and nir have no common type for a file that is none of theirs
-        raise ValueError(f"{path} is no file of NIR ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{path} is not a NIR file ({type(error).__name__}: {error})") from None
     if dt is None:
         dt = float(graph.metadata.get("dt", DT))
     if not dt > 0:

@@ -146,7 +146,9 @@ def _input(model: nn.Module, example: Tensor | None) -> tuple[int, ...]:
         return (layer.in_features,)
     size = getattr(getattr(model, "plan", None), "size", None)
     if size is None:
-        raise ValueError("example: give an input of the network, of which a convolution takes any size")
+        raise ValueError(
+            "example: give an input of the network, because a convolution takes inputs of any size"
+        )
     return (layer.in_channels, *size)
 
 
@@ -252,7 +254,7 @@ class _Writer(TorchFunctionMode):
         for dims in (1, 2):
             if tuple(out.shape[dims:]) == (size,):
                 return self._flat(value)._replace(count=count)
-        self._refuse(f"a step of {value.shape} becomes {tuple(out.shape)}, which is no flattening")
+        self._refuse(f"a step of {value.shape} becomes {tuple(out.shape)}, which is not a flattening")
 
     def _flat(self, value: _Value) -> _Value:
         if len(value.shape) == 1:

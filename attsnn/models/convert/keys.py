@@ -42,7 +42,7 @@ def unwrapped(state_dict: Mapping[str, Any], family: str) -> dict[str, Tensor]:
     for key, value in state_dict.items():
         if not isinstance(value, Tensor):
             raise ValueError(
-                f"{key!r} holds {type(value).__name__}, not a tensor: this is no state dict of {family}"
+                f"{key!r} holds {type(value).__name__}, not a tensor: this is not a state dict of {family}"
             )
         name = str(key).removeprefix("module.")
         if name in bare:
@@ -53,7 +53,7 @@ def unwrapped(state_dict: Mapping[str, Any], family: str) -> dict[str, Tensor]:
 
 def unknown(key: str, family: str) -> ValueError:
     """The error for a key that no network of the family has."""
-    return ValueError(f"{key!r} is no key of a published {family} network")
+    return ValueError(f"{key!r} is not a key of a published {family} network")
 
 
 def by_table(theirs: State, family: str, table: Mapping[str, str | None]) -> dict[str, Tensor]:
@@ -103,7 +103,7 @@ def side_of(flat: int, channels: int) -> int:
     cells = flat // max(1, channels)
     side = math.isqrt(cells)
     if side**2 != cells:
-        raise ValueError(f"the linear layer reads {cells} cells a channel, which are no square frame's")
+        raise ValueError(f"the linear layer reads {cells} cells a channel, which do not make a square frame")
     return side
 
 

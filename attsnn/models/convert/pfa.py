@@ -123,7 +123,7 @@ def _infer_vgg(ours: State, theirs: State, given: Keywords) -> Keywords:
 
 def _of_gesture(outputs: int, side: int, ranks: list[int]) -> Keywords:
     if outputs % VOTERS:
-        raise ValueError(f"{outputs} outputs are no multiple of the {VOTERS} voters of a class")
+        raise ValueError(f"{outputs} outputs are not a multiple of the {VOTERS} voters of a class")
     sizes = {"num_classes": outputs // VOTERS, "size": 16 * side}
     return {"name": "pfa_vgg_dvs_gesture", **sizes, "parity": ranks[-1] == PARITY_RANK}
 

@@ -79,8 +79,8 @@ def _layers(state: State, what: str) -> list[_Layer]:
             layers.append(_Layer(place, tuple(state[keys["weight"]].shape), {"layer": keys}))
         elif part is None or not layers or part in layers[-1].parts:
             raise ValueError(
-                f"{what}: {', '.join(keys.values())} is no convolution, no linear layer, and no norm or w "
-                "that follows one"
+                f"{what}: {', '.join(keys.values())} is neither a convolution, nor a linear layer, nor a "
+                "norm or w that follows one"
             )
         else:
             layers[-1].parts[part] = keys
