@@ -11,6 +11,7 @@ import posixpath
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
@@ -32,6 +33,7 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["fieldlist"]
 default_role = "py:obj"  # `name` in a docstring: code, and a link where the name is public
 autodoc_typehints = "signature"
+autodoc_default_options = {"exclude-members": "extra_repr"}
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
@@ -116,6 +118,8 @@ def reference_of(place: str, told: dict[int, str]) -> str:
 
 
 def _of_value(value: object, told: dict[int, str]) -> str:
+    if isinstance(value, ModuleType):
+        return (value.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
     if id(value) in told:
         return f"The same as `{told[id(value)]}`."
     listed = (
