@@ -10,7 +10,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 
-def deprecated(old: str, new: str, gone: str, *, stacklevel: int = 2) -> None:
+def deprecated(old: str, new: str, *, gone: str, stacklevel: int = 2) -> None:
     """Warns the caller's caller that `new` replaces `old`, which release `gone` drops.
 
     `old` is a name, a parameter or a value.
@@ -22,13 +22,13 @@ def deprecated(old: str, new: str, gone: str, *, stacklevel: int = 2) -> None:
     )
 
 
-def moved(module: str, names: Mapping[str, str], gone: str) -> Callable[[str], Any]:
+def moved(module: str, names: Mapping[str, str], *, gone: str) -> Callable[[str], Any]:
     """Makes the `__getattr__` of a module that names have left: {name: "attsnn.where.it.is"}."""
 
     def find(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        deprecated(f"{module}.{name}", names[name], gone)
+        deprecated(f"{module}.{name}", names[name], gone=gone)
         return resolve_name(names[name])
 
     return find

@@ -475,7 +475,7 @@ def test_published_neurons_that_learn():
     other.load_state_dict(state, strict=True)
     x = (torch.rand(10, 2, 2, 32, 32) < 0.1).float()
     assert torch.equal(model.eval()(x), other.eval()(x))
-    with pytest.raises(ValueError, match="no key of a published"):
+    with pytest.raises(ValueError, match="is not a key of a published"):
         convert.from_published({"module.FC0.network.IF.Vother": torch.ones(1)}, "ma_snn")
 
 
