@@ -97,7 +97,7 @@ def test_a_name_that_has_moved():
 def test_what_is_deprecated_goes_in_time():
     """No release has what was to go before it."""
     text = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("attsnn/**/*.py"))
-    releases = re.findall(r'gone="([\d.]+)"', text)
+    releases = re.findall(r'(?:gone|_GONE) ?= ?"([\d.]+)"', text)
     assert releases and all(version(release) > version(attsnn.__version__) for release in releases)
 
 

@@ -8,12 +8,12 @@ that needs no file.
 
 import importlib
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from attsnn._deprecation import deprecated, moved
 from attsnn.data.core.augment import EventAugment
 from attsnn.data.core.decoding import Recording
 from attsnn.data.core.events import Draw, Events, Selection, framed, frames, make_events, select
@@ -123,11 +123,7 @@ MOVED = {
 }
 
 
-def _moved(name: str) -> ModuleType:
-    """The module of a former name; warns the code that asked for it."""
-    now = f"{__name__}.{MOVED[name]}"
-    warnings.warn(f"{__name__}.{name} is {now} now", DeprecationWarning, stacklevel=3)
-    return importlib.import_module(now)
+_GONE = "0.2"  # the release without the former names
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -140,7 +136,9 @@ class _Finder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if parent == __name__ and name in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = _moved(spec.name.rpartition(".")[2])
+        now = f"{__name__}.{MOVED[spec.name.rpartition('.')[2]]}"
+        deprecated(spec.name, now, gone=_GONE)
+        module = importlib.import_module(now)
         spec.loader_state = module.__spec__  # Python is about to replace it
         return module
 
@@ -152,9 +150,4 @@ class _Finder(MetaPathFinder, Loader):
 if not any(type(finder).__qualname__ == _Finder.__qualname__ for finder in sys.meta_path):  # unless reloaded
     sys.meta_path.append(_Finder())
 
-
-def __getattr__(name: str) -> ModuleType:
-    """A module by its former name, such as `attsnn.data.samples`."""
-    if name not in MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _moved(name)
+__getattr__ = moved(__name__, {name: f"{__name__}.{now}" for name, now in MOVED.items()}, gone=_GONE)

@@ -13,7 +13,7 @@ from attsnn.data import MOVED
 @pytest.mark.parametrize("name", MOVED)
 def test_former_modules_are_those_of_today(name):
     sys.modules.pop(f"attsnn.data.{name}", None)
-    with pytest.warns(DeprecationWarning, match=rf"attsnn\.data\.{name} is attsnn\.data\.{MOVED[name]} now"):
+    with pytest.warns(DeprecationWarning, match=rf"attsnn\.data\.{name} .* use attsnn\.data\.{MOVED[name]}"):
         former = importlib.import_module(f"attsnn.data.{name}")
     assert former is importlib.import_module(f"attsnn.data.{MOVED[name]}")
     assert former.__spec__.name == former.__name__ == f"attsnn.data.{MOVED[name]}"
