@@ -209,7 +209,7 @@ def test_folded_norms():
         close64(folded(x), model.eval()(x), 1e-12)
     assert not any("norm" in key for key in folded.state_dict())
     with pytest.raises(
-        ValueError, match="norm stands behind Gated; it can be put into Linear, Conv1d, Conv2d"
+        ValueError, match="norm follows Gated; it can only be folded into Linear, Conv1d, Conv2d"
     ):
         layers.fold(small())
 

@@ -391,7 +391,7 @@ def test_networks_that_are_incomplete_or_of_no_published_form():
             (
                 "pfa_vgg",
                 changed(gesture, **{"fc.1.0.weight": torch.ones(110, 96)}),
-                "3 cells a channel, which are no square",
+                "3 cells a channel, which do not make a square",
             ),
             (
                 "pfa_fmnist",

@@ -92,7 +92,7 @@ def test_settle_fails_without_a_trace():
         layers.settle(net, batches())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
-    with pytest.raises(ValueError, match="settle: there is no batch"):
+    with pytest.raises(ValueError, match="settle: no batch was given"):
         layers.settle(net, [])
     with pytest.raises(ValueError, match=r"settle\(\) sees nothing of what torch.compile runs"):
         layers.settle(torch.compile(net), [torch.randn(4, 2)])

@@ -311,7 +311,7 @@ def test_ctrl_c_says_that_it_was_heard(tmp_path, capfd):
             twice.append(capfd.readouterr().err)
 
     done = imagenet(*flags(**TINY), where=tmp_path, change=at_call(3, press))
-    assert done.code == 130 and "once more stops at once and saves nothing" in twice[0]
+    assert done.code == 130 and "Once more stops at once and saves nothing" in twice[0]
     assert checkpoint.read_last(tmp_path / "runs" / "run").state["position"]["step"] == 3
 
 
