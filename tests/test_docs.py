@@ -91,6 +91,16 @@ def test_programs_run(page, desk, tmp_path, monkeypatch):
     runpy.run_path(str(whole), run_name="__main__")
 
 
+def test_the_network_of_the_guide_lives(tmp_path):
+    """It fires, and every layer gets gradients: health finds nothing."""
+    from attsnn.profile import health
+
+    whole = tmp_path / "page.py"
+    whole.write_text("\n".join(blocks("docs/network.md", "python")), encoding="utf-8")
+    names = runpy.run_path(str(whole))
+    assert "nothing found" in str(health(names["net"], [(names["frames"], names["labels"])]))
+
+
 # ---- commands
 # ------------------------------------------------------------------------------------------
 

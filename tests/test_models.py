@@ -673,7 +673,5 @@ def test_a_layer_that_cannot_take_its_norm(current, kind, layer):
         "SpikingLayer": lambda: layers.SpikingLayer(current, neurons.leaky(), norm=some_norm()),
         "NormedLayer": lambda: layers.NormedLayer(current, some_norm()),
     }[layer]()
-    with pytest.raises(
-        ValueError, match=f"norm follows {kind}; it can only be folded into Linear"
-    ):
+    with pytest.raises(ValueError, match=f"norm follows {kind}; it can only be folded into Linear"):
         layers.fold(torch.nn.Sequential(model))

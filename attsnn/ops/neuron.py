@@ -365,8 +365,8 @@ def check_rules(surrogate: Surrogate, emit: str, start: str) -> None:
     )
     if not known:
         raise TypeError(
-            f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}, custom), got "
-            f"{surrogate!r}"
+            f"surrogate must be one of attsnn.reference's ({', '.join(SURROGATES)}, custom), made by a call "
+            f"such as reference.arctan(), got {surrogate!r}"
         )
     for name in ("scale", "height"):
         if not 0 < getattr(surrogate, name) < math.inf:

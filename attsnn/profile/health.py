@@ -59,7 +59,7 @@ def findings(training: Rates, evaluation: Rates) -> list[Finding]:
         else:
             those = "all" if len(also) == len(silent) else f"{len(also)} of them"
             said = (
-                f"{_of(silent, every)} fire nothing in evaluation, {those} nor in training: their currents "
+                f"{_of(silent, every)} are silent in evaluation, and {those} in training too: their currents "
                 "do not reach the threshold; lower it, or raise weights of layers or norms."
             )
         found.append(Finding("silent", tuple(silent), said))
@@ -249,8 +249,10 @@ class _Gradients(Listener):
         still = [name for name, reached in self.reached.items() if not reached]
         if still:
             said = (
-                f"The currents of {_of(still, len(self.reached))} get gradients of exactly 0: no membrane "
-                "comes into the surrogate's window, there or behind; take a wider one, or settle the norms."
+                f"The currents of {_of(still, len(self.reached))} get gradients of exactly 0. Either no "
+                "membrane comes into the surrogate's window, in these layers or after them: take a wider "
+                "one, or settle the norms. Or the layer before is silent, so a ReLU after gates passes nothing: "
+                "lower its threshold."
             )
             found.append(Finding("gradient", tuple(still), said))
         stuck = {

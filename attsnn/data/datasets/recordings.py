@@ -93,7 +93,9 @@ def _size(sensor: str | tuple[int, int] | None) -> tuple[int, int] | None:
     try:
         return sides_of(given)
     except ValueError:
-        raise DataError(f"the sensor is {sensor!r}; wanted HEIGHTxWIDTH in pixels, 260x346 say") from None
+        raise DataError(
+            f"the sensor is {sensor!r}; wanted HEIGHTxWIDTH (rows x columns) in pixels, such as 260x346"
+        ) from None
 
 
 def _entries(source: Raw) -> tuple[list[Entry], tuple[str, ...]]:
