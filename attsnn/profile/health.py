@@ -251,8 +251,8 @@ class _Gradients(Listener):
             said = (
                 f"The currents of {_of(still, len(self.reached))} get gradients of exactly 0. Either no "
                 "membrane comes into the surrogate's window, in these layers or after them: take a wider "
-                "one, or settle the norms. Or the layer before is silent, so a ReLU after gates passes nothing: "
-                "lower its threshold."
+                "one, or settle the norms. Or the layer before is silent, so a ReLU after gates passes "
+                "nothing: lower its threshold."
             )
             found.append(Finding("gradient", tuple(still), said))
         stuck = {
