@@ -138,7 +138,7 @@ def test_moments_refuse():
         unknown.update(rows(2, 1))
     with pytest.raises(ValueError, match="unknown number of samples cannot be added"):
         of(rows(2, 1)).merge(unknown)
-    with pytest.raises(ValueError, match="no mean"):
+    with pytest.raises(ValueError, match="no samples to take a mean of"):
         _ = Moments().mean
     with pytest.raises(ValueError, match="2 samples at least, got 1"):
         _ = of(rows(1, 2)).covariance
@@ -449,7 +449,7 @@ def test_rows_are_brought_to_one():
 @pytest.mark.parametrize(
     ("batches", "splits", "said"),
     [
-        ([rows(4, 3)], None, "4 of 4 rows are no probabilities"),
+        ([rows(4, 3)], None, "4 of 4 rows are not probabilities"),
         ([torch.tensor([[0.5, 0.5], [1.5, -0.5]])], None, "1 of 2 rows"),
         ([torch.tensor([[0.5, 0.5], [0.5, 0.4], [0.5, 0.6]])], None, "2 of 3 rows"),
         ([torch.tensor([[math.nan, 1.0]])], None, "1 of 1 rows"),
