@@ -515,5 +515,5 @@ def test_what_is_not_from_spikingjelly():
         from_spikingjelly({k: v for k, v in theirs.items() if k != "block0.conv.0.bias"}, net)
     with pytest.raises(ValueError, match="sn.u is neither a convolution"):
         from_spikingjelly({**theirs, "sn.u": torch.zeros(1)}, net)
-    with pytest.raises(ValueError, match="early.weight, early.bias, .* is no convolution"):
+    with pytest.raises(ValueError, match="early.weight, early.bias, .* is neither a convolution"):
         from_spikingjelly({**{f"early.{k}": v for k, v in net[0].norm.state_dict().items()}, **theirs}, net)

@@ -361,19 +361,21 @@ def test_an_unknown_instruction_set():
 
 
 def test_import_is_light():
-    """At most 0.3 s over torch, and no extra is imported."""
+    """At most a quarter of what torch takes (2 s and 0.3 s on a slow processor), and no extra is imported."""
     program = """
-import sys, time, torch
-before, start = set(sys.modules), time.process_time()
+import sys, time
+start = time.process_time()
+import torch
+before, torchs, start = set(sys.modules), time.process_time() - start, time.process_time()
 import attsnn
-seconds = time.process_time() - start
+share = (time.process_time() - start) / torchs
 heavy = {"matplotlib", "tensorboard", "scipy", "torchvision", "tyro", "tqdm", "PIL"}
 assert not heavy & (set(sys.modules) - before), heavy & set(sys.modules)
-print(seconds)
+print(share)
 """
     runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True) for _ in range(3)]
     assert all(r.returncode == 0 for r in runs), runs[0].stderr
-    assert min(float(r.stdout) for r in runs) <= 0.3
+    assert min(float(r.stdout) for r in runs) <= 0.25
 
 
 ISAS = {"baseline": None, "avx2": "no AVX2", "avx512": "no AVX-512"}  # from narrow to wide: why it is skipped
