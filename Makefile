@@ -58,6 +58,10 @@ demo: setup
 	$(PY) train/dvs.py samples --name samples --resume auto
 	$(PY) -m attsnn report runs/plain runs/samples
 
+# An environment of its own that also finds the packages of .venv, but not what is installed there as editable.
+SITE := import site; print(site.getsitepackages()[0])
+borrow = $(PY) -c "$(SITE)" > $$($(1)/bin/python -c "$(SITE)")/base.pth
+
 docs: setup
 	$(PY) docs/conf.py
 
@@ -73,7 +77,7 @@ wheel: setup
 BESIDE := build/wheel-venv
 test-wheel: wheel
 	$(PYTHON) -m venv --clear $(BESIDE)
-	$(PY) -c "import site; print(site.getsitepackages()[0])" > $$($(BESIDE)/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
+	$(call borrow,$(BESIDE))
 	$(BESIDE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
 	cd $(BESIDE) && bin/python $(CURDIR)/tests/wheel.py
 
@@ -95,7 +99,7 @@ PEERS := .venv-peers
 bench-peers: $(PEERS)/.installed
 $(PEERS)/.installed: bench/peers.txt $(VENV)/.built
 	$(PYTHON) -m venv $(PEERS)
-	$(PY) -c "import site; print(site.getsitepackages()[0])" > $$($(PEERS)/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
+	$(call borrow,$(PEERS))
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r bench/peers.txt
 	@touch $@
 
@@ -103,14 +107,14 @@ $(PEERS)/.installed: bench/peers.txt $(VENV)/.built
 OLD_PEERS := .venv-peers-old
 $(OLD_PEERS)/.installed: $(VENV)/.built
 	$(PYTHON) -m venv $(OLD_PEERS)
-	$(PY) -c "import site; print(site.getsitepackages()[0])" > $$($(OLD_PEERS)/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
+	$(call borrow,$(OLD_PEERS))
 	$(OLD_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps spikingjelly==0.0.0.0.14
 	@touch $@
 
 # What compares with the peers, in their environments.
 test-peers: $(PEERS)/.installed $(OLD_PEERS)/.installed
 	PYTHONPATH=$(CURDIR) $(PEERS)/bin/python -m pytest -q tests/test_profile_peers.py tests/test_accelerate.py \
-	  tests/test_fusing.py tests/test_nir.py tests/test_onnx.py tests/test_docs.py
+	  tests/test_fusing.py tests/test_nir.py tests/test_onnx.py tests/test_docs.py::test_programs_run
 	PYTHONPATH=$(CURDIR) $(OLD_PEERS)/bin/python -m pytest -q tests/test_accelerate.py tests/test_fusing.py
 
 # With the peers where `make bench-peers` has set them up, in less than five minutes: columns that take long to

@@ -43,26 +43,11 @@ nitpick_ignore_regex = [
     ("py:class", r"attsnn\..*"),
 ]  # what is not ours; types
 
+GUIDES = "neurons attention layers network data training streaming energy accelerate export nir".split()
 # What the site has, in its order; None: a page that is made here.
 SECTIONS = {
     "Start": {"start": "docs/start.md", "demo": "docs/demo.md"},
-    "Guides": {
-        name: f"docs/{name}.md"
-        for name in (
-            *(
-                "neurons",
-                "attention",
-                "layers",
-                "network",
-                "data",
-                "training",
-                "streaming",
-                "energy",
-                "accelerate",
-            ),
-            *("export", "nir"),
-        )
-    },
+    "Guides": {name: f"docs/{name}.md" for name in GUIDES},
     "Tasks": {name: f"docs/{name}.md" for name in ("tasks", "attention_snn", "pfa", "generation")},
     "Kernels": {"kernels": "csrc/README.md", "performance": "docs/performance.md"},
     "Reference": {f"reference/{module}": None for module in MODULES},

@@ -23,7 +23,7 @@ def test_every_public_name_has_its_place(site):
     lines = (ROOT / "tests" / "public_api.txt").read_text(encoding="utf-8").splitlines()
     names = [line.partition("(")[0] for line in lines if not line.startswith(" ")]
     homes = {name: name.rpartition(".")[0] for name in names}
-    pages = {home: (site / "reference" / f"{home}.html").read_text() for home in homes.values()}
+    pages = {home: (site / "reference" / f"{home}.html").read_text("utf-8") for home in homes.values()}
     assert not [
         name for name, home in homes.items() if name not in pages and f'id="{name}"' not in pages[home]
     ]
