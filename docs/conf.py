@@ -43,7 +43,10 @@ nitpick_ignore_regex = [
     ("py:class", r"attsnn\..*"),
 ]  # what is not ours; types
 
-GUIDES = "neurons attention layers network data training streaming energy accelerate export nir".split()
+GUIDES = (
+    *("neurons", "attention", "layers", "network", "data", "training"),
+    *("streaming", "energy", "accelerate", "export", "nir"),
+)
 # What the site has, in its order; None: a page that is made here.
 SECTIONS = {
     "Start": {"start": "docs/start.md", "demo": "docs/demo.md"},
