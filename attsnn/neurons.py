@@ -5,6 +5,7 @@ returns it. Inputs are [T, N, C, H, W], [T, N, F] or [T, N].
 """
 
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -84,12 +85,10 @@ class LIF(NotScripted, nn.Module):
     ):
         super().__init__()
         check_rules(surrogate, emit, start)
-        if isinstance(v_reset, str) and v_reset != "threshold":
-            raise ValueError(f"v_reset must be a number, a tensor, None or 'threshold', got {v_reset!r}")
-        if isinstance(subtract, str):
-            raise ValueError(f"subtract must be a number, a tensor or None, the threshold, got {subtract!r}")
-        check_reset(v_reset, subtract)
         self._constants = dict(zip(NAMES, (leak, gain, bias, threshold, v_reset, subtract), strict=True))
+        for name, value in self._constants.items():
+            _check_constant(name, value)
+        check_reset(v_reset, subtract)
         learn = _names(learn)
         for name in learn:
             if not isinstance(self._constants.get(name), int | float | Tensor):
@@ -237,7 +236,19 @@ def _names(learn: Iterable[str]) -> tuple[str, ...]:
     return (learn,) if isinstance(learn, str) else tuple(learn)
 
 
+OTHERWISE = {"v_reset": (None, "threshold"), "subtract": (None,)}  # what else a constant can be
+
+
+def _check_constant(name: str, value: Any) -> None:
+    """Raises for a constant that is neither a number nor a tensor, nor what else it can be."""
+    other = OTHERWISE.get(name, ())
+    if not isinstance(value, Real | Tensor) and not (isinstance(value, str | None) and value in other):
+        *most, last = "a number", "a tensor", *map(repr, other)
+        raise ValueError(f"{name} must be {', '.join(most)} or {last}, got {value!r}")
+
+
 def _check_tau(tau: float) -> None:
+    _check_constant("tau", tau)
     if isinstance(tau, Tensor) and tau.requires_grad:
         raise TypeError(
             'tau must be a number: a neuron that learns its time constant is PLIF(tau), or LIF(learn="leak")'

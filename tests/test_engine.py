@@ -346,7 +346,7 @@ def test_run_directory(uninterrupted):
 
 def test_a_run_is_not_overwritten(tmp_path):
     train(tmp_path / "run", epochs=1)
-    with pytest.raises(engine.UsageError, match="this run already.*--name.*--resume auto"):
+    with pytest.raises(engine.UsageError, match="this run already.*--resume auto.*--name"):
         open_run(tmp_path / "run", epochs=1)
     with pytest.raises(engine.UsageError, match="(?s)another run.*lr: 0.01, now 0.5.*--name"):
         open_run(tmp_path / "run", epochs=1, lr=0.5)

@@ -90,9 +90,7 @@ def test_the_amount_of_a_module():
     ):
         with pytest.raises(ValueError, match=r"subtract is what a soft reset takes off; .*v_reset=None"):
             make_it()
-    with pytest.raises(
-        ValueError, match="subtract must be a number, a tensor or None, the threshold, got 'thr"
-    ):
+    with pytest.raises(ValueError, match="subtract must be a number, a tensor or None, got 'thr"):
         neurons.LIF(v_reset=None, subtract="threshold")
     with pytest.raises(ValueError, match="'subtract' is not a constant with a value"):
         neurons.LIF(v_reset=None, learn="subtract")

@@ -6,9 +6,10 @@ import json
 import pytest
 import test_engine
 import torch
-from test_train_imagenet import SMALL, flags, imagenet, rows
+from test_train_imagenet import SMALL, imagenet, rows
 from torch import nn
 from torch.nn.modules import module as every_module
+from trainers import flags
 
 from attsnn import engine, layers, models, neurons
 from attsnn.profile import health, profile, rates, scores, sentences

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from imagenet_writers import picture, write_folders
-from test_train_imagenet import BACKEND, SMALL, TINY, flags, fresh, imagenet
+from test_train_imagenet import BACKEND, SMALL, TINY, imagenet
 from torch import nn
+from trainers import flags, fresh
 
 from attsnn import data, engine
 

@@ -301,6 +301,10 @@ def test_soft_spikes_are_float64(fused):
         (lambda: neurons.leaky(v_reset="threshold"), "v_reset of leaky is its rest too"),
         (lambda: neurons.leaky(learn=("v_reset",)), "v_reset of leaky is its rest too"),
         (lambda: neurons.LIF(v_reset="zero"), "v_reset must be a number, a tensor, None or 'threshold'"),
+        (lambda: neurons.LIF(leak="0.5"), "leak must be a number or a tensor, got '0.5'"),
+        (lambda: neurons.ms_resnet(threshold=None), "threshold must be a number or a tensor, got None"),
+        (lambda: neurons.leaky(tau="2"), "tau must be a number or a tensor, got '2'"),
+        (lambda: neurons.PLIF(tau=[2.0]), "tau must be a number or a tensor"),
         (lambda: neurons.LIF(v_reset=None, learn=("v_reset",)), "'v_reset' is not a constant with a value"),
         (
             lambda: neurons.LIF(gain=torch.ones(3, requires_grad=True)),

@@ -1,9 +1,6 @@
 """train/dvs.py as a user types it, on a small store of the embedded recordings."""
 
-import contextlib
 import errno
-import importlib.util
-import io
 import itertools
 import json
 import os
@@ -13,10 +10,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
+from trainers import TRAIN, Done, flags, fresh, train
 
 from attsnn import data, engine, models
 from attsnn.data import Draw, DVSGesture
@@ -24,7 +21,7 @@ from attsnn.data.datasets import dvs_gesture
 from attsnn.data.synthetic import samples
 from attsnn.engine import pictures, rows
 
-SCRIPT = Path(__file__).parent.parent / "train" / "dvs.py"
+SCRIPT = TRAIN / "dvs.py"
 TINY = {
     "steps": 5, "dt-ms": 60, "downsample": 16, "channels": "8 8 8", "hidden": 8, "epochs": 2, "batch": 16,
     "clips": 2, "lr": 0.01, "shift": 1, "validation-fraction": 0.2, "workers": 0, "device": "cpu",
@@ -32,33 +29,8 @@ TINY = {
 }  # fmt: skip
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def flags(**values):
-    """{"dt-ms": 60} as --dt-ms 60."""
-    return [word for name, value in values.items() for word in (f"--{name}", *str(value).split())]
-
-
-def script():
-    spec = importlib.util.spec_from_file_location("train_dvs", SCRIPT)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def dvs(*words, where):
-    """What `python train/dvs.py words` does in the directory `where`, without a new interpreter each time."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(where), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = script().main([str(word) for word in words])
-        except SystemExit as leaving:  # tyro's
-            code = leaving.code
-    return Done(code, out.getvalue(), err.getvalue())
+def dvs(*words, where) -> Done:
+    return train("dvs", *words, where=where)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +98,7 @@ def test_held_out_recordings_are_measured_and_never_trained_on(store, tmp_path, 
 def test_shifted_recordings():
     """Every offset of both axes is drawn, by the key alone; what comes in is empty."""
     frames = 1 + torch.rand(3, 2, 6, 7)
-    shifted = script().Shifted({Draw(5, seed): (frames.numpy(), 4) for seed in range(300)}, 2)
+    shifted = fresh("dvs").Shifted({Draw(5, seed): (frames.numpy(), 4) for seed in range(300)}, 2)
     rolled = {}
     for y, x in itertools.product(range(-2, 3), repeat=2):
         rows, columns = (torch.arange(n) - by for n, by in ((6, y), (7, x)))  # where they come from
@@ -315,11 +287,9 @@ def test_mistakes_get_a_sentence(store, tmp_path, words, code, says):
 
 
 def test_help_shows_the_defaults(tmp_path):
-    text = dvs("gesture", "--help", where=tmp_path).out
-    for flag, default in (("--dt-ms", "15"), ("--steps", "60"), ("--attention", "TCSA"), ("--lr", "0.0001")):
-        assert flag in text and f"(default: {default})" in text
-    code = dvs("gesture_code", "--help", where=tmp_path).out
-    assert "(default: 25)" in code and "plateau" in code
+    of_the_paper = dvs("gesture", "--help", where=tmp_path)
+    assert of_the_paper.shows(dt_ms=15, steps=60, attention="TCSA", lr=0.0001)
+    assert dvs("gesture_code", "--help", where=tmp_path).shows(dt_ms=25, schedule="plateau")
 
 
 def test_as_a_process(store, tmp_path):

@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import gc
-import importlib.util
-import io
 import json
 import math
 import os
@@ -15,13 +13,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from trainers import TRAIN, Done, flags, train
 
 from attsnn import _extension, engine, models
 from attsnn.data.synthetic.textures import texture
@@ -29,50 +27,15 @@ from attsnn.engine import checkpoint, progress, sealed, stored
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
-SCRIPT = Path(__file__).parent.parent / "train" / "imagenet.py"
+SCRIPT = TRAIN / "imagenet.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BACKEND = "reference" if _extension.compiled() is None else "fused"
 SMALL = {"width": 0.125, "size": 32, "workers": 0, "threads": 1, "device": "cpu", "backend": BACKEND}
 TINY = {**SMALL, "synthetic": 40, "batch": 8, "epochs": 2, "name": "run"}  # five steps an epoch
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def flags(**values) -> list[str]:
-    """{"save_minutes": 0} as --save-minutes 0; True as the bare flag."""
-    words = []
-    for name, value in values.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else str(value).split())]
-    return words
-
-
-def fresh(name: str):
-    """A script of train/ as a module of its own, and with it the job of images."""
-    sys.modules.pop("images", None)
-    spec = importlib.util.spec_from_file_location(f"train_{name}", SCRIPT.with_name(f"{name}.py"))
-    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
-
-
-def imagenet(*words, where, change=lambda images: None, script="imagenet") -> Done:
-    """What `python train/imagenet.py words` does in the directory `where`, without a new interpreter;
-    `change` is given the job of images.
-    """
-    script = fresh(script)
-    change(sys.modules["images"])
-    out, err, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
-    with contextlib.chdir(where), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = script.main([str(word) for word in words])
-        except SystemExit as leaving:  # tyro's
-            code = leaving.code
-    torch.set_num_threads(threads)
-    return Done(code, out.getvalue(), err.getvalue())
+def imagenet(*words, where, change=None) -> Done:
+    return train("imagenet", *words, where=where, change=change)
 
 
 def rows(run: Path) -> list[dict]:
@@ -616,7 +579,7 @@ def test_exit_codes_are_those_of_the_docs(tmp_path):
     def press():
         signal.raise_signal(signal.SIGINT)
 
-    def run(code, *more, change=lambda images: None):
+    def run(code, *more, change=None):
         words = {**TINY, "name": f"ends-{code}", "limit_batches": 1, "schedule_every": "step"}
         words |= {"synthetic": None, "data": tmp_path / "nowhere"} if code == 3 else {}
         done = imagenet(*flags(**words), *more, where=tmp_path, change=change)
@@ -707,13 +670,11 @@ def test_mistakes_get_a_sentence(tmp_path, words, code, says):
 
 def test_help_shows_the_defaults(tmp_path):
     for recipe, values in {
-        "att_res_snn": {"--epochs": "250", "--weight-decay": "1e-05", "--hflip": "0.0"},
-        "ms_resnet": {"--steps": "6", "--epochs": "125", "--batch": "256"},
-        "modern": {"--ema": "0.9999", "--clip": "5.0", "--precision": "bf16"},
+        "att_res_snn": {"epochs": 250, "weight_decay": 1e-05, "hflip": 0.0},
+        "ms_resnet": {"steps": 6, "epochs": 125, "batch": 256},
+        "modern": {"ema": 0.9999, "clip": 5.0, "precision": "bf16"},
     }.items():
-        text = imagenet(recipe, "--help", where=tmp_path).out
-        for flag, default in values.items():
-            assert flag in text and f"(default: {default})" in text, (recipe, flag)
+        assert imagenet(recipe, "--help", where=tmp_path).shows(**values), recipe
 
 
 def test_weight_decay_spares_vectors_and_gates():

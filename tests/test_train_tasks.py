@@ -10,21 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train_imagenet import BACKEND, SCRIPT, TORCHRUN, Done, flags, fresh, imagenet, rows
+from test_train_imagenet import BACKEND, TORCHRUN, rows
+from trainers import TRAIN, flags, fresh, train
 
 from attsnn import data, engine
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
-ROOT = SCRIPT.parent.parent
+ROOT = TRAIN.parent
 SMALL = {"synthetic": 16, "width": 0.125, "workers": 0, "threads": 1, "device": "cpu", "backend": BACKEND}
 TWO_STEPS = {**SMALL, "epochs": 2, "batch": 8, "limit_batches": 1, "schedule_every": "step"}
 RECORDING = {"steps": 5, "dt_ms": "None", "clips": 1, "window": "first"}  # of 300 ms
-
-
-def train(script: str, *words, where) -> Done:
-    """What `python train/<script>.py words` does in the directory `where`, without a new interpreter."""
-    return imagenet(*words, where=where, script=script)
 
 
 @pytest.fixture(scope="module")

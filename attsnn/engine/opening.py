@@ -148,9 +148,11 @@ class Opening:
                 f"{path} cannot be resumed with another recipe; these fields differ:{fields}{hint}"
             )
         if not self.resume:
-            other = f"another run; these fields differ:{fields}\nChoose"
-            what = other if changed else "this run already; choose"
-            raise UsageError(f"{path} holds {what} another --name, or go on with it: --resume auto.")
+            raise UsageError(
+                f"{path} holds another run; these fields differ:{fields}\nChoose another --name."
+                if changed
+                else f"{path} holds this run already: go on with it, --resume auto, or choose another --name."
+            )
 
     def _mend(self, saved: Checkpoint) -> None:
         """Sets aside what the run does not continue from, and corrects pointers and rows."""

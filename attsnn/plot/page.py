@@ -241,7 +241,7 @@ def _energies(run: Read) -> list[str]:
     if twin is not None:
         said.append(f"r_EE against the non-spiking twin, papers' model: {twin:.2f}.")
     if profile["gate_macs"]:
-        said.append(f"The gates take {amount(profile['gate_macs'])} MACs (derived counts).")
+        said.append(f"The gates take {amount(profile['gate_macs'])} MACs by formula.")
     return said
 
 

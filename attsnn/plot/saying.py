@@ -105,7 +105,7 @@ def _why(run: Read, base: Read) -> Verdict | None:
         f"{energy(ours)} a sample, {base.name} {energy(theirs)}, by the papers' model: the gates add "
         f"{energy(gates)}, the spikes {moved} {energy(abs(saved))}."
     )
-    return Verdict("Why?", f"r_EE {theirs / ours:.2f}", said)
+    return Verdict("Why?", f"r_EE {theirs / ours:.2f} over {base.name}", said)
 
 
 def energy(nj: float | None) -> str:

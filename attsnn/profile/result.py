@@ -234,8 +234,8 @@ class Profile:
 
     @property
     def gates(self) -> float:
-        """Delta MAC, the multiply-accumulates of the gates' generation and refinement, per sample.
-        The counts are derived.
+        """Delta MAC, the multiply-accumulates of the gates' generation and refinement, per sample. They
+        follow from the gates' sizes; nothing is counted.
         """
         return sum(energy.gate_macs(layer, self.costs) for layer in self._found.values()) / self.samples
 
@@ -289,8 +289,8 @@ class Profile:
         e = ", ".join(f"{name} {joules(value)}" for name, value in total.energy.items() if value == value)
         lines.append(f"Energy: {e}; r_EE against the non-spiking twin {twin:.2f} (papers' model).")
         if self.gates:
-            when = "at every step" if self.costs.per_step else "once a window"
-            lines.append(f"Gates: {self.gates:,.0f} MACs, derived counts, generated {when}.")
+            when = "at every step" if self.costs.per_step else "once a sample"
+            lines.append(f"Gates: {self.gates:,.0f} MACs by formula, computed {when}.")
         if not self.read:
             lines.append("Inputs were not read: operations, and what they and memory take, are unknown.")
         for what, count in self.left_out.items():
