@@ -55,11 +55,11 @@ def write_recordings(
     manifest, with how many events were sorted and how often a clock started again.
     """
     needs = store_bytes(raw, (entry.file for entry in entries))
+    if progress:
+        print(f"{plain(out)}: {len(entries):,} recordings, about {needs:,} bytes", file=sys.stderr)
     counted = {"source": plain(raw.path.name), "sorted_events": 0, "clock_restarts": 0, **about}
     by_file, empty = {entry.file: entry for entry in entries}, []
     with StoreWriter(out, classes=classes, sensor=sensor, about=counted, needs=needs) as writer:
-        if progress:
-            print(f"{plain(out)}: {len(entries):,} recordings, about {needs:,} bytes", file=sys.stderr)
         files = tqdm(
             raw.read(by_file),
             total=len(entries),
