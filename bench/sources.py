@@ -4,6 +4,7 @@ Of Python, what runs counts: comments, docstrings and annotations may change.
 """
 
 import ast
+import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,6 +46,7 @@ def _hash(patterns: Iterable[str], root: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+@functools.cache  # eight benches share most files
 def runs(code: bytes | str) -> str:
     """What of a Python file runs: its syntax tree without docstrings, annotations and imports for them."""
     return _told(ast.parse(code))

@@ -2,6 +2,7 @@
 ptxas reported of the kernels, against what their drivers ask for.
 """
 
+import fcntl
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ def tool(name: str) -> str:
     return str(beside) if beside.exists() else shutil.which(name) or name
 
 
-# The programs' sources by the test file that runs them. A folder for each: two may build at the same time.
+# The programs' sources by the test file that runs them.
 SETS = {
     "neuron": ("neuron", "reduce", "launch"),
     "seam": ("seam", "seam_neuron", "gates"),
@@ -28,16 +29,21 @@ SETS = {
 }
 
 
-def build(name: str) -> Path:
-    """The folder of the programs of that set, every variant; built where they are not up to date."""
-    folder, sources = ROOT / "build" / f"on_host_{name}", SETS[name]
+def build(*names: str) -> Path:
+    """The folder of the programs. What of these sets is not up to date is built, in every variant;
+    of two processes that build, one waits.
+    """
+    folder, sources = ROOT / "build" / "on_host", [source for name in names for source in SETS[name]]
+    folder.mkdir(parents=True, exist_ok=True)
     torch_dir = f"-DTORCH_DIR={Path(torch.__file__).parent}"
     ninja = f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"
     configure = ["-G", "Ninja", "-S", ROOT, "-B", folder, torch_dir, ninja, "-DATTSNN_EXTENSION=OFF"]
     targets = [f"on_host_{source}" for source in sources]
-    for arguments in (configure, ["--build", folder, "--target", *targets]):
-        done = subprocess.run([tool("cmake"), *map(str, arguments)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for arguments in (configure, ["--build", folder, "--target", *targets]):
+            done = subprocess.run([tool("cmake"), *map(str, arguments)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return folder / "tests" / "cpp"
 
 
@@ -159,5 +165,4 @@ def must_fit(family: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":  # `make test` builds them all first, on every core
-    for _name in SETS:
-        build(_name)
+    build(*SETS)

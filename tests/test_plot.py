@@ -226,7 +226,7 @@ def test_what_the_page_says(runs, capsys):
         "Is it better? yes, but by no more than chance test accuracy 92.50%, plain 90.00%: +2.50 points",
         "Is it sparser? yes 108 spikes a sample, plain 324: -67%; NASAR 0.150 against 0.450",
         "Where? 2 of 2 layers fire less",
-        "Why? r_EE 3.00 over plain 600 nJ a sample, plain 1.8 µJ, by the papers' model: the gates add 460 nJ, the",
+        "Why? r_EE 3.00 over plain 600 nJ a sample, plain 1.8 µJ, by the papers' model: the gates add 460 nJ",
         "epochs 1 to 2 of 3: 2 of 2 layers are silent.",
         "attention *",
         "most often taken for",

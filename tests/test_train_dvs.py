@@ -129,21 +129,32 @@ def test_the_end_shows_what_was_learned(trained):
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("moment", ["final test", "record", "pictures"])
+ENDS = {
+    "SIGTERM": lambda: signal.raise_signal(signal.SIGTERM),
+    "SIGINT": lambda: signal.raise_signal(signal.SIGINT),
+    "data": lambda: raised(data.DataFormatError("recording 7 is damaged")),
+    "disc": lambda: raised(OSError(errno.ENOSPC, "No space left on device")),
+}
+
+
 @pytest.mark.parametrize(
-    ("end", "code"),
+    ("end", "moment", "code"),
     [
-        (lambda: signal.raise_signal(signal.SIGTERM), 143),
-        (lambda: signal.raise_signal(signal.SIGINT), 130),
-        (lambda: raised(data.DataFormatError("recording 7 is damaged")), 3),
-        (lambda: raised(OSError(errno.ENOSPC, "No space left on device")), 5),
+        ("SIGTERM", "final test", 143),
+        ("SIGTERM", "record", 143),
+        ("SIGINT", "pictures", 130),
+        ("data", "final test", 3),
+        ("data", "pictures", 3),
+        ("disc", "final test", 1),  # no file of the run
+        ("disc", "record", 5),
+        ("disc", "pictures", 5),
     ],
 )
 def test_what_ends_the_final_measurement_is_how_the_command_ended(
-    trained, store, tmp_path, monkeypatch, moment, end, code
+    trained, store, tmp_path, monkeypatch, end, moment, code
 ):
     """exit.json said 0 of such runs; the same command with --resume auto measures and draws again."""
-    code = 1 if (moment, code) == ("final test", 5) else code  # no file of the run
+    end = ENDS[end]
     shutil.copytree(trained[0].parent, tmp_path / "runs")
     write = rows.write
     words = ["gesture", "--data", store, *flags(**TINY), "--resume", "auto"]
