@@ -416,6 +416,22 @@ def test_tables_of_networks():
     assert "30 of forward, 3 under the profiler." in page
 
 
+def test_networks_as_shipped_are_todays_where_there_are_any():
+    """README's table leaves out stale figures of one device as soon as there are fresh ones of another."""
+    about = {"bench": "shipped", "case": "S1", "dtype": "fp32", "neuron": "n", "threads": 2, "torch": "2"}
+    about |= {"commit": "c", "gap": None, "peak_bytes": 1, "seconds": [3.0] * 3, "ratio": [2.0] * 3}
+    lines = [
+        about | {"column": name, "row": row, "device": device, "stale": stale}
+        for device, stale in (("old", True), ("new", False))
+        for name in (tables.OURS, tables.AS_SHIPPED)
+        for row in model.ROWS
+    ]
+    page = tables.shipped_overview(lines)
+    assert page.count("S1, fp32") == 1 and "new, 2 threads" in page and "stale" not in page
+    page = tables.shipped_overview([line for line in lines if line["stale"]])
+    assert "old, 2 threads" in page and "S1, fp32 (stale)" in page and "2.00x" in page
+
+
 def test_what_is_outside_of_convolutions():
     """By the profiler: next to nothing of a convolution, forward and back, and all of what is none. What a
     convolution calls is in its time and not counted again: less than what is none would be left.
