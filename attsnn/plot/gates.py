@@ -19,6 +19,7 @@ _TITLES = {
     "PFA channels": "channels, by rank",
     "PFA map": "map over pixels",
 }
+_WIDTHS = {kind: 1.2 if kind in ("SA", "PFA map") else 2.1 for kind in KINDS}  # inches; a map is square
 _UNITS = {"TA": "step", "CA": "channel", "PFA time": "step", "PFA channels": "channel"}
 
 Scores = Mapping[str, Mapping[str, Any]]
@@ -43,7 +44,7 @@ def gates(path: Path, scores: Scores, *, frames: Tensor | None = None, title: st
     kinds = [kind for kind in KINDS if any(kind in part for part in parts.values())]
     if not kinds:
         return []
-    size = 1.0 + 2.1 * len(kinds), 0.55 + 1.15 * len(parts)
+    size = max(3.1, 1.0 + sum(_WIDTHS[kind] for kind in kinds)), 0.55 + 1.15 * len(parts)
     return _gates(path, parts, kinds, frames, title, size=size)
 
 
@@ -75,7 +76,8 @@ def _gates(
 ) -> None:
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=9)
-    panels = figure.subplots(len(parts), len(kinds), squeeze=False)
+    widths = [_WIDTHS[kind] for kind in kinds]
+    panels = figure.subplots(len(parts), len(kinds), squeeze=False, width_ratios=widths)
     for row, (name, found) in zip(panels, parts.items(), strict=True):
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for axes, kind in zip(row, kinds, strict=True):
