@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import SKIPS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "attsnn"
@@ -170,6 +171,22 @@ def test_nothing_is_executed_from_a_file():
             keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
             assert name != "torch.load" or keywords.get("weights_only") == "True", f"{path}:{node.lineno}"
             assert keywords.get("allow_pickle", "False") == "False", f"{path}:{node.lineno}"
+
+
+def test_a_skip_has_a_reason_that_is_listed():
+    """A reason that tests/conftest.py does not list is an error only where the test is skipped."""
+    unlisted = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(call, ast.Call) or not re.search(r"skip(if)?$", name := ast.unparse(call.func)):
+                continue
+            said = {word.arg: word.value for word in call.keywords}
+            reason = said.get("reason", call.args[0] if name == "pytest.skip" and call.args else None)
+            told = ast.unparse(reason) if reason else ""
+            words = isinstance(reason, ast.Constant | ast.JoinedStr) or not reason
+            if words and not any(listed in told for listed in SKIPS):
+                unlisted.append(f"{path.name}:{call.lineno}: {ast.unparse(call)}")
+    assert not unlisted
 
 
 IGNORED = 17  # lines that mypy is told to leave; a smaller number is welcome here, a greater one is not

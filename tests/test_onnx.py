@@ -10,8 +10,8 @@ from torch import nn
 from attsnn import attention, layers, neurons
 from attsnn.layers import SpikingLayer
 
-pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnxscript", reason="no onnxscript: make test-peers")
+onnxruntime = pytest.importorskip("onnxruntime", reason="no onnxruntime: make test-peers")
 STEPS = 2
 
 

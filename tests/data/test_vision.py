@@ -1,6 +1,7 @@
 """Transforms of images (the extra `vision`), and images that need no file."""
 
 import gc
+import resource
 import subprocess
 import sys
 
@@ -316,7 +317,6 @@ def test_synthetic_classes_can_be_learned():
 @pytest.mark.parametrize("size", [(20_000, 2), (2, 20_000), (150_000, 2), (3, 50_000)])
 def test_a_long_picture_costs_no_memory(size, vision):
     """A few bytes of a file: its shorter side would be enlarged, and the longer one with it."""
-    resource = pytest.importorskip("resource")
     image = Image.new("RGB", size, (10, 20, 30))
     image.paste((250, 20, 30), (size[0] // 2, size[1] // 2, *size))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
