@@ -25,7 +25,7 @@ class Costs:
         e_mac: a multiply-accumulate of 32-bit floating point at 45 nm (Horowitz, 2014).
         e_ac: an accumulate of the same. It is an addition, so a multiplication costs e_mac - e_ac.
         e_byte: reading or writing a byte (3.12 pJ a bit, as STEP takes it).
-        per_step: whether gates are computed at every step, as in the paper's text, or once a window, as in
+        per_step: whether gates are computed at every step, as in the paper's text, or once a sample, as in
             its released code.
         e_add: an addition of 32-bit integers (Lemaire et al., 2022).
         e_mul: a multiplication of 32-bit integers (Lemaire).
@@ -170,6 +170,11 @@ def papers(layer: Layer, layers: Mapping[str, Layer], samples: int, costs: Costs
         for t in (term(s, layers, samples) for s in layer.synapses.values())
     )
     return total + costs.e_mac * gate_macs(layer, costs) / samples
+
+
+def when_generated(costs: Costs) -> str:
+    """How often gates are computed, in words."""
+    return "at every step" if costs.per_step else "once a sample"
 
 
 def gate_macs(layer: Layer, costs: Costs) -> int:

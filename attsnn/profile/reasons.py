@@ -19,10 +19,9 @@ def explain(profile: "Profile", layer: Layer) -> str:
         lines += _synapses(s, profile)
     for gate in layer.gates:
         count = energy.generation(gate, costs) / n
-        when = "at every step" if costs.per_step else "once a window"
         lines += [
             f"  {gate.kind} (derived)",
-            f"    generation = {gate.formula}, {when} = {count:,.0f} MACs",
+            f"    generation = {gate.formula}, {energy.when_generated(costs)} = {count:,.0f} MACs",
             f"    refinement = values that it multiplies = {gate.refined / n:,.0f}",
         ]
     lines += [

@@ -85,7 +85,7 @@ class Gate:
 
     kind: str  # TA, CA, SA or PFA
     formula: str  # how generation is counted, for one window
-    once: int = 0  # multiply-accumulates of the generation, if computed once a window; all samples
+    once: int = 0  # multiply-accumulates of the generation, if computed once a sample; all samples
     by_step: int = 0  # the same if gates are computed at every step
     refined: int = 0  # values that a gate multiplies
     pooled: int = 0  # values that descriptors are made from

@@ -289,7 +289,7 @@ class Profile:
         e = ", ".join(f"{name} {joules(value)}" for name, value in total.energy.items() if value == value)
         lines.append(f"Energy: {e}; r_EE against the non-spiking twin {twin:.2f} (papers' model).")
         if self.gates:
-            when = "at every step" if self.costs.per_step else "once a sample"
+            when = energy.when_generated(self.costs)
             lines.append(f"Gates: {self.gates:,.0f} MACs by formula, computed {when}.")
         if not self.read:
             lines.append("Inputs were not read: operations, and what they and memory take, are unknown.")
