@@ -9,7 +9,10 @@ import importlib
 import importlib.util
 import itertools
 import pickle
+import random
+import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -246,8 +249,15 @@ def test_what_is_kept_says_why():
             "leaks": jelly.LIFNode(surrogate_function=surrogate.PiecewiseLeakyReLU()),
             "other": jelly.IzhikevichNode(),
             "mine": jelly.IFNode(),
+            "read-out": jelly.LIFNode(v_threshold=float("inf")),
+            "slow": jelly.LIFNode(),
+            "learned": jelly.LIFNode(),
+            "by channel": jelly.ParametricLIFNode(),
         }
     )
+    net["slow"].tau = 1.0
+    net["learned"].v_threshold = nn.Parameter(torch.tensor([0.5, 1.0]))
+    net["by channel"].w = nn.Parameter(torch.zeros(3))
     net["mine"].forward = lambda x: x
     report = accelerate(net, dry_run=True)
     why = {line.name: line.why for line in report.lines}
@@ -256,7 +266,10 @@ def test_what_is_kept_says_why():
     assert "soft (spiking=False)" in why["soft"] and "S2NN is not one that attsnn has" in why["odd"]
     assert "leaks (c=0.01)" in why["leaks"] and "no neuron of ours" in why["other"]
     assert "a forward of its own" in why["mine"]
-    assert "1 of 8 neuron layers would be exchanged" in str(report)
+    assert why["read-out"] == "its v_threshold is inf" and "tau must be greater than 1" in why["slow"]
+    assert why["learned"] == "its v_threshold is a Parameter, not a number"
+    assert why["by channel"] == "its w has 3 values, not one"
+    assert "1 of 12 neuron layers would be exchanged" in str(report)
     assert type(net["good"]) is jelly.IFNode  # a dry run changes nothing
     with pytest.raises(ValueError, match="give an example"):
         accelerate(net)
@@ -283,8 +296,38 @@ def test_what_changes_afterwards():
     other = jelly.LIFNode(step_mode="m", v_threshold=0.3)
     assert torch.equal(node(x), other(x))
     functional.reset_net(node), functional.reset_net(other)
+    if not TWO:  # whose kernel takes numbers alone
+        for each in (node, other):
+            each.v_threshold = torch.tensor([0.1, 0.2, 0.3, 0.4])
+            functional.reset_net(each)
+        assert torch.equal(node(x), other(x))
+    whole = torch.randint(0, 3, (5, 3, 4))  # of integers, too
+    for each in (node, other):
+        each.v_threshold = 0.5
+        functional.reset_net(each)
+    assert torch.equal(node(whole), other(whole)) and node(whole).any()
+    functional.reset_net(node), functional.reset_net(other)
     node.store_v_seq = other.store_v_seq = True
     assert torch.equal(node(x), other(x)) and torch.allclose(node.v_seq, other.v_seq)
+
+
+@needs_clock
+def test_the_sequence_of_states_of_clock_driven():
+    """The original stores it at each call; ours says that it does not, where it is read."""
+    node, other = clock.MultiStepLIFNode(), clock.MultiStepLIFNode()
+    x = currents(5, 3, 4).float() + 1
+    node(x), node.reset()
+    report = accelerate(node, x)
+    assert torch.equal(node(x), other(x))
+    with pytest.raises(RuntimeError, match="does not store the membrane of every step"):
+        _ = node.v_seq
+    node.reset(), other.reset()
+    for each in (node, other):  # whose default surrogate is one for all
+        each.surrogate_function = copy.deepcopy(each.surrogate_function)
+        each.surrogate_function.spiking = False  # theirs computes
+    assert torch.equal(node(x), other(x)) and torch.equal(node.v_seq, other.v_seq)
+    report.restore()
+    assert node.v_seq is not None
 
 
 # ---- the verification
@@ -326,14 +369,147 @@ def test_everything_else_is_as_before():
     assert "outputs and gradients are equal to 1e-9" in str(report) and "In float32 0 of" in str(report)
 
 
+class Wired(nn.Module):
+    """A linear layer and a neuron, and what a function makes of them."""
+
+    def __init__(self, wire):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(6, 5), jelly.LIFNode(v_threshold=0.3, step_mode="m")
+        self.near, self.wire, self.kept = jelly.IFNode(step_mode="m"), wire, []
+
+    def forward(self, x):
+        return self.wire(self, x)
+
+
+@needs_jelly
+@pytest.mark.parametrize("wrong", ["another output", "beside a threshold", "without gradients"])
+def test_wrong_networks_are_found(wrong, monkeypatch):
+    """In what a network returns beside its first output; also where other neurons are on their threshold."""
+
+    def wire(self, x):
+        exchanged = isinstance(self.lif, exchange.Exchanged)
+        out = self.lif(self.fc(x)) + (0.0 if wrong == "another output" else self.near((x > 0).to(x))[..., :5])
+        return x, out + (0.5 * exchanged if wrong != "without gradients" or self.training else 0)
+
+    net = Wired(wire)
+    if wrong == "without gradients":
+        net.requires_grad_(False)
+    with pytest.raises(interop.MismatchError, match=r"^Output 1 of the network is not the original's"):
+        accelerate(net, currents(4, 3, 6).float())
+    assert type(net.lif) is jelly.LIFNode
+
+
 @needs_jelly
 def test_values_on_the_threshold_are_counted():
-    """Rounding decides there: SpikingJelly charges in another order."""
-    node = jelly.LIFNode(tau=4 / 3, decay_input=False, step_mode="m").double()
+    """Rounding decides there: SpikingJelly charges in another order. The whole network then goes on with the
+    original's spikes, so that it is compared all the same.
+    """
+    how = {"tau": 5 / 3, "v_threshold": 0.3, "decay_input": False, "step_mode": "m"}
+    net = nn.Sequential(jelly.LIFNode(**how), nn.Linear(25, 4), jelly.LIFNode(step_mode="m")).double()
     x = torch.randint(-8, 9, (16, 40, 25), generator=torch.Generator().manual_seed(0)).double() / 8
-    report = accelerate(node, x)
+    first = net[0](x)
+    report = accelerate(net, x)
     assert "values on the threshold, where rounding decides" in str(report)
+    functional.reset_net(net)
+    differ = int((net[0](x) != first).any(0).sum())
+    assert differ or not TWO
+    if differ:
+        assert f"outputs are equal to 1e-9, given the original's spikes of {differ} neuron" in str(report)
+        assert "gradients were not compared" in str(report)
     assert verifying.BOUNDS[torch.float64].near == 1e-9
+
+
+@needs_jelly
+def test_whatever_a_network_does():
+    """Casts, draws of Python's and NumPy's, odd outputs, lists with a graph, keywords, inference mode."""
+    x = currents(4, 3, 6).float()
+
+    def draws(self, x):
+        return self.lif(self.fc(x)) * random.random() + np.random.rand()
+
+    def lists(self, x):
+        self.kept.append(self.fc(x).mean())
+        return self.lif(self.fc(x))
+
+    for wire in (
+        lambda self, x: self.lif(self.fc((100 * x).to(torch.int16).float() / 100)),
+        lambda self, x: self.lif(self.fc(x) @ torch.eye(5)),
+        draws,
+        lists,
+        lambda self, x: self.lif(x_seq=self.fc(x)) if TWO else self.lif(self.fc(x)),
+        lambda self, x: self.lif(self.fc(x)) > 0,
+        lambda self, x: self.lif(self.fc(x)).mean(0).log(),
+    ):
+        net = Wired(wire)
+        net(x), functional.reset_net(net)
+        states = random.getstate(), np.random.get_state()[1].copy()
+        assert accelerate(net, x).covered == 2
+        assert random.getstate() == states[0] and (np.random.get_state()[1] == states[1]).all()
+    with torch.inference_mode():
+        assert accelerate(Wired(lambda self, x: self.lif(self.fc(x))), x.clone(), fuse=True).covered == 2
+
+
+@needs_jelly
+def test_what_cannot_be_verified_says_so():
+    x = currents(4, 3, 6).float()
+    with pytest.raises(ValueError, match=r"the network does not run on the example \(RuntimeError: .*shapes"):
+        accelerate(Wired(lambda self, x: self.lif(self.fc(x[..., :4]))), x)
+
+    def narrow(self, x):
+        return self.lif(torch.from_numpy(self.fc(x).detach().numpy().astype("f4")) @ self.fc.weight)
+
+    with pytest.raises(ValueError, match="does not run in float64, in which it is verified"):
+        accelerate(Wired(narrow), x)
+    net = Wired(lambda self, x: self.lif(self.fc(x)))
+    net.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"verified on copies, and cannot be copied \(cannot pickle"):
+        accelerate(net, x)
+
+
+@needs_jelly
+def test_the_first_calls_of_many():
+    """Which are compared, and which not, is said."""
+    net = nn.Sequential(nn.Linear(6, 5), jelly.LIFNode())
+
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return torch.stack([self.net(step) for step in x])
+
+    report = str(accelerate(Steps(), currents(70, 2, 6).float()))
+    assert "1 neuron layer in 64 calls" in report and "these are the first 64" in report
+
+
+@needs_jelly
+def test_no_other_generator_is_seeded(monkeypatch):
+    """A GPU that the network is not on keeps its random numbers."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("all GPUs are seeded"))
+    accelerate(nn.Sequential(nn.Linear(6, 5), jelly.LIFNode()), currents(3, 6).float())
+
+
+@needs_jelly
+def test_evaluation_of_a_network_that_learns_after_its_neurons():
+    """In 0.0.0.0.14, neurons have no gradient in evaluation, which is said; ours have one."""
+    net = nn.Sequential(
+        nn.Linear(6, 5), jelly.LIFNode(step_mode="m", v_threshold=0.2), nn.Linear(5, 4)
+    ).eval()
+    report = str(accelerate(net, 2 * currents(4, 3, 6).float()))
+    assert (
+        "outputs and gradients are equal" in report if TWO else "gradients were not compared: the" in report
+    )
+
+
+@needs_jelly
+def test_a_compiled_network():
+    """The wrapper of torch.compile stays; what it wraps is exchanged."""
+    net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), jelly.LIFNode()).double()
+    compiled, x = torch.compile(net, backend="eager"), currents(3, 6)
+    report = accelerate(compiled, x, fuse=True)
+    assert report.covered == 1 and report.network is net and isinstance(net[2], exchange.Exchanged)
+    torch._dynamo.reset()
 
 
 # ---- whole networks
@@ -452,7 +628,7 @@ def test_a_block_of_a_transformer_of_clock_driven():
 
     net, x = Block(), torch.rand(4, 3, 5, 8) * 3
     report = accelerate(net, x)
-    assert report.covered == 4 and "0 of" in str(report)
+    assert report.covered == 4 and "In float32 0 of" in str(report)
     exchange_was = net(x)
     clock_functional = importlib.import_module("spikingjelly.clock_driven.functional")
     clock_functional.reset_net(net), report.restore()

@@ -230,6 +230,46 @@ def overwriting(self, x):
     return self.lif(y)
 
 
+def overwriting_by(what):
+    def wire(self, x):
+        z = self.conv(x)
+        y = self.bn(z)
+        nn.functional.relu(z, inplace=True) if what == "relu" else torch.mul(z, 2, out=z)
+        return self.lif(y)
+
+    return wire
+
+
+def in_evaluation(self, x):
+    y = self.bn(self.conv(x))
+    return self.lif(y) if self.training else (self.lif(y), y)
+
+
+def with_gradients(self, x):
+    """A loss that is kept in training alone."""
+    y = self.bn(self.conv(x))
+    if torch.is_grad_enabled():
+        self.loss = y.abs().mean()
+    return self.lif(y)
+
+
+@torch.jit.script
+def penalty(y: torch.Tensor):
+    return y.square().mean()
+
+
+def scripted(self, x):
+    y = self.bn(self.conv(x))
+    self.loss = penalty(y)
+    return self.lif(y)
+
+
+def under_vmap(self, x):
+    y = self.bn(self.conv(x))
+    self.loss = torch.func.vmap(lambda step: step.sum())(y)
+    return self.lif(y)
+
+
 def twice(self, x):
     return self.lif(self.bn(self.conv(self.lif(self.bn(self.conv(x)))[:, :, :2])))
 
@@ -243,23 +283,29 @@ def by_hand(self, x):
     [
         (returned, "the network returns what bn does"),
         (keeping, "something keeps what bn returns"),
-        (shortcut, "lif and relu read what bn returns|relu reads what bn returns"),
+        (shortcut, "lif and relu read what bn returns or relu reads what bn returns"),
         (shared, "lif and other read what bn returns"),
         (changed, "mul reads what bn returns"),
-        (overwriting, "mul_ overwrites what bn reads"),
+        (overwriting, "something overwrites what bn reads"),
+        (overwriting_by("relu"), "something overwrites what bn reads"),
+        (overwriting_by("out"), "something overwrites what bn reads"),
+        (in_evaluation, "in evaluation, the network returns what bn does"),
+        (with_gradients, "abs reads what bn returns"),
+        (scripted, "not fused: aten."),
+        (under_vmap, "not fused: aten."),
         (swapped, "in an order of its own"),
         (twice, "lif runs 2 times"),
-        (by_hand, "single steps, of each of which bn has statistics of its own in training"),
+        (by_hand, "lif runs 3 times"),
     ],
 )
 def test_what_reads_a_norm_beside(wire, why):
     net, x = Own(wire).double(), draw(T, N, 2, 6, 6)
     functional.set_step_mode(net, "s" if wire is by_hand else "m")
-    net.requires_grad_(wire is not overwriting)  # for gradients nobody may
+    net.requires_grad_("overwrites" not in why)  # for gradients nobody may
     twin = copy.deepcopy(net)
     report = accelerate(net, x, fuse=True)
     line = next(line for line in report.lines if line.name == "lif")
-    assert not line.chain and any(part in line.why for part in why.split("|")), line.why
+    assert not line.chain and any(part in line.why for part in why.split(" or ")), line.why
     outs = [each(x) for each in (twin, net)]
     assert all(map(torch.equal, *(o if isinstance(o, tuple) else (o,) for o in outs)))
 
@@ -292,6 +338,58 @@ def test_what_members_have():
     folded = lambda self, x: self.lif(self.bn(self.conv(x).flatten(0, 1)).unflatten(0, (T, N)))  # noqa: E731
     assert "no batch norm's output" in why(Own(folded, Mine(4)))
     assert len(accelerate(Own(folded, nn.BatchNorm2d(4)), torch.rand(T, N, 2, 6, 6), fuse=True).chains) == 1
+
+
+def test_what_stands_between():
+    """What only training does is seen in evaluation, too; hooks of containers part norm and neuron."""
+    x = draw(T, N, 2, 6, 6, dtype=torch.float32)
+    dropping = lambda self, x: self.lif(self.other(self.bn(self.conv(x))))  # noqa: E731
+    net = Own(dropping)
+    net.other = layer.Dropout(0.5, step_mode="m")
+    report = accelerate(net.eval(), x, fuse=True)
+    assert not report.chains and "not fused: in training, " in report.lines[0].why
+    net = nn.Sequential(layer.SeqToANNContainer(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)), nn.Sequential(lif()))
+    twin, seen = copy.deepcopy(net), []
+    for each in net:
+        hook = each.register_forward_hook(lambda m, args, out: 0.5 * out)
+        line = accelerate(copy.deepcopy(net), x, fuse=True).lines[0]
+        hook.remove()
+        if each is net[0]:
+            assert line.why == "not fused: 0, between 0.1 and it, has hooks or a forward of its own"
+    hook = net[1].register_forward_pre_hook(lambda m, args: None)
+    assert "1, between 0.1 and it, has hooks" in accelerate(net, x, fuse=True, dry_run=True).lines[0].why
+    hook.remove()
+    assert len(accelerate(net, x, fuse=True).chains) == 1
+    for each in (twin, net):
+        each[0].register_forward_hook(lambda m, args, out: seen.append(out.detach()))
+    must_equal(results(twin.double(), x.double(), 1), results(net.double(), x.double(), 1))
+    assert torch.equal(*seen)  # both normalised
+
+
+def test_layouts():
+    """What the original returns is contiguous, or not: users take views of it. Channels-last maps stay so."""
+
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.bn, self.lif = nn.Linear(5, 6), nn.BatchNorm1d(6), lif()
+
+        def forward(self, x):
+            t, n, length, _ = x.shape
+            y = self.bn(self.linear(x.flatten(0, 1)).transpose(1, 2)).view(t, n, 6, length)
+            return self.lif(y).view(t, n, 6 * length)
+
+    torch.manual_seed(0)
+    net, x = Viewing().double(), draw(T, N, 3, 5)
+    twin = copy.deepcopy(net)
+    assert accelerate(net, x, fuse=True).covered == 1
+    must_equal(results(twin, x), results(net, x))
+    node, y = lif(), draw(T, N, 4, 5, 6)
+    accelerate(node, y)
+    assert node(y.transpose(3, 4)).is_contiguous()
+    functional.reset_net(node)
+    last = y.flatten(0, 1).to(memory_format=torch.channels_last).unflatten(0, (T, N))
+    assert node(last).stride() == last.stride()
 
 
 def test_without_an_example():
@@ -357,8 +455,8 @@ def test_changes_part_the_two():
 def test_copies_of_a_chain():
     twin, net, x = fused()
     want = results(twin, x)
-    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(Own(plain)))):  # noqa: S301
-        assert type(other.bn) in (type(net.bn), layer.BatchNorm2d)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):  # noqa: S301
+        assert type(other.bn) is type(net.bn) and other.bn._chain is other.lif._chain
     other = copy.deepcopy(net)
     assert other.bn._chain.norm is other.bn and other.bn._chain.neuron is other.lif
     must_equal(want, results(other, x))
@@ -368,22 +466,78 @@ def test_copies_of_a_chain():
     y = draw(T, N, 4, 6, 6)
     functional.reset_net(twin)
     assert torch.equal(alone(y), twin.lif(y))
+    z = draw(T, N, 4, 6, 6)
+    norm = copy.deepcopy(net.bn)  # without its neuron
+    assert torch.equal(norm(z), copy.deepcopy(twin.bn)(z))
     functional.reset_net(pair), functional.reset_net(net)
     net.eval(), pair.eval()
     assert torch.equal(pair[2](pair[1](pair[0](x))), net(x))
 
 
 def test_a_neuron_that_is_gone_is_missed():
-    """What a norm has handed on is never taken for normalised in silence."""
+    """The next call says so."""
     _, net, x = fused()
     net.lif = nn.ReLU()
     net(x)
     with pytest.raises(RuntimeError, match=r"lif has not read what bn handed on .* restore"):
         net(x)
     twin, net, x = fused()
+    if hasattr(neuron.LIFNode, "functional_forward"):
+        from spikingjelly.activation_based import base
+
+        net = nn.Sequential(net.conv, net.bn, net.lif)
+        with pytest.raises(RuntimeError, match="functional_forward cannot read what bn hands on"):
+            base.to_functional_forward(net)((x,), (0.0,))
+    twin, net, x = fused()
     net.bn = twin.bn  # another norm in its place, as convert_sync_batchnorm puts one: it computes by itself
     with torch.no_grad():
         assert torch.equal(net.eval()(x), twin.eval()(x))
+
+
+def test_states_detach():
+    """Truncated backpropagation through time, with channels last and first."""
+    for name in ("tokens", "time folded"):
+        net, shape, _ = NETWORKS[name]()
+        twin, x = copy.deepcopy(net).double(), draw(*shape)
+        accelerate(net.double(), x, fuse=True)
+        for _ in range(2):
+            outs = [each(x) for each in (twin, net)]
+            for each in (twin, net):
+                functional.detach_net(each)
+            assert torch.equal(*outs)
+        assert not net.lif.v.requires_grad and torch.allclose(net.lif.v, twin.lif.v)
+
+
+def test_norms_in_odd_states():
+    """Statistics that are no longer tracked, and no samples at all."""
+    twin, net, x = fused()
+    for each in (twin, net):
+        each.bn.track_running_stats = False
+    must_equal(results(twin, x, 1), results(net, x, 1))
+    assert net.bn.num_batches_tracked == twin.bn.num_batches_tracked == 0
+    for each in (twin, net):
+        each.bn.track_running_stats = True
+        functional.reset_net(each)
+    assert net(x[:, :0]).shape == twin(x[:, :0]).shape
+
+
+def test_restored_under_a_parametrisation():
+    class Doubled(nn.Module):
+        def forward(self, w):
+            return 2 * w
+
+        def right_inverse(self, w):
+            return w / 2
+
+    net, x = Own(plain).double(), draw(T, N, 2, 6, 6)
+    twin, report = copy.deepcopy(net), accelerate(net, x, fuse=True)
+    for each in (twin, net):
+        nn.utils.parametrize.register_parametrization(each.bn, "weight", Doubled())
+    must_equal(results(twin, x, 1), results(net, x, 1))
+    report.restore(), functional.reset_net(net), functional.reset_net(twin)
+    must_equal(results(twin, x, 1), results(net, x, 1))
+    nn.utils.parametrize.remove_parametrizations(net.bn, "weight")
+    assert type(net.bn) is layer.BatchNorm2d
 
 
 def test_a_wrong_chain_is_found(monkeypatch):

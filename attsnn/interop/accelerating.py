@@ -24,7 +24,7 @@ from .exchange import (
 )
 from .finding import Link
 from .fusing import Chain, reason_against
-from .verifying import links_of, verify
+from .verifying import Check
 
 
 class Line(NamedTuple):
@@ -79,8 +79,7 @@ class Report:
         """Gives every neuron and norm its former class back; returns the network."""
         for module in self.exchanged:
             if isinstance(module, Exchanged):
-                module.__dict__.pop("_chain", None)
-                module.__class__ = type(module)._theirs
+                module.give_back()
         return self.network
 
     def __str__(self) -> str:
@@ -134,18 +133,21 @@ def accelerate(
         raise ValueError(
             "accelerate: give an example of the network's input, on which it is verified; or dry_run=True"
         )
+    network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper computes by it
     lines = [line for line in (_look(*each) for each in network.named_modules()) if line is not None]
     chosen = [line.name for line in lines if line.now is not None]
-    links: dict[str, Link] = {}
-    if fuse and example is not None:
-        lines, links = _linked(network, lines, chosen, example)
     report = Report(network, lines, dry_run=dry_run, fuse=fuse)
-    if dry_run and fuse and example is None:
+    if example is None and fuse:
         report.verified = ["What is fused is seen on an example: give one."]
-    if dry_run or not chosen:
+    if example is None or not chosen:
         return report
-    report.verified = verify(network, chosen, links, example, _exchange)
-    report.exchanged = _exchange(network, chosen, links)
+    links: dict[str, Link] = {}
+    check = Check(network, chosen, example, _exchange)
+    if fuse:
+        report.lines, links = _linked(network, lines, chosen, check)
+    if not dry_run:
+        report.verified = check.verify(links)
+        report.exchanged = _exchange(network, chosen, links)
     return report
 
 
@@ -161,35 +163,35 @@ def _exchange(network: nn.Module, neurons: list[str], links: dict[str, Link]) ->
     for name, link in links.items():
         norm, neuron = cast(Exchanged, modules[link.norm]), cast(Stateful, modules[name])
         norm.__class__ = exchanged(type(norm), HandsOn)
-        norm._chain = neuron._chain = Chain((link.norm, name), norm, neuron, link.last)
+        chain = norm._chain = neuron._chain = Chain((link.norm, name), link.last)
+        chain.join(norm)
+        chain.join(neuron)
+        chain.close(*(modules[each] for each in link.crossed))
         done.append(norm)
     return done
 
 
 def _linked(
-    network: nn.Module, lines: list[Line], chosen: list[str], example: Any
+    network: nn.Module, lines: list[Line], chosen: list[str], check: Check
 ) -> tuple[list[Line], dict[str, Link]]:
     """The lines, with what is fused or why it is not, and the links."""
     modules: dict[str, nn.Module] = dict(network.named_modules())
     norms = [name for name, module in modules.items() if names_of(type(module)) in NORMS]
     kinds = {name: kind_of(modules[name]) for name in chosen}
     neurons = [name for name, kind in kinds.items() if kind is not None and issubclass(kind.steps, Stateful)]
-    found = links_of(network, chosen, norms, neurons, example, _exchange)
+    found = check.find(norms, neurons)
     links, told = {}, []
     for line in lines:
         link = found.get(line.name, "its loop over time is the user's")
+        why = link if isinstance(link, str) else reason_against(link, modules, modules[line.name])
         if line.now is None:
             told.append(line)
-            continue
-        if isinstance(link, Link):
-            link = reason_against(link.norm, modules[link.norm], modules[line.name]) or link
-        if isinstance(link, Link):
-            links[line.name] = link
-            chain = (*([link.layer] if link.layer else []), link.norm, line.name)
-            now = f"{line.now}, with {link.norm}"
-            told.append(line._replace(now=now, chain=chain))
+        elif why is not None:
+            told.append(line._replace(why=f"not fused: {why}"))
         else:
-            told.append(line._replace(why=f"not fused: {link}"))
+            links[line.name] = link = cast(Link, link)
+            chain = (*([link.layer] if link.layer else []), link.norm, line.name)
+            told.append(line._replace(now=f"{line.now}, with {link.norm}", chain=chain))
     return told, links
 
 
@@ -199,7 +201,7 @@ def _look(name: str, module: nn.Module) -> Line | None:
     if isinstance(module, Exchanged):
         return Line(name, name_of(module._theirs), None, "it has been exchanged before")
     if kind is not None:
-        why = reason_to_keep(module)
+        why = reason_to_keep(module, kind)
         return Line(name, name_of(cls), None if why else f"attsnn {kind.shown}", why or "")
     parents = [parent for parent in cls.__mro__[1:] if (parent.__module__, parent.__qualname__) in KINDS]
     if parents:
@@ -213,6 +215,7 @@ def _look(name: str, module: nn.Module) -> Line | None:
 
 
 def _fires(module: nn.Module) -> bool:
-    """Whether a module of these packages is a neuron."""
+    """Whether a module of these packages is a neuron, not a container of some."""
     where = type(module).__module__
-    return ".neuron" in where or "._neurons" in where or where.startswith("norse.torch.module")
+    inside = ".neuron" in where or "._neurons" in where or where.startswith("norse.torch.module")
+    return inside and not isinstance(module, nn.Sequential)

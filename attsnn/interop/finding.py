@@ -6,14 +6,16 @@ Between the norm and the neuron, values may be moved, but neither changed nor re
 
 import gc
 from collections.abc import Callable, Iterable, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+from attsnn._functions import Functions, tensors_of
+from attsnn.layers.folding import FOLDABLE
 
 MOVES = {
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous"),
@@ -24,7 +26,6 @@ QUESTIONS = {  # functions that ask about a tensor, not for its values
     *("stride", "storage_offset", "element_size", "is_contiguous"),
     *("is_floating_point", "is_complex", "get_device"),
 }
-LAYERS = nn.Conv1d, nn.Conv2d, nn.Linear
 Move = Callable[[Tensor], Tensor]
 
 
@@ -37,6 +38,8 @@ class Link(NamedTuple):
     norm: str
     moves: tuple[Move, ...]
     last: bool  # whether the channels are last in what the neuron reads
+    sequences: bool  # whether the neuron takes sequences
+    crossed: tuple[str, ...]  # the modules that this output leaves or enters
 
     def moved(self, x: Tensor) -> Tensor:
         for move in self.moves:
@@ -53,6 +56,9 @@ class _Origin:
     layer: str | None = None  # before a norm
     problem: str | None = None
     calls: int = 0
+    given: Tensor | None = None  # what a norm was called with, which it would pass on unchanged
+    version: int = 0  # of `given` at that time
+    crossed: set[str] = field(default_factory=set)
 
     def refuse(self, problem: str) -> None:
         self.problem = self.problem or problem
@@ -75,7 +81,7 @@ def find(
     watch = _Watch(network, norms, neurons)
     handles = watch.hang()
     try:
-        with torch.no_grad(), watch:
+        with watch, _OutOfSight(watch):
             watch.returned(run())
     finally:
         for handle in handles:
@@ -92,16 +98,34 @@ class _Found:
     last: bool | None = None
 
 
-class _Watch(TorchFunctionMode):
+class _OutOfSight(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tells a watch what reads tensors without a function of PyTorch: TorchScript, what runs in a `vmap`."""
+
+    def __init__(self, watch: "_Watch"):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.watch = watch
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        for x in tensors_of((args, kwargs)):
+            self.watch.computed(str(func), x)
+        return func(*args, **(kwargs or {}))
+
+
+class _Watch(Functions):
     def __init__(self, network: nn.Module, norms: list[str], neurons: list[str]):
         super().__init__()
         self.modules = dict(network.named_modules())
         self.origins = {name: _Origin(name, norm=True) for name in norms}
         self.found = {name: _Found() for name in neurons}
         self.trails: MutableMapping[Tensor, _Trail] = WeakIdKeyDictionary()
-        # what a norm was called with, which it would pass on unchanged
-        self.given: MutableMapping[Tensor, _Origin] = WeakIdKeyDictionary()
         self.inside = 0  # depth inside modules that are seen as a whole
+        self.seen: set[int] = set()  # the tensors that a function which is running was called with
 
     # ---- events
 
@@ -109,12 +133,13 @@ class _Watch(TorchFunctionMode):
         """Attaches the hooks by which modules are seen."""
         handles = []
         for name, module in self.modules.items():
-            seen = name in self.origins or name in self.found or isinstance(module, LAYERS)
-            if seen:
+            if name in self.origins or name in self.found or isinstance(module, FOLDABLE):
                 handles += [
                     module.register_forward_pre_hook(self._entered(name), with_kwargs=True),
                     module.register_forward_hook(self._left(name), always_call=True),
                 ]
+            else:
+                handles += [module.register_forward_hook(self._crossed(name), with_kwargs=True)]
         return handles
 
     def _entered(self, name: str) -> Callable[..., None]:
@@ -133,6 +158,16 @@ class _Watch(TorchFunctionMode):
 
         return hook
 
+    def _crossed(self, name: str) -> Callable[..., None]:
+        """Of a module around a norm or a neuron."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+            for x in tensors_of((args, kwargs, out)):
+                if not self.inside and x in self.trails:
+                    self.trails[x].origin.crossed.add(name)
+
+        return hook
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -140,23 +175,27 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if not self.inside:
-            self._called(func, args, kwargs, out)
-        return out
+        self.seen = {id(x) for x in tensors_of((args, kwargs))}
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        finally:
+            self.seen = set()
 
     # ---- what they tell
 
-    def _called(
+    def computed(self, name: str, x: Tensor) -> None:
+        """An operator reads x."""
+        if not self.inside and id(x) not in self.seen and x in self.trails:
+            self.trails[x].origin.refuse(f"{name} reads what {self.trails[x].origin.name} returns")
+
+    def called(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
+        if self.inside:
+            return
         name = getattr(func, "__name__", str(func))
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        given, outs = tensors_of((args, kwargs)), tensors_of(out)
         trails = [self.trails[x] for x in given if x in self.trails]
-        outs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-        if given and _in_place(name):
-            self._overwritten(name, given[0])
         if not trails or (not outs and name in QUESTIONS):
             return
         trail = trails[0]
@@ -179,23 +218,18 @@ class _Watch(TorchFunctionMode):
             for x in outs:
                 self.trails.setdefault(x, replace(trail, channels=None))
 
-    def _overwritten(self, name: str, x: Tensor) -> None:
-        place = x.untyped_storage().data_ptr()
-        for z, origin in [*self.given.items()]:
-            if z.untyped_storage().data_ptr() == place:
-                origin.refuse(f"{name} overwrites what {origin.name} reads")
-
     def _read(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A norm, a neuron or a layer reads its arguments."""
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        given = tensors_of((args, kwargs))
         for x in given:
             if x in self.trails:
                 self._use(self.trails[x], name)
-        first = self.trails.get(args[0]) if len(args) == 1 and isinstance(args[0], Tensor) else None
+        first = self.trails.get(given[0]) if len(given) == 1 else None
         origin = self.origins.get(name)
         if origin is not None:
             origin.calls += 1
-            self.given.update(dict.fromkeys(given, origin))
+            origin.given = given[0] if given else None
+            origin.version = 0 if origin.given is None else origin.given._version
             origin.layer = first.origin.name if first is not None and not first.origin.norm else None
         found = self.found.get(name)
         if found is None:
@@ -205,7 +239,12 @@ class _Watch(TorchFunctionMode):
             return
         found.calls += 1
         if first is not None and first.origin.norm:
-            found.trail, found.last = first, _last(first.channels, self.modules[name])
+            source = first.origin
+            if source.given is not None and source.given._version != source.version:
+                source.refuse(f"something overwrites what {source.name} reads")
+            source.given = None
+            found.last = _last(first.channels, self.modules[name])
+            found.trail = replace(first, channels=None)  # they would take as much memory as the activations
 
     def _returned_by(self, name: str, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
         origin = self.origins.get(name)
@@ -216,7 +255,7 @@ class _Watch(TorchFunctionMode):
             channels = torch.empty_like(out, dtype=torch.int64)  # in the memory layout of the output
             channels.copy_(torch.arange(out.shape[at], device=out.device).view(shape))
             self.trails[out] = _Trail(origin, channels)
-        elif isinstance(module, LAYERS):
+        elif isinstance(module, FOLDABLE):
             self.trails[out] = _Trail(_Origin(name, norm=False), None)
 
     def _use(self, trail: _Trail, reader: str) -> None:
@@ -226,16 +265,17 @@ class _Watch(TorchFunctionMode):
 
     def returned(self, out: Any) -> None:
         """The network returns `out`."""
-        for x in tree_leaves(out):
-            if isinstance(x, Tensor) and x in self.trails:
+        for x in tensors_of(out):
+            if x in self.trails:
                 self.trails[x].origin.refuse(f"the network returns what {self.trails[x].origin.name} does")
 
     # ---- what it comes to
 
     def links(self) -> dict[str, Link | str]:
-        gc.collect()
-        for trail in self.trails.values():
-            trail.origin.refuse(f"something keeps what {trail.origin.name} returns")
+        if not torch.is_grad_enabled():  # else the graph of the neurons' states keeps it, too
+            gc.collect()
+            for trail in self.trails.values():
+                trail.origin.refuse(f"something keeps what {trail.origin.name} returns")
         return {name: self._link(name, found) for name, found in self.found.items()}
 
     def _link(self, name: str, found: _Found) -> Link | str:
@@ -244,10 +284,6 @@ class _Watch(TorchFunctionMode):
         if found.trail is None:
             return "it reads no batch norm's output"
         origin = found.trail.origin
-        if self.modules[origin.name].training and not self.modules[name].takes_sequences():
-            return (
-                f"it takes single steps, of each of which {origin.name} has statistics of its own in training"
-            )
         for what, calls in ((name, found.calls), (origin.name, origin.calls)):
             if calls > 1:
                 return f"{what} runs {calls} times"
@@ -255,14 +291,9 @@ class _Watch(TorchFunctionMode):
             return origin.problem
         if found.last is None:
             return f"it reads what {origin.name} returns in an order of its own"
-        return Link(origin.layer, origin.name, found.trail.moves, found.last)
-
-
-def _in_place(name: str) -> bool:
-    """`add_`, `__setitem__`, `__iadd__`; not `__add__`."""
-    if name.startswith("__"):
-        return name == "__setitem__" or (name.startswith("__i") and name not in ("__invert__", "__index__"))
-    return name.endswith("_")
+        crossed = tuple(sorted(origin.crossed))
+        sequences = self.modules[name].takes_sequences()
+        return Link(origin.layer, origin.name, found.trail.moves, found.last, sequences, crossed)
 
 
 def _last(channels: Tensor | None, neuron: Any) -> bool | None:

@@ -1,15 +1,20 @@
 """Verifies that an exchanged network computes what it did, before anyone relies on it."""
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal, NamedTuple
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
+
+from attsnn._functions import tensors_of
 
 from .finding import Link, find
+from .running import Emission, copied, emissions, given, held, own_random_numbers, run, set_state, state_of
 
 
 class _Bounds(NamedTuple):
@@ -30,6 +35,7 @@ class _Bounds(NamedTuple):
 
 BOUNDS = {torch.float64: _Bounds(1e-9, 1e-9, 1e-12), torch.float32: _Bounds(1e-6, 1e-5, 1e-6)}
 CALLS = 64  # the most calls of a neuron that are compared
+NOT_COMPARED = "Its gradients were not compared"
 
 Exchange = Callable[[nn.Module, list[str], dict[str, Link]], Any]
 Modules = dict[str, nn.Module]
@@ -43,37 +49,12 @@ class _Call(NamedTuple):
     """What a neuron, or the norm before it, was called with, and the neuron's state at that time."""
 
     args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     state: Any
 
-
-def verify(
-    network: nn.Module, names: list[str], links: dict[str, Link], example: Any, exchange: Exchange
-) -> list[str]:
-    """Verifies, and returns sentences that say how. The network is not touched. Raises MismatchError."""
-    with _own_random_numbers(network):
-        check = _Check(network, names, links, example, exchange)
-        return [check.neurons(), check.whole(), check.as_it_is()]
-
-
-def links_of(
-    network: nn.Module,
-    names: list[str],
-    norms: list[str],
-    neurons: list[str],
-    example: Any,
-    exchange: Exchange,
-) -> dict[str, Link | str]:
-    """For each of the neurons its link to one of the norms, or in words why it has none."""
-    with _own_random_numbers(network):
-        check = _Check(network, names, {}, example, exchange)
-        own = check.exchanged(check.dtype)
-        return find(own, norms, neurons, lambda: _call(own, example, check.dtype))
-
-
-def _own_random_numbers(network: nn.Module) -> AbstractContextManager[None]:
-    return torch.random.fork_rng(
-        devices=[*{p.device for p in network.parameters() if p.device.type == "cuda"}]
-    )
+    @property
+    def inputs(self) -> list[Tensor]:
+        return tensors_of((self.args, self.kwargs))
 
 
 class _Unit(NamedTuple):
@@ -89,194 +70,258 @@ class _Unit(NamedTuple):
     def of(self, modules: Modules) -> list[nn.Module]:
         return [modules[name] for name in dict.fromkeys((self.entry, self.name))]
 
-    def run(self, modules: Modules, args: tuple[Any, ...]) -> Any:
-        if self.link is None:
-            return modules[self.name](*args)
-        return modules[self.name](self.link.moved(modules[self.link.norm](*args)))
+    def run(self, modules: Modules, call: _Call) -> Any:
+        out = modules[self.entry](*call.args, **call.kwargs)
+        return out if self.link is None else modules[self.name](self.link.moved(out))
 
-    def read(self, modules: Modules, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What the neuron reads; no statistics are changed."""
+    def distances(self, theirs: Modules, ours: Modules, call: _Call) -> Tensor:
+        """The distances of the membrane to the threshold; no statistics are changed."""
+        neuron: Any = ours[self.name]
         if self.link is None:
-            return args
-        norm = modules[self.link.norm]
+            return cast(Tensor, neuron.distances(*call.args, **call.kwargs))
+        norm = theirs[self.link.norm]
         buffers = {name: buffer.clone() for name, buffer in norm.named_buffers()}
-        return (self.link.moved(torch.func.functional_call(norm, buffers, args)),)
+        normed = torch.func.functional_call(norm, buffers, call.args, call.kwargs)
+        return cast(Tensor, neuron.distances(self.link.moved(normed)))
 
 
-class _Check:
-    """Compares a network with its exchanged self, on copies in a type that tells
-    rounding from real differences.
+class Wants(Enum):
+    """Which gradients a network is asked for."""
+
+    ALL = "of inputs and parameters"
+    PARAMETERS = "of parameters"
+    NOTHING = "none"
+
+
+class _Results(NamedTuple):
+    """What a network returned, and the gradients of its inputs and parameters, by name."""
+
+    outs: list[Tensor]
+    grads: dict[str, Tensor | None]
+
+
+class Check:
+    """Compares a network with its exchanged self, on copies in a type that tells rounding from real
+    differences. The network is not touched.
+
+    Args:
+        network: the network.
+        names: those of the neurons that are to be exchanged.
+        example: an input of the network.
+        exchange: exchanges the neurons of a network, and links them with norms.
+
+    Raises:
+        ValueError: the network cannot be copied, or does not run on the example.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        names: list[str],
-        links: dict[str, Link],
-        example: Any,
-        exchange: Exchange,
-    ):
+    def __init__(self, network: nn.Module, names: list[str], example: Any, exchange: Exchange):
         modules = dict(network.named_modules())
         narrow = any(hasattr(modules[name], "spike_grad") for name in names)  # snnTorch's spikes are float32
         self.dtype = torch.float32 if narrow else torch.float64
-        self.network, self.names, self.links, self.example = network, names, links, example
+        self.network, self.names, self.example = network, names, example
         self.exchange, self.bounds = exchange, BOUNDS[self.dtype]
-        self.near = 0  # values on the threshold
+        self.links: dict[str, Link] = {}
+        self.lost: Counter[str] = Counter()  # of each layer, the neurons with a value on the threshold
+        self.more = False  # whether there are gradients that the original does not have
+        with own_random_numbers(network):
+            self._must_run()
+
+    def _must_run(self) -> None:
+        """Raises ValueError, in words, unless the network runs on a copy."""
+        try:
+            net = copied(self.network, self.dtype)
+        except Exception as error:  # of whatever a module holds
+            raise ValueError(
+                f"accelerate: the network is verified on copies, and cannot be copied ({error})"
+            ) from error
+        try:
+            with torch.no_grad():
+                run(net, given(self.example, self.dtype), self.dtype)
+        except Exception as error:
+            where = f"in {_words(self.dtype)}, in which it is verified"
+            try:
+                with torch.no_grad():
+                    run(copied(self.network), given(self.example, None), None)
+            except Exception:  # it does not depend on the type
+                where = "on the example"
+            raise ValueError(
+                f"accelerate: the network does not run {where} ({type(error).__name__}: {error})"
+            ) from error
+
+    def find(self, norms: list[str], neurons: list[str]) -> dict[str, Link | str]:
+        """For each of the neurons its link to one of the norms, or in words why it has none.
+
+        A norm is linked if it is in training and in evaluation: `train()` is not a change of the network,
+        which may read it otherwise then.
+        """
+        found: dict[str, Link | str] = {}
+        with own_random_numbers(self.network):
+            # A network may do otherwise in each: without gradients, and in training.
+            for other, grad in itertools.product((False, True), (False, True)):
+                own = self.exchanged(self.dtype)
+                if other:
+                    own.train(not self.network.training)
+                mode = "in training" if own.training else "in evaluation"
+                try:
+                    with torch.set_grad_enabled(grad):
+                        links = find(own, norms, neurons, partial(self._run, own))
+                except Exception as error:  # it runs in its own mode: see __init__
+                    links = dict.fromkeys(neurons, f"the network does not run on the example ({error})")
+                for name, link in links.items():
+                    found[name] = _agreed(found.get(name), link, f"{mode}, " if other else "")
+        return found
+
+    def verify(self, links: dict[str, Link]) -> list[str]:
+        """Verifies, and returns sentences that say how. Raises MismatchError."""
+        self.links = links
+        with own_random_numbers(self.network):
+            return [self.neurons(), self.whole(), self.as_it_is()]
 
     def exchanged(self, dtype: torch.dtype | None) -> nn.Module:
-        found = _copy(self.network, dtype)
+        found = copied(self.network, dtype)
         self.exchange(found, self.names, self.links)
         return found
+
+    def _run(self, net: nn.Module) -> Any:
+        return run(net, given(self.example, self.dtype), self.dtype)
 
     def neurons(self) -> str:
         """Compares each neuron, with its norm, on the input that it is fed."""
         units = [_Unit(name, self.links.get(name)) for name in self.names]
-        fed = _fed(_copy(self.network, self.dtype), units, self.example, self.dtype)
-        theirs = dict(_copy(self.network, self.dtype).named_modules())
-        ours, values = dict(self.exchanged(self.dtype).named_modules()), 0
+        fed, often = self._fed(units)
+        theirs = dict(copied(self.network, self.dtype).named_modules())
+        ours, near, values = dict(self.exchanged(self.dtype).named_modules()), 0, 0
         for unit in units:
             for call in fed[unit.name]:
-                near, count = _compare(unit, theirs, ours, call, self.bounds)
-                self.near, values = self.near + near, values + count
+                compared = _compare(unit, theirs, ours, call, self.bounds)
+                self.lost[unit.name] += compared.lost
+                self.more |= compared.more
+                near, values = near + compared.near, values + compared.values
+        calls = sum(map(len, fed.values()))
         text = (
-            f"Verified in {_words(self.dtype)} on the example: {len(fed)} neuron layers in "
-            f"{sum(map(len, fed.values()))} calls, each on what it was fed: all of {values:,} spikes are "
+            f"Verified in {_words(self.dtype)} on the example: {_count(len(fed), 'neuron layer')} in "
+            f"{_count(calls, 'call')}, each on what it was fed: all of {_count(values, 'spike')} are "
             f"equal, states and gradients to {self.bounds}"
         )
-        if self.near:
-            text += f", but for {self.near:,} values on the threshold, where rounding decides"
+        if near:
+            text += f", but for {_count(near, 'value')} on the threshold, where rounding decides"
+        if max(often.values()) > CALLS:
+            text += f". Of each layer's calls these are the first {CALLS}"
         idle = [name for name, found in fed.items() if not found]
         return text + (f". Not run on the example: {', '.join(idle)}." if idle else ".")
 
+    def _fed(self, units: list[_Unit]) -> tuple[dict[str, list[_Call]], Counter[str]]:
+        """What each of the units is called with, the first times; and how often it is called."""
+        fed: dict[str, list[_Call]] = {unit.name: [] for unit in units}
+        often: Counter[str] = Counter()
+        network = copied(self.network, self.dtype)
+        modules = dict(network.named_modules())
+
+        def remember(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                often[name] += 1
+                if len(fed[name]) < CALLS:
+                    fed[name].append(_Call(*tree_map(held, (args, kwargs, state_of(modules[name])))))
+
+            return hook
+
+        for unit in units:
+            modules[unit.entry].register_forward_pre_hook(remember(unit.name), with_kwargs=True)
+        with torch.no_grad():
+            self._run(network)
+        return fed, often
+
     def whole(self) -> str:
         """Compares outputs and gradients of both networks."""
-        results = []
-        for net in (_copy(self.network, self.dtype), self.exchanged(self.dtype)):
-            net.zero_grad(set_to_none=True)
-            with torch.enable_grad():
-                outs = _tensors(_call(net, self.example, self.dtype))
-                total = _random_sum([x for x in outs if x.is_floating_point()])
-                differentiable = isinstance(total, Tensor) and total.requires_grad
-                if isinstance(total, Tensor) and differentiable:
-                    torch.autograd.backward(total)
-            found: dict[str, Tensor | None] = {}
-            if outs:
-                found["The network's output"] = outs[0].detach()
-            if differentiable:
-                found |= {f"The gradient of {name}": p.grad for name, p in net.named_parameters()}
-            results.append(found)
-        theirs, ours = results
+        for wants in Wants:
+            try:
+                theirs, emitted, _ = self._results(copied(self.network, self.dtype), wants, None)
+                break
+            except Exception:  # an original that overwrites what its gradients need has fewer of them
+                if wants is Wants.NOTHING:
+                    raise
+        ours, again, parted = self._results(self.exchanged(self.dtype), wants, emitted)
+        calls = Counter(each.name for each in again)
+        for name, count in parted.items():
+            if count > self.lost[name] and calls[name] <= CALLS:
+                many = _count(count - self.lost[name], "neuron")
+                raise MismatchError(
+                    f"{name}: in the whole network {many} fire otherwise than the original's."
+                )
+        for k, (a, b) in enumerate(zip(theirs.outs, ours.outs, strict=True)):
+            what = f"Output {k} of the network" if k else "The network's output"
+            _close(what, a, b, self.bounds, scale=1.0)
+        outputs = f"The whole network's outputs are equal to {self.bounds}"
+        if parted:
+            total = _count(sum(parted.values()), "neuron")
+            return f"{outputs}, given the original's spikes of {total} on the threshold. {NOT_COMPARED}."
+        if self.more:
+            return f"{outputs}. {NOT_COMPARED}: the original's neurons have none in this mode, attsnn's have."
+        if not theirs.grads:
+            return f"{outputs}; it has no gradients in this mode."
+        if not all(bool(x.isfinite().all()) for x in theirs.outs):
+            return f"{outputs}. {NOT_COMPARED}: not all outputs are finite."
         # The sizes of the gradients, which are those of a sum with factors of about 1.
-        sizes = [float(x.abs().max()) for x in list(theirs.values())[1:] if x is not None and x.numel()]
-        largest = max(sizes, default=0.0)
-        try:
-            for what, a in theirs.items():
-                _close(what, a, ours[what], self.bounds, scale=max(largest, 1e-3))
-        except MismatchError as error:
-            if not self.near:
-                raise
-            return f"The whole network differs, by those values on the threshold: {error}"
-        if len(theirs) < 2:
-            return (
-                f"The whole network's outputs are equal to {self.bounds}; it has no gradients in this mode."
-            )
+        sizes = [float(x.abs().max()) for x in theirs.grads.values() if x is not None and x.numel()]
+        for what, x in theirs.grads.items():
+            _close(f"The gradient of {what}", x, ours.grads[what], self.bounds, scale=max([1e-3, *sizes]))
         return f"The whole network's outputs and gradients are equal to {self.bounds}."
+
+    def _results(
+        self, net: nn.Module, wants: Wants, instead: list[Emission] | None
+    ) -> tuple[_Results, list[Emission], Counter[str]]:
+        """Outputs and gradients of a network, what its neurons emit, and how many do otherwise."""
+        net.zero_grad(set_to_none=True)
+        inputs, grads = given(self.example, self.dtype), {}
+        floating = [x for x in tensors_of(inputs) if x.is_floating_point()]
+        for x in floating:
+            x.requires_grad_(wants is Wants.ALL)
+        with torch.set_grad_enabled(wants is not Wants.NOTHING):
+            with emissions(net, self.names, instead) as (emitted, parted):
+                # Copies, which a network may overwrite.
+                passed = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
+                outs = tensors_of(run(net, passed, self.dtype))
+            total = _random_sum([x for x in outs if x.is_floating_point()])
+            if isinstance(total, Tensor) and total.requires_grad:
+                torch.autograd.backward(total)
+        named = itertools.chain(((f"input {k}", x) for k, x in enumerate(floating)), net.named_parameters())
+        grads = {name: x.grad for name, x in named}
+        if not any(x is not None for x in grads.values()):
+            grads = {}
+        return _Results([x.detach() for x in outs], grads), emitted, parted
 
     def as_it_is(self) -> str:
         """Says how many spikes differ in the network's own type."""
         spikes = []
-        for net in (_copy(self.network), self.exchanged(None)):
-            with torch.no_grad(), _outputs(net, self.names) as found:
-                _call(net, self.example, None)
-            spikes.append(found)
+        for net in (copied(self.network), self.exchanged(None)):
+            with torch.no_grad(), emissions(net, self.names) as (found, _):
+                run(net, given(self.example, None), None)
+            spikes.append([each.outs[0] for each in found])
         pairs = list(zip(*spikes, strict=True))
         different = sum(int((a != b).sum()) for a, b in pairs)
         kind = next((_words(p.dtype) for p in self.network.parameters()), "its own type")
-        return f"In {kind} {different:,} of {sum(a.numel() for a, _ in pairs):,} spikes differ."
+        return f"In {kind} {different:,} of {_count(sum(a.numel() for a, _ in pairs), 'spike')} differ."
+
+
+def _agreed(before: Link | str | None, now: Link | str, when: str) -> Link | str:
+    """A link if both are one, to the same norm; otherwise the reason."""
+    if isinstance(before, str):
+        return before
+    if isinstance(now, str):
+        return when + now
+    if before is None:
+        return now
+    if (before.norm, before.last) != (now.norm, now.last):
+        return f"{when}it reads another norm's output"
+    return before._replace(crossed=tuple(sorted({*before.crossed, *now.crossed})))
 
 
 def _words(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-# ---- copies, runs
-# ------------------------------------------------------------------------------------------
-
-
-def _copy(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """A copy of the network in that type. Its states have no graph, and it has no hooks but PyTorch's own."""
-    memo = {}
-    for module in network.modules():
-        kept = (module.__dict__, module.__dict__.get("_memories", {}), module._buffers)
-        for value in (value for part in kept for value in part.values()):
-            if isinstance(value, Tensor):
-                memo[id(value)] = value.detach().clone()
-    found = copy.deepcopy(network, memo)
-    for module in found.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
-            for key in [k for k, hook in hooks.items() if not _of_torch(hook)]:
-                del hooks[key]
-    if dtype is None:
-        return found
-    for module in found.to(dtype).modules():
-        memories = module.__dict__.get("_memories", {})
-        memories.update({name: _wide(value, dtype) for name, value in memories.items()})
-    return found
-
-
-def _of_torch(hook: Any) -> bool:
-    """Whether a hook is one of PyTorch's own, by which pruning and the old weight_norm compute weights."""
-    return getattr(hook, "__module__", type(hook).__module__).startswith("torch.")
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(values) if isinstance(x, Tensor)]
-
-
-def _wide(value: Any, dtype: torch.dtype | None) -> Any:
-    floating = isinstance(value, Tensor) and value.is_floating_point()
-    return value.to(dtype) if floating and dtype is not None else value
-
-
-def _call(network: nn.Module, example: Any, dtype: torch.dtype | None) -> Any:
-    """The network's output for the example, with the same draws at each call."""
-    torch.manual_seed(0)
-    given = tree_map(lambda x: _wide(x.detach(), dtype) if isinstance(x, Tensor) else x, example)
-    if isinstance(given, dict):
-        return network(**given)
-    return network(*given) if isinstance(given, tuple | list) else network(given)
-
-
-def _fed(network: nn.Module, units: list[_Unit], example: Any, dtype: torch.dtype) -> dict[str, list[_Call]]:
-    """What each of the units is called with, the first times."""
-    fed: dict[str, list[_Call]] = {unit.name: [] for unit in units}
-    modules = dict(network.named_modules())
-
-    def remember(calls: list[_Call], neuron: nn.Module) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if len(calls) < CALLS:
-                kept = tuple(x.detach().clone() if isinstance(x, Tensor) else x for x in args)
-                calls.append(_Call(kept, _held(_state(neuron))))
-
-        return hook
-
-    for unit in units:
-        modules[unit.entry].register_forward_pre_hook(remember(fed[unit.name], modules[unit.name]))
-    with torch.no_grad():
-        _call(network, example, dtype)
-    return fed
-
-
-def _state(module: nn.Module) -> Any:
-    return module.v if hasattr(module, "v") else module.mem
-
-
-def _set_state(module: nn.Module, value: Any) -> None:
-    setattr(module, "v" if hasattr(module, "v") else "mem", _held(value))
-
-
-def _held(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 # ---- a neuron on what it was fed
@@ -292,13 +337,23 @@ class _Ran(NamedTuple):
     state: Tensor
 
 
-def _compare(unit: _Unit, theirs: Modules, ours: Modules, call: _Call, bounds: _Bounds) -> tuple[int, int]:
-    """(Values on the threshold, all values) of a call. Raises MismatchError if any other value differs."""
-    name = unit.name
-    neuron: Any = ours[name]
-    _set_state(neuron, call.state)
+class _Compared(NamedTuple):
+    """Of a call: all values, those on the threshold, the neurons that have such values, and whether there
+    are gradients that the original does not have.
+    """
+
+    values: int
+    near: int
+    lost: int
+    more: bool
+
+
+def _compare(unit: _Unit, theirs: Modules, ours: Modules, call: _Call, bounds: _Bounds) -> _Compared:
+    """Compares a call. Raises MismatchError if a value that is not on the threshold differs."""
+    name = unit.name or "the network"
+    set_state(ours[unit.name], call.state)
     with torch.no_grad():
-        near = neuron.distances(*unit.read(theirs, call.args)).abs() <= bounds.near
+        near = unit.distances(theirs, ours, call).abs() <= bounds.near
     a, b = _ran(unit, theirs, call), _ran(unit, ours, call)
     # After a spike on the threshold the sequences may part: that neuron is left out as a whole.
     lost = near.any(0) if near.dim() > a.state.dim() else near
@@ -308,8 +363,10 @@ def _compare(unit: _Unit, theirs: Modules, ours: Modules, call: _Call, bounds: _
     _close(f"{name}: the state", a.state, b.state, bounds, lost, scale=1.0)
     for before, after in zip(a.buffers, b.buffers, strict=True):
         _close(f"{unit.entry}: a running statistic", before, after, bounds, scale=1.0)
+    more = b.differentiable and not a.differentiable
+    compared = _Compared(near.numel(), int(near.sum()), int(lost.sum()), more)
     if not a.differentiable:
-        return int(near.sum()), near.numel()
+        return compared
     exact = not near.any()
     scale = max((float(x.abs().max()) for x in a.grads if x is not None and x.numel()), default=0.0)
     for x, y in zip(a.grads, b.grads, strict=True):
@@ -318,26 +375,27 @@ def _compare(unit: _Unit, theirs: Modules, ours: Modules, call: _Call, bounds: _
     for x, y in zip(a.weights, b.weights, strict=True):
         if exact:
             _close(f"{name}: the gradient of its parameters", x, y, bounds, scale=scale)
-    return int(near.sum()), near.numel()
+    return compared
 
 
 def _ran(unit: _Unit, modules: Modules, call: _Call) -> _Ran:
     """Runs a call, and takes the gradients of a random sum of what it returns."""
     neuron, parts = modules[unit.name], unit.of(modules)
-    _set_state(neuron, call.state)
+    set_state(neuron, call.state)
     for part in parts:
         part.zero_grad(set_to_none=True)
-    args = tuple(x.clone().requires_grad_() if isinstance(x, Tensor) else x for x in call.args)
+    copy = _Call(*tree_map(held, tuple(call)))
+    inputs = [x.requires_grad_() for x in copy.inputs if x.is_floating_point()]
     with torch.enable_grad():
-        outs = _tensors(unit.run(modules, args))
+        outs = tensors_of(unit.run(modules, copy))
         total = _random_sum(outs)
         assert isinstance(total, Tensor)  # a neuron returns something
         if total.requires_grad:
             torch.autograd.backward(total)
     own = [p.grad for part in parts for p in part.parameters(recurse=False)]
     buffers = [x for part in parts for x in part.buffers(recurse=False)]
-    grads = [x.grad for x in args if isinstance(x, Tensor)]
-    return _Ran(outs[0].detach(), total.requires_grad, grads, own, buffers, _state(neuron).detach())
+    grads = [x.grad for x in inputs]
+    return _Ran(outs[0].detach(), total.requires_grad, grads, own, buffers, state_of(neuron).detach())
 
 
 def _random_sum(outs: list[Tensor]) -> Tensor | Literal[0]:
@@ -357,29 +415,12 @@ def _close(
         raise MismatchError(f"{what} is there in one of the two networks alone.")
     if a is None or b is None or not a.numel():
         return
-    error = (a - b).abs() if lost is None else torch.where(lost, 0.0, (a - b).abs())
-    largest = float(a.abs().max())
+    if not a.is_floating_point():
+        a, b = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (a, b))
+    same = (a == b) | (a.isnan() & b.isnan())  # infinities, too
+    error = (a - b).abs().masked_fill(same if lost is None else same | lost, 0.0)
+    largest = float(a.abs().nan_to_num(0.0, 0.0, 0.0).max())
     if not bool((error <= bounds.close * largest + bounds.rest * scale).all()):
         raise MismatchError(
             f"{what} is not the original's: {float(error.max()):.3g} apart, of values up to {largest:.3g}."
         )
-
-
-@contextmanager
-def _outputs(network: nn.Module, names: list[str]) -> Iterator[list[Tensor]]:
-    """What these neurons emit, call by call. The hook is one of all modules: a hook on a neuron itself
-    would separate it from its norm.
-    """
-    found: list[Tensor] = []
-    modules = dict(network.named_modules())
-    neurons = {id(modules[name]) for name in names}
-
-    def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-        if id(module) in neurons:
-            found.append(tree_leaves(out)[0])
-
-    handle = nn.modules.module.register_module_forward_hook(hook)
-    try:
-        yield found
-    finally:
-        handle.remove()

@@ -232,7 +232,9 @@ def update(
 ) -> None:
     """Updates the running statistics as PyTorch's batch norm does, if `found` has statistics of the batch."""
     mean, var = found.batch_mean, found.batch_var
-    if mean is None or var is None or norm is None or not norm.training or norm.running_mean is None:
+    if mean is None or var is None or norm is None or not norm.training:
+        return
+    if norm.running_mean is None or not norm.track_running_stats:
         return
     if norm in settling:
         settling[norm](mean, var, repeats * z.numel() // z.shape[2])

@@ -6,7 +6,7 @@ are identified by their weights.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
+from attsnn._functions import Functions
 from attsnn.attention import Attention
 from attsnn.layers import AveragePool, NormedLayer, SpikingLayer
 from attsnn.neurons import LIF
@@ -301,26 +301,20 @@ def _neurons(neuron: nn.Module, out: Tensor) -> Neurons:
     return found
 
 
-class _Functions(TorchFunctionMode):
+class _Functions(Functions):
     """Tells a collector which functions of PyTorch are called."""
 
     def __init__(self, collector: Collector):
         super().__init__()
         self.collector = collector
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Collection[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
+    def called(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
         # Two out of three calls only ask for a shape or a type.
         tensors = isinstance(out, Tensor | tuple | list) and not isinstance(out, torch.Size)
         if tensors and self.collector.here:
-            self.collector.called(func, args, kwargs or {}, out)
-        return out
+            self.collector.called(func, args, kwargs, out)
 
 
 def _arguments(transposed: bool) -> tuple[str, ...]:
