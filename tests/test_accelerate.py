@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from attsnn import accelerate, interop
-from attsnn.interop import exchange, surrogates, verifying
+from attsnn.interop import comparing, exchange, surrogates
 from attsnn.profile import rates
 
 if not any(map(importlib.util.find_spec, ("spikingjelly", "snntorch"))):
@@ -416,7 +416,7 @@ def test_values_on_the_threshold_are_counted():
     if differ:
         assert f"outputs are equal to 1e-9, given the original's spikes of {differ} neuron" in str(report)
         assert "gradients were not compared" in str(report)
-    assert verifying.BOUNDS[torch.float64].near == 1e-9
+    assert comparing.BOUNDS[torch.float64].near == 1e-9
 
 
 @needs_jelly

@@ -16,6 +16,7 @@ MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "__main__": {"plot"},
     "_extension": {"_C"},
     "_files": set(),
+    "_functions": set(),
     "_text": set(),
     "reference": set(),
     "ops": {"_extension", "reference"},
@@ -24,8 +25,8 @@ MAY_IMPORT = {  # a room of attsnn -> the rooms of attsnn that it may import
     "layers": {"_extension", "ops", "neurons", "attention"},
     "models": {"_extension", "attention", "layers", "neurons"},
     "data": {"_extension", "_files"},
-    "interop": {"_extension", "_text", "attention", "layers", "models", "neurons", "ops", "reference"},
-    "profile": {"_files", "_text", "attention", "layers", "neurons", "ops"},
+    "interop": {"_extension", "_functions", "_text", "attention", "layers", "models", "neurons", "ops", "reference"},
+    "profile": {"_files", "_functions", "_text", "attention", "layers", "neurons", "ops"},
     "plot": {"_files", "_text"},
     "engine": {"_files", "_text", "plot"},
     "metrics": set(),
@@ -189,7 +190,7 @@ def test_a_skip_has_a_reason_that_is_listed():
     assert not unlisted
 
 
-IGNORED = 17  # lines that mypy is told to leave; a smaller number is welcome here, a greater one is not
+IGNORED = 16  # lines that mypy is told to leave; a smaller number is welcome here, a greater one is not
 
 
 def test_what_mypy_ignores():

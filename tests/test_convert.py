@@ -506,14 +506,24 @@ def test_what_is_not_from_spikingjelly():
     less = {key: value for key, value in theirs.items() if "block1" not in key}
     with pytest.raises(
         ValueError,
-        match=r"no layer for 1.current \(convolution \[4, 3, 3, 3\].*norm, w\); left of it: nothing",
+        match=r"no layer for 1.current \(convolution: weight \[4, 3, 3, 3\].*norm.weight \[4\].*w \[\]\); "
+        r"left of it: nothing",
     ):
         from_spikingjelly(less, net)
     with pytest.raises(ValueError, match=r"the model has no layer for block1.conv.0"):
         from_spikingjelly(theirs, net[:1])
-    with pytest.raises(ValueError, match=r"left of it: block0.conv.0 .*weight, norm, w\)"):
+    with pytest.raises(ValueError, match=r"left of it: block0.conv.0 \(convolution: weight \[[^b]*norm"):
         from_spikingjelly({k: v for k, v in theirs.items() if k != "block0.conv.0.bias"}, net)
     with pytest.raises(ValueError, match="sn.u is neither a convolution"):
         from_spikingjelly({**theirs, "sn.u": torch.zeros(1)}, net)
     with pytest.raises(ValueError, match="early.weight, early.bias, .* is neither a convolution"):
         from_spikingjelly({**{f"early.{k}": v for k, v in net[0].norm.state_dict().items()}, **theirs}, net)
+    with pytest.raises(ValueError, match=r"; left of it: \S+ \(convolution of three dimensions"):
+        from_spikingjelly({k: v[None] if v.dim() == 4 else v for k, v in theirs.items()}, net)
+    bare = {k: v for k, v in theirs.items() if "block0" not in k or v.shape != (3,) or "running" in k}
+    with pytest.raises(
+        ValueError, match=r"left of it: block0.conv.0 \(convolution: weight \[3, 2, 3, 3\], norm.run"
+    ):
+        from_spikingjelly(bare, net)
+    early = {k: v for k, v in theirs.items() if "tracked" not in k}  # of a PyTorch that did not count batches
+    assert from_spikingjelly(early, net)["0.norm.num_batches_tracked"] == 0

@@ -4,6 +4,6 @@ files of NIR are read and written (`nir`). Imports none of these packages.
 
 from . import nir
 from .accelerating import Line, Report, accelerate
-from .verifying import MismatchError
+from .comparing import MismatchError
 
 __all__ = ["Line", "MismatchError", "Report", "accelerate", "nir"]

@@ -7,7 +7,7 @@ Between the norm and the neuron, values may be moved, but neither changed nor re
 import gc
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from attsnn._functions import Functions, tensors_of
 from attsnn.layers.folding import FOLDABLE
 
-MOVES = {
-    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous"),
-    *("permute", "transpose", "swapaxes", "movedim", "moveaxis"),
-}
+VIEWS = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous"}  # keep the order
+MOVES = VIEWS | {"permute", "transpose", "swapaxes", "movedim", "moveaxis"}
 QUESTIONS = {  # functions that ask about a tensor, not for its values
     *("__get__", "size", "dim", "ndimension", "numel", "nelement", "__len__", "__hash__"),
     *("stride", "storage_offset", "element_size", "is_contiguous"),
@@ -98,11 +96,23 @@ class _Found:
     last: bool | None = None
 
 
-class _OutOfSight(TorchDispatchMode):  # type: ignore[no-untyped-call]
+if TYPE_CHECKING:
+
+    class _DispatchMode:
+        """`TorchDispatchMode`, with types."""
+
+        def __enter__(self) -> object: ...
+        def __exit__(self, *error: object) -> None: ...
+
+else:
+    _DispatchMode = TorchDispatchMode
+
+
+class _OutOfSight(_DispatchMode):
     """Tells a watch what reads tensors without a function of PyTorch: TorchScript, what runs in a `vmap`."""
 
     def __init__(self, watch: "_Watch"):
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.watch = watch
 
     def __torch_dispatch__(

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,76 +13,14 @@ from torch.utils._pytree import tree_map
 
 from attsnn._functions import tensors_of
 
+from .comparing import BOUNDS, Call, MismatchError, Unit, close, compare, random_sum
 from .finding import Link, find
-from .running import Emission, copied, emissions, given, held, own_random_numbers, run, set_state, state_of
+from .running import Emission, copied, emissions, given, held, own_random_numbers, run, state_of
 
-
-class _Bounds(NamedTuple):
-    """Tolerances.
-
-    near: the distance to the threshold within which rounding decides whether a neuron fires; close: the
-    allowed difference of two tensors, relative to the largest value; rest: the same relative to the largest
-    value of all, for values that cancel.
-    """
-
-    near: float
-    close: float
-    rest: float
-
-    def __str__(self) -> str:
-        return f"{self.close:g}".replace("e-0", "e-")
-
-
-BOUNDS = {torch.float64: _Bounds(1e-9, 1e-9, 1e-12), torch.float32: _Bounds(1e-6, 1e-5, 1e-6)}
 CALLS = 64  # the most calls of a neuron that are compared
 NOT_COMPARED = "Its gradients were not compared"
 
 Exchange = Callable[[nn.Module, list[str], dict[str, Link]], Any]
-Modules = dict[str, nn.Module]
-
-
-class MismatchError(RuntimeError):
-    """An exchanged network does not compute what the original does."""
-
-
-class _Call(NamedTuple):
-    """What a neuron, or the norm before it, was called with, and the neuron's state at that time."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    state: Any
-
-    @property
-    def inputs(self) -> list[Tensor]:
-        return tensors_of((self.args, self.kwargs))
-
-
-class _Unit(NamedTuple):
-    """What is verified at once: a neuron, with the norm before it if they are fused."""
-
-    name: str
-    link: Link | None
-
-    @property
-    def entry(self) -> str:
-        return self.link.norm if self.link else self.name
-
-    def of(self, modules: Modules) -> list[nn.Module]:
-        return [modules[name] for name in dict.fromkeys((self.entry, self.name))]
-
-    def run(self, modules: Modules, call: _Call) -> Any:
-        out = modules[self.entry](*call.args, **call.kwargs)
-        return out if self.link is None else modules[self.name](self.link.moved(out))
-
-    def distances(self, theirs: Modules, ours: Modules, call: _Call) -> Tensor:
-        """The distances of the membrane to the threshold; no statistics are changed."""
-        neuron: Any = ours[self.name]
-        if self.link is None:
-            return cast(Tensor, neuron.distances(*call.args, **call.kwargs))
-        norm = theirs[self.link.norm]
-        buffers = {name: buffer.clone() for name, buffer in norm.named_buffers()}
-        normed = torch.func.functional_call(norm, buffers, call.args, call.kwargs)
-        return cast(Tensor, neuron.distances(self.link.moved(normed)))
 
 
 class Wants(Enum):
@@ -187,13 +125,13 @@ class Check:
 
     def neurons(self) -> str:
         """Compares each neuron, with its norm, on the input that it is fed."""
-        units = [_Unit(name, self.links.get(name)) for name in self.names]
+        units = [Unit(name, self.links.get(name)) for name in self.names]
         fed, often = self._fed(units)
         theirs = dict(copied(self.network, self.dtype).named_modules())
         ours, near, values = dict(self.exchanged(self.dtype).named_modules()), 0, 0
         for unit in units:
             for call in fed[unit.name]:
-                compared = _compare(unit, theirs, ours, call, self.bounds)
+                compared = compare(unit, theirs, ours, call, self.bounds)
                 self.lost[unit.name] += compared.lost
                 self.more |= compared.more
                 near, values = near + compared.near, values + compared.values
@@ -210,9 +148,9 @@ class Check:
         idle = [name for name, found in fed.items() if not found]
         return text + (f". Not run on the example: {', '.join(idle)}." if idle else ".")
 
-    def _fed(self, units: list[_Unit]) -> tuple[dict[str, list[_Call]], Counter[str]]:
+    def _fed(self, units: list[Unit]) -> tuple[dict[str, list[Call]], Counter[str]]:
         """What each of the units is called with, the first times; and how often it is called."""
-        fed: dict[str, list[_Call]] = {unit.name: [] for unit in units}
+        fed: dict[str, list[Call]] = {unit.name: [] for unit in units}
         often: Counter[str] = Counter()
         network = copied(self.network, self.dtype)
         modules = dict(network.named_modules())
@@ -221,7 +159,7 @@ class Check:
             def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 often[name] += 1
                 if len(fed[name]) < CALLS:
-                    fed[name].append(_Call(*tree_map(held, (args, kwargs, state_of(modules[name])))))
+                    fed[name].append(Call(*tree_map(held, (args, kwargs, state_of(modules[name])))))
 
             return hook
 
@@ -250,7 +188,7 @@ class Check:
                 )
         for k, (a, b) in enumerate(zip(theirs.outs, ours.outs, strict=True)):
             what = f"Output {k} of the network" if k else "The network's output"
-            _close(what, a, b, self.bounds, scale=1.0)
+            close(what, a, b, self.bounds, scale=1.0)
         outputs = f"The whole network's outputs are equal to {self.bounds}"
         if parted:
             total = _count(sum(parted.values()), "neuron")
@@ -264,7 +202,7 @@ class Check:
         # The sizes of the gradients, which are those of a sum with factors of about 1.
         sizes = [float(x.abs().max()) for x in theirs.grads.values() if x is not None and x.numel()]
         for what, x in theirs.grads.items():
-            _close(f"The gradient of {what}", x, ours.grads[what], self.bounds, scale=max([1e-3, *sizes]))
+            close(f"The gradient of {what}", x, ours.grads[what], self.bounds, scale=max([1e-3, *sizes]))
         return f"The whole network's outputs and gradients are equal to {self.bounds}."
 
     def _results(
@@ -281,7 +219,7 @@ class Check:
                 # Copies, which a network may overwrite.
                 passed = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
                 outs = tensors_of(run(net, passed, self.dtype))
-            total = _random_sum([x for x in outs if x.is_floating_point()])
+            total = random_sum([x for x in outs if x.is_floating_point()])
             if isinstance(total, Tensor) and total.requires_grad:
                 torch.autograd.backward(total)
         named = itertools.chain(((f"input {k}", x) for k, x in enumerate(floating)), net.named_parameters())
@@ -322,105 +260,3 @@ def _words(dtype: torch.dtype) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-# ---- a neuron on what it was fed
-# ------------------------------------------------------------------------------------------
-
-
-class _Ran(NamedTuple):
-    spikes: Tensor
-    differentiable: bool
-    grads: list[Tensor | None]  # of its inputs
-    weights: list[Tensor | None]  # of its parameters
-    buffers: list[Tensor]
-    state: Tensor
-
-
-class _Compared(NamedTuple):
-    """Of a call: all values, those on the threshold, the neurons that have such values, and whether there
-    are gradients that the original does not have.
-    """
-
-    values: int
-    near: int
-    lost: int
-    more: bool
-
-
-def _compare(unit: _Unit, theirs: Modules, ours: Modules, call: _Call, bounds: _Bounds) -> _Compared:
-    """Compares a call. Raises MismatchError if a value that is not on the threshold differs."""
-    name = unit.name or "the network"
-    set_state(ours[unit.name], call.state)
-    with torch.no_grad():
-        near = unit.distances(theirs, ours, call).abs() <= bounds.near
-    a, b = _ran(unit, theirs, call), _ran(unit, ours, call)
-    # After a spike on the threshold the sequences may part: that neuron is left out as a whole.
-    lost = near.any(0) if near.dim() > a.state.dim() else near
-    differ = (a.spikes != b.spikes) & ~lost
-    if differ.any():
-        raise MismatchError(f"{name}: {int(differ.sum()):,} spikes are not the original's.")
-    _close(f"{name}: the state", a.state, b.state, bounds, lost, scale=1.0)
-    for before, after in zip(a.buffers, b.buffers, strict=True):
-        _close(f"{unit.entry}: a running statistic", before, after, bounds, scale=1.0)
-    more = b.differentiable and not a.differentiable
-    compared = _Compared(near.numel(), int(near.sum()), int(lost.sum()), more)
-    if not a.differentiable:
-        return compared
-    exact = not near.any()
-    scale = max((float(x.abs().max()) for x in a.grads if x is not None and x.numel()), default=0.0)
-    for x, y in zip(a.grads, b.grads, strict=True):
-        if exact or unit.link is None:  # a norm spreads a difference over all values
-            _close(f"{name}: the gradient", x, y, bounds, lost if unit.link is None else None, scale=scale)
-    for x, y in zip(a.weights, b.weights, strict=True):
-        if exact:
-            _close(f"{name}: the gradient of its parameters", x, y, bounds, scale=scale)
-    return compared
-
-
-def _ran(unit: _Unit, modules: Modules, call: _Call) -> _Ran:
-    """Runs a call, and takes the gradients of a random sum of what it returns."""
-    neuron, parts = modules[unit.name], unit.of(modules)
-    set_state(neuron, call.state)
-    for part in parts:
-        part.zero_grad(set_to_none=True)
-    copy = _Call(*tree_map(held, tuple(call)))
-    inputs = [x.requires_grad_() for x in copy.inputs if x.is_floating_point()]
-    with torch.enable_grad():
-        outs = tensors_of(unit.run(modules, copy))
-        total = _random_sum(outs)
-        assert isinstance(total, Tensor)  # a neuron returns something
-        if total.requires_grad:
-            torch.autograd.backward(total)
-    own = [p.grad for part in parts for p in part.parameters(recurse=False)]
-    buffers = [x for part in parts for x in part.buffers(recurse=False)]
-    grads = [x.grad for x in inputs]
-    return _Ran(outs[0].detach(), total.requires_grad, grads, own, buffers, state_of(neuron).detach())
-
-
-def _random_sum(outs: list[Tensor]) -> Tensor | Literal[0]:
-    draw = torch.Generator().manual_seed(0)
-    return sum((x * torch.randn(x.shape, generator=draw, dtype=x.dtype).to(x.device)).sum() for x in outs)
-
-
-def _close(
-    what: str,
-    a: Tensor | None,
-    b: Tensor | None,
-    bounds: _Bounds,
-    lost: Tensor | None = None,
-    scale: float = 0.0,
-) -> None:
-    if (a is None) != (b is None):
-        raise MismatchError(f"{what} is there in one of the two networks alone.")
-    if a is None or b is None or not a.numel():
-        return
-    if not a.is_floating_point():
-        a, b = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (a, b))
-    same = (a == b) | (a.isnan() & b.isnan())  # infinities, too
-    error = (a - b).abs().masked_fill(same if lost is None else same | lost, 0.0)
-    largest = float(a.abs().nan_to_num(0.0, 0.0, 0.0).max())
-    if not bool((error <= bounds.close * largest + bounds.rest * scale).all()):
-        raise MismatchError(
-            f"{what} is not the original's: {float(error.max()):.3g} apart, of values up to {largest:.3g}."
-        )

@@ -8,7 +8,7 @@ written with the next smaller number as its threshold, in the type of the networ
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,12 @@ def need_nir() -> Any:
     return nir
 
 
+def check_dt(dt: Any, where: str = "") -> None:
+    """Raises ValueError for what is no length of a step."""
+    if not isinstance(dt, int | float | np.number) or not 0 < dt < np.inf:
+        raise ValueError(f"{where}dt must be a number of seconds greater than 0, got {dt!r}")
+
+
 class NotSaidError(ValueError):
     """Something that NIR, or this package, cannot express; the message names it."""
 
@@ -39,7 +45,7 @@ def node_of(neuron: LIF, shape: tuple[int, ...], dtype: torch.dtype, dt: float, 
 
     def values(name: str) -> np.ndarray:
         value = constants[name]
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, kind)
+        array = np.asarray(value.detach().cpu().double() if isinstance(value, Tensor) else value, kind)
         return np.broadcast_to(array.reshape(-1, *[1] * (len(shape) - 1)), shape).astype(np.float64)
 
     leak, gain, bias, threshold, reset = map(values, ("leak", "gain", "bias", "threshold", "v_reset"))
@@ -53,7 +59,7 @@ def node_of(neuron: LIF, shape: tuple[int, ...], dtype: torch.dtype, dt: float, 
     if (leak == 1).all():
         if bias.any():
             raise NotSaidError("it has a bias, and no leak that could bring it")
-        return nir.IF(r=scale * gain / dt, **common)
+        return nir.IF(r=_quotient(scale * gain, dt), **common)
     if not ((leak >= 0) & (leak < 1)).all():
         raise NotSaidError(f"its leak is not between 0 and 1, or 1 in a part of its channels: {leak.max():g}")
     rest = 1 - leak
@@ -69,6 +75,14 @@ def _check(neuron: LIF, constants: Mapping[str, Any]) -> None:
         raise NotSaidError("its reset is soft, and NIR's is hard")
 
 
+def _quotient(product: np.ndarray, dt: float) -> np.ndarray:
+    """r, of which r dt is the product to the bit, where there is such a number beside the quotient."""
+    r = product / dt
+    for other in (np.nextafter(r, np.inf), np.nextafter(r, -np.inf)):
+        r = np.where((r * dt != product) & (other * dt == product), other, r)
+    return r
+
+
 def neuron_of(node: Any, dt: float, **how: Any) -> LIF:
     """The neuron for an IF or LIF node; its state starts at 0."""
     r = np.asarray(node.r, np.float64)
@@ -81,12 +95,14 @@ def neuron_of(node: Any, dt: float, **how: Any) -> LIF:
         raise NotSaidError("it starts at 0, and has v_leak and v_reset other than 0; here none does so")
     values = {"leak": leak, "gain": gain, "bias": bias}
     values |= {"threshold": node.v_threshold, "v_reset": node.v_reset}
-    constants: dict[str, Any] = {name: _by_channel(np.asarray(value), name) for name, value in values.items()}
-    return LIF(**constants, strict=True, start="reset" if bias.any() else "zero", **how)
+    constants = {name: _by_channel(np.asarray(value, np.float64), name) for name, value in values.items()}
+    return LIF(**cast(dict[str, Any], constants), strict=True, start="reset" if bias.any() else "zero", **how)
 
 
 def _by_channel(values: np.ndarray, name: str) -> float | Tensor:
     """One number, or one per channel."""
+    if not np.isfinite(values).all():
+        raise NotSaidError(f"its {name} is not finite")
     first = values.reshape(values.shape[0], -1)[:, :1] if values.ndim else values.reshape(1, 1)
     if values.size and (values.reshape(first.shape[0], -1) != first).any():
         raise NotSaidError(f"its {name} differs within a channel; here it is a number, or one a channel")

@@ -14,7 +14,7 @@ from attsnn.layers import State, plainly, streamed
 from attsnn.models.parts import EachStep
 from attsnn.reference import Surrogate, arctan
 
-from .neurons import DT, NotSaidError, need_nir, neuron_of
+from .neurons import DT, NotSaidError, check_dt, need_nir, neuron_of
 
 
 class NIRNetwork(nn.Module):
@@ -83,26 +83,42 @@ def read(
     except FileNotFoundError:
         raise
     except Exception as error:  # h5py and nir have no common type for a file that is none of theirs
-        raise ValueError(f"{path} is not a NIR file ({type(error).__name__}: {error})") from None
+        raise ValueError(f"nir cannot read {path} ({type(error).__name__}: {error})") from None
     if dt is None:
-        dt = float(graph.metadata.get("dt", DT))
-    if not dt > 0:
-        raise ValueError(f"dt must be greater than 0 seconds, got {dt!r}")
-    ends = _one(path, "input", graph.inputs), _one(path, "output", graph.outputs)
-    names = {name: name.replace(".", "_") for name in graph.nodes}
-    if len(set(names.values())) < len(names):
-        raise NotSaidError(f'{path}: two of its names are one with "_" for "."')
-    nodes, how = {}, {"surrogate": surrogate, "detach_reset": detach_reset, "backend": backend}
+        dt = graph.metadata.get("dt", DT)
+        dt = dt.item() if isinstance(dt, np.ndarray) and dt.size == 1 else dt
+        check_dt(dt, f"{path}: ")
+    check_dt(dt)
+    network = network_of(
+        path, graph, float(dt), surrogate=surrogate, detach_reset=detach_reset, backend=backend
+    )
     weights = [node.weight for node in graph.nodes.values() if hasattr(node, "weight")]
-    dtype = torch.float64 if any(w.dtype == np.float64 for w in weights) else torch.float32
+    return network.to(torch.float64 if any(w.dtype == np.float64 for w in weights) else torch.float32)
+
+
+def network_of(path: Any, graph: Any, dt: float, **how: Any) -> NIRNetwork:
+    """The network of a graph, in evaluation mode; `how` are keywords of its neurons."""
+    ends = _one(path, "input", graph.inputs), _one(path, "output", graph.outputs)
+    before, names, nodes = _before(path, graph), _names(graph.nodes), {}
     for name, node in graph.nodes.items():
         if name not in ends:
             try:
-                nodes[names[name]] = _module_of(node, dt, how).to(dtype)
-            except NotSaidError as error:
+                nodes[names[name]] = _module_of(node, dt, how)
+            except (ValueError, TypeError, RuntimeError) as error:
                 raise NotSaidError(f"{path}: {name} ({type(node).__name__}): {error}") from None
-    before = _before(path, graph, names)
-    return NIRNetwork(nodes, before, (names[ends[0]], names[ends[1]])).eval()
+    order = {names[name]: [names[source] for source in sources] for name, sources in before.items()}
+    return NIRNetwork(nodes, order, (names[ends[0]], names[ends[1]])).eval()
+
+
+def _names(nodes: dict[str, Any]) -> dict[str, str]:
+    """For each name one that a `ModuleDict` takes."""
+    found: dict[str, str] = {}
+    for name in nodes:
+        own = name.replace(".", "_")
+        while own in found.values() or hasattr(nn.ModuleDict, own) or own == "training":
+            own += "_"
+        found[name] = own
+    return found
 
 
 def _one(path: Any, what: str, found: dict[str, Any]) -> str:
@@ -111,10 +127,14 @@ def _one(path: Any, what: str, found: dict[str, Any]) -> str:
     return next(iter(found))
 
 
-def _before(path: Any, graph: Any, names: dict[str, str]) -> dict[str, list[str]]:
+def _before(path: Any, graph: Any) -> dict[str, list[str]]:
     """For each node but the input the nodes that it reads, in an order in which they can run."""
     before: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for source, target in graph.edges:
+        if source not in before or target not in before:
+            raise NotSaidError(f"{path} has an edge from {source} to {target}, of which one is no node")
+        if source in before[target]:
+            raise NotSaidError(f"{path} has two edges from {source} to {target}")
         before[target].append(source)
     try:
         order = [*TopologicalSorter(before).static_order()]
@@ -123,14 +143,14 @@ def _before(path: Any, graph: Any, names: dict[str, str]) -> dict[str, list[str]
     for name in order:
         if not before[name] and name not in graph.inputs:
             raise NotSaidError(f"{path}: {name} reads nothing")
-    return {names[name]: [names[s] for s in before[name]] for name in order if before[name]}
+    return {name: before[name] for name in order if before[name]}
 
 
 # ---- nodes
 # ------------------------------------------------------------------------------------------
 
 
-class _Scale(nn.Module):
+class Scale(nn.Module):
     """Multiplies x by one number per neuron."""
 
     def __init__(self, scale: Tensor):
@@ -167,7 +187,7 @@ def _module_of(node: Any, dt: float, how: dict[str, Any]) -> nn.Module:
         divisor = 1 if kind == "SumPool2d" else None
         return EachStep(nn.AvgPool2d(sides, stride, padding, divisor_override=divisor))
     if kind == "Scale":
-        return _Scale(torch.from_numpy(np.array(node.scale)))
+        return Scale(_tensor(node.scale))
     if kind == "Flatten":
         return _Flatten(int(node.start_dim), int(node.end_dim))
     raise NotSaidError("it has no counterpart here")
@@ -179,11 +199,19 @@ def _sizes(value: Any, dims: int) -> tuple[int, ...] | str:
     return tuple(int(v) for v in np.broadcast_to(np.asarray(value).reshape(-1), dims))
 
 
+def _tensor(values: Any) -> Tensor:
+    return torch.from_numpy(np.array(values, np.float64))
+
+
 def _filled(layer: nn.Linear | nn.Conv1d | nn.Conv2d, node: Any) -> nn.Module:
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(np.array(node.weight)))
-        if layer.bias is not None:
-            layer.bias.copy_(torch.from_numpy(np.array(node.bias)))
+    """The layer with the node's weights; those that it was made with are on no device."""
+    for name in ("weight", "bias"):
+        own = getattr(layer, name)
+        if own is not None:
+            values = _tensor(getattr(node, name))
+            if values.shape != own.shape:
+                raise NotSaidError(f"its {name} has the shape {[*values.shape]}, not {[*own.shape]}")
+            setattr(layer, name, nn.Parameter(values))
     return layer
 
 
@@ -192,21 +220,12 @@ def _linear(node: Any) -> nn.Module:
         raise NotSaidError(f"its weight has the shape {node.weight.shape}; here it is a matrix")
     outs, ins = node.weight.shape
     has_bias = getattr(node, "bias", None) is not None
-    return _filled(nn.Linear(ins, outs, bias=has_bias, dtype=_dtype(node)), node)
+    return _filled(nn.Linear(ins, outs, bias=has_bias, device="meta"), node)
 
 
 def _convolution(node: Any, kind: Callable[..., nn.Conv1d | nn.Conv2d]) -> nn.Module:
     dims, groups = node.weight.ndim - 2, int(node.groups)
     stride, padding, dilation = (_sizes(v, dims) for v in (node.stride, node.padding, node.dilation))
     outs, ins = node.weight.shape[:2]
-    return _filled(
-        kind(
-            *(ins * groups, outs, node.weight.shape[2:], stride, padding, dilation, groups),
-            dtype=_dtype(node),
-        ),
-        node,
-    )
-
-
-def _dtype(node: Any) -> torch.dtype:
-    return torch.float64 if node.weight.dtype == np.float64 else torch.float32
+    sides, more = node.weight.shape[2:], {"dilation": dilation, "groups": groups, "device": "meta"}
+    return _filled(kind(ins * groups, outs, sides, stride, padding, **more), node)

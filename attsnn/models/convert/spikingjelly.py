@@ -8,32 +8,44 @@ constant that follow it (the w of a `ParametricLIFNode`, which is that of `PLIF`
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .keys import NORM, State, unwrapped
 
-KINDS = {2: "linear layer", 3: "convolution of one dimension", 4: "convolution"}  # by a weight's dimensions
+KINDS = {  # by a weight's dimensions
+    2: "linear layer",
+    3: "convolution of one dimension",
+    4: "convolution",
+    5: "convolution of three dimensions",
+}
+COUNTER = "num_batches_tracked"  # which old state dicts lack
 
 
 class _Layer(NamedTuple):
-    """A convolution or linear layer: its name, its weight's shape, and its keys.
+    """A convolution or linear layer: its name, and its tensors with those of what follows it.
 
-    `parts` has them with the keys of what follows the layer: {part: {name: key}}.
+    `parts` has them as {part: {name: (key, shape)}}.
     """
 
     name: str
-    weight: tuple[int, ...]
-    parts: dict[str, dict[str, str]]
+    parts: dict[str, dict[str, tuple[str, tuple[int, ...]]]]
 
-    def fits(self, other: "_Layer") -> bool:
-        return self.weight == other.weight and all(
-            self.parts.get(part, {}).keys() == other.parts.get(part, {}).keys()
-            for part in {*self.parts, *other.parts}
-        )
+    @property
+    def shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        return {
+            part: {name: shape for name, (_, shape) in keys.items() if name != COUNTER}
+            for part, keys in self.parts.items()
+        }
 
     def __str__(self) -> str:
-        parts = [*self.parts["layer"], *(part for part in self.parts if part != "layer")]
-        return f"{self.name} ({KINDS[len(self.weight)]} {list(self.weight)}: {', '.join(parts)})"
+        kind = KINDS[len(self.shapes["layer"]["weight"])]
+        parts = [
+            f"{name if part in ('layer', name) else f'{part}.{name}'} {[*shape]}"
+            for part, shapes in self.shapes.items()
+            for name, shape in shapes.items()
+        ]
+        return f"{self.name} ({kind}: {', '.join(parts)})"
 
 
 def from_spikingjelly(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -42,7 +54,8 @@ def from_spikingjelly(state_dict: Mapping[str, Any], model: nn.Module) -> dict[s
     Use it as `model.load_state_dict(from_spikingjelly(torch.load(path), model))`. Layers are matched in the
     order in which they stand in both. The order does not matter between layers of different shapes, such as
     the 1x1 convolution of a shortcut and the others. Make the neurons alike by hand: a state dict has
-    nothing of them but `w`.
+    nothing of them but `w`. Nor does it tell a transposed convolution from a convolution, or the order in
+    which layers of one shape run: compare the outputs of both networks.
 
     Args:
         state_dict: of the SpikingJelly network, bare or inside a checkpoint.
@@ -55,13 +68,15 @@ def from_spikingjelly(state_dict: Mapping[str, Any], model: nn.Module) -> dict[s
     found: dict[str, Tensor] = {}
     rest = _layers(tensors, "the state dict")
     for layer in _layers(model.state_dict(), "the model"):
-        other = next((each for each in rest if each.fits(layer)), None)
+        other = next((each for each in rest if each.shapes == layer.shapes), None)
         if other is None:
             left = "; ".join(map(str, rest)) or "nothing"
             raise ValueError(f"the state dict has no layer for {layer}; left of it: {left}")
         rest.remove(other)
         for part, keys in layer.parts.items():
-            found |= {key: tensors[other.parts[part][name]] for name, key in keys.items()}
+            theirs = other.parts[part]
+            for name, (key, _) in keys.items():
+                found[key] = tensors[theirs[name][0]] if name in theirs else torch.tensor(0)
     if rest:
         raise ValueError(f"the model has no layer for {'; '.join(map(str, rest))}")
     return found
@@ -75,15 +90,16 @@ def _layers(state: State, what: str) -> list[_Layer]:
     layers: list[_Layer] = []
     for place, keys in groups.items():
         part = _part(keys, state)
+        tensors = {name: (key, tuple(state[key].shape)) for name, key in keys.items()}
         if part == "layer":
-            layers.append(_Layer(place, tuple(state[keys["weight"]].shape), {"layer": keys}))
+            layers.append(_Layer(place, {"layer": tensors}))
         elif part is None or not layers or part in layers[-1].parts:
             raise ValueError(
                 f"{what}: {', '.join(keys.values())} is neither a convolution, nor a linear layer, nor a "
                 "norm or w that follows one"
             )
         else:
-            layers[-1].parts[part] = keys
+            layers[-1].parts[part] = tensors
     return layers
 
 
