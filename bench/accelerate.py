@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attsnn import accelerate
 from bench import harness, tables
-from bench.peers import OURS
+from bench.peers import OURS, GapError
 
 AS_IT_IS, COMPILED, FUSED, LAST, BARE = (
     "as it is", "torch.compile", f"{OURS}, fused", f"{OURS}, fused, channels-last", "bare",
@@ -126,7 +126,10 @@ def column(name: str, net: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Mo
     """A copy of the network as that column has it, and what is called."""
     own = copy.deepcopy(net)
     if name == BARE:
-        neurons = {line.name for line in accelerate(own, dry_run=True).lines}
+        lines = accelerate(own, dry_run=True).lines
+        if any(line.was.startswith("snntorch") for line in lines):
+            raise GapError("its neurons return their membranes, too, so that they cannot be left out")
+        neurons = {line.name for line in lines}
         norms = {key for key, module in own.named_modules() if isinstance(module, _BatchNorm)}
         for key in neurons | norms:
             own.set_submodule(key, nn.Identity())
@@ -150,7 +153,8 @@ def measure(case: Case, chosen, dtype: str) -> list[tuple[str, ...]]:
             for function in rows[name].values():
                 function()
         except Exception as error:  # what a compiler says has no common type
-            gaps[name] = type(error).__name__
+            gaps[name] = "-"
+            print(f"{case.name}, {name}: {type(error).__name__}: {error}")
             rows.pop(name, None)
     shown = []
     for what in ("training step", "inference"):

@@ -384,6 +384,15 @@ def test_layouts():
     twin = copy.deepcopy(net)
     assert accelerate(net, x, fuse=True).covered == 1
     must_equal(results(twin, x), results(net, x))
+
+    class Between(Viewing):
+        def forward(self, x):
+            t, n, length, _ = x.shape
+            y = self.bn(self.linear(x.flatten(0, 1)).transpose(1, 2))
+            return self.lif(y.view(t, n, 6 * length).view(t, n, 6, length))
+
+    with pytest.raises(interop.MismatchError, match="does not run on the example .*use reshape for view"):
+        accelerate(Between().double(), x, fuse=True)
     node, y = lif(), draw(T, N, 4, 5, 6)
     accelerate(node, y)
     assert node(y.transpose(3, 4)).is_contiguous()

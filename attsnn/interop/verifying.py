@@ -112,8 +112,18 @@ class Check:
     def verify(self, links: dict[str, Link]) -> list[str]:
         """Verifies, and returns sentences that say how. Raises MismatchError."""
         self.links = links
-        with own_random_numbers(self.network):
-            return [self.neurons(), self.whole(), self.as_it_is()]
+        try:
+            with own_random_numbers(self.network):
+                return [self.neurons(), self.whole(), self.as_it_is()]
+        except MismatchError:
+            raise
+        except Exception as error:  # the original runs: see __init__
+            hint = ""
+            if links:
+                hint = " A fused norm returns its input, in that layout: use reshape for view, or fuse=False."
+            raise MismatchError(
+                f"The exchanged network does not run on the example ({type(error).__name__}: {error}).{hint}"
+            ) from error
 
     def exchanged(self, dtype: torch.dtype | None) -> nn.Module:
         found = copied(self.network, dtype)
@@ -210,7 +220,7 @@ class Check:
     ) -> tuple[_Results, list[Emission], Counter[str]]:
         """Outputs and gradients of a network, what its neurons emit, and how many do otherwise."""
         net.zero_grad(set_to_none=True)
-        inputs, grads = given(self.example, self.dtype), {}
+        inputs = given(self.example, self.dtype)
         floating = [x for x in tensors_of(inputs) if x.is_floating_point()]
         for x in floating:
             x.requires_grad_(wants is Wants.ALL)
