@@ -363,7 +363,9 @@ def test_running_statistics_are_those_of_pytorch(backend, momentum):
     norm = nn.BatchNorm2d(4, momentum=momentum).double()
     layer = layers.SpikingLayer(None, neurons.ma_snn(backend=backend), norm=norm)
     plain = nn.BatchNorm2d(4, momentum=momentum).double()
-    for seed in range(3):
+    for seed in range(4):
+        for each in (norm, plain):
+            each.track_running_stats = seed < 3  # where they are no longer tracked, they stay
         z = 2 + 3 * maps(3, 2, 4, 5, 5, seed=seed)
         layer(z)
         plain(z.flatten(0, 1))
