@@ -581,7 +581,7 @@ def test_compiled(name, fuse, backend):
     net, x = net.double(), draw(*shape)
     accelerate(net, x, fuse=fuse)
     twin = copy.deepcopy(net)
-    compiled = torch.compile(net, backend=backend)
+    compiled = torch.compile(net, backend=backend, fullgraph=True)
     must_equal(results(twin, x), results(compiled, x))
     for each in (twin, net):
         each.eval(), functional.reset_net(each)

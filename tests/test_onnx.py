@@ -44,5 +44,5 @@ def test_a_network_with_gates(tmp_path):
         with torch.no_grad():
             want = net(x)
         assert found.shape == want.shape and want.any() and not want.all()
-        # Rounding may flip a spike at its threshold, here and there.
-        assert float(((found - want).abs() > 1e-5).double().mean()) < 0.1
+        # Rounding may flip a spike at its threshold: of a sample's ten values one, at most.
+        assert int(((found - want).abs() > 1e-5).sum()) <= 1

@@ -103,7 +103,7 @@ def accelerate(
     """Lets the neurons of a SpikingJelly or snnTorch network compute with attsnn's kernels, in place,
     with the same results.
 
-    This covers SpikingJelly 2.0, 0.0.0.0.13 and 14, and its `clock_driven` up to 0.0.0.0.14. For snnTorch,
+    This covers SpikingJelly 2.0, 0.0.0.0.13 and 14, and `clock_driven` of 0.0.0.0.10 to 14. For snnTorch,
     whose steps belong to the user, only the reset is replaced, by a comparison.
 
     A neuron stays the same object. Its class becomes a subclass of its own class that overrides only the
@@ -126,7 +126,8 @@ def accelerate(
     Returns a `Report`; print it.
 
     Raises:
-        ValueError: there is no example, and `dry_run` is off.
+        ValueError: there is no example, and `dry_run` is off; or the network does not run on the example, or
+            cannot be copied.
         MismatchError: the results differ. The network is as it was.
     """
     if example is None and not dry_run:

@@ -22,7 +22,7 @@ from .surrogates import surrogate_of
 
 V2 = "spikingjelly.activation_based.neuron."  # 2.0: a file a neuron
 V1 = "spikingjelly.activation_based.neuron"  # 0.0.0.0.13 and 14
-V0 = "spikingjelly.clock_driven.neuron"  # to 0.0.0.0.14
+V0 = "spikingjelly.clock_driven.neuron"  # 0.0.0.0.10 to 14
 NUMBERS = "tau", "v_threshold", "v_reset"  # their names of the constants
 FLAGS = "decay_input", "detach_reset"
 

@@ -235,8 +235,11 @@ class Tracer(Functions):
         kind = self.nir.SumPool2d if self.pool == "sum" else self.nir.AvgPool2d
         name = self._add(self.path[-1] or "pool", kind(*sizes), value)
         maps = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(value.shape[1:], *sizes, strict=True)]
-        count = math.prod(sides)
-        factor = value.factor / (divisor or count) * (1 if self.pool == "sum" else count)
+        factor = value.factor
+        if self.pool == "sum":
+            factor /= divisor or math.prod(sides)
+        elif divisor:
+            factor *= math.prod(sides) / divisor
         return value._replace(sources=(name,), factor=factor, shape=(value.shape[0], *map(int, maps)))
 
     # ---- nodes
