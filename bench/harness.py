@@ -375,6 +375,16 @@ def _counts(column: Ready, device: str) -> dict[str, dict[str, Any]]:
 # ---- where and with what
 
 
+def narrow(dtype: str, device: str) -> tuple[torch.dtype, Callable[[], torch.autocast]]:
+    """(The type of a network's weights and inputs, the autocast that it runs in).
+
+    16 bit is autocast of fp32.
+    """
+    half = dtype in ("bf16", "fp16")
+    kind = torch.float32 if half else DTYPES[dtype]
+    return kind, partial(torch.autocast, device, DTYPES[dtype] if half else None, enabled=half)
+
+
 def device_name(device: str) -> str:
     """The model of the GPU, or of the processor."""
     if device == "cuda":

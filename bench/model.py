@@ -257,11 +257,10 @@ def measure_case(
     """
     about = harness.surroundings("model", device) | {"case": case.name, "dtype": dtype, "neuron": case.neuron}
     about |= {"images": case.step[0], "memory_gib": gib}
-    half = dtype in ("bf16", "fp16")
-    kind, autocast = torch.float32 if half else DTYPES[dtype], DTYPES[dtype] if half else None
-    cast = partial(torch.autocast, device, autocast, enabled=half)
+    kind, cast = harness.narrow(dtype, device)
+    autocast = None if DTYPES[dtype] is kind else DTYPES[dtype]
     images = case.images(kind, device)
-    most = OFF["16 bit" if half or (device == "cuda" and dtype == "fp32") else dtype]  # TF32
+    most = OFF["16 bit" if autocast or (device == "cuda" and dtype == "fp32") else dtype]  # TF32
     right: dict[str | None, Right] = {}
     nets: dict[str, Network] = {}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attsnn import accelerate, models
 from bench import harness
-from bench.cases import DTYPES, ShippedCase
+from bench.cases import ShippedCase
 from bench.harness import Ready
 from bench.peers import OURS, Column, GapError
 
@@ -113,9 +113,7 @@ def measure_case(
     """The lines of one case."""
     about = harness.surroundings("shipped", device) | {"case": case.name, "dtype": dtype}
     about |= {"neuron": case.neuron}
-    half = dtype in ("bf16", "fp16")
-    kind = torch.float32 if half else DTYPES[dtype]
-    cast = partial(torch.autocast, device, DTYPES[dtype] if half else None, enabled=half)
+    kind, cast = harness.narrow(dtype, device)
     lines, found = [], {}
     for name in columns:
         column = SHIPPED_COLUMNS[name]
