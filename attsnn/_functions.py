@@ -14,12 +14,15 @@ def tensors_of(values: Any) -> list[Tensor]:
 
 
 class Functions(TorchFunctionMode):
-    """While it is entered, a subclass's `called` hears of each function of PyTorch that has returned."""
+    """While it is entered, each function of PyTorch is called by `call`, and then told to `called`."""
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
 
     def called(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        raise NotImplementedError
+        """A function has returned `out`."""
 
     def __torch_function__(
         self,
@@ -29,6 +32,6 @@ class Functions(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = self.call(func, args, kwargs)
         self.called(func, args, kwargs, out)
         return out

@@ -189,7 +189,7 @@ class Stateful(Exchanged):
 
     def _stepped(self, x: Tensor, ours: dict[str, Any]) -> Tensor:
         """Steps x [T, N, ...] from the state, which continues, in the graph."""
-        if not _channels_last(x):
+        if not x.is_contiguous() and not _channels_last(x):
             x = x.contiguous()  # as what theirs returns is, of which users take views
         if self._chain is not None and self._chain.take(self):
             out, self.v = self._chain.seam(x, _state(self, x), ours)

@@ -178,16 +178,10 @@ class _Watch(Functions):
 
         return hook
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.seen = {id(x) for x in tensors_of((args, kwargs))}
         try:
-            return super().__torch_function__(func, types, args, kwargs)
+            return super().call(func, args, kwargs)
         finally:
             self.seen = set()
 

@@ -3,17 +3,16 @@
 import copy
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from attsnn._functions import tensors_of
+from attsnn._functions import Functions, tensors_of
 
 HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
@@ -51,19 +50,13 @@ def wide(value: Any, dtype: torch.dtype | None) -> Any:
 # ------------------------------------------------------------------------------------------
 
 
-class _Widened(TorchFunctionMode):
+class _Widened(Functions):
     """Lets a network that asks for float32 have float64, so that all of it runs in float64."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         func = Tensor.double if func is Tensor.float else func
-        given = tree_map(lambda x: torch.float64 if x is torch.float32 else x, (args, kwargs or {}))
-        return func(*given[0], **given[1])
+        args, kwargs = tree_map(lambda x: torch.float64 if x is torch.float32 else x, (args, kwargs))
+        return super().call(func, args, kwargs)
 
 
 def given(example: Any, dtype: torch.dtype | None) -> Any:

@@ -84,11 +84,11 @@ def read(
         raise
     except Exception as error:  # h5py and nir have no common type for a file that is none of theirs
         raise ValueError(f"nir cannot read {path} ({type(error).__name__}: {error})") from None
+    where = ""
     if dt is None:
-        dt = graph.metadata.get("dt", DT)
+        dt, where = graph.metadata.get("dt", DT), f"{path}: "
         dt = dt.item() if isinstance(dt, np.ndarray) and dt.size == 1 else dt
-        check_dt(dt, f"{path}: ")
-    check_dt(dt)
+    check_dt(dt, where)
     network = network_of(
         path, graph, float(dt), surrogate=surrogate, detach_reset=detach_reset, backend=backend
     )
